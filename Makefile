@@ -1,0 +1,71 @@
+# `make` or `make help` lists what there is.
+
+PYTHON ?= python3
+VENV ?= .venv
+PARITY ?= 1
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+# Repeated only when what is to be installed has changed.
+INPUTS := setup.py pyproject.toml constraints.txt dpr_jax/version.py
+SHELL_SCRIPTS := $(wildcard launch/*.sh) .ci/run
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test-venv parity demo test lint format clean
+.DELETE_ON_ERROR:
+
+help: ## List the targets.
+	@echo "Targets (PYTHON=$(PYTHON), VENV=$(VENV)):"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) \
+	  | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] \
+	  <= (3, 13))' || { echo "error: dpr-jax needs Python 3.11, 3.12 or 3.13,\
+	 and $(PYTHON) is $$($(PYTHON) --version 2>&1); run \
+	make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error:\
+	 $(PYTHON) cannot make virtual environments; on Debian and Ubuntu:\
+	 apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# An environment without the test tools is enough to use dpr-jax.
+$(VENV)/.runtime: $(BIN)/python $(INPUTS)
+	$(BIN)/python -m pip install --quiet -e . -c constraints.txt
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python $(INPUTS)
+	$(BIN)/python -m pip install --quiet -e '.[test]' -c constraints.txt
+	@touch $(VENV)/.runtime $@
+
+# Tests that compare with PyTorch skip, and say so, where it is missing.
+# Where pip would take the build with GBs of CUDA, set
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu, or PARITY=0.
+$(VENV)/.parity: $(VENV)/.test
+	@if $(BIN)/python -m pip install --quiet -c constraints.txt \
+	    torch==2.13.0; then touch $@; else \
+	  echo "warning: torch==2.13.0 cannot be installed here: the tests that \
+	compare with PyTorch will be SKIPPED" >&2; fi
+
+venv: $(VENV)/.test ## Make .venv with dpr-jax and the test tools.
+
+parity: $(if $(filter 1,$(PARITY)),$(VENV)/.parity)
+
+demo: $(VENV)/.runtime ## Run the whole flow on the embedded sample.
+	$(BIN)/dpr-jax demo
+
+test: $(VENV)/.test parity ## Run all tests (PARITY=0: without torch).
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.test ## Check style, formatting and shell scripts.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck $(SHELL_SCRIPTS)
+
+format: $(VENV)/.test ## Put the code into the project's format.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove .venv, caches and build leftovers (not your workdirs).
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

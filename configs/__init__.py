@@ -1,0 +1,1 @@
+"""Experiments: each file's docstring holds its command and what to expect."""

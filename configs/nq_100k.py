@@ -1,0 +1,73 @@
+"""NaturalQuestions over 100,000 Wikipedia passages, from the starter checkpoint.
+
+  dpr-jax run --config=configs/nq_100k.py --workdir=W --cpu_devices=8
+
+The data is not part of the repository: `data` below is the folder that holds
+`psgs_w100.tsv.gz`, `nq-train.json.gz` and `nq-dev.json.gz`, relative to where the
+command runs (or give --config.data.passages=… and so on).  Results and time are
+in README.md.
+
+Variants: `:quick` = 3,000 passages and a few steps, about 3 minutes on 2 cores;
+`:ablation` = the small setting of the README's table of poolings.
+"""
+
+import os
+
+from dpr_jax import configuration
+
+DATA = os.environ.get("DPR_JAX_DATA", "../shared/data")
+
+
+def get_config(variant: str = ""):
+  """Returns the config; variants "quick" and "ablation"."""
+  config = configuration.base_config()
+  folder = os.path.join(DATA, "nq")
+  config.data.passages = os.path.join(folder, "psgs_w100.tsv.gz")
+  config.data.train = os.path.join(folder, "nq-train.json.gz")
+  config.data.dev = os.path.join(folder, "nq-dev.json.gz")
+
+  # The starter was made with these; README.md compares them with the paper's
+  # [CLS] and plain dot product.
+  config.model.pooling = "mean"
+  config.model.normalize = True
+  config.model.temperature = 0.05
+  config.model.question_length = 24
+  config.model.passage_length = 256
+  config.model.dropout = 0.0
+
+  config.train.passage_length = 144
+  config.train.batch_size = 64
+  config.train.epochs = 1.0
+  config.train.learning_rate = 2e-5
+  config.train.warmup_steps = 11
+  config.train.log_every = 1
+  config.train.checkpoint_every = 40
+  config.train.dev_questions = 100
+  config.train.dev_hard_negatives = 2
+  config.train.dev_other_negatives = 1
+
+  config.embed.batch_size = 32
+  config.embed.length_step = 16
+  config.embed.rows_per_shard = 10_000
+
+  if variant == "quick":
+    config.data.max_train = 256
+    config.data.max_dev = 200
+    config.data.max_passages = 2_000
+    config.train.batch_size = 32
+    config.train.warmup_steps = 1
+    config.train.dev_questions = 32
+  elif variant == "ablation":
+    config.data.max_train = 640
+    config.data.max_dev = 400
+    config.data.max_passages = 3_000
+    config.train.warmup_steps = 2
+    config.train.dev_questions = 32
+    config.embed.length_step = 32
+  elif variant:
+    raise ValueError(
+      f"configs/nq_100k.py has no variant {variant!r}: quick or ablation"
+    )
+  if variant:
+    config.retrieve.methods = ("bm25", "dense-start", "dense")
+  return config

@@ -1,0 +1,258 @@
+"""`dpr-jax STAGE --config=… --workdir=…`: flags in, one stage called.
+
+Exit codes: 0 done; 2 bad input, config or flag, with one clear line on stderr;
+1 anything unexpected; 130 and 143 interrupted.
+"""
+
+import logging as py_logging
+import os
+import pathlib
+import runpy
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources as importlib_resources
+
+# Before transformers is imported: it would advise to install PyTorch.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from dpr_jax import configuration, errors, version
+from dpr_jax import workdir as workdir_lib
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "The experiment: configs/X.py or configs/X.py:variant."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written.")
+_CPU_DEVICES = flags.DEFINE_integer(
+  "cpu_devices",
+  int(os.environ.get("DPR_JAX_CPU_DEVICES", "0")),
+  "Emulate so many cores on this machine's CPU; 0 = the devices there are.",
+)
+_OVERWRITE = flags.DEFINE_bool(
+  "overwrite", False, "Do the stage again even if nothing has changed."
+)
+_QUESTIONS = flags.DEFINE_string(
+  "questions", None, "retrieve: a *.qa.csv or DPR JSON; default: the dev set."
+)
+_NAME = flags.DEFINE_string("name", "dev", "Name of the question set.")
+_METHOD = flags.DEFINE_list(
+  "method", None, "retrieve: bm25, dense, dense-start; default: the config's."
+)
+_MODEL = flags.DEFINE_enum(
+  "model",
+  None,
+  ["dense", "dense-start"],
+  "embed, index: the trained towers, or those before training; default: what"
+  " config.retrieve.methods asks for.",
+)
+_MATCH = flags.DEFINE_enum(
+  "match", None, ["string", "regex"], "evaluate: how answers are looked for."
+)
+
+STAGES = ("prepare", "mine", "train", "embed", "index", "retrieve", "evaluate")
+USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
+       [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
+
+STAGE is one of
+  {"  ".join(STAGES)}
+  run       all of them in order; what is done and unchanged is skipped
+  demo      the whole flow on the embedded sample
+dpr-jax --help lists every flag."""
+
+
+def main() -> None:
+  """Console entry point."""
+  logging.set_verbosity(logging.INFO)
+  logging.use_absl_handler()
+  logging.get_absl_handler().setFormatter(_Formatter())
+  logging.get_absl_handler().addFilter(_is_ours_or_a_warning)
+  arguments = sys.argv
+  if any(argument in ("-h", "--help") for argument in arguments[1:2]):
+    print(USAGE)
+  if len(arguments) > 1 and arguments[1] == "--version":
+    print(version.__version__)
+    return
+  app.run(_run, argv=arguments, flags_parser=_parse)
+
+
+def _is_ours_or_a_warning(record: py_logging.LogRecord) -> bool:
+  """Libraries (Orbax, TFDS) are heard from WARNING on."""
+  ours = str(pathlib.Path(__file__).parent)
+  return record.levelno >= py_logging.WARNING or record.pathname.startswith(
+    ours
+  )
+
+
+class _Formatter(logging.PythonFormatter):
+  """`12:34:56 message`, with the level where it is not information."""
+
+  def format(self, record):
+    """One line, without source positions."""
+    clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+    level = "" if record.levelname == "INFO" else f"{record.levelname}: "
+    return f"{clock} {level}{record.getMessage()}"
+
+
+def _fail(message: object) -> None:
+  """One line on stderr, exit status 2."""
+  print(f"dpr-jax: {' '.join(str(message).split())}", file=sys.stderr)
+  sys.exit(2)
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+  """Parses flags; anything wrong with them is the user's to mend."""
+  try:
+    return flags.FLAGS(list(arguments))
+  except flags.Error as error:
+    return _fail(error)
+  except (KeyError, AttributeError, TypeError, ValueError) as error:
+    return _fail(f"in --config or an override of it: {error}")
+  except (OSError, ImportError, SyntaxError) as error:
+    return _fail(f"--config: {error}")
+
+
+def _run(arguments: list[str]) -> None:
+  if len(arguments) != 2:
+    _fail(USAGE if len(arguments) < 2 else f"one STAGE only: {arguments[1:]}")
+  stage = arguments[1]
+  if stage not in (*STAGES, "run", "demo"):
+    _fail(f"unknown stage {stage!r}: one of {', '.join(STAGES)}, run, demo")
+  try:
+    _set_up_cores(_CPU_DEVICES.value or (8 if stage == "demo" else 0))
+    if stage == "demo":
+      _demo()
+    else:
+      _stages(stage, *_experiment())
+  except errors.InputError as error:
+    _fail(error)
+  except KeyboardInterrupt:
+    print("dpr-jax: interrupted", file=sys.stderr)
+    sys.exit(130)
+
+
+def _set_up_cores(cpu_devices: int) -> None:
+  """Emulated cores and other processes; before JAX is used."""
+  import jax
+
+  if cpu_devices < 0:
+    raise errors.InputError(f"--cpu_devices={cpu_devices}: must be positive")
+  if cpu_devices:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", cpu_devices)
+  coordinator = os.environ.get("DPR_JAX_COORDINATOR")
+  if coordinator:
+    jax.distributed.initialize(
+      coordinator_address=coordinator,
+      num_processes=int(os.environ["DPR_JAX_NUM_PROCESSES"]),
+      process_id=int(os.environ["DPR_JAX_PROCESS_ID"]),
+      coordinator_bind_address=coordinator
+      if os.environ["DPR_JAX_PROCESS_ID"] == "0"
+      else None,
+    )
+
+
+def _experiment() -> tuple[ml_collections.ConfigDict, workdir_lib.Workdir]:
+  """The config and the workdir that the flags name, config saved there."""
+  if _CONFIG.value is None:
+    raise errors.InputError("--config is missing: --config=configs/X.py")
+  if not _WORKDIR.value:
+    raise errors.InputError("--workdir is missing: --workdir=DIR")
+  return _open(_CONFIG.value, _WORKDIR.value)
+
+
+def _open(
+  config: ml_collections.ConfigDict, folder: str
+) -> tuple[ml_collections.ConfigDict, workdir_lib.Workdir]:
+  known = configuration.base_config()
+  for section, values in configuration.plain(config).items():
+    if section not in known or (
+      isinstance(values, dict) and values.keys() - known[section].keys()
+    ):
+      raise errors.InputError(f"config.{section}: unknown or with unknown keys")
+  workdir = workdir_lib.Workdir(folder)
+  try:
+    workdir_lib.write_json(
+      workdir.root / "config.json", configuration.plain(config)
+    )
+  except OSError as error:
+    raise errors.InputError(
+      f"--workdir={folder} cannot be written: {error.strerror}"
+    ) from error
+  return config, workdir
+
+
+def _stages(
+  stage: str,
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+) -> None:
+  functions = _functions(config, workdir)
+  for name in STAGES if stage == "run" else (stage,):
+    logging.info("== %s", name)
+    functions[name]()
+
+
+def _functions(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> dict[str, Callable[[], object]]:
+  """Every stage as a call without arguments."""
+  from dpr_jax.data import prepare
+  from dpr_jax.evaluation import ranking
+  from dpr_jax.retrieval import embedding, faiss_index, mining, search
+  from dpr_jax.training import train_retriever
+
+  again = {"overwrite": _OVERWRITE.value}
+  models = [_MODEL.value] if _MODEL.value else [
+    method for method in config.retrieve.methods if method != "bm25"
+  ]
+
+  def for_models(function: Callable) -> None:
+    for model in models:
+      function(config, workdir, model=model, **again)
+
+  return {
+    "prepare": lambda: prepare.prepare(config, workdir, **again),
+    "mine": lambda: mining.mine(config, workdir, **again),
+    "train": lambda: train_retriever.train(config, workdir, **again),
+    "embed": lambda: for_models(embedding.embed),
+    "index": lambda: for_models(faiss_index.index),
+    "retrieve": lambda: search.retrieve(
+      config,
+      workdir,
+      questions_file=_QUESTIONS.value,
+      name=_NAME.value,
+      methods=_METHOD.value,
+      **again,
+    ),
+    "evaluate": lambda: ranking.evaluate(
+      config, workdir, name=_NAME.value, match=_MATCH.value, **again
+    ),
+  }
+
+
+def _demo() -> None:
+  """Trains, embeds, indexes, retrieves and compares on the sample."""
+  config = _CONFIG.value
+  if config is None:
+    path = importlib_resources.files("dpr_jax.configs") / "demo.py"
+    config = runpy.run_path(str(path))["get_config"]()
+  folder = _WORKDIR.value or tempfile.mkdtemp(prefix="dpr-jax-demo-")
+  config, workdir = _open(config, folder)
+  _stages("run", config, workdir)
+  from dpr_jax.retrieval import search
+
+  question = "Where was Einstein born?"
+  hits = search.Retriever.load(workdir.root).search([question], k=3)[0]
+  print(f"\n{question}")
+  for rank, hit in enumerate(hits, start=1):
+    print(f"  {rank}. {hit.score:8.4f}  {hit.title}: {hit.text}")
+  print(f"\nEverything is in {pathlib.Path(folder).absolute()}")
+
+
+if __name__ == "__main__":
+  main()

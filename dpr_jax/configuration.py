@@ -1,0 +1,166 @@
+"""Every setting there is, with its default: `configs/*.py` start from here.
+
+A config file defines `get_config(variant)` that takes `base_config()`, changes
+what it needs and returns it.  Keys are locked: a misspelt key or override is an
+error, not a new key.  Only stage functions read a config; everything below
+them takes plain arguments.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from dpr_jax import errors
+
+
+def base_config() -> ml_collections.ConfigDict:
+  """The defaults: DPR as in the paper where the paper says it."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+
+  config.data = data = ml_collections.ConfigDict()
+  data.passages = ""  # psgs_w100.tsv[.gz]; "sample" = the embedded sample
+  data.train = ""  # DPR JSON, JSONL [.gz]
+  data.dev = ""  # DPR JSON, JSONL [.gz] or *.qa.csv
+  data.max_passages = 0  # 0 = all; gold passages of kept questions come first
+  data.max_train = 0  # 0 = all, else the first so many questions
+  data.max_dev = 0
+
+  config.model = model = ml_collections.ConfigDict()
+  model.checkpoint = "starter"  # "starter", "random", "hf:NAME" or a folder
+  model.random_layers = 2  # sizes of checkpoint="random"
+  model.random_width = 128
+  model.random_heads = 2
+  model.pooling = "cls"  # "cls" (paper) or "mean"
+  model.normalize = False  # unit vectors: cosine instead of dot product
+  model.temperature = 1.0  # scores are divided by it in the loss
+  model.shared_towers = False  # one encoder for questions and passages
+  model.title = "pair"  # "pair" (DPR), "joined" (`title text`) or "none"
+  model.question_prefix = ""  # for encoders trained with "query: "
+  model.passage_prefix = ""
+  model.question_length = 32  # tokens
+  model.passage_length = 256  # tokens
+  model.dropout = -1.0  # negative: what the checkpoint's config says
+  model.compute_dtype = "auto"  # bfloat16 on TPU, float32 elsewhere
+
+  config.train = train = ml_collections.ConfigDict()
+  train.batch_size = 128  # questions in the global batch
+  train.epochs = 40.0
+  train.max_steps = 0  # 0 = what `epochs` gives
+  train.hard_negatives = 1  # per question, from `train.negatives`
+  train.hard_negatives_from_top = 1  # each drawn from the best n mined ones
+  train.negatives = "bm25"  # "bm25" (mined), "given" (in the data), "random"
+  train.learning_rate = 2e-5
+  train.warmup_steps = 1237
+  train.weight_decay = 0.0
+  train.clip_norm = 2.0
+  train.adam_b1 = 0.9
+  train.adam_b2 = 0.999
+  train.adam_epsilon = 1e-8
+  train.passage_length = 0  # tokens; 0 = as `model.passage_length`
+  train.chunk_size = 0  # texts encoded at once per core; 0 = the whole batch
+  train.log_every = 10  # steps
+  train.dev_every = 0  # steps; 0 = at the end of training alone
+  train.dev_questions = 256  # of the dev set, for dev loss and average rank
+  train.dev_hard_negatives = 30  # per dev question in the pool (paper: 30)
+  train.dev_other_negatives = 30
+  train.checkpoint_every = 1000  # steps
+  train.keep_checkpoints = 2
+
+  config.bm25 = bm25 = ml_collections.ConfigDict()
+  bm25.k1 = 0.9
+  bm25.b = 0.4
+  bm25.stemmer = "english"  # a Snowball name, "" for none
+  bm25.stopwords = "en"  # a bm25s list, "" for none
+
+  config.mine = mine = ml_collections.ConfigDict()
+  mine.depth = 100  # ranks searched for hard negatives
+  mine.keep = 30  # hard negatives kept per question
+
+  config.embed = embed = ml_collections.ConfigDict()
+  embed.rows_per_shard = 50_000
+  embed.batch_size = 32  # passages encoded at once, over all cores
+  embed.length_step = 32  # passages are padded to a multiple of it
+
+  config.index = index = ml_collections.ConfigDict()
+  index.factory = "Flat"
+
+  config.retrieve = retrieve = ml_collections.ConfigDict()
+  retrieve.methods = ("bm25", "dense")  # "dense-start": towers untrained
+  retrieve.depth = 100  # passages per question
+
+  config.evaluate = evaluate = ml_collections.ConfigDict()
+  evaluate.match = "string"  # "string" or "regex"
+  evaluate.ranks = (1, 5, 20, 100)
+
+  return config.lock()
+
+
+def read(path: str | os.PathLike) -> ml_collections.ConfigDict:
+  """The config that a stage left in a workdir as `config.json`.
+
+  Raises:
+    InputError: no such file, or keys that this version does not know.
+  """
+  config = base_config()
+  try:
+    values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    config.update(
+      {
+        name: {
+          key: tuple(value) if isinstance(value, list) else value
+          for key, value in section.items()
+        }
+        if isinstance(section, dict)
+        else section
+        for name, section in values.items()
+      }
+    )
+  except OSError as error:
+    raise errors.InputError(
+      f"cannot read {path}: {error.strerror}; is it a workdir of dpr-jax?"
+    ) from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise errors.InputError(
+      f"{path} is not a config of this version: {error}"
+    ) from error
+  return config
+
+
+def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The config as nested dicts, lists and scalars, as manifests hold it."""
+  return {
+    key: plain(value)
+    if isinstance(value, ml_collections.ConfigDict)
+    else list(value)
+    if isinstance(value, tuple)
+    else value
+    for key, value in config.items()
+  }
+
+
+def sections(
+  config: ml_collections.ConfigDict, *names: str
+) -> dict[str, Any]:
+  """Some sections as plain data: what a stage's output depends on."""
+  everything = plain(config)
+  return {name: everything[name] for name in names}
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
+  """Returns `value`; `InputError` that lists what `name` may be."""
+  if value not in allowed:
+    raise errors.InputError(
+      f"config.{name}={value!r}: must be one of {', '.join(allowed)}"
+    )
+  return value
+
+
+def at_least(name: str, value: float | int, least: float | int) -> float | int:
+  """Returns `value`; `InputError` where it is below `least`."""
+  if value < least:
+    raise errors.InputError(f"config.{name}={value}: must be >= {least}")
+  return value

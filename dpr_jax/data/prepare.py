@@ -1,0 +1,328 @@
+"""The stage `prepare`: from the user's files to `data/{passages,train,dev}`.
+
+In come the corpus and the question files that the config's `data` section
+names; out come three TFDS datasets, which every later stage opens with
+`open_passages` and `open_questions`, and a manifest.  What is left out, and
+why, is counted in the manifest and logged: nothing is dropped silently.
+"""
+
+import dataclasses
+import hashlib
+import importlib.resources
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from dpr_jax import configuration, errors
+from dpr_jax import workdir as workdir_module
+from dpr_jax.data import formats, records, tables, tfds_builders
+from dpr_jax.evaluation import answers
+
+SPLITS = ("train", "dev")
+
+_SAMPLE_FILES = {
+  "passages": "passages.tsv",
+  "train": "train.json",
+  "dev": "dev.json",
+}
+_BLOCK = 1000
+
+
+def prepare(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_module.Workdir,
+  *,
+  overwrite: bool = False,
+) -> None:
+  """Writes the corpus and the questions into the workdir.
+
+  Questions come first: with `max_passages`, the passages that answer those kept
+  must be in the corpus, and the rest of it fills up in file order.
+
+  Args:
+    config: reads the section `data`.
+    workdir: writes `data/`, all of it or nothing.
+    overwrite: again, even if it is done and unchanged.
+
+  Raises:
+    InputError: a file is missing, malformed or empty, or a limit too low.
+  """
+  data = config.data
+  for name in ("max_passages", "max_train", "max_dev"):
+    configuration.at_least(f"data.{name}", data[name], 0)
+  sources = _sources(data)
+  stage = workdir_module.Stage(
+    name="prepare",
+    folder=workdir.data,
+    config=configuration.sections(config, "data"),
+    inputs={
+      role: workdir_module.fingerprint_file(path)
+      for role, path in sources.items()
+    },
+  )
+  if stage.is_current(overwrite):
+    return
+  with workdir_module.replace_folder(workdir.data) as folder:
+    counts = {}
+    questions = {}
+    for split in SPLITS:
+      questions[split] = _KeptQuestions(
+        split, sources[split], data[f"max_{split}"]
+      )
+      tfds_builders.write_questions(questions[split], folder / split)
+    corpus = _KeptPassages(
+      sources["passages"],
+      data.max_passages,
+      {gold.id for split in SPLITS for gold in questions[split].gold},
+    )
+    tfds_builders.write_passages(corpus, folder / "passages")
+    counts.update(corpus.counts)
+    table = tables.PassageTable.open(folder / "passages")
+    for split in SPLITS:
+      counts.update(questions[split].counts)
+      counts.update(_compare_gold(split, questions[split].gold, table))
+    stage.finish(counts, folder=folder, files=_file_hashes(folder))
+  _log_summary(counts, sources)
+
+
+def open_passages(
+  workdir: workdir_module.Workdir,
+) -> tables.PassageTable:
+  """Opens the corpus that `prepare` left in a workdir.
+
+  Raises:
+    InputError: it is not there, or not what the manifest says.
+  """
+  table = tables.PassageTable.open(workdir.data / "passages")
+  _check_count(workdir, "passages", len(table))
+  return table
+
+
+def open_questions(
+  workdir: workdir_module.Workdir, split: str
+) -> tables.QuestionTable:
+  """Opens the questions of `split`, "train" or "dev"; errors as above."""
+  if split not in SPLITS:
+    raise ValueError(f"split {split!r}: must be one of {', '.join(SPLITS)}")
+  table = tables.QuestionTable.open(workdir.data / split)
+  _check_count(workdir, split, len(table))
+  return table
+
+
+def _check_count(
+  workdir: workdir_module.Workdir, name: str, count: int
+) -> None:
+  manifest = workdir_module.read_manifest(workdir.data, "prepare")
+  expected = manifest["counts"][name]
+  if count != expected:
+    raise errors.InputError(
+      f"{workdir.data / name} holds {count} rows, the manifest says {expected}:"
+      " run `dpr-jax prepare --overwrite`"
+    )
+
+
+def _sources(data: ml_collections.ConfigDict) -> dict[str, pathlib.Path]:
+  """Paths by role; "sample" stands for the files in this package."""
+  sources = {}
+  for role, sample_file in _SAMPLE_FILES.items():
+    if not data[role]:
+      raise errors.InputError(
+        f"config.data.{role} is empty: give a path, or"
+        f" --config.data.{role}=sample for the embedded sample"
+      )
+    if data[role] == "sample":
+      folder = importlib.resources.files("dpr_jax.data.sample")
+      sources[role] = pathlib.Path(str(folder / sample_file))
+    else:
+      sources[role] = pathlib.Path(os.path.expanduser(data[role]))
+  return sources
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Gold:
+  """A positive of a kept question, as small as a comparison allows."""
+
+  id: str
+  digest: bytes
+
+
+def _digest(text: str) -> bytes:
+  return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+
+
+class _KeptQuestions:
+  """Iterates over the questions of a file that are kept; counts the others.
+
+  Attributes:
+    counts: complete after the iteration.
+    gold: the positives of the questions kept, after the iteration.
+  """
+
+  def __init__(self, split: str, path: pathlib.Path, limit: int):
+    self.gold: list[_Gold] = []
+    self._split = split
+    self._path = path
+    self._limit = limit
+    self._counts = dict.fromkeys(
+      (
+        "read",
+        "kept",
+        "without_question",
+        "without_positives",
+        "beyond_max",
+        "answers_without_tokens",
+        "positives",
+      ),
+      0,
+    )
+
+  @property
+  def counts(self) -> dict[str, int]:
+    """As the manifest has them: `train` for those kept, `train_read`, …."""
+    counts = {f"{self._split}_{key}": n for key, n in self._counts.items()}
+    return {self._split: counts.pop(f"{self._split}_kept"), **counts}
+
+  def __iter__(self) -> Iterator[records.Question]:
+    counts = self._counts
+    for question in formats.read_questions(self._path):
+      counts["read"] += 1
+      if not question.question.strip():
+        counts["without_question"] += 1
+        continue
+      if self._split == "train" and not question.positives:
+        counts["without_positives"] += 1
+        continue
+      if self._limit and counts["kept"] == self._limit:
+        counts["beyond_max"] += 1
+        continue
+      counts["kept"] += 1
+      counts["without_positives"] += not question.positives
+      counts["positives"] += len(question.positives)
+      self.gold.extend(
+        _Gold(passage.id, _digest(passage.text))
+        for passage in question.positives
+      )
+      yield self._with_real_answers(question)
+    if not counts["kept"]:
+      raise errors.InputError(
+        f"{self._path}: no question is left for {self._split}: of"
+        f" {counts['read']} rows, {counts['without_question']} have an empty"
+        f" question and {counts['without_positives']} no positive passage"
+      )
+
+  def _with_real_answers(self, question: records.Question) -> records.Question:
+    """Drops answers without a token: they would match every passage."""
+    kept = tuple(a for a in question.answers if answers.answer_tokens(a))
+    if len(kept) == len(question.answers):
+      return question
+    self._counts["answers_without_tokens"] += len(question.answers) - len(kept)
+    return dataclasses.replace(question, answers=kept)
+
+
+class _KeptPassages:
+  """Iterates over the passages of a corpus that are kept, in file order.
+
+  With a limit the file is read twice: first to learn which of the gold ids it
+  holds, for these are kept before all others.
+
+  Attributes:
+    counts: complete after the iteration.
+  """
+
+  def __init__(self, path: pathlib.Path, limit: int, gold_ids: set[str]):
+    self.counts = {"passages": 0, "passages_read": 0, "passages_beyond_max": 0}
+    self._path = path
+    self._limit = limit
+    self._gold_ids = gold_ids
+
+  def __iter__(self) -> Iterator[records.Passage]:
+    room = self._room_for_others()
+    counts = self.counts
+    for passage in formats.read_passages(self._path):
+      counts["passages_read"] += 1
+      if room is not None and passage.id not in self._gold_ids:
+        if not room:
+          counts["passages_beyond_max"] += 1
+          continue
+        room -= 1
+      counts["passages"] += 1
+      yield passage
+    if not counts["passages_read"]:
+      raise errors.InputError(
+        f"{self._path}: the corpus is empty, there is only a header"
+      )
+
+  def _room_for_others(self) -> int | None:
+    """How many passages that are no gold ones may be kept; None = all."""
+    if not self._limit:
+      return None
+    found = {
+      passage.id
+      for passage in formats.read_passages(self._path)
+      if passage.id in self._gold_ids
+    }
+    if len(found) > self._limit:
+      raise errors.InputError(
+        f"config.data.max_passages={self._limit}: the questions kept have"
+        f" {len(found)} different positive passages in {self._path}, and all"
+        f" of them are needed: set it to at least {len(found)}, or lower"
+        " config.data.max_train and max_dev"
+      )
+    return self._limit - len(found)
+
+
+def _compare_gold(
+  split: str, gold: list[_Gold], table: tables.PassageTable
+) -> dict[str, int]:
+  """Counts positives that the corpus does not have, or has otherwise."""
+  named = [positive for positive in gold if positive.id]
+  rows = table.rows_of([positive.id for positive in named])
+  differs = 0
+  known = np.flatnonzero(rows >= 0)
+  for first in range(0, len(known), _BLOCK):
+    block = known[first : first + _BLOCK]
+    passages = table.take(rows[block])
+    differs += sum(
+      _digest(passage.text) != named[i].digest
+      for i, passage in zip(block, passages, strict=True)
+    )
+  return {
+    f"{split}_gold_without_id": len(gold) - len(named),
+    f"{split}_gold_not_in_corpus": len(named) - len(known),
+    f"{split}_gold_text_differs": differs,
+  }
+
+
+def _file_hashes(folder: pathlib.Path) -> dict[str, str]:
+  """sha256 of every file below `folder`, by its name relative to it."""
+  files: Iterable[pathlib.Path] = sorted(
+    path for path in folder.rglob("*") if path.is_file()
+  )
+  return {
+    path.relative_to(folder).as_posix(): workdir_module.fingerprint_file(path)
+    for path in files
+  }
+
+
+def _log_summary(
+  counts: Mapping[str, int], sources: Mapping[str, pathlib.Path]
+) -> None:
+  """One line a file: how many rows are kept, and what else was counted."""
+  for role, path in sources.items():
+    notes = [
+      f"{count} {key.removeprefix(f'{role}_').replace('_', ' ')}"
+      for key, count in counts.items()
+      if key.startswith(f"{role}_") and key != f"{role}_read" and count
+    ]
+    logging.info(
+      "prepare: %s: %d kept of %d in %s%s",
+      role,
+      counts[role],
+      counts[f"{role}_read"],
+      path,
+      f" ({', '.join(notes)})" if notes else "",
+    )

@@ -1,0 +1,43 @@
+"""The records that flow through every stage: passages and questions.
+
+`formats.py` reads them from users' files, `tfds_builders.py` stores them, the
+other rooms only ever see these two classes.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Passage:
+  """One retrievable block of text (about 100 words in DPR's Wikipedia).
+
+  Attributes:
+    id: the corpus's own identifier; "" for a passage that is in no corpus.
+    title: the article's title; "" where the source has none.
+    text: the body that retrieval returns and answers are looked for in.
+  """
+
+  id: str
+  title: str
+  text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+  """A question with what is known about its answer.
+
+  Attributes:
+    question: the question's text.
+    answers: accepted answer strings; may be empty.
+    positives: passages that answer it, the first is the gold passage; empty
+      for a bare question file.
+    hard_negatives: passages that look right and are not (DPR:
+      `hard_negative_ctxs`).
+    negatives: other negatives (DPR: `negative_ctxs`).
+  """
+
+  question: str
+  answers: tuple[str, ...] = ()
+  positives: tuple[Passage, ...] = ()
+  hard_negatives: tuple[Passage, ...] = ()
+  negatives: tuple[Passage, ...] = ()

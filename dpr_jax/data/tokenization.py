@@ -1,0 +1,202 @@
+"""Text to token ids: the one place where it happens.
+
+Questions become `[CLS] question [SEP]`, passages `[CLS] title [SEP] text [SEP]`
+(`[CLS] text [SEP]` without a title), cut to a fixed length whose last token is
+then `[SEP]`; token types are all 0 and need not be stored.  This is DPR's
+format; `title="joined"` and prefixes are for encoders made otherwise.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import tokenizers
+import transformers
+from jaxtyping import Bool, Int
+
+from dpr_jax import errors
+from dpr_jax.data import records
+
+TITLES = ("pair", "joined", "none")
+# Longer words become [UNK]: no word gives more tokens than this.
+_WORD_CHARACTERS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenBatch:
+  """Token ids of some texts, padded to one length.
+
+  Attributes:
+    ids: token ids, 0 where padded.
+    mask: False where padded.
+  """
+
+  ids: Int[np.ndarray, "rows length"]
+  mask: Bool[np.ndarray, "rows length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTokenizer:
+  """A fast tokenizer and the format of questions and passages.
+
+  Attributes:
+    backend: from the checkpoint's folder, without truncation or padding.
+    question_length: tokens of a question at most.
+    passage_length: tokens of a passage at most.
+    title: "pair" (DPR), "joined" (title and text as one string) or "none".
+    question_prefix: put before every question.
+    passage_prefix: put before every title, or text where there is no title.
+  """
+
+  backend: tokenizers.Tokenizer
+  question_length: int = 32
+  passage_length: int = 256
+  title: str = "pair"
+  question_prefix: str = ""
+  passage_prefix: str = ""
+
+  def __post_init__(self):
+    if self.title not in TITLES:
+      raise errors.InputError(
+        f"config.model.title={self.title!r}: must be one of {', '.join(TITLES)}"
+      )
+    for name in ("question_length", "passage_length"):
+      if getattr(self, name) < 3:
+        raise errors.InputError(
+          f"config.model.{name}={getattr(self, name)}: must be >= 3"
+        )
+
+  @property
+  def separator(self) -> int:
+    """Id of `[SEP]`."""
+    return self.backend.token_to_id("[SEP]")
+
+  def questions(
+    self, questions: Sequence[str], length: int | None = None
+  ) -> TokenBatch:
+    """Token ids of questions, padded to `length` (default question_length)."""
+    ids = self.question_ids(questions)
+    return self.pad(ids, length or self.question_length)
+
+  def passages(
+    self, passages: Sequence[records.Passage], length: int | None = None
+  ) -> TokenBatch:
+    """Token ids of passages, padded to `length` (default passage_length)."""
+    ids = self.passage_ids(passages)
+    return self.pad(ids, length or self.passage_length)
+
+  def question_ids(self, questions: Sequence[str]) -> list[list[int]]:
+    """Token ids of questions, cut but not padded."""
+    texts = [self.question_prefix + question for question in questions]
+    return self._encode(texts, self.question_length)
+
+  def passage_ids(
+    self, passages: Sequence[records.Passage]
+  ) -> list[list[int]]:
+    """Token ids of passages, cut but not padded."""
+    texts = [self._passage_text(passage) for passage in passages]
+    return self._encode(texts, self.passage_length)
+
+  def pad(self, ids: Sequence[Sequence[int]], length: int) -> TokenBatch:
+    """Pads id lists of at most `length` to a batch."""
+    batch = np.zeros((len(ids), length), np.int32)
+    mask = np.zeros((len(ids), length), bool)
+    for row, values in enumerate(ids):
+      batch[row, : len(values)] = values
+      mask[row, : len(values)] = True
+    return TokenBatch(batch, mask)
+
+  def _passage_text(self, passage: records.Passage) -> str | tuple[str, str]:
+    title, text = passage.title, passage.text
+    if not title or self.title == "none":
+      return self.passage_prefix + text
+    if self.title == "joined":
+      return f"{self.passage_prefix}{title} {text}"
+    return self.passage_prefix + title, text
+
+  def _encode(
+    self, texts: list[str | tuple[str, str]], limit: int
+  ) -> list[list[int]]:
+    texts = [
+      self._clip(text, limit)
+      if isinstance(text, str)
+      else tuple(self._clip(part, limit) for part in text)
+      for text in texts
+    ]
+    try:
+      encodings = self.backend.encode_batch_fast(texts)
+    except TypeError as error:
+      raise errors.InputError(_name_bad_text(texts)) from error
+    cut = []
+    for encoding in encodings:
+      ids = encoding.ids
+      if len(ids) > limit:
+        ids = [*ids[: limit - 1], self.separator]
+      cut.append(ids)
+    return cut
+
+  def _clip(self, text: str, limit: int) -> str:
+    """Cuts a very long text where its first `limit` ids cannot change.
+
+    Tokenizing costs time and memory for the whole text, however short the
+    result is cut.  The cut may fall inside a word and change its tokens, at
+    most as many as a word has characters: so that many more than `limit` must
+    be left, and the text is taken longer until they are.
+    """
+    size = _WORD_CHARACTERS * limit
+    while len(text) > size:
+      head = text[:size]
+      try:
+        if len(self.backend.encode(head).ids) > limit + _WORD_CHARACTERS + 2:
+          return head
+      except TypeError as error:
+        raise errors.InputError(_name_bad_text([text])) from error
+      size *= 4
+    return text
+
+
+def _name_bad_text(texts: Sequence) -> str:
+  for text in texts:
+    try:
+      "".join(text).encode()
+    except UnicodeEncodeError as error:
+      return (
+        f"text {''.join(text)[:60]!r}… cannot be encoded: character"
+        f" {error.start} is a lone surrogate; remove it"
+      )
+    except TypeError:
+      return f"not a text: {text!r}"
+  return "a text cannot be tokenized"
+
+
+def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
+  """The fast WordPiece tokenizer of a checkpoint folder.
+
+  Raises:
+    InputError: the folder holds no tokenizer, or not a BERT's.
+  """
+  folder = pathlib.Path(folder)
+  if not (folder / "tokenizer.json").exists() and not (
+    folder / "vocab.txt"
+  ).exists():
+    raise errors.InputError(
+      f"{folder} holds neither tokenizer.json nor vocab.txt: copy the"
+      " tokenizer's files of the checkpoint there"
+    )
+  backend = transformers.AutoTokenizer.from_pretrained(
+    str(folder), use_fast=True, local_files_only=True
+  ).backend_tokenizer
+  backend.no_truncation()
+  backend.no_padding()
+  missing = [
+    token for token in ("[CLS]", "[SEP]") if backend.token_to_id(token) is None
+  ]
+  if missing:
+    raise errors.InputError(
+      f"{folder}: the tokenizer does not know {', '.join(missing)}: it is not"
+      " that of a BERT"
+    )
+  if backend.token_to_id("[PAD]") not in (0, None):
+    raise errors.InputError(f"{folder}: [PAD] is not token 0")
+  return backend

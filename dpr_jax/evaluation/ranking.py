@@ -1,0 +1,269 @@
+"""Top-k accuracy: how often is an answer among the first k passages?
+
+In come `results/<name>.<method>.json` (ours or any in DPR's results format),
+out come `evaluation/<name>.json` and a table.  "top20" is the share of all
+questions with an answer string in one of the first 20 passages, "gold_top20"
+the share with one of their own positive passages there, where those are known.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ijson
+import ml_collections
+from absl import logging
+
+from dpr_jax import configuration, errors
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.evaluation import answers as answers_lib
+from dpr_jax.evaluation import report
+
+_METHOD = re.compile(r"[\w-]+")
+
+
+def top_k_accuracy(
+  first_hit_ranks: Sequence[int | None], ks: Sequence[int]
+) -> dict[int, float]:
+  """Share of all questions whose first hit has a rank below k.
+
+  Args:
+    first_hit_ranks: one per question, from 0; None where nothing was hit or
+      nothing was retrieved, which is a miss.
+    ks: numbers of passages looked at.
+
+  Raises:
+    ValueError: no questions: there is no share of nothing.
+  """
+  if not len(first_hit_ranks):
+    raise ValueError("top-k accuracy of no questions is not defined")
+  ranks = [rank for rank in first_hit_ranks if rank is not None]
+  return {k: sum(rank < k for rank in ranks) / len(first_hit_ranks) for k in ks}
+
+
+@dataclasses.dataclass
+class Ranks:
+  """What one results file says.
+
+  Attributes:
+    answer: rank of the first passage with an answer, per question.
+    gold: rank of the first positive passage, per question that has one.
+    depth: passages retrieved per question, at most.
+  """
+
+  answer: list[int | None]
+  gold: list[int | None]
+  depth: int
+
+
+def evaluate(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  *,
+  name: str = "dev",
+  match: str | None = None,
+  overwrite: bool = False,
+) -> dict[str, dict[str, float]]:
+  """Measures every results file of a question set, writes and prints them.
+
+  Args:
+    config: reads `evaluate.match` and `evaluate.ranks`.
+    workdir: holds `results/<name>.<method>.json`.
+    name: the question set, as it was retrieved.
+    match: "string" or "regex", instead of `config.evaluate.match`.
+    overwrite: also where nothing has changed.
+
+  Returns:
+    {method: {"top1": fraction, ..., "gold_top1": fraction, ...}}.
+
+  Raises:
+    InputError: no results of this name, or malformed or damaged ones.
+  """
+  match = configuration.one_of(
+    "evaluate.match", match or config.evaluate.match, answers_lib.MATCHES
+  )
+  ks = sorted(
+    {
+      int(configuration.at_least("evaluate.ranks", k, 1))
+      for k in config.evaluate.ranks
+    }
+  )
+  paths = results_files(workdir, name)
+  if not paths:
+    raise errors.InputError(
+      f"{workdir.results(name, '*')}: no results of this name; run `dpr-jax"
+      f" retrieve --name={name}` first"
+    )
+  output = workdir.evaluation(name)
+  sidecars = {method: _sidecar(path) for method, path in paths.items()}
+  stage = workdir_lib.Stage(
+    name="evaluate",
+    folder=output.parent,
+    config={"ranks": ks, "match": match},
+    inputs={
+      method: workdir_lib.fingerprint(
+        [workdir_lib.fingerprint_file(path), sidecars[method]]
+      )
+      for method, path in paths.items()
+    },
+    manifest_name=f"{name}.manifest.json",
+  )
+  if stage.is_current(overwrite) and output.exists():
+    measures = workdir_lib.read_json(output)
+  else:
+    measures, counts = {}, {}
+    for method, path in paths.items():
+      ranks = read_ranks(path, sidecars[method], match)
+      measures[method] = _measures(ranks, ks, path.name)
+      counts[f"{method}_questions"] = len(ranks.answer)
+      counts[f"{method}_questions_with_gold"] = len(ranks.gold)
+    workdir_lib.write_json(output, measures)
+    stage.finish(counts)
+  title = f"{name}: percent of questions"
+  report.print_table(report.comparison_table(measures, title))
+  return measures
+
+
+def results_files(
+  workdir: workdir_lib.Workdir, name: str
+) -> dict[str, pathlib.Path]:
+  """Results of a question set by method, in alphabetical order."""
+  folder = workdir.results(name, "bm25").parent
+  found = {}
+  for path in sorted(folder.glob("*.json")):
+    method = path.name.removeprefix(f"{name}.").removesuffix(".json")
+    # `dev.bm25.manifest.json` and, for `nq`, `nq.test.bm25.json` are others.
+    if path.name == f"{name}.{method}.json" and _METHOD.fullmatch(method):
+      found[method] = path
+  return found
+
+
+def _measures(ranks: Ranks, ks: Sequence[int], file: str) -> dict[str, float]:
+  """The columns of one method; those beyond its depth are left out."""
+  shown = [k for k in ks if k <= ranks.depth]
+  if shown != list(ks):
+    logging.warning(
+      "evaluate: %s holds %d passages per question, so no top-%s",
+      file,
+      ranks.depth,
+      ", top-".join(str(k) for k in ks if k > ranks.depth),
+    )
+  measures = {}
+  for k, share in top_k_accuracy(ranks.answer, shown).items():
+    measures[f"top{k}"] = share
+  if not ranks.gold:
+    logging.info("evaluate: %s: no gold passages are known", file)
+    return measures
+  if len(ranks.gold) < len(ranks.answer):
+    logging.warning(
+      "evaluate: %s: gold top-k is the share of the %d of %d questions that"
+      " have a gold passage",
+      file,
+      len(ranks.gold),
+      len(ranks.answer),
+    )
+  for k, share in top_k_accuracy(ranks.gold, shown).items():
+    measures[f"gold_top{k}"] = share
+  return measures
+
+
+def read_ranks(
+  path: pathlib.Path, sidecar: Mapping[str, Any], match: str
+) -> Ranks:
+  """First ranks from a results file, read question by question.
+
+  The answers are looked for again where the file was not written with this
+  `match`, or not by us.
+
+  Args:
+    path: in DPR's results format.
+    sidecar: the manifest beside it, {} for a file from elsewhere.
+    match: "string" or "regex".
+
+  Raises:
+    InputError: the file is malformed, empty, or of other questions than its
+      manifest.
+  """
+  trusted = sidecar.get("match") == match
+  gold = sidecar.get("gold", [])
+  matcher = answers_lib.AnswerMatcher(match=match)
+  ranks = Ranks([], [], int(sidecar.get("depth", 0)))
+  row = -1
+  for row, entry in enumerate(read_results(path)):
+    try:
+      hits = entry["ctxs"]
+      found = (
+        [bool(hit["has_answer"]) for hit in hits]
+        if trusted
+        else matcher.hits(
+          entry["answers"],
+          [str(hit["id"]) for hit in hits],
+          [hit["text"] for hit in hits],
+        )
+      )
+      ids = [str(hit["id"]) for hit in hits]
+    except (KeyError, TypeError, AttributeError) as error:
+      raise errors.InputError(
+        f"{path}, question {row}: not in DPR's results format ({error!r}):"
+        " {question, answers, ctxs: [{id, title, text, score, has_answer}]}"
+      ) from error
+    ranks.answer.append(_first(found))
+    wanted = set(gold[row]) if row < len(gold) else ()
+    if wanted:
+      ranks.gold.append(_first([passage in wanted for passage in ids]))
+    if not sidecar:
+      ranks.depth = max(ranks.depth, len(hits))
+  if row < 0:
+    raise errors.InputError(f"{path}: no questions in it")
+  if sidecar and len(gold) != row + 1:
+    raise errors.InputError(
+      f"{path} has {row + 1} questions, its manifest {len(gold)}: run `dpr-jax"
+      " retrieve --overwrite`"
+    )
+  return ranks
+
+
+def _sidecar(path: pathlib.Path) -> dict[str, Any]:
+  """The manifest beside a results file; {} for a file from elsewhere."""
+  manifest = path.with_suffix(".manifest.json")
+  if not manifest.exists():
+    logging.warning(
+      "evaluate: %s has no manifest (it is from elsewhere): gold passages are"
+      " not known and answers are looked for again",
+      path,
+    )
+    return {}
+  sidecar = workdir_lib.read_json(manifest)
+  sidecar.pop("created", None)
+  expected = sidecar.get("files", {}).get(path.name)
+  if expected != workdir_lib.fingerprint_file(path):
+    raise errors.InputError(
+      f"{path} is not the file that {manifest.name} describes: it is damaged"
+      " or was replaced; run `dpr-jax retrieve --overwrite`, or delete"
+      f" {manifest.name} to evaluate the file as it is"
+    )
+  return sidecar
+
+
+def read_results(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
+  """Questions of a results file in DPR's format, one at a time.
+
+  Raises:
+    InputError: the file is no JSON list, or is cut off.
+  """
+  try:
+    with open(path, "rb") as file:
+      for row, entry in enumerate(ijson.items(file, "item", use_float=True)):
+        if not isinstance(entry, dict):
+          raise errors.InputError(
+            f"{path}, question {row}: {str(entry)[:80]} is no JSON object"
+          )
+        yield entry
+  except (ijson.JSONError, UnicodeDecodeError) as error:
+    raise errors.InputError(f"{path} is not JSON: {error}") from error
+
+
+def _first(hits: Sequence[bool]) -> int | None:
+  return next((rank for rank, hit in enumerate(hits) if hit), None)

@@ -1,0 +1,81 @@
+"""Tables for people: methods side by side, in percent.
+
+In come the fractions of `evaluation/<questions>.json` and, where wanted,
+published ones; out comes a rich table.  Off a terminal it has the width that
+its columns need: nothing is wrapped or cut.
+"""
+
+import io
+import re
+import sys
+from collections.abc import Mapping, Sequence
+
+import rich.console
+import rich.table
+
+_MEASURE = re.compile(r"(gold_)?top(\d+)")
+_WIDTH = 1000  # wider than any table: rich wraps and cuts at this width
+
+
+def comparison_table(
+  rows: Mapping[str, Mapping[str, float | int]],
+  title: str,
+  *,
+  quoted: Mapping[str, Mapping[str, float | int]] | None = None,
+) -> rich.table.Table:
+  """Methods as rows, answer top-k and then gold top-k as columns, in percent.
+
+  Args:
+    rows: {"dense": {"top20": 0.784, "gold_top20": 0.65}, ...}; keys that are
+      not such measures (counts) are not shown.
+    title: above the table.
+    quoted: published figures of the same form, marked "(quoted)": they were
+      not measured here, and perhaps on another corpus.
+  """
+  quoted = quoted or {}
+  columns = _columns([*rows.values(), *quoted.values()])
+  table = rich.table.Table(title=title, title_justify="left")
+  table.add_column("method", no_wrap=True)
+  for column in columns:
+    gold, rank = _MEASURE.fullmatch(column).groups()
+    name = f"{'gold' if gold else 'answer'} top-{rank}"
+    table.add_column(name, justify="right", no_wrap=True)
+  for name, measures in rows.items():
+    table.add_row(name, *(_percent(measures.get(key)) for key in columns))
+  if quoted:
+    table.add_section()
+  for name, measures in quoted.items():
+    table.add_row(
+      f"{name} (quoted)", *(_percent(measures.get(key)) for key in columns)
+    )
+  return table
+
+
+def _columns(rows: Sequence[Mapping[str, float | int]]) -> list[str]:
+  """Measures of any row: answers before gold passages, then by rank."""
+  found = {key for row in rows for key in row if _MEASURE.fullmatch(key)}
+  return sorted(
+    found,
+    key=lambda key: (key.startswith("gold_"), int(key.rpartition("top")[2])),
+  )
+
+
+def _percent(fraction: float | int | None) -> str:
+  return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def print_table(
+  table: rich.table.Table, file: io.TextIOBase | None = None
+) -> None:
+  """Prints at the table's own width, to standard output unless told."""
+  console = rich.console.Console(
+    file=file or sys.stdout, width=_WIDTH, highlight=False, markup=False
+  )
+  console.print(table)
+
+
+def table_text(table: rich.table.Table) -> str:
+  """The table as plain text, without colours."""
+  text = io.StringIO()
+  print_table(table, text)
+  return text.getvalue()

@@ -1,0 +1,166 @@
+"""Checkpoints: Orbax, wrapped, and checked bit by bit before use.
+
+`training/checkpoints/<step>/` holds the parameters and the optimizer's state as
+Orbax writes them, asynchronously and atomically.  Orbax does not notice bit rot,
+so the sha256 of every file is recorded in `<step>.sha256.json` beside it once
+the save is complete, and compared before a restore.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from dpr_jax import errors, workdir
+
+
+class Checkpoints:
+  """The checkpoints of one training run."""
+
+  def __init__(self, folder: pathlib.Path, keep: int = 2):
+    """Opens `training/checkpoints`; `keep` of them stay, the newest."""
+    self.folder = folder
+    folder.mkdir(parents=True, exist_ok=True)
+    self._manager = ocp.CheckpointManager(
+      folder,
+      options=ocp.CheckpointManagerOptions(max_to_keep=max(keep, 1)),
+    )
+    self._unrecorded: set[int] = set()
+    for step in self.steps():
+      if not _checksums_path(folder, step).exists():
+        logging.warning("checkpoint %d was not completed: removed", step)
+        self._manager.delete(step)
+
+  def steps(self) -> list[int]:
+    """Steps of complete checkpoints, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, params: Any, optimizer: Any) -> None:
+    """Starts saving; the state is copied before this returns."""
+    self._record()
+    if step in self.steps():
+      return
+    host = jax.tree.map(
+      np.asarray, jax.device_get({"params": params, "optimizer": optimizer})
+    )
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        **{name: ocp.args.StandardSave(tree) for name, tree in host.items()}
+      ),
+    )
+    self._unrecorded.add(step)
+
+  def finish(self) -> None:
+    """Waits until everything is on disk, with checksums."""
+    self._record()
+    self._manager.close()
+
+  def restore_latest(self, params: Any, optimizer: Any) -> tuple[int, Any, Any]:
+    """The newest checkpoint that is whole, as NumPy arrays.
+
+    Args:
+      params: a parameter tree of the right structure.
+      optimizer: an optimizer state of the right structure.
+
+    Returns:
+      (step, params, optimizer); step 0 and the arguments where there is none.
+    """
+    like = {"params": params, "optimizer": optimizer}
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), like
+    )
+    for step in reversed(self.steps()):
+      try:
+        _check(self.folder, step)
+      except errors.InputError as error:
+        logging.warning("%s; trying an older checkpoint", error)
+        continue
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          **{
+            name: ocp.args.StandardRestore(tree)
+            for name, tree in abstract.items()
+          }
+        ),
+      )
+      restored = jax.tree.map(np.asarray, dict(restored))
+      return step, restored["params"], restored["optimizer"]
+    return 0, params, optimizer
+
+  def _record(self) -> None:
+    """Waits for the running save and records the sha256 of its files."""
+    self._manager.wait_until_finished()
+    for step in self._unrecorded:
+      workdir.write_json(
+        _checksums_path(self.folder, step), _checksums(self.folder / str(step))
+      )
+    self._unrecorded.clear()
+    kept = {str(step) for step in self.steps()}
+    for path in self.folder.glob("*.sha256.json"):
+      if path.name.split(".")[0] not in kept:
+        path.unlink()
+
+
+def _checksums_path(folder: pathlib.Path, step: int) -> pathlib.Path:
+  return folder / f"{step}.sha256.json"
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, str]:
+  return {
+    str(path.relative_to(folder)): workdir.fingerprint_file(path)
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
+  }
+
+
+def _check(folder: pathlib.Path, step: int) -> None:
+  """Compares a checkpoint with its checksums."""
+  path = _checksums_path(folder, step)
+  if not path.exists():
+    raise errors.InputError(
+      f"checkpoint {folder / str(step)} has no checksums ({path.name}): it was"
+      " not completed"
+    )
+  recorded = workdir.read_json(path)
+  if _checksums(folder / str(step)) != recorded:
+    raise errors.InputError(
+      f"checkpoint {folder / str(step)} is damaged: its files do not have the"
+      f" sha256 recorded in {path.name}"
+    )
+
+
+def load_params(
+  folder: pathlib.Path, step: int | None = None
+) -> tuple[int, Any]:
+  """Parameters of a trained model, the newest by default.
+
+  Returns:
+    (step, parameter tree of NumPy arrays).
+
+  Raises:
+    InputError: there is no such checkpoint, or it is damaged.
+  """
+  steps = sorted(
+    int(path.name) for path in folder.glob("*") if path.name.isdigit()
+  )
+  if not steps:
+    raise errors.InputError(
+      f"{folder} holds no checkpoint: run `dpr-jax train` with this --workdir"
+    )
+  step = steps[-1] if step is None else step
+  if step not in steps:
+    raise errors.InputError(
+      f"{folder} holds no checkpoint of step {step}; there are"
+      f" {', '.join(map(str, steps))}"
+    )
+  _check(folder, step)
+  with ocp.CheckpointManager(folder) as manager:
+    restored = manager.restore(
+      step, args=ocp.args.Composite(params=ocp.args.StandardRestore())
+    )
+  return step, jax.tree.map(np.asarray, restored["params"])

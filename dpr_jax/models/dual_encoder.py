@@ -1,0 +1,119 @@
+"""The two towers: questions and passages in, vectors out.
+
+A tower is a BERT and a pooling rule.  Both start from the same checkpoint and
+have weights of their own, as in the paper, unless `shared` is set; [CLS] and the
+plain dot product are the paper's, mean pooling, unit vectors and a temperature
+are what other encoders were made with.  Parameters are
+`{"question": tree, "passage": tree}` or `{"shared": tree}`.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from dpr_jax import errors
+from dpr_jax.models import bert
+
+POOLINGS = ("cls", "mean")
+QUESTION, PASSAGE, SHARED = "question", "passage", "shared"
+
+
+@flax.struct.dataclass
+class Texts:
+  """Encoded texts of one kind, a row per text.
+
+  Attributes:
+    token_ids: WordPiece ids, padded with 0.
+    mask: False where padded.
+    dropout_keys: one key per text, or None for no dropout.
+  """
+
+  token_ids: Int[Array, "*cores rows length"]
+  mask: Bool[Array, "*cores rows length"]
+  dropout_keys: Key[Array, "*cores rows"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DualEncoder:
+  """The towers' structure; parameters are passed in.
+
+  Attributes:
+    config: sizes of the BERTs.
+    pooling: "cls" = hidden state at position 0; "mean" = mean over the tokens.
+    normalize: scale vectors to length 1.
+    shared: one BERT for both kinds of text.
+    dtype: of the computation; vectors come out in float32.
+    chunk_size: texts encoded at once on a core; 0 = all. A chunk that stays in
+      the CPU's cache is faster; memory follows the chunk when encoding alone.
+  """
+
+  config: bert.BertConfig
+  pooling: str = "cls"
+  normalize: bool = False
+  shared: bool = False
+  dtype: Any = jnp.float32
+  chunk_size: int = 0
+
+  def __post_init__(self):
+    if self.pooling not in POOLINGS:
+      raise errors.InputError(
+        f"config.model.pooling={self.pooling!r}: must be one of"
+        f" {', '.join(POOLINGS)}"
+      )
+
+  def towers(self, params: dict[str, Any]) -> dict[str, Any]:
+    """Two towers that start from one pretrained tree."""
+    if self.shared:
+      return {SHARED: params}
+    copy = jax.tree.map(lambda x: x.copy(), params)
+    return {QUESTION: params, PASSAGE: copy}
+
+  def encode_questions(
+    self, params: dict[str, Any], questions: Texts
+  ) -> Float[Array, "rows dim"]:
+    """Vectors of questions."""
+    return self._encode(params[SHARED if self.shared else QUESTION], questions)
+
+  def encode_passages(
+    self, params: dict[str, Any], passages: Texts
+  ) -> Float[Array, "rows dim"]:
+    """Vectors of passages."""
+    return self._encode(params[SHARED if self.shared else PASSAGE], passages)
+
+  def _encode(self, tower: dict[str, Any], texts: Texts) -> Array:
+    rows, size = texts.token_ids.shape[0], self.chunk_size
+    if not size or size >= rows:
+      return self._encode_chunk(tower, texts)
+    if rows % size:
+      raise errors.InputError(
+        f"config.train.chunk_size={size} does not divide the {rows} texts of a"
+        " core: choose a divisor, or 0 for all at once"
+      )
+    chunks = jax.tree.map(
+      lambda x: x.reshape(rows // size, size, *x.shape[1:]), texts
+    )
+    vectors = jax.lax.map(lambda chunk: self._encode_chunk(tower, chunk), chunks)
+    return vectors.reshape(rows, -1)
+
+  def _encode_chunk(self, tower: dict[str, Any], texts: Texts) -> Array:
+    hidden = bert.Bert(self.config, self.dtype).apply(
+      {"params": tower},
+      texts.token_ids,
+      texts.mask,
+      dropout_keys=texts.dropout_keys,
+      first_only=self.pooling == "cls",
+    )
+    if self.pooling == "cls":
+      vectors = hidden[:, 0].astype(jnp.float32)
+    else:
+      weights = texts.mask.astype(jnp.float32)[:, :, None]
+      vectors = jnp.sum(hidden.astype(jnp.float32) * weights, axis=1)
+      vectors = vectors / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
+    if self.normalize:
+      norms = jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-24)
+      vectors = vectors / norms
+    return vectors

@@ -1,0 +1,134 @@
+"""A retriever as one thing: two towers, their parameters, their tokenizer.
+
+`start` builds it from the config's pretrained checkpoint, as training begins;
+`trained` loads what training left in a workdir.  Training, embedding and search
+all get their model here.
+"""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dpr_jax import configuration, errors, workdir
+from dpr_jax.data import resources, tokenization
+from dpr_jax.models import bert, checkpoints, dual_encoder, pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class Towers:
+  """A dual encoder with everything that it needs to encode text.
+
+  Attributes:
+    encoder: the towers' structure.
+    params: their parameters, on the host.
+    tokenizer: text to token ids.
+    step: training steps behind the parameters, 0 = as pretrained.
+  """
+
+  encoder: dual_encoder.DualEncoder
+  params: Any
+  tokenizer: tokenization.TextTokenizer
+  step: int = 0
+
+  def fingerprint(self) -> str:
+    """sha256 of all that decides a vector: weights, structure, text format."""
+    digest = hashlib.sha256()
+    for path, value in jax.tree.leaves_with_path(self.params):
+      digest.update(jax.tree_util.keystr(path).encode())
+      digest.update(np.ascontiguousarray(value).tobytes())
+    tokenizer = dataclasses.asdict(
+      dataclasses.replace(self.tokenizer, backend=None)
+    )
+    structure = (
+      dataclasses.asdict(self.encoder.config),
+      self.encoder.pooling,
+      self.encoder.normalize,
+      self.encoder.shared,
+      tokenizer,
+      self.tokenizer.backend.to_str(),
+    )
+    digest.update(repr(structure).encode())
+    return digest.hexdigest()
+
+
+def compute_dtype(name: str) -> Any:
+  """float32 or bfloat16; "auto" is bfloat16 on a TPU, float32 elsewhere."""
+  configuration.one_of(
+    "model.compute_dtype", name, ("auto", "float32", "bfloat16")
+  )
+  if name == "auto":
+    name = "bfloat16" if jax.default_backend() == "tpu" else "float32"
+  return jnp.dtype(name)
+
+
+def start(config: ml_collections.ConfigDict) -> Towers:
+  """The towers before training, as `config.model` describes them."""
+  model = config.model
+  if model.checkpoint == "random":
+    folder = resources.checkpoint_folder("starter")
+    bert_config = bert.BertConfig(
+      hidden_size=model.random_width,
+      num_hidden_layers=model.random_layers,
+      num_attention_heads=model.random_heads,
+      intermediate_size=4 * model.random_width,
+    )
+    tower = bert.init_params(bert_config, jax.random.key(config.seed))
+    tower = jax.tree.map(np.asarray, tower)
+  else:
+    folder = resources.checkpoint_folder(model.checkpoint)
+    bert_config, tower = pretrained.load_bert(folder)
+  if model.dropout >= 0:
+    bert_config = dataclasses.replace(
+      bert_config,
+      hidden_dropout_prob=model.dropout,
+      attention_probs_dropout_prob=model.dropout,
+    )
+  for name in ("question_length", "passage_length"):
+    if model[name] > bert_config.max_position_embeddings:
+      raise errors.InputError(
+        f"config.model.{name}={model[name]}: checkpoint {model.checkpoint} has"
+        f" {bert_config.max_position_embeddings} positions"
+      )
+  backend = tokenization.load_tokenizer(folder)
+  if backend.get_vocab_size() > bert_config.vocab_size:
+    raise errors.InputError(
+      f"{folder}: the tokenizer knows {backend.get_vocab_size()} tokens, the"
+      f" model {bert_config.vocab_size}: they do not belong together"
+    )
+  encoder = dual_encoder.DualEncoder(
+    bert_config,
+    pooling=model.pooling,
+    normalize=model.normalize,
+    shared=model.shared_towers,
+    dtype=compute_dtype(model.compute_dtype),
+  )
+  tokenizer = tokenization.TextTokenizer(
+    backend,
+    question_length=model.question_length,
+    passage_length=model.passage_length,
+    title=model.title,
+    question_prefix=model.question_prefix,
+    passage_prefix=model.passage_prefix,
+  )
+  return Towers(encoder, encoder.towers(tower), tokenizer)
+
+
+def trained(
+  config: ml_collections.ConfigDict, where: workdir.Workdir
+) -> Towers:
+  """The towers that training left in a workdir, of the newest checkpoint."""
+  model = start(config)
+  step, params = checkpoints.load_params(where.training / "checkpoints")
+  wanted = jax.tree.map(np.shape, model.params)
+  if jax.tree.map(np.shape, params) != wanted:
+    raise errors.InputError(
+      f"{where.training / 'checkpoints' / str(step)} holds towers of other"
+      " sizes than config.model describes: use the config that it was trained"
+      " with"
+    )
+  return dataclasses.replace(model, params=params, step=step)

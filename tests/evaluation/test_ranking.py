@@ -1,0 +1,224 @@
+"""Top-k accuracy, its files and its table."""
+
+import io
+import json
+import math
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from dpr_jax import configuration, errors, workdir
+from dpr_jax.evaluation import ranking, report
+
+
+def test_top_k_accuracy_counts_all_questions():
+  shares = ranking.top_k_accuracy([0, 4, 5, None], [1, 5, 20])
+  assert shares == {1: 0.25, 5: 0.5, 20: 0.75}
+  assert ranking.top_k_accuracy([None], [1]) == {1: 0.0}
+
+
+def test_no_questions_have_no_accuracy():
+  with pytest.raises(ValueError, match="no questions"):
+    ranking.top_k_accuracy([], [1])
+
+
+@hypothesis.given(
+  ranks=strategies.lists(
+    strategies.none() | strategies.integers(0, 120), min_size=1
+  )
+)
+def test_top_k_accuracy_grows_with_k(ranks):
+  shares = list(ranking.top_k_accuracy(ranks, [1, 5, 20, 100]).values())
+  assert shares == sorted(shares)
+  found = sum(rank is not None and rank < 100 for rank in ranks)
+  assert math.isclose(shares[-1], found / len(ranks))
+
+
+def _hit(identifier, text, has_answer):
+  return {
+    "id": identifier,
+    "title": "",
+    "text": text,
+    "score": "1.0",
+    "has_answer": has_answer,
+  }
+
+
+RESULTS = [
+  {
+    "question": "capital of France",
+    "answers": ["Paris"],
+    "ctxs": [_hit("p1", "Paris.", True), _hit("p2", "Lyon.", False)],
+  },
+  {
+    "question": "who",
+    "answers": ["Ann[ae]"],
+    "ctxs": [_hit("p3", "Bob", False), _hit("p4", "Anna", False)],
+  },
+  {"question": "nothing found", "answers": ["x"], "ctxs": []},
+  {
+    "question": "second",
+    "answers": ["Lyon"],
+    "ctxs": [_hit("p1", "Paris.", False), _hit("p2", "Lyon.", True)],
+  },
+]
+
+
+def _config(**evaluate):
+  config = configuration.base_config()
+  config.evaluate.ranks = (1, 2, 20)
+  config.evaluate.update(evaluate)
+  return config
+
+
+def _write(folder, name="dev", method="bm25", results=RESULTS, **sidecar):
+  place = workdir.Workdir(folder)
+  path = place.results(name, method)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(results), encoding="utf-8")
+  if sidecar:
+    stage = workdir.Stage(
+      "retrieve",
+      path.parent,
+      {},
+      {},
+      manifest_name=f"{name}.{method}.manifest.json",
+    )
+    files = {path.name: workdir.fingerprint_file(path)}
+    stage.finish({}, files=files, **sidecar)
+  return place
+
+
+GOLD = [["p2"], ["p3", "p9"], ["p9"], []]
+
+
+def test_evaluate_writes_and_returns_fractions(tmp_path, capsys):
+  place = _write(tmp_path, match="string", depth=2, gold=GOLD)
+  measures = ranking.evaluate(_config(), place)
+  expected = {
+    "top1": 0.25,
+    "top2": 0.5,
+    "gold_top1": 1 / 3,  # of the three that have a gold passage
+    "gold_top2": 2 / 3,
+  }
+  assert measures == {"bm25": pytest.approx(expected)}  # no top20: depth 2
+  assert json.loads(place.evaluation("dev").read_text()) == measures
+  shown = capsys.readouterr().out
+  assert "answer top-1" in shown
+  assert "66.7" in shown
+  assert ranking.evaluate(_config(), place) == measures  # from the file
+  assert capsys.readouterr().out == shown
+
+
+def test_ranks_beyond_the_depth_are_left_out_with_a_reason(tmp_path, caplog):
+  place = _write(tmp_path, match="string", depth=2, gold=GOLD)
+  ranking.evaluate(_config(), place)
+  assert "holds 2 passages per question, so no top-20" in caplog.text
+
+
+def test_other_match_looks_again(tmp_path):
+  place = _write(tmp_path, match="string", depth=2, gold=GOLD)
+  assert ranking.evaluate(_config(), place)["bm25"]["top2"] == 0.5
+  again = ranking.evaluate(_config(), place, match="regex")
+  assert again["bm25"]["top2"] == 0.75
+  assert again["bm25"]["top1"] == 0.25
+
+
+def test_results_from_elsewhere_are_not_trusted(tmp_path):
+  wrong = [{**RESULTS[0], "ctxs": [_hit("p2", "Lyon.", True)]}]
+  place = _write(tmp_path, results=wrong)
+  assert ranking.evaluate(_config(), place) == {"bm25": {"top1": 0.0}}
+
+
+def test_every_method_of_this_name_and_no_other(tmp_path):
+  sidecar = {"match": "string", "depth": 2, "gold": GOLD}
+  _write(tmp_path, **sidecar)
+  _write(tmp_path, method="dense-start", **sidecar)
+  _write(tmp_path, name="dev.more", **sidecar)
+  place = _write(tmp_path, name="other", **sidecar)
+  assert set(ranking.evaluate(_config(), place)) == {"bm25", "dense-start"}
+  assert set(ranking.evaluate(_config(), place, name="dev.more")) == {"bm25"}
+
+
+def test_changed_results_are_refused_with_their_manifest(tmp_path):
+  place = _write(tmp_path, match="string", depth=2, gold=GOLD)
+  place.results("dev", "bm25").write_text("[]")
+  with pytest.raises(errors.InputError, match="dev.bm25.json is not the file"):
+    ranking.evaluate(_config(), place)
+
+
+def test_new_results_are_measured_again(tmp_path):
+  place = _write(tmp_path, match="string", depth=2, gold=GOLD)
+  ranking.evaluate(_config(), place)
+  sidecar = {"match": "string", "depth": 2, "gold": [["p1"]] * 4}
+  _write(tmp_path, **sidecar)  # the same results, other gold passages
+  assert ranking.evaluate(_config(), place)["bm25"]["gold_top1"] == 0.5
+
+
+@pytest.mark.parametrize(
+  ("results", "message"),
+  [
+    ([], "no questions in it"),
+    ([3], "question 0: 3 is no JSON object"),
+    ([RESULTS[0], {"question": "q"}], "question 1: not in DPR's results"),
+    ([{"ctxs": [{"id": "x"}], "answers": ["a"]}], "'text'"),
+  ],
+)
+def test_malformed_results_are_refused(tmp_path, results, message):
+  place = _write(tmp_path, results=results)
+  with pytest.raises(errors.InputError, match=message):
+    ranking.evaluate(_config(), place)
+
+
+def test_cut_off_results_are_refused(tmp_path):
+  place = _write(tmp_path)
+  path = place.results("dev", "bm25")
+  path.write_bytes(path.read_bytes()[:-5])
+  with pytest.raises(errors.InputError, match="dev.bm25.json is not JSON"):
+    ranking.evaluate(_config(), place)
+
+
+def test_gold_of_other_questions_is_refused(tmp_path):
+  place = _write(tmp_path, match="string", depth=2, gold=GOLD[:2])
+  with pytest.raises(errors.InputError, match="4 questions, its manifest 2"):
+    ranking.evaluate(_config(), place)
+
+
+def test_missing_results_and_bad_match_are_refused(tmp_path):
+  place = workdir.Workdir(tmp_path)
+  with pytest.raises(errors.InputError, match="retrieve --name=dev"):
+    ranking.evaluate(_config(), place)
+  with pytest.raises(errors.InputError, match=r"evaluate\.match='fuzzy'"):
+    ranking.evaluate(_config(), place, match="fuzzy")
+  with pytest.raises(errors.InputError, match=r"evaluate\.ranks=0"):
+    ranking.evaluate(_config(ranks=(0, 5)), place)
+
+
+def test_table_is_plain_and_unwrapped_off_a_terminal():
+  measures = {f"top{k}": 0.5 for k in (1, 5, 20, 100)}
+  measures |= {f"gold_{key}": 0.25 for key in list(measures)}
+  measures["questions"] = 7
+  table = report.comparison_table(
+    {"a-method-with-quite-a-long-name": measures, "[dense]": {"top1": 1.0}},
+    "dev",
+    quoted={"BM25": {"top20": 0.591}},
+  )
+  file = io.StringIO()
+  report.print_table(table, file)
+  text = file.getvalue()
+  assert text == report.table_text(table)
+  assert "\x1b" not in text
+  lines = text.splitlines()
+  assert "questions" not in text
+  header = next(line for line in lines if "method" in line)
+  for name in ("answer top-1 ", "answer top-100", "gold top-1 "):
+    assert name in header
+  assert header.index("top-5") < header.index("top-20")
+  assert header.index("answer top-100") < header.index("gold top-1")
+  (row,) = [line for line in lines if "quite-a-long-name" in line]
+  assert row.count("50.0") == row.count("25.0") == 4
+  (row,) = [line for line in lines if "(quoted)" in line]
+  assert "59.1" in row
+  (row,) = [line for line in lines if "[dense]" in line]
+  assert "100.0" in row

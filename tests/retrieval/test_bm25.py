@@ -1,0 +1,276 @@
+"""BM25: the formula by hand, ties, files, and the published figures."""
+
+import csv
+import gzip
+import json
+import math
+import subprocess
+import sys
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies
+
+from dpr_jax import errors, workdir
+from dpr_jax.data import records
+from dpr_jax.evaluation import answers, ranking
+from dpr_jax.retrieval import bm25
+
+DEFAULTS = {"k1": 0.9, "b": 0.4, "stopwords": "en", "stemmer": "english"}
+PLAIN = {**DEFAULTS, "stopwords": "", "stemmer": ""}
+
+
+def _build(make_table, texts, **parameters):
+  passages = make_table(
+    records.Passage(str(i), "", text) for i, text in enumerate(texts)
+  )
+  return bm25.BM25Index.build(passages, **(PLAIN | parameters))
+
+
+def _by_hand(documents, question, k1, b):
+  """Lucene's formula, word by word."""
+  documents = [document.split() for document in documents]
+  mean = sum(map(len, documents)) / len(documents)
+  scores = []
+  for document in documents:
+    score = 0.0
+    for word in question.split():
+      n = sum(word in other for other in documents)
+      idf = math.log(1 + (len(documents) - n + 0.5) / (n + 0.5))
+      tf = document.count(word)
+      norm = k1 * (1 - b + b * len(document) / mean)
+      score += idf * tf / (tf + norm) if tf else 0.0
+    scores.append(score)
+  return np.array(scores)
+
+
+_WORDS = ["aa", "bb", "cc", "dd", "ee", "ff"]
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(
+  documents=strategies.lists(
+    strategies.lists(strategies.sampled_from(_WORDS), max_size=8),
+    min_size=1,
+    max_size=6,
+  ).filter(any),
+  question=strategies.lists(strategies.sampled_from(_WORDS), max_size=4),
+  k1=strategies.floats(0.1, 3),
+  b=strategies.floats(0, 1),
+)
+def test_scores_are_those_of_the_formula(documents, question, k1, b):
+  texts = [" ".join(document) for document in documents]
+  table = _Blocks(records.Passage("", "", text) for text in texts)
+  index = bm25.BM25Index.build(table, **(PLAIN | {"k1": k1, "b": b}))
+  rows, scores = index.search([" ".join(question)], 10)
+  expected = _by_hand(texts, " ".join(question), k1, b)
+  assert rows.shape == scores.shape == (1, len(documents))
+  found = rows[0][rows[0] >= 0]
+  assert set(found) == set(np.flatnonzero(expected))
+  np.testing.assert_allclose(
+    scores[0][: len(found)], expected[found], rtol=1e-5
+  )
+  assert (np.diff(scores[0]) <= 0).all()
+
+
+class _Blocks(list):
+  def blocks(self, size):
+    yield 0, list(self)
+
+
+def test_title_is_searched_and_words_are_stemmed(make_table):
+  passages = make_table(
+    [
+      records.Passage("a", "Running", "something else"),
+      records.Passage("b", "", "the other one"),
+    ]
+  )
+  index = bm25.BM25Index.build(passages, **DEFAULTS)
+  rows, scores = index.search(["Who RUNS?", "the", "others"], 2)
+  assert rows.tolist() == [[0, -1], [-1, -1], [1, -1]]
+  assert scores[0, 0] > 0
+  assert scores[0, 1] == scores[1, 0] == 0
+
+
+def test_equal_scores_stand_in_the_order_of_rows(make_table):
+  index = _build(make_table, ["aa bb", "aa", "cc aa", "aa bb", "aa"] * 50)
+  rows, scores = index.search(["aa", "bb"], 120)
+  assert rows[0, :100].tolist() == [r for r in range(250) if r % 5 in (1, 4)]
+  # The list is cut within equal scores: the first rows are in it.
+  assert (
+    rows[0, 100:].tolist() == [r for r in range(250) if r % 5 in (0, 2, 3)][:20]
+  )
+  assert rows[1, :100].tolist() == [r for r in range(250) if r % 5 in (0, 3)]
+  assert rows[1, 100:].tolist() == [-1] * 20
+  again = index.search(["aa", "bb"], 7)
+  np.testing.assert_array_equal(again[0], rows[:, :7])
+  np.testing.assert_array_equal(again[1], scores[:, :7])
+
+
+@hypothesis.given(
+  scores=strategies.lists(strategies.sampled_from([0.0, 0.5, 1.0, 2.0])),
+  k=strategies.integers(1, 8),
+)
+def test_best_rows_equals_a_full_sort(scores, k):
+  scores = np.array(scores, np.float32)
+  order = sorted(np.flatnonzero(scores), key=lambda row: (-scores[row], row))
+  rows, values = bm25.best_rows(scores, k)
+  assert rows.tolist() == order[:k]
+  assert values.tolist() == scores[order[:k]].tolist()
+
+
+def test_a_question_without_known_words_has_no_hits(make_table):
+  index = _build(make_table, ["aa bb", "cc"])
+  rows, scores = index.search(["", "zz", "!?", "a"], 5)
+  assert (rows == -1).all()
+  assert (scores == 0).all()
+  assert rows.shape == (4, 2)  # no more columns than passages
+  assert index.search([], 5)[0].shape == (0, 2)
+
+
+def test_saved_index_finds_the_same(make_table, tmp_path):
+  texts = ["aa bb", "", "cc aa \u00e9t\u00e9", "bb bb \u6771\u4eac"]
+  index = _build(make_table, texts)
+  index.save(tmp_path)
+  loaded = bm25.BM25Index.load(tmp_path)
+  assert loaded.parameters == index.parameters
+  assert len(loaded) == 4
+  questions = ["aa bb", "\u00c9T\u00c9", "\u6771\u4eac", "bb"]
+  for ours, theirs in zip(
+    index.search(questions, 4), loaded.search(questions, 4), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["the of and", "a"]])
+def test_a_corpus_without_words_is_refused(make_table, texts):
+  with pytest.raises(errors.InputError, match=r"config\.data\.passages"):
+    _build(make_table, texts, stopwords="en")
+
+
+@pytest.mark.parametrize(
+  ("parameter", "value", "message"),
+  [
+    ("stemmer", "klingon", "config.bm25.stemmer='klingon'.*english"),
+    ("stopwords", "xx", "config.bm25.stopwords='xx'"),
+    ("k1", -1.0, "config.bm25.k1=-1.0"),
+    ("k1", math.nan, "config.bm25.k1=nan"),
+    ("b", 1.5, "config.bm25.b=1.5"),
+  ],
+)
+def test_bad_parameters_are_refused(make_table, parameter, value, message):
+  with pytest.raises(errors.InputError, match=message):
+    _build(make_table, ["aa"], **{parameter: value})
+
+
+def test_import_leaves_jax_alone(repository):
+  """bm25s starts JAX when imported: too early for our command line."""
+  code = (
+    "import sys, dpr_jax.retrieval.mining;"
+    "sys.exit('bm25s' in sys.modules or 'jax' in sys.modules)"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=repository)
+
+
+def test_the_bytes_do_not_depend_on_the_process(tmp_path, repository):
+  code = """
+import sys
+from dpr_jax.data import records
+from dpr_jax.retrieval import bm25
+class Table(list):
+  def blocks(self, size):
+    yield 0, list(self)
+words = "one two three four five six seven eight nine ten eleven".split()
+table = Table(
+  records.Passage("", "", " ".join(words[i % 4 :])) for i in range(9))
+bm25.BM25Index.build(
+  table, k1=0.9, b=0.4, stopwords="en", stemmer="english").save(sys.argv[1])
+"""
+  for seed in "01":
+    subprocess.run(
+      [sys.executable, "-c", code, tmp_path / seed],
+      check=True,
+      cwd=repository,
+      env={"PYTHONHASHSEED": seed, "JAX_PLATFORMS": "cpu"},
+    )
+  for path in sorted((tmp_path / "0").iterdir()):
+    assert path.read_bytes() == (tmp_path / "1" / path.name).read_bytes()
+
+
+def test_build_or_load_builds_once(world, monkeypatch):
+  index = bm25.build_or_load(world.config, world.workdir)
+  manifest = workdir.read_manifest(world.workdir.bm25, "mine")
+  assert manifest["config"]["bm25"]["k1"] == 0.9
+  assert manifest["counts"]["passages"] == len(world.passages)
+  assert set(manifest["files"]) >= {bm25.PARAMETERS, "vocab.index.json"}
+  with monkeypatch.context() as patch:
+    patch.setattr(bm25.BM25Index, "build", None)
+    loaded = bm25.build_or_load(world.config, world.workdir)
+  for ours, theirs in zip(
+    index.search(["capital of France"], 5),
+    loaded.search(["capital of France"], 5),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+  world.config.bm25.k1 = 1.2
+  changed = bm25.build_or_load(world.config, world.workdir)
+  assert changed.parameters.k1 == 1.2
+  world.passages.pop()
+  world.prepare("2")
+  assert len(bm25.build_or_load(world.config, world.workdir)) == 8
+
+
+def test_damaged_index_is_refused(world):
+  bm25.build_or_load(world.config, world.workdir)
+  path = world.workdir.bm25 / "data.csc.index.npy"
+  content = bytearray(path.read_bytes())
+  content[-1] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(errors.InputError, match="data.csc.index.npy"):
+    bm25.build_or_load(world.config, world.workdir)
+  path.unlink()
+  with pytest.raises(errors.InputError, match="data.csc.index.npy"):
+    bm25.load_checked(world.workdir.bm25)
+
+
+def test_load_of_something_else_is_refused(tmp_path):
+  with pytest.raises(errors.InputError, match=bm25.PARAMETERS):
+    bm25.BM25Index.load(tmp_path)
+  parameters = {"k1": 1.0, "b": 0.4, "stopwords": "", "stemmer": ""}
+  workdir.write_json(tmp_path / bm25.PARAMETERS, parameters)
+  with pytest.raises(errors.InputError, match="not a BM25 index"):
+    bm25.BM25Index.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_figures_on_real_data(data_folder):
+  """The measured figures in the data's README, within half a point."""
+  path = data_folder / "nq" / "psgs_w100.tsv.gz"
+  with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+    reader = csv.DictReader(file, delimiter="\t")
+    passages = _Blocks(
+      records.Passage(row["id"], row["title"], row["text"]) for row in reader
+    )
+  path = data_folder / "nq" / "nq-dev.json.gz"
+  with gzip.open(path, "rt", encoding="utf-8") as file:
+    questions = json.load(file)
+  index = bm25.BM25Index.build(passages, **DEFAULTS)
+  rows, _ = index.search([entry["question"] for entry in questions], 100)
+  matcher = answers.AnswerMatcher()
+  answer_ranks, gold_ranks = [], []
+  for entry, ranked in zip(questions, rows, strict=True):
+    ranked = ranked[ranked >= 0].tolist()
+    texts = [passages[row].text for row in ranked]
+    hits = matcher.hits(entry["answers"], ranked, texts)
+    answer_ranks.append(hits.index(True) if any(hits) else None)
+    gold = {str(positive["passage_id"]) for positive in entry["positive_ctxs"]}
+    hits = [passages[row].id in gold for row in ranked]
+    gold_ranks.append(hits.index(True) if any(hits) else None)
+  ks = (1, 5, 20, 100)
+  found = ranking.top_k_accuracy(answer_ranks, ks)
+  expected = dict(zip(ks, (0.556, 0.771, 0.877, 0.950), strict=True))
+  assert found == pytest.approx(expected, abs=0.005)
+  found = ranking.top_k_accuracy(gold_ranks, ks)
+  expected = dict(zip(ks, (0.483, 0.706, 0.826, 0.918), strict=True))
+  assert found == pytest.approx(expected, abs=0.005)

@@ -1,0 +1,337 @@
+"""Retrieval from question to results file, with a stand-in encoder."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from dpr_jax import errors, workdir
+from dpr_jax.data import records
+from dpr_jax.evaluation import ranking
+from dpr_jax.retrieval import bm25, faiss_index, mining, search
+from dpr_jax.retrieval.results import Hit
+
+
+@pytest.fixture
+def ready(world):
+  """A workdir in which everything before `retrieve` is done."""
+  world.config.retrieve.methods = ("bm25", "dense", "dense-start")
+  _embed_and_index(world)
+  return world
+
+
+def _embed_and_index(world):
+  world.embed()
+  rng = np.random.default_rng(0)
+  start = rng.normal(size=(len(world.passages), 16))
+  world.embed("dense-start", "model-0", start)
+  for model in ("dense", "dense-start"):
+    faiss_index.index(world.config, world.workdir, model=model)
+
+
+def _retrieve(world, **kwargs):
+  search.retrieve(world.config, world.workdir, **kwargs)
+
+
+def _results(world, method, name="dev"):
+  path = world.workdir.results(name, method)
+  return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _sidecar(world, method, name="dev"):
+  path = world.workdir.results(name, method)
+  return json.loads(path.with_suffix(".manifest.json").read_text())
+
+
+@pytest.mark.parametrize("method", search.METHODS)
+def test_results_are_in_the_field_s_format(ready, method):
+  _retrieve(ready)
+  results = _results(ready, method)
+  assert len(results) == 2
+  by_id = {passage.id: passage for passage in ready.passages}
+  for entry, question in zip(results, ready.questions["dev"], strict=True):
+    assert list(entry) == ["question", "answers", "ctxs"]
+    assert entry["question"] == question.question
+    assert entry["answers"] == list(question.answers)
+    assert entry["ctxs"]
+    scores = []
+    for hit in entry["ctxs"]:
+      assert list(hit) == ["id", "title", "text", "score", "has_answer"]
+      passage = by_id[hit["id"]]
+      assert (hit["title"], hit["text"]) == (passage.title, passage.text)
+      assert isinstance(hit["score"], str)
+      scores.append(float(hit["score"]))
+      assert hit["has_answer"] is (question.answers[0] in hit["text"])
+    assert scores == sorted(scores, reverse=True)
+    ids = [hit["id"] for hit in entry["ctxs"]]
+    assert len(set(ids)) == len(ids)
+    # BM25 gives no passage that shares no word; dense gives them all.
+    assert ("p6" in ids) == (method != "bm25")
+
+
+def test_bm25_results_are_those_of_the_index(ready):
+  _retrieve(ready, methods=["bm25"])
+  index = bm25.build_or_load(ready.config, ready.workdir)
+  texts = [question.question for question in ready.questions["dev"]]
+  rows, scores = index.search(texts, 100)
+  for entry, ranked, values in zip(
+    _results(ready, "bm25"), rows, scores, strict=True
+  ):
+    hits = [(hit["id"], np.float32(hit["score"])) for hit in entry["ctxs"]]
+    assert hits == [
+      (f"p{row}", value)
+      for row, value in zip(ranked, values, strict=True)
+      if row >= 0
+    ]
+
+
+def test_trec_run_says_the_same(ready):
+  _retrieve(ready)
+  for method in search.METHODS:
+    path = ready.workdir.results("dev", method).with_suffix(".trec")
+    lines = [line.split(" ") for line in path.read_text().splitlines()]
+    expected = [
+      [str(row), "Q0", hit["id"], str(rank), hit["score"], method]
+      for row, entry in enumerate(_results(ready, method))
+      for rank, hit in enumerate(entry["ctxs"], start=1)
+    ]
+    assert lines == expected
+
+
+def test_sidecar_holds_what_evaluation_needs(ready):
+  _retrieve(ready)
+  sidecar = _sidecar(ready, "dense")
+  assert sidecar["gold"] == [["p0"], []]
+  assert sidecar["depth"] == len(ready.passages)  # less than 100
+  assert sidecar["match"] == "string"
+  assert sidecar["counts"] == {
+    "questions": 2,
+    "hits": 18,
+    "no_hits": 0,
+    "no_answers": 0,
+    "ids_with_space": 0,
+    "passages": 9,
+    "with_gold": 1,
+  }
+  workdir.check_files(ready.workdir.root / "results", sidecar)
+  measures = ranking.evaluate(ready.config, ready.workdir)
+  assert set(measures) == set(search.METHODS)
+  assert set(measures["bm25"]) == {
+    "top1",
+    "top5",
+    "gold_top1",
+    "gold_top5",
+  }
+  assert measures["bm25"]["gold_top5"] == 1.0
+
+
+def test_depth(ready):
+  ready.config.retrieve.depth = 3
+  _retrieve(ready)
+  for method in search.METHODS:
+    assert [len(entry["ctxs"]) for entry in _results(ready, method)] == [3, 3]
+    assert _sidecar(ready, method)["depth"] == 3
+
+
+def test_batches_do_not_matter(ready, monkeypatch):
+  ready.questions["dev"] = ready.questions["train"]
+  _retrieve(ready)
+  whole = [_results(ready, method) for method in search.METHODS]
+  monkeypatch.setattr(search, "_BATCH", 3)
+  _retrieve(ready, overwrite=True)
+  assert [_results(ready, method) for method in search.METHODS] == whole
+  assert _results(ready, "bm25")[2]["ctxs"] == []  # no word is known
+  assert _sidecar(ready, "bm25")["counts"]["no_hits"] == 1
+  assert _sidecar(ready, "bm25")["counts"]["no_answers"] == 1
+
+
+def test_any_question_file(ready, tmp_path):
+  path = tmp_path / "mine.qa.csv"
+  path.write_text("1")
+  ready.files[path] = [records.Question("Bananas?", ("yellow",))]
+  _retrieve(ready, questions_file=path, name="fruit", methods=["bm25"])
+  (entry,) = _results(ready, "bm25", "fruit")
+  assert [hit["id"] for hit in entry["ctxs"]] == ["p6"]
+  assert entry["ctxs"][0]["has_answer"] is True
+  assert _sidecar(ready, "bm25", "fruit")["gold"] == [[]]
+  path.write_text("2")  # another file: done again
+  ready.files[path] = [records.Question("Rome?")]
+  _retrieve(ready, questions_file=path, name="fruit", methods=["bm25"])
+  assert _results(ready, "bm25", "fruit")[0]["ctxs"][0]["id"] == "p2"
+  ready.files[path] = []
+  with pytest.raises(errors.InputError, match="mine.qa.csv: no questions"):
+    _retrieve(ready, questions_file=path, name="none", methods=["bm25"])
+  with pytest.raises(errors.InputError, match="gone.csv"):
+    _retrieve(ready, questions_file=tmp_path / "gone.csv", name="none")
+
+
+def test_skipped_when_done_and_again_when_changed(ready, monkeypatch):
+  _retrieve(ready)
+  paths = [ready.workdir.results("dev", m) for m in search.METHODS]
+
+  def times():
+    return [path.stat().st_mtime_ns for path in paths]
+
+  before = times()
+  _retrieve(ready)
+  assert times() == before
+  ready.config.bm25.k1 = 2.0
+  _retrieve(ready)
+  assert [a == b for a, b in zip(before, times(), strict=True)] == [
+    False,
+    True,
+    True,
+  ]
+  before = times()
+  ready.config.model.question_prefix = "query: "
+  _retrieve(ready)
+  assert [a == b for a, b in zip(before, times(), strict=True)] == [
+    True,
+    False,
+    False,
+  ]
+  before = times()
+  ready.config.evaluate.match = "regex"
+  _retrieve(ready)
+  assert all(a != b for a, b in zip(before, times(), strict=True))
+
+
+def test_a_failure_leaves_no_half_results(ready, monkeypatch):
+  _retrieve(ready, methods=["bm25"])
+  folder = ready.workdir.root / "results"
+  before = _results(ready, "bm25")
+
+  def fail(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(search, "_BATCH", 1)
+  monkeypatch.setattr(mining.PassageCache, "take", fail)
+  with pytest.raises(KeyboardInterrupt):
+    _retrieve(ready, methods=["bm25"], overwrite=True)
+  assert _results(ready, "bm25") == before
+  assert sorted(path.name for path in folder.iterdir()) == [
+    "dev.bm25.json",
+    "dev.bm25.trec",
+  ]
+
+
+def test_ids_with_white_space_do_not_break_the_run(ready):
+  ready.passages[6] = records.Passage("p 6", "Bananas", "Bananas")
+  ready.questions["dev"][0] = records.Question("Bananas")
+  _retrieve(ready, methods=["bm25"])
+  assert _results(ready, "bm25")[0]["ctxs"][0]["id"] == "p 6"
+  run = ready.workdir.results("dev", "bm25").with_suffix(".trec")
+  assert run.read_text().splitlines()[0].split(" ")[:4] == [
+    "0",
+    "Q0",
+    "p_6",
+    "1",
+  ]
+  assert _sidecar(ready, "bm25")["counts"]["ids_with_space"] == 1
+
+
+@pytest.mark.parametrize("methods", [["hybrid"], ["bm25", "dens"], [""]])
+def test_unknown_method_is_refused(ready, methods):
+  with pytest.raises(
+    errors.InputError, match="must be one of bm25, dense, dense-start"
+  ):
+    _retrieve(ready, methods=methods)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "a b", "-x"])
+def test_bad_name_is_refused(ready, name):
+  with pytest.raises(errors.InputError, match="--name="):
+    _retrieve(ready, name=name)
+
+
+def test_bad_depth_is_refused(ready):
+  ready.config.retrieve.depth = 0
+  with pytest.raises(errors.InputError, match=r"retrieve\.depth=0"):
+    _retrieve(ready)
+
+
+def test_missing_index_is_refused(world):
+  with pytest.raises(errors.InputError, match="dpr-jax index"):
+    _retrieve(world, methods=["dense"])
+
+
+def test_vectors_of_another_model_are_refused(world):
+  world.embed(fingerprint="some-other-model")
+  faiss_index.index(world.config, world.workdir)
+  with pytest.raises(errors.InputError, match="vectors of model some-other-m"):
+    _retrieve(world, methods=["dense"])
+  with pytest.raises(errors.InputError, match="encoded by model model-1"):
+    search.Retriever.load(world.workdir.root, factory="Flat")
+
+
+def test_index_of_other_vectors_is_refused(ready):
+  ready.embed(array=np.zeros((len(ready.passages), 16)))
+  with pytest.raises(errors.InputError, match="made from other vectors"):
+    _retrieve(ready, methods=["dense"])
+
+
+def test_index_of_other_data_is_refused(ready):
+  ready.prepare("2")
+  with pytest.raises(errors.InputError, match="was not made from the 9"):
+    _retrieve(ready, methods=["dense"])
+
+
+def test_corpus_of_another_size_is_refused(ready):
+  ready.passages.pop()
+  with pytest.raises(errors.InputError, match="was not made from the 8"):
+    _retrieve(ready, methods=["dense"])
+  bm25.build_or_load(ready.config, ready.workdir)
+  ready.passages.pop()
+  with pytest.raises(errors.InputError, match="8 passages, the corpus 7"):
+    _retrieve(ready, methods=["bm25"])
+
+
+def test_the_index_does_not_need_the_vectors(ready):
+  (ready.workdir.embeddings("dense") / "manifest.json").unlink()
+  _retrieve(ready, methods=["dense"])
+  assert _results(ready, "dense")
+
+
+def test_retriever(ready):
+  questions = [question.question for question in ready.questions["dev"]]
+  _retrieve(ready)
+  workdir.write_json(
+    ready.workdir.root / "config.json", {"index": {"factory": "Flat"}}
+  )
+  for method in search.METHODS:
+    retriever = search.Retriever.load(str(ready.workdir.root), method)
+    found = retriever.search(questions, k=4)
+    expected = [
+      [
+        Hit(hit["id"], hit["title"], hit["text"], float(hit["score"]))
+        for hit in entry["ctxs"][:4]
+      ]
+      for entry in _results(ready, method)
+    ]
+    for hits, entries in zip(found, expected, strict=True):
+      assert [hit[:3] for hit in hits] == [hit[:3] for hit in entries]
+      np.testing.assert_allclose(
+        [hit.score for hit in hits], [hit.score for hit in entries], rtol=1e-5
+      )
+    assert retriever.search(questions[0], k=4) == retriever.search(
+      questions[:1], k=4
+    )
+    assert retriever.search([]) == []
+    with pytest.raises(errors.InputError, match="k=0"):
+      retriever.search(questions, k=0)
+
+
+def test_retriever_refuses_what_is_not_there(world):
+  root = world.workdir.root
+  with pytest.raises(errors.InputError, match="must be one of bm25"):
+    search.Retriever.load(root, "hybrid")
+  with pytest.raises(errors.InputError, match=r"config\.json"):
+    search.Retriever.load(root)
+  workdir.write_json(root / "config.json", {"index": {}})
+  with pytest.raises(errors.InputError, match=r"no index\.factory"):
+    search.Retriever.load(root)
+  with pytest.raises(errors.InputError, match="dpr-jax index"):
+    search.Retriever.load(pathlib.Path(root), factory="Flat")
+  with pytest.raises(errors.InputError, match="dpr-jax mine"):
+    search.Retriever.load(root, "bm25")

@@ -1,0 +1,329 @@
+"""Tests of what is installed and of the rules between the rooms."""
+
+import ast
+import collections
+import functools
+import importlib.metadata
+import importlib.resources
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from packaging import requirements, utils, version
+
+from dpr_jax import configuration
+from dpr_jax import version as our_version
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = REPOSITORY / "dpr_jax"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+# What these rooms must not import: imports go down and to the left only.
+FORBIDDEN = {
+  "data": ("training", "retrieval", "planning", "serving", "cli"),
+  "models": ("training", "retrieval", "planning", "serving", "cli"),
+  "retrieval": ("training", "planning", "serving", "cli"),
+  "training": ("planning", "serving", "cli"),
+  "evaluation": ("training", "planning", "serving", "cli"),
+}
+# Installed for a library of ours that imports it only when it is asked to.
+INDIRECT = {"array-record": "tensorflow-datasets, file_format=array_record"}
+
+
+def imports(path: pathlib.Path) -> set[str]:
+  """Dotted names of everything that a file imports, at any depth in it."""
+  room = ["dpr_jax", *path.relative_to(PACKAGE).parts[:-1]]
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      origin = room[: len(room) - node.level + 1] if node.level else []
+      module = ".".join([*origin, *filter(None, [node.module])])
+      names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+  return names
+
+
+def below(path: pathlib.Path) -> str:
+  return str(path.relative_to(PACKAGE))
+
+
+def pins(name: str) -> dict[str, version.Version]:
+  """The versions in a constraints file, by normalised name."""
+  result = {}
+  for line in (REPOSITORY / name).read_text(encoding="utf-8").splitlines():
+    line = line.partition("#")[0].strip()
+    if line:
+      project, _, number = line.partition("==")
+      result[utils.canonicalize_name(project)] = version.Version(number)
+  return result
+
+
+def constants_of_setup() -> dict[str, object]:
+  """RUNTIME, TORCH and EXTRAS of setup.py, without running it."""
+  found: dict[str, object] = {}
+  tree = ast.parse((REPOSITORY / "setup.py").read_text(encoding="utf-8"))
+  for node in tree.body:
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+      name = node.targets[0].id
+      if name in ("RUNTIME", "TORCH", "EXTRAS"):
+        code = compile(ast.Expression(node.value), "setup.py", "eval")
+        found[name] = eval(code, {"__builtins__": {}}, dict(found))
+  return found
+
+
+def required(*extras: str) -> dict[str, requirements.Requirement]:
+  """Requirements of the package and some extras, by normalised name."""
+  constants = constants_of_setup()
+  lines = list(constants["RUNTIME"])
+  for extra in extras:
+    lines += constants["EXTRAS"][extra]
+  parsed = [requirements.Requirement(line) for line in lines]
+  return {utils.canonicalize_name(one.name): one for one in parsed}
+
+
+def installed() -> importlib.metadata.Distribution:
+  try:
+    return importlib.metadata.distribution("dpr-jax")
+  except importlib.metadata.PackageNotFoundError:
+    pytest.skip("dpr-jax is not installed here: pip install -e .")
+
+
+def test_version_and_command_of_the_installed_package():
+  ours = installed()
+  assert ours.version == our_version.__version__
+  (script,) = ours.entry_points.select(group="console_scripts")
+  assert (script.name, script.value) == ("dpr-jax", "dpr_jax.cli:main")
+  assert callable(script.load())
+
+
+def test_configs_and_sample_are_found_where_the_package_is_installed():
+  installed()
+  configs = importlib.resources.files("dpr_jax.configs")
+  assert configs.joinpath("demo.py").is_file()
+  sample = importlib.resources.files("dpr_jax.data.sample")
+  assert sample.joinpath("passages.tsv").is_file()
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_configs_sample_and_licence(tmp_path):
+  source = tmp_path / "source"
+  source.mkdir()
+  for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+    if (REPOSITORY / name).exists():
+      shutil.copy(REPOSITORY / name, source)
+  for name in ("dpr_jax", "configs"):
+    shutil.copytree(REPOSITORY / name, source / name)
+  process = subprocess.run(
+    [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path, source],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if "No matching distribution found for setuptools" in process.stderr:
+    pytest.skip("no wheel can be built: pip finds no setuptools")
+  assert process.returncode == 0, process.stderr
+  (wheel,) = tmp_path.glob("*.whl")
+  with zipfile.ZipFile(wheel) as archive:
+    names = set(archive.namelist())
+  ours = {
+    str(path.relative_to(REPOSITORY))
+    for path in [*SOURCES, *(PACKAGE / "data" / "sample").glob("*.*")]
+  }
+  ours |= {
+    f"dpr_jax/configs/{path.name}"
+    for path in (REPOSITORY / "configs").glob("*.py")
+  }
+  info = f"dpr_jax-{our_version.__version__}.dist-info"
+  ours |= {f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE"}
+  assert ours - names == set()
+  packages = {name.partition("/")[0] for name in names}
+  assert packages == {"dpr_jax", info}
+
+
+IMPORT_ALL = """
+import importlib, importlib.machinery, pathlib, sys
+absent = {"tensorflow", "torch"}  # as if they were not installed
+class Finder(importlib.machinery.PathFinder):
+  @classmethod
+  def find_spec(cls, name, path=None, target=None):
+    if name.partition(".")[0] not in absent:
+      return super().find_spec(name, path, target)
+place = sys.meta_path.index(importlib.machinery.PathFinder)
+sys.meta_path[place] = Finder
+sys.path.insert(0, "")
+root = pathlib.Path("dpr_jax")
+for path in sorted(root.rglob("*.py")):
+  module = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+  if not module.endswith("__main__"):
+    importlib.import_module(module)
+    print(module)
+assert not absent & set(sys.modules)
+"""
+
+
+def test_every_module_imports_without_tensorflow_and_torch():
+  process = subprocess.run(
+    [sys.executable, "-W", "ignore", "-c", IMPORT_ALL],
+    capture_output=True,
+    text=True,
+    cwd=REPOSITORY,
+    check=False,
+  )
+  assert process.returncode == 0, process.stderr
+  assert len(process.stdout.splitlines()) >= len(SOURCES) - 1
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=below)
+def test_module_has_a_docstring_and_keeps_to_its_room(path):
+  tree = ast.parse(path.read_text(encoding="utf-8"))
+  assert not tree.body or ast.get_docstring(tree), "no module docstring"
+  names = imports(path)
+  room = path.relative_to(PACKAGE).parts[0]
+  wrong = {
+    name
+    for name in names
+    for forbidden in FORBIDDEN.get(room, ())
+    if f"{name}.".startswith(f"dpr_jax.{forbidden}.")
+  }
+  assert not wrong, f"{room} must not import {wrong}"
+  assert not {name.partition(".")[0] for name in names} & {
+    "torch",
+    "tensorflow",
+  }
+
+
+def test_answers_imports_nothing_of_ours():
+  names = imports(PACKAGE / "evaluation" / "answers.py")
+  assert not {name for name in names if name.startswith("dpr_jax")}
+
+
+def test_imports_and_requirements_are_the_same_set():
+  distributions = importlib.metadata.packages_distributions()
+  outside = {
+    name.partition(".")[0] for path in SOURCES for name in imports(path)
+  } - {"dpr_jax", *sys.stdlib_module_names}
+  unknown = sorted(name for name in outside if name not in distributions)
+  assert not unknown, f"imported, but not installed here: {unknown}"
+  owners = {
+    name: {utils.canonicalize_name(owner) for owner in distributions[name]}
+    for name in outside
+  }
+  extras = set(constants_of_setup()["EXTRAS"]) - {"test", "parity", "bench"}
+  declared = set(required(*extras))
+  # A name such as `google` belongs to several: one that is declared will do.
+  undeclared = sorted(name for name in outside if not owners[name] & declared)
+  assert not undeclared, f"imported, but not in setup.py: {undeclared}"
+  unused = set(required()) - set().union(*owners.values()) - set(INDIRECT)
+  assert not unused, f"in setup.py, but never imported: {unused}"
+
+
+def test_constraints_are_inside_the_ranges_of_setup():
+  tested = pins("constraints.txt")
+  for name, one in required("test", "parity", "tpu").items():
+    assert one.specifier.contains(tested[name]), one
+
+
+def test_lowest_constraints_are_the_lower_ends_of_setup():
+  lowest = pins("constraints-lowest.txt")
+  for name, one in required("test").items():
+    (lower,) = [
+      version.Version(part.version)
+      for part in one.specifier
+      if part.operator == ">="
+    ]
+    assert lowest[name] == lower, one
+  assert set(lowest) == set(required("test"))
+
+
+def test_constraints_name_versions_only():
+  for name in ("constraints.txt", "constraints-lowest.txt"):
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    assert not re.search(r"://|@|^-", text, re.MULTILINE)
+
+
+def last_name(node: ast.AST) -> str:
+  """`train` for `config.train`, for `train` and for `self.train`."""
+  if isinstance(node, ast.Attribute):
+    return node.attr
+  return node.id if isinstance(node, ast.Name) else ""
+
+
+def other_names(tree: ast.Module) -> dict[str, set[str]]:
+  """{"settings": {"bm25"}} where a file has `settings = config.bm25`."""
+  names = collections.defaultdict(set)
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute):
+      for target in node.targets:
+        names[last_name(target)].add(node.value.attr)
+  return names
+
+
+def subscript_pattern(node: ast.expr, strings: set[str]) -> str:
+  """A pattern of the keys that `section[node]` may read.
+
+  `section[f"max_{split}"]` reads keys that start with `max_`; for
+  `section[name]` it is any string that the file holds.
+  """
+  if isinstance(node, ast.Constant):
+    return re.escape(str(node.value))
+  if isinstance(node, ast.JoinedStr):
+    return "".join(
+      re.escape(part.value) if isinstance(part, ast.Constant) else ".*"
+      for part in node.values
+    )
+  return "|".join(map(re.escape, sorted(strings)))
+
+
+@functools.cache
+def keys_read() -> set[tuple[str, str]]:
+  """(owner, key pattern) of every attribute and item that our code reads."""
+  found = set()
+  for path in SOURCES:
+    if path.name == "configuration.py":
+      continue
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = other_names(tree)
+    strings = {
+      node.value
+      for node in ast.walk(tree)
+      if isinstance(node, ast.Constant) and isinstance(node.value, str)
+      if node.value.isidentifier()
+    }
+    for node in ast.walk(tree):
+      if isinstance(node, ast.Attribute):
+        pattern = node.attr
+      elif isinstance(node, ast.Subscript):
+        pattern = subscript_pattern(node.slice, strings)
+      else:
+        continue
+      if isinstance(node.ctx, ast.Load):
+        owner = last_name(node.value)
+        found |= {(one, pattern) for one in {owner} | names[owner]}
+  return found
+
+
+def config_keys() -> list[tuple[str, str]]:
+  """(section, key), with section "config" for keys at the top."""
+  keys = []
+  config = configuration.plain(configuration.base_config())
+  for section, value in config.items():
+    if isinstance(value, dict):
+      keys += [(section, key) for key in value]
+    else:
+      keys.append(("config", section))
+  return keys
+
+
+@pytest.mark.parametrize("key", config_keys(), ids=".".join)
+def test_config_key_is_read_somewhere(key):
+  section, name = key
+  read = any(
+    owner == section and re.fullmatch(pattern, name)
+    for owner, pattern in keys_read()
+  )
+  if not read:
+    pytest.fail(f"config.{section}.{name} is read nowhere in dpr_jax/")
