@@ -2,9 +2,9 @@
 
   dpr-jax demo            (or: make demo)
 
-260 passages and 518 questions, 8 emulated cores: trains the starter checkpoint for
-one epoch and compares BM25, the towers before training and the towers after.
-Under five minutes on 2 cores, the installation included.
+260 passages and 518 questions, 8 emulated cores: trains the starter checkpoint
+for one epoch and compares BM25, the towers before training and the towers
+after.  Under five minutes on 2 cores, the installation included.
 """
 
 from dpr_jax import configuration

@@ -1,17 +1,18 @@
-"""The paper's recipe on NaturalQuestions and all of Wikipedia.
+r"""The paper's recipe on NaturalQuestions and all of Wikipedia.
 
-  dpr-jax run --config=configs/nq.py --workdir=W --config.data.passages=psgs_w100.tsv.gz \\
-    --config.data.train=biencoder-nq-train.json.gz \\
+  dpr-jax run --config=configs/nq.py --workdir=W \
+    --config.data.passages=psgs_w100.tsv.gz \
+    --config.data.train=biencoder-nq-train.json.gz \
     --config.data.dev=biencoder-nq-dev.json.gz
 
-Not yet run here: it needs a TPU and BERT-base from a hub.  Quoted from the paper
-(Karpukhin et al. 2020), NQ test, 21,015,324 passages, top-20 / top-100:
+Not yet run here: it needs a TPU and BERT-base from a hub.  Quoted from the
+paper (Karpukhin et al. 2020), NQ test, 21,015,324 passages, top-20 / top-100:
 BM25 59.1 / 73.7, DPR trained on NQ alone 78.4 / 85.4, DPR on several sets
-79.4 / 86.0.  Recipe (quoted): bert-base-uncased, global batch 128, one BM25 hard
-negative, 40 epochs (18,400 steps of 58,880 questions), AdamW 2e-5 (1e-5 in the
-paper), no weight decay, 1,237 warm-up steps and linear decay, clipping at 2.0,
-dropout 0.1, passages of 256 tokens, model selection by average rank over a pool
-of 30 hard and 30 other negatives per dev question.
+79.4 / 86.0.  Recipe (quoted): bert-base-uncased, global batch 128, one BM25
+hard negative, 40 epochs (18,400 steps of 58,880 questions), AdamW 2e-5 (1e-5 in
+the paper), no weight decay, 1,237 warm-up steps and linear decay, clipping at
+2.0, dropout 0.1, passages of 256 tokens, model selection by average rank over a
+pool of 30 hard and 30 other negatives per dev question.
 """
 
 from dpr_jax import configuration

@@ -1,14 +1,14 @@
-"""NaturalQuestions over 100,000 Wikipedia passages, from the starter checkpoint.
+"""NaturalQuestions over 100,000 Wikipedia passages, starter checkpoint.
 
   dpr-jax run --config=configs/nq_100k.py --workdir=W --cpu_devices=8
 
-The data is not part of the repository: `data` below is the folder that holds
-`psgs_w100.tsv.gz`, `nq-train.json.gz` and `nq-dev.json.gz`, relative to where the
-command runs (or give --config.data.passages=… and so on).  Results and time are
-in README.md.
+The data is not part of the repository: the folder that holds `nq/` with
+`psgs_w100.tsv.gz`, `nq-train.json.gz` and `nq-dev.json.gz` is the environment
+variable DPR_JAX_DATA, by default `../shared/data` from where the command runs.
+Results and time are in README.md.
 
-Variants: `:quick` = 3,000 passages and a few steps, about 3 minutes on 2 cores;
-`:ablation` = the small setting of the README's table of poolings.
+Variants: `:quick` = 2,000 passages and 8 steps, about 3 minutes on 2 cores;
+`:ablation` = the small setting of README's table of poolings.
 """
 
 import os

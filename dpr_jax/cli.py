@@ -162,6 +162,10 @@ def _experiment() -> tuple[ml_collections.ConfigDict, workdir_lib.Workdir]:
     raise errors.InputError("--config is missing: --config=configs/X.py")
   if not _WORKDIR.value:
     raise errors.InputError("--workdir is missing: --workdir=DIR")
+  try:
+    _CONFIG.value.items()
+  except OSError as error:  # a file that cannot be loaded shows only now
+    raise errors.InputError(f"--config: {error}") from error
   return _open(_CONFIG.value, _WORKDIR.value)
 
 
@@ -207,9 +211,11 @@ def _functions(
   from dpr_jax.training import train_retriever
 
   again = {"overwrite": _OVERWRITE.value}
-  models = [_MODEL.value] if _MODEL.value else [
-    method for method in config.retrieve.methods if method != "bm25"
-  ]
+  models = (
+    [_MODEL.value]
+    if _MODEL.value
+    else [method for method in config.retrieve.methods if method != "bm25"]
+  )
 
   def for_models(function: Callable) -> None:
     for model in models:

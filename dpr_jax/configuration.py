@@ -142,9 +142,7 @@ def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
   }
 
 
-def sections(
-  config: ml_collections.ConfigDict, *names: str
-) -> dict[str, Any]:
+def sections(config: ml_collections.ConfigDict, *names: str) -> dict[str, Any]:
   """Some sections as plain data: what a stage's output depends on."""
   everything = plain(config)
   return {name: everything[name] for name in names}

@@ -3,20 +3,20 @@
 Train and embed steps are written for one core, against `AXIS`.  State goes in
 and comes out as an ordinary tree without a device axis (`in_axes` and
 `out_axes` None) and is donated; batches carry a leading axis of local cores.
-`jax.pmap` is used with the cores of this process and, after
-`jax.distributed.initialize`, spans all processes.
+After `jax.distributed.initialize` the mapping spans all processes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 AXIS = "cores"
+Devices = Sequence[jax.Device] | None  # None = all there are
 
 
-def map_train_step(step: Callable) -> Callable:
+def map_train_step(step: Callable, devices: Devices = None) -> Callable:
   """Maps `step(state, batch) -> (state, metrics)` over the cores.
 
   The state is replicated and donated; metrics must be equal on all cores.
@@ -27,21 +27,17 @@ def map_train_step(step: Callable) -> Callable:
     in_axes=(None, 0),
     out_axes=(None, None),
     donate_argnums=(0,),
+    devices=devices,
   )
 
 
-def map_over_cores(function: Callable, *, gathered: bool = False) -> Callable:
-  """Maps `function(params, batch)` over the cores without donation.
+def map_over_cores(function: Callable, devices: Devices = None) -> Callable:
+  """Maps `function(params, batch)` over the cores, without donation.
 
-  Args:
-    function: for one core; may use collectives over `AXIS`.
-    gathered: the result is equal on all cores and comes without a core axis.
+  The result carries a leading axis of cores.
   """
   return jax.pmap(
-    function,
-    axis_name=AXIS,
-    in_axes=(None, 0),
-    out_axes=None if gathered else 0,
+    function, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=devices
   )
 
 
@@ -50,9 +46,9 @@ def cores() -> int:
   return jax.local_device_count()
 
 
-def split_over_cores(batch: Any) -> Any:
+def split_over_cores(batch: Any, devices: Devices = None) -> Any:
   """Reshapes `[rows, …]` leaves to `[local cores, rows / local cores, …]`."""
-  count = cores()
+  count = cores() if devices is None else len(devices)
 
   def split(x: np.ndarray) -> np.ndarray:
     return x.reshape(count, x.shape[0] // count, *x.shape[1:])
@@ -60,13 +56,15 @@ def split_over_cores(batch: Any) -> Any:
   return jax.tree.map(split, batch)
 
 
-def replicate(tree: Any) -> Any:
+def replicate(tree: Any, devices: Devices = None) -> Any:
   """Puts a host tree on every core once, so that steps need not copy it."""
-  mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
+  mesh = jax.sharding.Mesh(np.array(devices or jax.devices()), (AXIS,))
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  # Through NumPy and without aliasing: state is donated, and what the caller
+  # holds must not go with it.
+  tree = jax.tree.map(np.asarray, tree)
   if jax.process_count() == 1:
-    return jax.device_put(tree, everywhere)
+    return jax.device_put(tree, everywhere, may_alias=False)
   return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(everywhere, np.asarray(x)),
-    tree,
+    lambda x: jax.make_array_from_process_local_data(everywhere, x), tree
   )

@@ -1,4 +1,4 @@
-"""Progress that a person can watch: a bar on a terminal, else a line now and then.
+"""Progress that a person can watch: a bar on a terminal, else lines.
 
 Every long loop of every stage shows itself through `Progress`.
 """
@@ -29,7 +29,7 @@ class Progress(tqdm.tqdm):
     self._first, self._all = first, total
     self._started = self._said = time.monotonic()
 
-  def update(self, n: float = 1) -> bool | None:
+  def update(self, n: int = 1) -> bool | None:
     """Moves on by `n` units."""
     self._count += n
     if self.disable:

@@ -253,6 +253,28 @@ def manifest_fingerprint(folder: pathlib.Path, stage: str) -> str:
   return fingerprint(manifest)
 
 
+def dataset_inputs(workdir: Workdir, *names: str) -> dict[str, str]:
+  """Fingerprints of some of `data/{passages,train,dev}`, for `inputs`.
+
+  Each stands for that dataset alone: other dev questions do not make the
+  corpus another one.
+
+  Raises:
+    InputError: the data was not prepared.
+  """
+  files = read_manifest(workdir.data, "prepare")["files"]
+  return {
+    name: fingerprint(
+      {
+        path: sha256
+        for path, sha256 in files.items()
+        if path.startswith(f"{name}/")
+      }
+    )
+    for name in names
+  }
+
+
 def read_manifest(folder: pathlib.Path, stage: str) -> dict[str, Any]:
   """The manifest that `stage` left in `folder`.
 

@@ -35,7 +35,14 @@ import pytest  # noqa: E402
 from dpr_jax import errors  # noqa: E402
 
 # How long one example takes says more of the machine than of the code.
-hypothesis.settings.register_profile("dpr-jax", deadline=None)
+hypothesis.settings.register_profile(
+  "dpr-jax",
+  deadline=None,
+  suppress_health_check=[
+    hypothesis.HealthCheck.too_slow,
+    hypothesis.HealthCheck.function_scoped_fixture,
+  ],
+)
 hypothesis.settings.load_profile("dpr-jax")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -71,3 +78,112 @@ def starter_folder() -> pathlib.Path:
     return resources.checkpoint_folder("starter")
   except errors.InputError as error:
     pytest.skip(f"no starter checkpoint: {error}")
+
+
+TINY = {
+  "model_type": "bert",
+  "hidden_size": 32,
+  "num_hidden_layers": 2,
+  "num_attention_heads": 4,
+  "intermediate_size": 48,
+  "max_position_embeddings": 64,
+  "hidden_dropout_prob": 0.1,
+  "attention_probs_dropout_prob": 0.1,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> pathlib.Path:
+  """A small random BERT as a Hugging Face folder, made without a download.
+
+  The vocabulary holds the words of the embedded sample.
+  """
+  import csv
+  import json
+  import re
+  from importlib import resources as importlib_resources
+
+  import safetensors.numpy
+
+  from dpr_jax.models import bert, pretrained
+
+  sample = importlib_resources.files("dpr_jax.data.sample") / "passages.tsv"
+  words = set()
+  with sample.open(encoding="utf-8", newline="") as file:
+    for row in csv.DictReader(file, delimiter="\t"):
+      words |= set(
+        re.findall("[a-z]+", f"{row['title']} {row['text']}".lower())
+      )
+  letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+  vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,;:!?-'()"]
+  vocabulary += [*letters, *(f"##{letter}" for letter in letters)]
+  vocabulary += sorted(words - set(letters))
+  folder = tmp_path_factory.mktemp("tiny")
+  (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+  (folder / "config.json").write_text(
+    json.dumps(TINY | {"vocab_size": len(vocabulary)}), encoding="utf-8"
+  )
+  config = bert.BertConfig.read(folder)
+  params = bert.init_params(config, jax.random.key(7))
+  params = jax.tree.map(lambda x: 5 * x if x.ndim == 2 else x, params)
+  safetensors.numpy.save_file(
+    pretrained.tensors_from_params(params, config),
+    folder / "model.safetensors",
+  )
+  return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_checkpoint):
+  """A config of the whole flow in seconds: sample, tiny model, 6 steps."""
+  from dpr_jax import configuration
+
+  config = configuration.base_config()
+  config.data.passages = config.data.train = config.data.dev = "sample"
+  config.data.max_train = 64
+  config.data.max_dev = 24
+  config.data.max_passages = 120
+  config.model.checkpoint = str(tiny_checkpoint)
+  config.model.question_length = 16
+  config.model.passage_length = 48
+  config.train.batch_size = 16
+  config.train.max_steps = 6
+  config.train.learning_rate = 1e-3
+  config.train.warmup_steps = 2
+  config.train.log_every = 1
+  config.train.checkpoint_every = 2
+  config.train.dev_every = 3
+  config.train.dev_hard_negatives = 2
+  config.train.dev_other_negatives = 2
+  config.mine.keep = 5
+  config.embed.rows_per_shard = 50
+  config.embed.length_step = 48
+  config.retrieve.methods = ("bm25", "dense-start", "dense")
+  return config
+
+
+@pytest.fixture(scope="session")
+def mined_workdir(tiny_config, tmp_path_factory):
+  """A workdir after `prepare` and `mine`; copy it before changing it."""
+  from dpr_jax import configuration, workdir
+  from dpr_jax.data import prepare
+  from dpr_jax.retrieval import mining
+
+  place = workdir.Workdir(tmp_path_factory.mktemp("mined"))
+  workdir.write_json(
+    place.root / "config.json", configuration.plain(tiny_config)
+  )
+  prepare.prepare(tiny_config, place)
+  mining.mine(tiny_config, place)
+  return place
+
+
+@pytest.fixture
+def fresh_workdir(mined_workdir, tmp_path):
+  """A copy of `mined_workdir` that a test may change."""
+  import shutil
+
+  from dpr_jax import workdir
+
+  shutil.copytree(mined_workdir.root, tmp_path / "work")
+  return workdir.Workdir(tmp_path / "work")

@@ -2,13 +2,14 @@
 
 Global row r of step s is place `s * batch_size + r` in the concatenation of the
 epochs' permutations, so that no question is dropped at the end of an epoch and
-the same run on 1, 8 or 2 x 4 cores sees the same batches.  A negative depends on
-(seed, epoch, question) alone.  Grain makes the batches in the background; the
-train loop gets NumPy arrays with a leading axis of this process's cores.
+the same run on 1, 8 or 2 x 4 cores sees the same batches.  A negative depends
+on (seed, epoch, question) alone.  Grain makes the batches in the background;
+the train loop gets NumPy arrays, one row per text of this process.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -63,7 +64,7 @@ class Candidate:
   """
 
   positive: int
-  hard: Int[np.ndarray, "negatives"]
+  hard: Int[np.ndarray, " negatives"]
 
 
 def choose_negatives(
@@ -74,7 +75,7 @@ def choose_negatives(
   kind: str,
   corpus_size: int,
   key: Sequence[int],
-) -> Int[np.ndarray, "count"]:
+) -> Int[np.ndarray, " count"]:
   """Corpus rows of one question's negatives, -1 where there are too few.
 
   Args:
@@ -100,6 +101,19 @@ def choose_negatives(
   return chosen
 
 
+@runtime_checkable
+class Rows(Protocol):
+  """What is needed of a `tables.QuestionTable` or `tables.PassageTable`."""
+
+  def __len__(self) -> int:
+    """Number of rows."""
+    ...
+
+  def take(self, rows: Sequence[int] | np.ndarray) -> list[Any]:
+    """The records of some rows, in their order."""
+    ...
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchSource:
   """Random access to batches: `source[step]` is this process's share.
@@ -107,8 +121,8 @@ class BatchSource:
   Attributes:
     plan: which question stands where.
     steps: number of batches.
-    questions: table of training questions (`[i]`, `take`).
-    passages: table of the corpus (`take`, `len`).
+    questions: the training questions.
+    passages: the corpus.
     candidates: one per training question.
     tokenizer: text to ids.
     negatives: hard negatives per question.
@@ -120,8 +134,8 @@ class BatchSource:
 
   plan: Plan
   steps: int
-  questions: Sequence[records.Question]
-  passages: Sequence[records.Passage]
+  questions: Rows
+  passages: Rows
   candidates: Sequence[Candidate]
   tokenizer: tokenization.TextTokenizer
   negatives: int
@@ -158,7 +172,9 @@ class BatchSource:
     for question, index, epoch in zip(
       questions, indexes[mine], epochs[mine], strict=True
     ):
-      mine_passages, mine_keys = self._passages(question, int(index), int(epoch))
+      mine_passages, mine_keys = self._passages(
+        question, int(index), int(epoch)
+      )
       passages += mine_passages
       keys += mine_keys
     question_tokens = self.tokenizer.questions([q.question for q in questions])

@@ -67,6 +67,11 @@ class TextTokenizer:
           f"config.model.{name}={getattr(self, name)}: must be >= 3"
         )
 
+  def text_format(self) -> dict[str, int | str]:
+    """The settings that decide a text's ids, vocabulary aside."""
+    names = [field.name for field in dataclasses.fields(self)]
+    return {name: getattr(self, name) for name in names if name != "backend"}
+
   @property
   def separator(self) -> int:
     """Id of `[SEP]`."""
@@ -91,9 +96,7 @@ class TextTokenizer:
     texts = [self.question_prefix + question for question in questions]
     return self._encode(texts, self.question_length)
 
-  def passage_ids(
-    self, passages: Sequence[records.Passage]
-  ) -> list[list[int]]:
+  def passage_ids(self, passages: Sequence[records.Passage]) -> list[list[int]]:
     """Token ids of passages, cut but not padded."""
     texts = [self._passage_text(passage) for passage in passages]
     return self._encode(texts, self.passage_length)
@@ -177,9 +180,10 @@ def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
     InputError: the folder holds no tokenizer, or not a BERT's.
   """
   folder = pathlib.Path(folder)
-  if not (folder / "tokenizer.json").exists() and not (
-    folder / "vocab.txt"
-  ).exists():
+  if (
+    not (folder / "tokenizer.json").exists()
+    and not (folder / "vocab.txt").exists()
+  ):
     raise errors.InputError(
       f"{folder} holds neither tokenizer.json nor vocab.txt: copy the"
       " tokenizer's files of the checkpoint there"

@@ -16,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dpr_jax import errors
@@ -90,8 +91,8 @@ class BertConfig:
 
 
 def row_dropout(
-  values: Float[Array, "rows ..."],
-  keys: Key[Array, "rows"] | None,
+  values: Float[ArrayLike, "rows ..."],
+  keys: Key[Array, " rows"] | None,
   rate: float,
   site: int,
 ) -> Float[Array, "rows ..."]:
@@ -130,7 +131,7 @@ class BertLayer(nn.Module):
     self,
     hidden: Float[Array, "rows length dim"],
     bias: Float[Array, "rows 1 1 length"],
-    keys: Key[Array, "rows"] | None,
+    keys: Key[Array, " rows"] | None,
     first_only: bool = False,
   ) -> Float[Array, "rows positions dim"]:
     """Returns new hidden states; of position 0 alone if `first_only`."""
@@ -194,10 +195,10 @@ class Bert(nn.Module):
   @nn.compact
   def __call__(
     self,
-    token_ids: Int[Array, "rows length"],
-    mask: Bool[Array, "rows length"],
-    token_types: Int[Array, "rows length"] | None = None,
-    dropout_keys: Key[Array, "rows"] | None = None,
+    token_ids: Int[ArrayLike, "rows length"],
+    mask: Bool[ArrayLike, "rows length"],
+    token_types: Int[ArrayLike, "rows length"] | None = None,
+    dropout_keys: Key[ArrayLike, " rows"] | None = None,
     first_only: bool = False,
   ) -> Float[Array, "rows positions dim"]:
     """Encodes texts.

@@ -1,9 +1,9 @@
 """Checkpoints: Orbax, wrapped, and checked bit by bit before use.
 
 `training/checkpoints/<step>/` holds the parameters and the optimizer's state as
-Orbax writes them, asynchronously and atomically.  Orbax does not notice bit rot,
-so the sha256 of every file is recorded in `<step>.sha256.json` beside it once
-the save is complete, and compared before a restore.
+Orbax writes them, asynchronously and atomically.  Orbax does not notice bit
+rot, so the sha256 of every file is recorded in `<step>.sha256.json` beside it
+once the save is complete, and compared before a restore.
 """
 
 import pathlib

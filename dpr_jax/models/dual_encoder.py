@@ -1,9 +1,9 @@
 """The two towers: questions and passages in, vectors out.
 
 A tower is a BERT and a pooling rule.  Both start from the same checkpoint and
-have weights of their own, as in the paper, unless `shared` is set; [CLS] and the
-plain dot product are the paper's, mean pooling, unit vectors and a temperature
-are what other encoders were made with.  Parameters are
+have weights of their own, as in the paper, unless `shared` is set; [CLS] and
+the plain dot product are the paper's, mean pooling, unit vectors and a
+temperature are what other encoders were made with.  Parameters are
 `{"question": tree, "passage": tree}` or `{"shared": tree}`.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dpr_jax import errors
@@ -32,9 +33,9 @@ class Texts:
     dropout_keys: one key per text, or None for no dropout.
   """
 
-  token_ids: Int[Array, "*cores rows length"]
-  mask: Bool[Array, "*cores rows length"]
-  dropout_keys: Key[Array, "*cores rows"] | None = None
+  token_ids: Int[ArrayLike, "*cores rows length"]
+  mask: Bool[ArrayLike, "*cores rows length"]
+  dropout_keys: Key[ArrayLike, "*cores rows"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,9 @@ class DualEncoder:
     chunks = jax.tree.map(
       lambda x: x.reshape(rows // size, size, *x.shape[1:]), texts
     )
-    vectors = jax.lax.map(lambda chunk: self._encode_chunk(tower, chunk), chunks)
+    vectors = jax.lax.map(
+      lambda chunk: self._encode_chunk(tower, chunk), chunks
+    )
     return vectors.reshape(rows, -1)
 
   def _encode_chunk(self, tower: dict[str, Any], texts: Texts) -> Array:

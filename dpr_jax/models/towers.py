@@ -6,6 +6,7 @@ all get their model here.
 """
 
 import dataclasses
+import functools
 import hashlib
 from typing import Any
 
@@ -35,21 +36,19 @@ class Towers:
   tokenizer: tokenization.TextTokenizer
   step: int = 0
 
+  @functools.cached_property
   def fingerprint(self) -> str:
     """sha256 of all that decides a vector: weights, structure, text format."""
     digest = hashlib.sha256()
     for path, value in jax.tree.leaves_with_path(self.params):
       digest.update(jax.tree_util.keystr(path).encode())
       digest.update(np.ascontiguousarray(value).tobytes())
-    tokenizer = dataclasses.asdict(
-      dataclasses.replace(self.tokenizer, backend=None)
-    )
     structure = (
       dataclasses.asdict(self.encoder.config),
       self.encoder.pooling,
       self.encoder.normalize,
       self.encoder.shared,
-      tokenizer,
+      self.tokenizer.text_format(),
       self.tokenizer.backend.to_str(),
     )
     digest.update(repr(structure).encode())

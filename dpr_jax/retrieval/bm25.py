@@ -39,7 +39,7 @@ _WORD = re.compile(r"\b\w\w+\b")
 
 @runtime_checkable
 class Passages(Protocol):
-  """What BM25 needs of `data.tfds_builders.PassageTable`."""
+  """What BM25 needs of `data.tables.PassageTable`."""
 
   def __len__(self) -> int: ...
 
@@ -230,7 +230,7 @@ def build_or_load(
     name="bm25",
     folder=folder,
     config=configuration.sections(config, "bm25"),
-    inputs={"data": workdir_lib.manifest_fingerprint(workdir.data, "prepare")},
+    inputs=workdir_lib.dataset_inputs(workdir, "passages"),
   )
   if stage.is_current(overwrite):
     return load_checked(folder)

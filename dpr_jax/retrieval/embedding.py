@@ -2,8 +2,8 @@
 
 `Encoder` encodes questions and passages on all cores; the stage `embed` runs it
 over the corpus and writes `embeddings/passages/`: shards of fixed row ranges
-(`vectors-*.npy`, `ids-*.npy`) and a manifest that names the model.  A run that was
-interrupted goes on after the last whole shard.
+(`vectors-*.npy`, `ids-*.npy`) and a manifest that names the model.  A run that
+was interrupted goes on after the last whole shard.
 """
 
 import dataclasses
@@ -81,7 +81,7 @@ class Encoder:
   @property
   def fingerprint(self) -> str:
     """Identifies the model; equal to "model" in an embeddings manifest."""
-    return self.model.fingerprint()
+    return self.model.fingerprint
 
   @property
   def dim(self) -> int:
@@ -221,16 +221,13 @@ def embed(
   """
   configuration.one_of("retrieve.methods", model, ("dense", START))
   loaded = load_towers(config, workdir, "start" if model == START else "best")
-  fingerprint = loaded.fingerprint()
+  fingerprint = loaded.fingerprint
   folder = workdir.embeddings(model)
   stage = workdir_lib.Stage(
     STAGE,
     folder,
     {"rows_per_shard": config.embed.rows_per_shard},
-    {
-      "data": workdir_lib.manifest_fingerprint(workdir.data, "prepare"),
-      "model": fingerprint,
-    },
+    workdir_lib.dataset_inputs(workdir, "passages") | {"model": fingerprint},
   )
   if stage.is_current(overwrite):
     return

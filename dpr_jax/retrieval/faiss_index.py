@@ -76,12 +76,12 @@ def index(
     config={"index": {"factory": factory}},
     inputs={
       "embeddings": workdir_lib.manifest_fingerprint(source, "embed"),
-      "data": workdir_lib.manifest_fingerprint(workdir.data, "prepare"),
+      **workdir_lib.dataset_inputs(workdir, "passages"),
     },
   )
   if stage.is_current(overwrite):
     return
-  check_origin(embeddings, stage.inputs["data"], source)
+  check_origin(embeddings, stage.inputs["passages"], source)
   vectors = embedding.open_vectors(source)
   built = build_index(vectors, factory)
   with workdir_lib.replace_folder(stage.folder) as temporary:
@@ -112,10 +112,10 @@ def check_factory(factory: str) -> str:
 
 
 def check_origin(
-  embeddings: dict[str, Any], data: str, source: pathlib.Path
+  embeddings: dict[str, Any], passages: str, source: pathlib.Path
 ) -> None:
-  """`InputError` where vectors were made from other data than the workdir's."""
-  if embeddings.get("inputs", {}).get("data") != data:
+  """`InputError` where vectors are not of the workdir's passages."""
+  if embeddings.get("inputs", {}).get("passages") != passages:
     raise errors.InputError(
       f"{source}: these vectors are not of the passages in this workdir's"
       " data; run `dpr-jax embed` again"

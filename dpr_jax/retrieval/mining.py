@@ -14,15 +14,13 @@ import io
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import ml_collections
 import numpy as np
-import tqdm
 from absl import logging
 
-from dpr_jax import configuration, errors
+from dpr_jax import configuration, errors, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.evaluation import answers as answers_lib
@@ -79,7 +77,7 @@ def mine(
     name="mine",
     folder=folder,
     config={**configuration.sections(config, "bm25", "mine"), "match": match},
-    inputs={"data": workdir_lib.manifest_fingerprint(workdir.data, "prepare")},
+    inputs=workdir_lib.dataset_inputs(workdir, "passages", "train", "dev"),
   )
   if stage.is_current(overwrite):
     return
@@ -180,20 +178,15 @@ def _write(
   names = ("questions", "fewer_than_keep", "without_negatives", "no_answers")
   for name in names:
     counts[f"{split}_{name}"] = 0
-  progress = tqdm.tqdm(
-    mined,
-    total=total,
-    desc=f"mine {split}",
-    disable=not sys.stderr.isatty(),
-  )
   with workdir_lib.replace_file(path) as temporary:
     with (
       open(temporary, "wb") as raw,
       # No name and no time in the header: the same bytes every time.
       gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
       io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file,
+      progress.Progress(total, f"mine {split}", "questions") as bar,
     ):
-      for question, negatives in progress:
+      for question, negatives in mined:
         ids = [passage.id for passage in negatives]
         line = {"question": question.question, "hard_negatives": ids}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -201,6 +194,7 @@ def _write(
         counts[f"{split}_fewer_than_keep"] += len(ids) < keep
         counts[f"{split}_without_negatives"] += not ids
         counts[f"{split}_no_answers"] += not question.answers
+        bar.update()
   logging.info(
     "mine: %d %s questions, %d with fewer than %d hard negatives, %d with"
     " none; %d have no answers, so only their positives were left out",

@@ -9,16 +9,14 @@ three lines of Python.
 
 import os
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import ml_collections
 import numpy as np
-import tqdm
 from absl import logging
 
-from dpr_jax import configuration, errors
+from dpr_jax import configuration, errors, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.evaluation import answers as answers_lib
@@ -175,9 +173,10 @@ def retrieve(
     raise errors.InputError(
       f"--name={name!r}: must be letters, digits, and . _ + - inside"
     )
-  data = workdir_lib.manifest_fingerprint(workdir.data, "prepare")
-  source = {"data": data}
-  if questions_file is not None:
+  source = workdir_lib.dataset_inputs(workdir, "passages")
+  if questions_file is None:
+    source |= workdir_lib.dataset_inputs(workdir, "dev")
+  else:
     source["questions"] = workdir_lib.fingerprint_file(questions_file)
   for method in methods:
     stage = _stage(config, workdir, name, method, source)
@@ -221,6 +220,11 @@ def _stage(
     inputs["index"] = workdir_lib.manifest_fingerprint(
       workdir.index(factory, method), "index"
     )
+    if method == "dense":
+      # So that towers trained anew are noticed, and old vectors refused.
+      inputs["training"] = workdir_lib.manifest_fingerprint(
+        workdir.training, "train"
+      )
   return workdir_lib.Stage(
     name="retrieve",
     folder=workdir.results(name, method).parent,
@@ -312,13 +316,11 @@ def _questions(
 def _batches(
   questions: Sequence[records.Question], title: str
 ) -> Iterable[Sequence[records.Question]]:
-  with tqdm.tqdm(
-    total=len(questions), desc=title, disable=not sys.stderr.isatty()
-  ) as progress:
+  with progress.Progress(len(questions), title, "questions") as bar:
     for first in range(0, len(questions), _BATCH):
       batch = questions[first : first + _BATCH]
       yield batch
-      progress.update(len(batch))
+      bar.update(len(batch))
 
 
 def load_dense(
@@ -338,8 +340,8 @@ def load_dense(
   folder = workdir.index(faiss_index.check_factory(factory), method)
   index, manifest = faiss_index.load_index(folder)
   rebuild = "run `dpr-jax embed` and `dpr-jax index` again"
-  data = workdir_lib.manifest_fingerprint(workdir.data, "prepare")
-  if index.ntotal != passages or manifest["inputs"].get("data") != data:
+  corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
+  if index.ntotal != passages or manifest["inputs"]["passages"] != corpus:
     raise errors.InputError(
       f"{folder}: this index of {index.ntotal} vectors was not made from the"
       f" {passages} passages in {workdir.data}: {rebuild}"

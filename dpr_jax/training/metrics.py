@@ -1,8 +1,8 @@
 """Training's record: `metrics.jsonl`, and progress a person can watch.
 
 A row is a JSON object with `step`; training rows hold `loss`, `accuracy`, …,
-dev rows `dev_loss`, `dev_average_rank`.  The file is only appended to; a resumed
-run first cuts what lies after the checkpoint it resumes from.
+dev rows `dev_loss`, `dev_average_rank`.  The file is only appended to; a
+resumed run first cuts what lies after the checkpoint it resumes from.
 """
 
 import json

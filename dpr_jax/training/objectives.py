@@ -10,6 +10,7 @@ the cores' gradients is the true gradient of the global mean.
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 MASKED = -1e30
@@ -30,28 +31,28 @@ class Negatives:
       question's own positive is not held against it; negative = unknown.
   """
 
-  question_weights: Float[Array, "*cores questions"]
-  passage_valid: Bool[Array, "*cores passages"]
-  passage_keys: Int[Array, "*cores passages"]
+  question_weights: Float[ArrayLike, "*cores questions"]
+  passage_valid: Bool[ArrayLike, "*cores passages"]
+  passage_keys: Int[ArrayLike, "*cores passages"]
 
 
 @flax.struct.dataclass
 class LossSums:
   """Sums over questions, to be divided by `count` over the global batch."""
 
-  loss: Float[Array, ""]
-  correct: Float[Array, ""]
-  masked: Float[Array, ""]
-  count: Float[Array, ""]
+  loss: Float[ArrayLike, "*cores"]
+  correct: Float[ArrayLike, "*cores"]
+  masked: Float[ArrayLike, "*cores"]
+  count: Float[ArrayLike, "*cores"]
 
 
 def nll_sums(
-  question_vectors: Float[Array, "questions dim"],
-  passage_vectors: Float[Array, "passages dim"],
-  labels: Int[Array, "questions"],
-  question_weights: Float[Array, "questions"],
-  passage_valid: Bool[Array, "passages"],
-  passage_keys: Int[Array, "passages"],
+  question_vectors: Float[ArrayLike, "questions dim"],
+  passage_vectors: Float[ArrayLike, "passages dim"],
+  labels: Int[ArrayLike, " questions"],
+  question_weights: Float[ArrayLike, " questions"],
+  passage_valid: Bool[ArrayLike, " passages"],
+  passage_keys: Int[ArrayLike, " passages"],
   temperature: float,
 ) -> LossSums:
   """Negative log-likelihood of each question's positive, summed.
@@ -89,8 +90,8 @@ def nll_sums(
 
 
 def in_batch_loss(
-  question_vectors: Float[Array, "questions dim"],
-  passage_vectors: Float[Array, "passages dim"],
+  question_vectors: Float[ArrayLike, "questions dim"],
+  passage_vectors: Float[ArrayLike, "passages dim"],
   negatives: Negatives,
   temperature: float,
   axis_name: str,

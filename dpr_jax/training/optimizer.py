@@ -52,7 +52,11 @@ def adamw(
   """Clipping (if `clip_norm` is positive), then AdamW with a schedule."""
   steps = [
     optax.adamw(
-      schedule, b1=b1, b2=b2, eps=epsilon, weight_decay=weight_decay,
+      schedule,
+      b1=b1,
+      b2=b2,
+      eps=epsilon,
+      weight_decay=weight_decay,
       mask=_decays,
     )
   ]

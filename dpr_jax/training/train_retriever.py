@@ -19,6 +19,7 @@ import ml_collections
 import numpy as np
 import optax
 from absl import logging
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from dpr_jax import configuration, errors, parallel
@@ -41,17 +42,17 @@ class TrainState:
     optimizer: optax's state.
   """
 
-  step: Int[Array, ""]
+  step: Int[ArrayLike, ""]
   params: Any
   optimizer: Any
 
 
 def dropout_keys(
   seed: int,
-  step: Int[Array, ""],
-  global_rows: Int[Array, "questions"],
+  step: Int[ArrayLike, ""],
+  global_rows: Int[ArrayLike, " questions"],
   passages_per_question: int,
-) -> tuple[Key[Array, "questions"], Key[Array, "passages"]]:
+) -> tuple[Key[Array, " questions"], Key[Array, " passages"]]:
   """Keys from (seed, step, global row): the same on any number of cores."""
   base = jax.random.fold_in(jax.random.key(seed), step)
   rows = jax.vmap(jax.random.fold_in, (None, 0))(base, global_rows)
@@ -138,7 +139,7 @@ def make_train_step(
       "loss": sums.loss / sums.count,
       "accuracy": sums.correct / sums.count,
       "masked_duplicates": sums.masked,
-      "gradient_norm": optax.global_norm(gradients),
+      "gradient_norm": optax.tree.norm(gradients),
       "learning_rate": schedule(state.step),
     }
     new_state = TrainState(
@@ -203,7 +204,9 @@ def train(
   if first:
     logging.info("train: goes on after step %d of %d", first, steps)
   else:
-    logging.info("train: %d steps of %d questions", steps, source.plan.batch_size)
+    logging.info(
+      "train: %d steps of %d questions", steps, source.plan.batch_size
+    )
   if dev is not None and first == 0:
     log.write({"step": 0, **dev.evaluate(state.params)})
 
@@ -226,7 +229,8 @@ def train(
         saved.save(step, state.params, state.optimizer)
         last_good = f"step {step}"
       if dev is not None and (
-        at_end or (train_config.dev_every and step % train_config.dev_every == 0)
+        at_end
+        or (train_config.dev_every and step % train_config.dev_every == 0)
       ):
         with timer.paused():
           log.write({"step": step, **dev.evaluate(state.params)})
@@ -245,7 +249,7 @@ def train(
 
 
 def _stage(config, workdir: workdir_lib.Workdir) -> workdir_lib.Stage:
-  inputs = {"data": workdir_lib.manifest_fingerprint(workdir.data, "prepare")}
+  inputs = workdir_lib.dataset_inputs(workdir, "passages", "train", "dev")
   if config.train.negatives == "bm25" or _has_dev(config):
     inputs["negatives"] = workdir_lib.manifest_fingerprint(
       workdir.negatives, "mine"
@@ -437,7 +441,7 @@ class DevPool:
   """
 
   questions: list[str]
-  gold: Int[np.ndarray, "questions"]
+  gold: Int[np.ndarray, " questions"]
   passages: list[Any]
   encoder: embedding.Encoder
   temperature: float
@@ -510,8 +514,8 @@ class DevPool:
 
 def pool_figures(
   scores: Float[np.ndarray, "questions passages"],
-  gold: Int[np.ndarray, "questions"],
-) -> tuple[float, Int[np.ndarray, "questions"]]:
+  gold: Int[np.ndarray, " questions"],
+) -> tuple[float, Int[np.ndarray, " questions"]]:
   """Mean NLL of the gold passages and their ranks, the best being 1.
 
   A passage that scores the same as the gold passage counts as ahead of it.

@@ -106,19 +106,26 @@ class World:
     """Leaves what the stage `prepare` leaves."""
     for split in self.questions:
       (self.workdir.data / split).mkdir(parents=True, exist_ok=True)
-    stage = workdir.Stage("prepare", self.workdir.data, {}, {"x": version})
-    stage.finish({"passages": len(self.passages)})
+    stage = workdir.Stage("prepare", self.workdir.data, {}, {})
+    stage.finish(
+      {"passages": len(self.passages)},
+      files={f"{name}/rows": version for name in ("passages", *self.questions)},
+    )
 
   def embed(self, model="dense", fingerprint="model-1", array=None):
     """Leaves what the stage `embed` leaves."""
     if array is None:
       array = encode([f"{p.title} {p.text}" for p in self.passages])
     folder = self.workdir.embeddings(model)
-    data = workdir.manifest_fingerprint(self.workdir.data, "prepare")
-    stage = workdir.Stage("embed", folder, {}, {"data": data})
+    inputs = workdir.dataset_inputs(self.workdir, "passages")
+    stage = workdir.Stage("embed", folder, {}, inputs)
     digest = zlib.crc32(np.asarray(array, np.float32).tobytes())
     stage.finish({}, model=fingerprint, digest=digest)
     self.vectors[folder] = Vectors(array, fingerprint)
+    if model == "dense":
+      workdir.Stage(
+        "train", self.workdir.training, {}, {"model": fingerprint}
+      ).finish({})
 
 
 @pytest.fixture

@@ -1,0 +1,171 @@
+"""Vectors: in the corpus's order, of one model, whole after a crash."""
+
+import copy
+
+import jax
+import numpy as np
+import pytest
+
+import dpr_jax
+from dpr_jax import errors, workdir
+from dpr_jax.data import prepare, records
+from dpr_jax.models import dual_encoder, towers
+from dpr_jax.retrieval import embedding
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config):
+  """The tiny towers as pretrained, questions and passages told apart."""
+  model = towers.start(tiny_config)
+  model.params["question"] = jax.tree.map(
+    lambda x: x + 0.1, model.params["question"]
+  )
+  return model
+
+
+def _one_by_one(model, passages):
+  vectors = []
+  for passage in passages:
+    tokens = model.tokenizer.passages([passage])
+    texts = dual_encoder.Texts(tokens.ids, tokens.mask)
+    vectors.append(model.encoder.encode_passages(model.params, texts)[0])
+  return np.stack(vectors)
+
+
+def test_order_lengths_and_batches_do_not_matter(model):
+  """Buckets, a padded last batch and 8 cores give what one text gives."""
+  generator = np.random.default_rng(0)
+  passages = [
+    records.Passage("", "city", "the river " * int(n))
+    for n in generator.integers(1, 30, 21)
+  ]
+  encoder = embedding.Encoder(model, batch_size=10, length_step=16)
+  vectors = encoder.encode_passages(passages)
+  assert vectors.dtype == np.float32
+  np.testing.assert_allclose(vectors, _one_by_one(model, passages), atol=2e-5)
+  pairs = [(passage.title, passage.text) for passage in passages]
+  np.testing.assert_array_equal(encoder.encode_passages(pairs), vectors)
+  assert encoder.encode_passages([]).shape == (0, 32)
+  questions = encoder.encode_questions(["city river", "where"])
+  assert questions.shape == (2, 32)
+  assert np.abs(questions - encoder.encode_passages([("", "city river")])).max()
+
+
+def test_fingerprint_is_of_weights_and_format(model):
+  """Another weight or another text format is another model."""
+  import dataclasses
+
+  same = dataclasses.replace(model)
+  assert same.fingerprint == model.fingerprint
+  other = dataclasses.replace(
+    model, tokenizer=dataclasses.replace(model.tokenizer, title="none")
+  )
+  assert other.fingerprint != model.fingerprint
+  changed = jax.tree.map(np.array, model.params)
+  changed["passage"]["layer_0"]["query"]["bias"][0] += 1e-6
+  assert dataclasses.replace(model, params=changed).fingerprint != (
+    model.fingerprint
+  )
+
+
+def _embed(config, place, **options):
+  embedding.embed(config, place, model="dense-start", **options)
+  return embedding.open_vectors(place.embeddings("dense-start"))
+
+
+def test_stage_writes_shards_of_the_whole_corpus(tiny_config, fresh_workdir):
+  """Row i is passage i; the manifest says what the contract asks for."""
+  vectors = _embed(tiny_config, fresh_workdir)
+  passages = prepare.open_passages(fresh_workdir)
+  model = towers.start(tiny_config)
+  manifest = vectors.manifest
+  assert manifest["model"] == model.fingerprint
+  assert (manifest["dim"], manifest["dtype"]) == (32, "float32")
+  assert manifest["count"] == len(vectors) == 120
+  assert [shard["rows"] for shard in manifest["shards"]] == [50, 50, 20]
+  assert [shard["first_row"] for shard in manifest["shards"]] == [0, 50, 100]
+  folder = fresh_workdir.embeddings("dense-start")
+  names = sorted(path.name for path in folder.iterdir())
+  shards = [
+    f"{kind}-{n:05d}.npy" for kind in ("ids", "vectors") for n in range(3)
+  ]
+  assert names == sorted([*shards, "manifest.json"])
+  ids = np.concatenate([np.load(folder / f"ids-{n:05d}.npy") for n in range(3)])
+  assert [i.decode() for i in ids] == passages.ids(range(120))
+  blocks = list(vectors.blocks(40))
+  assert [first for first, _ in blocks] == [0, 40, 50, 90, 100]
+  rows = [0, 49, 50, 119]
+  found = np.concatenate([block for _, block in blocks])[rows]
+  np.testing.assert_allclose(
+    found, _one_by_one(model, passages.take(rows)), atol=2e-5
+  )
+
+
+def test_interrupted_stage_does_only_what_is_missing(
+  tiny_config, fresh_workdir, monkeypatch
+):
+  """The shards that are there stay, the result is the same bytes."""
+  wanted = _embed(tiny_config, fresh_workdir).manifest["files"]
+  encoded = []
+  encode_rows = embedding._encode_rows
+
+  def dies(encoder, passages, rows, bar):
+    if rows[0] == 50 and not encoded.count(50):
+      encoded.append(50)
+      raise RuntimeError("power cut")
+    encoded.append(int(rows[0]))
+    return encode_rows(encoder, passages, rows, bar)
+
+  monkeypatch.setattr(embedding, "_encode_rows", dies)
+  with pytest.raises(RuntimeError, match="power cut"):
+    _embed(tiny_config, fresh_workdir, overwrite=True)
+  folder = fresh_workdir.embeddings("dense-start")
+  with pytest.raises(errors.InputError, match="run `dpr-jax embed`"):
+    embedding.open_vectors(folder)
+  assert _embed(tiny_config, fresh_workdir).manifest["files"] == wanted
+  assert encoded == [0, 50, 50, 100]
+  before = (folder / "manifest.json").stat().st_mtime_ns
+  _embed(tiny_config, fresh_workdir)
+  assert (folder / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_flipped_bit_is_found(tiny_config, fresh_workdir):
+  """Before the vectors are used, and mended by --overwrite."""
+  vectors = _embed(tiny_config, fresh_workdir)
+  path = vectors.folder / "vectors-00001.npy"
+  data = bytearray(path.read_bytes())
+  data[-5] ^= 4
+  path.write_bytes(data)
+  with pytest.raises(errors.InputError, match="vectors-00001.npy is not the"):
+    embedding.open_vectors(vectors.folder)
+  _embed(tiny_config, fresh_workdir, overwrite=True)
+
+
+def test_settings_and_models(tiny_config, fresh_workdir):
+  """Unknown models, a missing checkpoint, sizes that cannot be."""
+  with pytest.raises(errors.InputError, match="run `dpr-jax train`"):
+    embedding.embed(tiny_config, fresh_workdir)
+  with pytest.raises(errors.InputError, match="'sparse': must be one of"):
+    embedding.embed(tiny_config, fresh_workdir, model="sparse")
+  config = copy.deepcopy(tiny_config)
+  config.embed.rows_per_shard = 0
+  with pytest.raises(errors.InputError, match="rows_per_shard=0"):
+    _embed(config, fresh_workdir)
+  config = copy.deepcopy(tiny_config)
+  config.model.passage_length = 65
+  with pytest.raises(
+    errors.InputError, match="passage_length=65.*64 positions"
+  ):
+    _embed(config, fresh_workdir)
+
+
+def test_encoder_in_three_lines(tiny_config, fresh_workdir, tmp_path):
+  """`Encoder.load(workdir)`, also from another folder."""
+  encoder = dpr_jax.Encoder.load(fresh_workdir.root, which="start")
+  assert encoder.encode_questions(["where"]).shape == (1, 32)
+  with pytest.raises(errors.InputError, match="model 'middle': must be best"):
+    dpr_jax.Encoder.load(fresh_workdir.root, which="middle")
+  with pytest.raises(errors.InputError, match="is it a workdir of dpr-jax"):
+    dpr_jax.Encoder.load(tmp_path / "nothing")
+  with pytest.raises(errors.InputError, match="run `dpr-jax train`"):
+    dpr_jax.Encoder.load(workdir.Workdir(fresh_workdir.root).root)

@@ -1,0 +1,271 @@
+"""The command line as a user meets it: the whole flow, and every mistake.
+
+Each call is a process of its own, as in life.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import dpr_jax
+
+CONFIG = """
+from dpr_jax import configuration
+
+
+def get_config(variant=""):
+  config = configuration.base_config()
+  config.update({values!r})
+  return config
+"""
+
+
+def _call(*arguments, cwd=None, timeout=300):
+  """Runs dpr-jax; the environment of the tests' own JAX is taken off."""
+  environment = {
+    key: value for key, value in os.environ.items() if key != "XLA_FLAGS"
+  }
+  return subprocess.run(
+    [sys.executable, "-m", "dpr_jax.cli", *map(str, arguments)],
+    capture_output=True,
+    text=True,
+    cwd=cwd,
+    env=environment,
+    timeout=timeout,
+    check=False,
+  )
+
+
+@pytest.fixture(scope="module")
+def config_file(tiny_config, tmp_path_factory):
+  """The tiny config as a file."""
+  from dpr_jax import configuration
+
+  path = tmp_path_factory.mktemp("configs") / "tiny.py"
+  values = configuration.plain(tiny_config)
+  for section in ("retrieve", "evaluate"):
+    values[section] = {
+      key: tuple(value) if isinstance(value, list) else value
+      for key, value in values[section].items()
+    }
+  path.write_text(CONFIG.format(values=values))
+  return path
+
+
+@pytest.fixture(scope="module")
+def finished(config_file, tmp_path_factory):
+  """A workdir after `dpr-jax run`, and what the run printed."""
+  workdir = tmp_path_factory.mktemp("run") / "work"
+  done = _call(
+    "run",
+    f"--config={config_file}",
+    f"--workdir={workdir}",
+    "--cpu_devices=8",
+  )
+  assert done.returncode == 0, done.stderr
+  return workdir, done
+
+
+def test_run_does_everything(finished):
+  """All the contract's files, and the table at the end."""
+  workdir, done = finished
+  for name in (
+    "config.json",
+    "data/manifest.json",
+    "negatives/bm25.jsonl.gz",
+    "training/metrics.jsonl",
+    "training/checkpoints/6",
+    "embeddings/passages/manifest.json",
+    "embeddings/passages-start/manifest.json",
+    "index/Flat/index.faiss",
+    "index/Flat/manifest.json",
+    "results/dev.dense.json",
+    "results/dev.bm25.trec",
+    "evaluation/dev.json",
+  ):
+    assert (workdir / name).exists(), name
+  evaluation = json.loads((workdir / "evaluation/dev.json").read_text())
+  assert set(evaluation) == {"bm25", "dense", "dense-start"}
+  for figures in evaluation.values():
+    assert 0 <= figures["top1"] <= figures["top5"] <= figures["top100"] <= 1
+    assert 0 <= figures["gold_top1"] <= figures["gold_top20"] <= 1
+  assert evaluation["bm25"]["top20"] > 0.5
+  assert "dense-start" in done.stdout
+  assert "gold top-1" in done.stdout
+  assert "orbax" not in done.stderr.lower()
+  temporary = [path for path in workdir.rglob("*.tmp-*")]
+  assert not temporary
+
+
+def test_run_again_skips_everything(finished, config_file):
+  """Done and unchanged; another depth does retrieval alone again."""
+  workdir, _ = finished
+  again = _call(
+    "run",
+    f"--config={config_file}",
+    f"--workdir={workdir}",
+    "--cpu_devices=8",
+  )
+  assert again.returncode == 0, again.stderr
+  for stage in ("prepare", "mine", "train", "embed", "index", "retrieve"):
+    assert f"{stage}: done and unchanged, skipped" in again.stderr
+  other = _call(
+    "retrieve",
+    f"--config={config_file}",
+    f"--workdir={workdir}",
+    "--cpu_devices=2",
+    "--method=bm25",
+    "--name=few",
+    "--config.retrieve.depth=3",
+  )
+  assert other.returncode == 0, other.stderr
+  results = json.loads((workdir / "results/few.bm25.json").read_text())
+  assert max(len(row["ctxs"]) for row in results) == 3
+
+
+def test_three_lines_of_python(finished):
+  """Retriever and Encoder on a finished workdir."""
+  workdir, _ = finished
+  retriever = dpr_jax.Retriever.load(workdir)
+  (hits,) = retriever.search(["Where was Einstein born?"], k=3)
+  assert len(hits) == 3
+  assert hits[0].score >= hits[1].score
+  encoder = dpr_jax.Encoder.load(workdir)
+  vectors = encoder.encode_passages([(hits[0].title, hits[0].text)])
+  question = encoder.encode_questions(["Where was Einstein born?"])
+  assert abs(float(vectors[0] @ question[0]) - hits[0].score) < 1e-3
+
+
+def test_any_question_file(finished, config_file, tmp_path):
+  """`--questions` and `--name`, through to the evaluation."""
+  workdir, _ = finished
+  path = tmp_path / "mine.qa.csv"
+  path.write_text("Where was Einstein born?\t['Ulm']\n")
+  common = (
+    f"--config={config_file}",
+    f"--workdir={workdir}",
+    "--name=mine",
+    "--cpu_devices=1",
+  )
+  done = _call("retrieve", *common, f"--questions={path}", "--method=bm25")
+  assert done.returncode == 0, done.stderr
+  done = _call("evaluate", *common)
+  assert done.returncode == 0, done.stderr
+  evaluation = json.loads((workdir / "evaluation/mine.json").read_text())
+  assert evaluation["bm25"]["top20"] == 1.0
+
+
+def _refused(done, *words):
+  """Exit status 2 and one line on stderr that holds the words."""
+  lines = done.stderr.strip().splitlines()
+  assert done.returncode == 2, done.stderr
+  assert lines[-1].startswith("dpr-jax: ")
+  assert "Traceback" not in done.stderr
+  for word in words:
+    assert word in lines[-1], lines[-1]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    ([], ["usage: dpr-jax STAGE"]),
+    (["fly"], ["unknown stage 'fly'", "prepare, mine, train"]),
+    (["prepare", "mine"], ["one STAGE only"]),
+    (["train", "--workdir=w"], ["--config is missing"]),
+    (["train", "--config=CONFIG"], ["--workdir is missing"]),
+    (["train", "--config=no.py", "--workdir=w"], ["no.py"]),
+    (["train", "--config=CONFIG", "--workdir=w", "--fly"], ["fly"]),
+    (
+      ["train", "--config=CONFIG", "--workdir=w", "--config.train.batch=3"],
+      ["batch"],
+    ),
+    (
+      ["train", "--config=CONFIG", "--workdir=w", "--config.seed=x"],
+      ["seed"],
+    ),
+    (["train", "--config=CONFIG", "--workdir=w"], ["run `dpr-jax prepare`"]),
+    (
+      ["prepare", "--config=CONFIG", "--workdir=w", "--cpu_devices=-1"],
+      ["--cpu_devices=-1"],
+    ),
+    (
+      [
+        "prepare",
+        "--config=CONFIG",
+        "--workdir=w",
+        "--config.data.passages=empty.tsv",
+      ],
+      ["empty.tsv"],
+    ),
+    (
+      [
+        "prepare",
+        "--config=CONFIG",
+        "--workdir=w",
+        "--config.data.passages=columns.tsv",
+      ],
+      ["columns.tsv", "title"],
+    ),
+    (
+      [
+        "prepare",
+        "--config=CONFIG",
+        "--workdir=w",
+        "--config.data.train=rows.json",
+      ],
+      ["rows.json", "row 2", "answers"],
+    ),
+    (
+      [
+        "prepare",
+        "--config=CONFIG",
+        "--workdir=w",
+        "--config.data.dev=broken.qa.csv",
+      ],
+      ["broken.qa.csv:2:"],
+    ),
+  ],
+  ids=lambda value: "-".join(value)[:60] or "nothing",
+)
+def test_mistakes(arguments, words, config_file, tmp_path):
+  """One clear line, exit status 2, nothing half-written."""
+  (tmp_path / "empty.tsv").write_text("id\ttext\ttitle\n")
+  (tmp_path / "columns.tsv").write_text("id\ttext\n1\tabc\n")
+  good = {"question": "q", "answers": ["a"], "positive_ctxs": []}
+  (tmp_path / "rows.json").write_text(
+    json.dumps([good, {"question": "q", "answers": "a"}])
+  )
+  (tmp_path / "broken.qa.csv").write_text("q\t['a']\nq2\t['a'\n")
+  arguments = [a.replace("CONFIG", str(config_file)) for a in arguments]
+  _refused(_call(*arguments, cwd=tmp_path), *words)
+  left = [path.name for path in tmp_path.glob("w/*")]
+  assert left in ([], ["config.json"])
+
+
+def test_checkpoint_of_other_sizes(
+  config_file, mined_workdir, tiny_checkpoint, tmp_path
+):
+  """A folder whose weights are not those of its config.json."""
+  shutil.copytree(mined_workdir.root, tmp_path / "w")
+  shutil.copytree(tiny_checkpoint, tmp_path / "other")
+  path = tmp_path / "other" / "config.json"
+  path.write_text(path.read_text().replace("48", "64"))
+  done = _call(
+    "train",
+    f"--config={config_file}",
+    f"--workdir={tmp_path / 'w'}",
+    f"--config.model.checkpoint={tmp_path / 'other'}",
+    "--cpu_devices=1",
+  )
+  _refused(done, "misshapen", "intermediate.dense.weight")
+
+
+def test_version_and_help():
+  """Both without a config."""
+  assert _call("--version").stdout.strip() == dpr_jax.__version__
+  shown = _call("--help")
+  assert "usage: dpr-jax STAGE" in shown.stdout

@@ -1,0 +1,57 @@
+"""Every config loads, saves and comes back; a misspelt key does not."""
+
+import json
+import runpy
+
+import pytest
+
+from dpr_jax import configuration, errors
+
+CONFIGS = [
+  ("demo", ""),
+  ("nq", ""),
+  ("nq_100k", ""),
+  ("nq_100k", "quick"),
+  ("nq_100k", "ablation"),
+]
+
+
+@pytest.mark.parametrize(("name", "variant"), CONFIGS)
+def test_configs_survive_the_workdir(repository, tmp_path, name, variant):
+  """What a stage leaves as config.json is the config."""
+  module = runpy.run_path(str(repository / "configs" / f"{name}.py"))
+  config = module["get_config"](variant)
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(configuration.plain(config)))
+  assert configuration.plain(configuration.read(path)) == configuration.plain(
+    config
+  )
+  with pytest.raises(ValueError, match="variant 'no'"):
+    module["get_config"]("no")
+
+
+def test_every_config_is_tested(repository):
+  """A new file in configs/ belongs into the list above."""
+  names = {path.stem for path in (repository / "configs").glob("[a-z]*.py")}
+  assert names == {name for name, _ in CONFIGS}
+
+
+def test_keys_are_locked(tmp_path):
+  """A misspelt key is an error, in code and in a file."""
+  config = configuration.base_config()
+  with pytest.raises(AttributeError, match="batchsize"):
+    config.train.batchsize = 3
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps({"train": {"batchsize": 3}}))
+  with pytest.raises(errors.InputError, match="not a config of this version"):
+    configuration.read(path)
+  with pytest.raises(errors.InputError, match="is it a workdir"):
+    configuration.read(tmp_path / "no.json")
+
+
+def test_checks_name_the_key():
+  """One line with key, value and what is allowed."""
+  with pytest.raises(errors.InputError, match=r"config.a.b='x': .* y, z"):
+    configuration.one_of("a.b", "x", ("y", "z"))
+  with pytest.raises(errors.InputError, match=r"config.a.b=0: must be >= 1"):
+    configuration.at_least("a.b", 0, 1)
