@@ -58,12 +58,12 @@ def get_config(variant: str = ""):
     config.train.warmup_steps = 1
     config.train.dev_questions = 32
   elif variant == "ablation":
-    config.data.max_train = 640
+    config.data.max_train = 512
     config.data.max_dev = 400
-    config.data.max_passages = 3_000
+    config.data.max_passages = 2_000
+    config.train.batch_size = 32
     config.train.warmup_steps = 2
     config.train.dev_questions = 32
-    config.embed.length_step = 32
   elif variant:
     raise ValueError(
       f"configs/nq_100k.py has no variant {variant!r}: quick or ablation"

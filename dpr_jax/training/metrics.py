@@ -5,10 +5,12 @@ dev rows `dev_loss`, `dev_average_rank`.  The file is only appended to; a
 resumed run first cuts what lies after the checkpoint it resumes from.
 """
 
+import contextlib
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dpr_jax import progress, workdir
@@ -45,6 +47,44 @@ class MetricsLog:
     """Ends the bar and closes the file."""
     self._bar.close()
     self._file.close()
+
+
+class Timer:
+  """Time since the last step, and the share of it spent waiting for data."""
+
+  def __init__(self, questions: int):
+    self._questions = questions
+    self._first = self._last = time.monotonic()
+    self._waited = 0.0
+
+  def wait_for(self, loader) -> Any:
+    """The loader's next batch; the wait is accounted for."""
+    before = time.monotonic()
+    batch = next(loader)
+    self._waited += time.monotonic() - before
+    return batch
+
+  def lap(self) -> dict[str, float]:
+    """Speed since the last lap."""
+    now = time.monotonic()
+    seconds = max(now - self._last, 1e-9)
+    row = {
+      "questions_per_second": self._questions / seconds,
+      "data_wait_share": self._waited / seconds,
+    }
+    self._last, self._waited = now, 0.0
+    return row
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """A block whose time is no step's."""
+    began = time.monotonic()
+    yield
+    self._last += time.monotonic() - began
+
+  def total(self) -> float:
+    """Seconds since training began."""
+    return time.monotonic() - self._first
 
 
 def _keep_rows_until(path: pathlib.Path, step: int) -> None:

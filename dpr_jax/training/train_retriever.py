@@ -8,7 +8,6 @@ host reads the metrics of step N-1 and Grain prepares the batches to come.
 
 import dataclasses
 import shutil
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,14 +19,14 @@ import numpy as np
 import optax
 from absl import logging
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from dpr_jax import configuration, errors, parallel
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches, prepare
 from dpr_jax.models import checkpoints, dual_encoder, towers
-from dpr_jax.retrieval import embedding, mining
-from dpr_jax.training import metrics, objectives, optimizer
+from dpr_jax.retrieval import mining
+from dpr_jax.training import metrics, objectives, optimizer, validation
 
 STAGE = "train"
 
@@ -198,7 +197,11 @@ def train(
   state = parallel.replicate(
     TrainState(step=np.int32(first), params=params, optimizer=opt_state)
   )
-  dev = DevPool.make(config, workdir, model) if _has_dev(config) else None
+  dev = (
+    validation.DevPool.make(config, workdir, model)
+    if _has_dev(config)
+    else None
+  )
   log = metrics.MetricsLog(workdir.training / "metrics.jsonl", first, steps)
   loader = batches.in_background(source, first)
   if first:
@@ -211,7 +214,7 @@ def train(
     log.write({"step": 0, **dev.evaluate(state.params)})
 
   pending, last_good = None, f"step {first}" if first else "none"
-  timer = _Timer(source.plan.batch_size)
+  timer = metrics.Timer(source.plan.batch_size)
   try:
     for step in range(first + 1, steps + 1):
       batch = timer.wait_for(loader)
@@ -219,19 +222,17 @@ def train(
       if pending is not None:
         _log_step(log, *pending, train_config.log_every, last_good)
       pending = (step, reported, timer)
-      at_end = step == steps
-      if at_end or (
-        train_config.checkpoint_every
-        and step % train_config.checkpoint_every == 0
-      ):
+      saves = _is_due(step, train_config.checkpoint_every, steps)
+      evaluates = dev is not None and _is_due(
+        step, train_config.dev_every, steps
+      )
+      if saves or evaluates:
         _log_step(log, *pending, train_config.log_every, last_good)
         pending = None
+      if saves:
         saved.save(step, state.params, state.optimizer)
         last_good = f"step {step}"
-      if dev is not None and (
-        at_end
-        or (train_config.dev_every and step % train_config.dev_every == 0)
-      ):
+      if evaluates:
         with timer.paused():
           log.write({"step": step, **dev.evaluate(state.params)})
   finally:
@@ -246,6 +247,11 @@ def train(
     cores=jax.device_count(),
     seconds=round(timer.total(), 1),
   )
+
+
+def _is_due(step: int, every: int, last: int) -> bool:
+  """At every so many steps (0 = never), and at the last one."""
+  return step == last or (every > 0 and step % every == 0)
 
 
 def _stage(config, workdir: workdir_lib.Workdir) -> workdir_lib.Stage:
@@ -357,57 +363,11 @@ def _candidates(
   ]
 
 
-class _Timer:
-  """Time since the last step, and the share of it spent waiting for data."""
-
-  def __init__(self, questions: int):
-    self._questions = questions
-    self._first = self._last = time.monotonic()
-    self._waited = 0.0
-
-  def wait_for(self, loader) -> Any:
-    """The loader's next batch; the wait is accounted for."""
-    before = time.monotonic()
-    batch = next(loader)
-    self._waited += time.monotonic() - before
-    return batch
-
-  def lap(self) -> dict[str, float]:
-    """Speed since the last lap."""
-    now = time.monotonic()
-    seconds = max(now - self._last, 1e-9)
-    row = {
-      "questions_per_second": self._questions / seconds,
-      "data_wait_share": self._waited / seconds,
-    }
-    self._last, self._waited = now, 0.0
-    return row
-
-  def paused(self):
-    """A block whose time is no step's."""
-    return _Pause(self)
-
-  def total(self) -> float:
-    """Seconds since training began."""
-    return time.monotonic() - self._first
-
-
-@dataclasses.dataclass
-class _Pause:
-  timer: _Timer
-
-  def __enter__(self):
-    self._began = time.monotonic()
-
-  def __exit__(self, *unused):
-    self.timer._last += time.monotonic() - self._began
-
-
 def _log_step(
   log: metrics.MetricsLog,
   step: int,
   reported: dict[str, Array],
-  timer: _Timer,
+  timer: metrics.Timer,
   every: int,
   last_good: str,
 ) -> None:
@@ -422,106 +382,3 @@ def _log_step(
 
 def _has_dev(config: ml_collections.ConfigDict) -> bool:
   return config.train.dev_questions > 0
-
-
-@dataclasses.dataclass
-class DevPool:
-  """One pool of passages for the dev questions (paper, section 4.2).
-
-  Every question is ranked over the whole pool: its own gold passage, the hard
-  and the other negatives of all questions.  The figures do not depend on the
-  number of cores.
-
-  Attributes:
-    questions: texts.
-    gold: index of each question's gold passage in the pool.
-    passages: the pool.
-    encoder: compiled once, used with the parameters of the moment.
-    temperature: of the loss.
-  """
-
-  questions: list[str]
-  gold: Int[np.ndarray, " questions"]
-  passages: list[Any]
-  encoder: embedding.Encoder
-  temperature: float
-
-  @classmethod
-  def make(cls, config, workdir: workdir_lib.Workdir, model: towers.Towers):
-    """Draws the pool; None where no dev question has a gold passage."""
-    train_config = config.train
-    table = prepare.open_questions(workdir, "dev")
-    corpus = prepare.open_passages(workdir)
-    mined = mining.read_negatives(
-      workdir.negatives / mining.FILES["dev"], len(table)
-    )
-    questions, gold_ids, wanted = [], [], []
-    for row, question in enumerate(table.take(range(len(table)))):
-      if len(questions) == train_config.dev_questions:
-        break
-      if question.positives and question.positives[0].id:
-        questions.append(question.question)
-        gold_ids.append(question.positives[0].id)
-        wanted += mined[row][: train_config.dev_hard_negatives]
-    gold_rows = corpus.rows_of(gold_ids)
-    if not len(gold_rows) or (gold_rows < 0).any():
-      logging.warning("train: no dev pool, gold passages are not in the corpus")
-      return None
-    generator = np.random.default_rng((config.seed, 3))
-    others = min(train_config.dev_other_negatives * len(questions), len(corpus))
-    rows = np.unique(
-      np.concatenate(
-        [
-          gold_rows,
-          corpus.rows_of(wanted),
-          generator.choice(len(corpus), others, replace=False),
-        ]
-      )
-    )
-    logging.info(
-      "train: dev pool of %d passages for %d questions",
-      len(rows),
-      len(questions),
-    )
-    return cls(
-      questions,
-      np.searchsorted(rows, gold_rows),
-      corpus.take(rows),
-      embedding.Encoder(
-        model,
-        batch_size=config.embed.batch_size,
-        length_step=config.embed.length_step,
-        params={},
-      ),
-      config.model.temperature,
-    )
-
-  def evaluate(self, params: Any) -> dict[str, float]:
-    """Loss over the pool and the gold passages' average rank, from 1."""
-    encoder = self.encoder.with_params(params)
-    scores = (
-      encoder.encode_questions(self.questions)
-      @ encoder.encode_passages(self.passages).T
-    )
-    loss, ranks = pool_figures(scores / self.temperature, self.gold)
-    return {
-      "dev_loss": loss,
-      "dev_average_rank": float(ranks.mean()),
-      "dev_top1": float((ranks == 1).mean()),
-      "dev_pool": len(self.passages),
-    }
-
-
-def pool_figures(
-  scores: Float[np.ndarray, "questions passages"],
-  gold: Int[np.ndarray, " questions"],
-) -> tuple[float, Int[np.ndarray, " questions"]]:
-  """Mean NLL of the gold passages and their ranks, the best being 1.
-
-  A passage that scores the same as the gold passage counts as ahead of it.
-  """
-  own = scores[np.arange(len(gold)), gold].astype(np.float64)
-  highest = scores.max(axis=1)
-  log_sum = highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1))
-  ranks = (scores >= own[:, None]).sum(axis=1)
-  return float(np.mean(log_sum - own)), ranks

@@ -142,17 +142,6 @@ def test_dropout_keys_follow_step_and_row():
   assert len(np.unique(keys, axis=0)) == len(keys) == 24
 
 
-def test_pool_figures():
-  """Ranks start at 1, a tie counts against the gold passage."""
-  scores = np.array([[3.0, 1.0, 2.0], [1.0, 2.0, 2.0], [0.0, 0.0, 5.0]])
-  gold = np.array([0, 1, 0])
-  loss, ranks = train_retriever.pool_figures(scores, gold)
-  assert ranks.tolist() == [1, 2, 3]
-  shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-  wanted = -np.log(shares[np.arange(3), gold]).mean()
-  np.testing.assert_allclose(loss, wanted)
-
-
 def _rows(place):
   lines = (place.training / "metrics.jsonl").read_text().splitlines()
   return [json.loads(line) for line in lines]
@@ -205,6 +194,12 @@ def test_interrupted_training_ends_bit_equal(
   before = (other.training / "manifest.json").stat().st_mtime_ns
   train_retriever.train(tiny_config, other)
   assert (other.training / "manifest.json").stat().st_mtime_ns == before
+
+  # Killed between the last checkpoint and the manifest: only that is made.
+  (other.training / "manifest.json").unlink()
+  train_retriever.train(tiny_config, other)
+  assert (other.training / "manifest.json").exists()
+  assert len(_rows(other)) == 9
 
   # Another setting: refused, with the setting; nothing is lost.
   changed = copy.deepcopy(tiny_config)
