@@ -15,24 +15,19 @@ import itertools
 import os
 import pathlib
 import shutil
-import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-import tqdm
-from absl import logging
 from tensorflow_datasets.core import dataset_builder
 
-from dpr_jax import errors
+from dpr_jax import errors, progress
 from dpr_jax.data import records
 
 IDS = "ids.npy"
 ID_ORDER = "id_order.npy"
 
-_PROGRESS_SECONDS = 10.0
 _IDS_PER_BLOCK = 1 << 16
 PASSAGE_LISTS = ("positives", "hard_negatives", "negatives")
 
@@ -219,7 +214,7 @@ def _write(
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   inner = folder / "tfds.tmp"
-  builder = builder_class(_progress(rows, label), data_dir=inner)
+  builder = builder_class(_with_progress(rows, label), data_dir=inner)
   try:
     builder.download_and_prepare()
     count = builder.info.splits[builder.SPLIT].num_examples
@@ -232,19 +227,12 @@ def _write(
   return count
 
 
-def _progress(rows: Iterable[Any], label: str) -> Iterator[Any]:
-  """Passes rows on; a bar on a terminal, else a line every few seconds."""
-  if sys.stderr.isatty():
-    yield from tqdm.tqdm(rows, desc=label, unit=" rows", leave=False)
-    return
-  start = reported = time.monotonic()
-  for count, row in enumerate(rows):
-    now = time.monotonic()
-    if now - reported >= _PROGRESS_SECONDS:
-      rate = count / (now - start)
-      logging.info("%s: %d written, %.0f/s", label, count, rate)
-      reported = now
-    yield row
+def _with_progress(rows: Iterable[Any], label: str) -> Iterator[Any]:
+  """Passes rows on and shows how many there were."""
+  with progress.Progress(None, f"write {label}", "rows") as bar:
+    for row in rows:
+      yield row
+      bar.update()
 
 
 class _IdCollector:

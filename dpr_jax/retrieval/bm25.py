@@ -24,10 +24,9 @@ from typing import Protocol, runtime_checkable
 import ml_collections
 import numpy as np
 import Stemmer
-import tqdm
 from absl import logging
 
-from dpr_jax import configuration, errors
+from dpr_jax import configuration, errors, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
 
@@ -106,17 +105,14 @@ class BM25Index:
       )
     vocabulary: dict[str, int] = {}
     ids = []
-    show = sys.stderr.isatty()
-    with tqdm.tqdm(
-      total=len(passages), desc="BM25 words", disable=not show
-    ) as progress:
+    with progress.Progress(len(passages), "BM25 words", "passages") as bar:
       for _, block in passages.blocks(_BLOCK):
         for passage in block:
           row = array.array("i")
           for word in words(passage_text(passage)):
             row.append(vocabulary.setdefault(word, len(vocabulary)))
           ids.append(row)
-        progress.update(len(block))
+        bar.update(len(block))
     if not vocabulary:
       raise errors.InputError(
         f"BM25: none of the {len(ids)} passages has a word that is not a stop"
@@ -126,7 +122,7 @@ class BM25Index:
     model.index(
       bm25s.tokenization.Tokenized(ids=ids, vocab=vocabulary),
       create_empty_token=False,
-      show_progress=show,
+      show_progress=sys.stderr.isatty(),
     )
     return cls(model, parameters)
 

@@ -10,7 +10,6 @@ import tempfile
 
 import numpy as np
 import pytest
-from absl import logging
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -209,28 +208,6 @@ def test_an_error_in_the_rows_comes_through_and_leaves_nothing(tmp_path):
 def test_nothing_is_printed(tmp_path, capfd):
   tfds_builders.write_questions([Question("q")], tmp_path)
   assert capfd.readouterr().out == ""
-
-
-def test_progress_is_logged_without_a_terminal(monkeypatch):
-  monkeypatch.setattr(tfds_builders, "_PROGRESS_SECONDS", 0.0)
-  monkeypatch.setattr(sys, "stderr", io.StringIO())
-  lines = []
-  monkeypatch.setattr(
-    logging, "info", lambda text, *args: lines.append(text % args)
-  )
-  assert list(tfds_builders._progress(range(3), "train")) == [0, 1, 2]
-  assert lines[2].startswith("train: 2 written, ")
-
-
-def test_progress_is_a_bar_on_a_terminal(monkeypatch):
-  class Terminal(io.StringIO):
-    def isatty(self):
-      return True
-
-  terminal = Terminal()
-  monkeypatch.setattr(sys, "stderr", terminal)
-  assert list(tfds_builders._progress(range(3), "train")) == [0, 1, 2]
-  assert "train: " in terminal.getvalue()
 
 
 # Damage.
