@@ -52,7 +52,7 @@ venv: $(VENV)/.test ## Make .venv with dpr-jax and the test tools.
 parity: $(if $(filter 1,$(PARITY)),$(VENV)/.parity)
 
 demo: $(VENV)/.runtime ## Run the whole flow on the embedded sample.
-	$(BIN)/dpr-jax demo
+	$(BIN)/dpr-jax demo --workdir=runs/demo
 
 test: $(VENV)/.test parity ## Run all tests (PARITY=0: without torch).
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

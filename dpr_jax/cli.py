@@ -136,7 +136,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _set_up_cores(cpu_devices: int) -> None:
-  """Emulated cores and other processes; before JAX is used."""
+  """Emulated cores; before JAX is used."""
   import jax
 
   if cpu_devices < 0:
@@ -144,15 +144,11 @@ def _set_up_cores(cpu_devices: int) -> None:
   if cpu_devices:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", cpu_devices)
-  coordinator = os.environ.get("DPR_JAX_COORDINATOR")
-  if coordinator:
-    jax.distributed.initialize(
-      coordinator_address=coordinator,
-      num_processes=int(os.environ["DPR_JAX_NUM_PROCESSES"]),
-      process_id=int(os.environ["DPR_JAX_PROCESS_ID"]),
-      coordinator_bind_address=coordinator
-      if os.environ["DPR_JAX_PROCESS_ID"] == "0"
-      else None,
+  if os.environ.get("DPR_JAX_COORDINATOR"):
+    raise errors.InputError(
+      "several processes (DPR_JAX_COORDINATOR is set) cannot work in one"
+      " workdir yet: checkpoints, metrics and shards would be written twice;"
+      " run dpr-jax as one process, with --cpu_devices=N for N cores"
     )
 
 

@@ -1,13 +1,15 @@
 """A retriever as one thing: two towers, their parameters, their tokenizer.
 
 `start` builds it from the config's pretrained checkpoint, as training begins;
-`trained` loads what training left in a workdir.  Training, embedding and search
-all get their model here.
+`trained` loads what training left in a workdir; `from_folder` takes a finished
+encoder as it is.  Training, embedding and search all get their model here.
 """
 
 import dataclasses
 import functools
 import hashlib
+import os
+import pathlib
 from typing import Any
 
 import jax
@@ -115,6 +117,67 @@ def start(config: ml_collections.ConfigDict) -> Towers:
     passage_prefix=model.passage_prefix,
   )
   return Towers(encoder, encoder.towers(tower), tokenizer)
+
+
+def from_folder(folder: str | os.PathLike) -> Towers:
+  """One encoder for both kinds of text, from a Hugging Face folder.
+
+  In a Sentence-Transformers folder (`modules.json`), pooling, normalisation and
+  the longest text are what it says, and a title is joined to its text; in any
+  other, they are DPR's.
+
+  Raises:
+    InputError: the folder is not whole, or pools in another way.
+  """
+  folder = pathlib.Path(folder)
+  bert_config, tower = pretrained.load_bert(folder)
+  length = min(256, bert_config.max_position_embeddings)
+  pooling, normalize, title = "cls", False, "pair"
+  if (folder / "modules.json").exists():
+    modules = workdir.read_json(folder / "modules.json")
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    pooling = _pooling(folder / modules[kinds.index("Pooling")]["path"])
+    normalize, title = "Normalize" in kinds, "joined"
+    settings = folder / "sentence_bert_config.json"
+    if settings.exists():
+      longest = workdir.read_json(settings).get("max_seq_length")
+      length = min(longest or length, bert_config.max_position_embeddings)
+  encoder = dual_encoder.DualEncoder(
+    bert_config,
+    pooling=pooling,
+    normalize=normalize,
+    shared=True,
+    dtype=compute_dtype("auto"),
+  )
+  tokenizer = tokenization.TextTokenizer(
+    tokenization.load_tokenizer(folder),
+    question_length=length,
+    passage_length=length,
+    title=title,
+  )
+  return Towers(encoder, encoder.towers(tower), tokenizer)
+
+
+def _pooling(folder: pathlib.Path) -> str:
+  """Pooling of a Sentence-Transformers folder, by either of its spellings."""
+  settings = workdir.read_json(folder / "config.json")
+  modes = [
+    key.removeprefix("pooling_mode_")
+    for key, value in settings.items()
+    if key.startswith("pooling_mode_") and value is True
+  ] or [settings.get("pooling_mode")]
+  names = {
+    "cls": "cls",
+    "cls_token": "cls",
+    "mean": "mean",
+    "mean_tokens": "mean",
+  }
+  if len(modes) != 1 or modes[0] not in names:
+    raise errors.InputError(
+      f"{folder / 'config.json'}: pooling by {modes}: only cls and mean are"
+      " supported"
+    )
+  return names[modes[0]]
 
 
 def trained(

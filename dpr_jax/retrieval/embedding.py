@@ -65,17 +65,21 @@ class Encoder:
 
   @classmethod
   def load(
-    cls, workdir: str | os.PathLike, which: str = "best", **options: Any
+    cls, folder: str | os.PathLike, which: str = "best", **options: Any
   ) -> "Encoder":
-    """The encoder of a workdir.
+    """The encoder of a workdir, or of a Hugging Face folder.
 
     Args:
-      workdir: where `dpr-jax train` ran.
-      which: "best" = as trained, "start" = as before training.
+      folder: where `dpr-jax train` ran; or a BERT as Hugging Face or
+        Sentence-Transformers save it, used as it is for both kinds of text.
+      which: of a workdir: "best" = as trained, "start" = before training.
       **options: as of the constructor.
     """
-    where = workdir_lib.Workdir(workdir)
-    config = configuration.read(where.root / "config.json")
+    path = pathlib.Path(folder) / "config.json"
+    if path.exists() and "hidden_size" in workdir_lib.read_json(path):
+      return cls(towers.from_folder(folder), **options)
+    where = workdir_lib.Workdir(folder)
+    config = configuration.read(path)
     return cls(load_towers(config, where, which), **options)
 
   @property

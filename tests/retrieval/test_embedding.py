@@ -159,6 +159,44 @@ def test_settings_and_models(tiny_config, fresh_workdir):
     _embed(config, fresh_workdir)
 
 
+def test_encoder_of_a_folder(tiny_checkpoint, tmp_path):
+  """A Hugging Face folder as DPR; a Sentence-Transformers one as it says."""
+  import json
+  import shutil
+
+  encoder = dpr_jax.Encoder.load(tiny_checkpoint, length_step=64)
+  assert encoder.model.encoder.pooling == "cls"
+  plain = encoder.encode_passages([("city", "the river"), ("", "the river")])
+  np.testing.assert_array_equal(
+    encoder.encode_questions(["the river"])[0], plain[1]
+  )
+  folder = tmp_path / "st"
+  shutil.copytree(tiny_checkpoint, folder)
+  modules = [
+    {"path": "", "type": "sentence_transformers.models.Transformer"},
+    {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+  ]
+  (folder / "modules.json").write_text(json.dumps(modules))
+  (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 20}')
+  (folder / "1_Pooling").mkdir()
+  pooling = folder / "1_Pooling" / "config.json"
+  pooling.write_text(
+    '{"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": false}'
+  )
+  encoder = dpr_jax.Encoder.load(folder, length_step=20)
+  assert encoder.model.encoder.pooling == "mean"
+  assert encoder.model.tokenizer.passage_length == 20
+  vectors = encoder.encode_passages([("city", "the river")])
+  np.testing.assert_allclose(np.linalg.norm(vectors), 1, rtol=1e-5)
+  np.testing.assert_allclose(
+    encoder.encode_questions(["city the river"]), vectors, atol=1e-6
+  )
+  pooling.write_text('{"pooling_mode": "max"}')
+  with pytest.raises(errors.InputError, match=r"pooling by \['max'\]"):
+    dpr_jax.Encoder.load(folder)
+
+
 def test_encoder_in_three_lines(tiny_config, fresh_workdir, tmp_path):
   """`Encoder.load(workdir)`, also from another folder."""
   encoder = dpr_jax.Encoder.load(fresh_workdir.root, which="start")
