@@ -87,18 +87,21 @@ def _run(cores, config, *, shared=False, steps=2, chunk_size=0, negatives=1):
 
 
 def _close(one, other):
-  for left, right in zip(
-    jax.tree.leaves(one), jax.tree.leaves(other), strict=True
-  ):
+  """The whole gradient to 1e-5 of its norm, every leaf to 1e-4 of its own."""
+  pairs = list(zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+  total = np.sqrt(sum(np.sum(right**2) for _, right in pairs))
+  error = np.sqrt(sum(np.sum((left - right) ** 2) for left, right in pairs))
+  assert error <= 1e-5 * total
+  for left, right in pairs:
     # What is zero in exact arithmetic (the key's bias) is noise in both.
     distance = np.linalg.norm(left - right)
-    assert distance <= 1e-4 * np.linalg.norm(right) + 1e-6
+    assert distance <= 1e-4 * np.linalg.norm(right) + 1e-6 * total
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("shared", [False, True])
 def test_steps_are_equal_on_1_and_8_cores(dropout, shared):
-  """Metrics to 1e-5, what the steps changed to 1e-4; dropout included."""
+  """Metrics and what the steps changed to 1e-5; dropout included."""
   config = bert.BertConfig(
     **{
       **CONFIG.__dict__,
@@ -110,7 +113,7 @@ def test_steps_are_equal_on_1_and_8_cores(dropout, shared):
   eight, eight_rows = _run(8, config, shared=shared)
   for left, right in zip(one_rows, eight_rows, strict=True):
     for key in ("loss", "gradient_norm", "accuracy"):
-      np.testing.assert_allclose(left[key], right[key], rtol=2e-5)
+      np.testing.assert_allclose(left[key], right[key], rtol=1e-5)
   _close(eight, one)
   assert one_rows[0]["loss"] != one_rows[1]["loss"]
 
