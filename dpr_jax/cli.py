@@ -62,7 +62,7 @@ STAGE is one of
   {"  ".join(STAGES)}
   run       all of them in order; what is done and unchanged is skipped
   demo      the whole flow on the embedded sample
-dpr-jax --help lists every flag."""
+dpr-jax --help lists the flags."""
 
 
 def main() -> None:
@@ -72,8 +72,9 @@ def main() -> None:
   logging.get_absl_handler().setFormatter(_Formatter())
   logging.get_absl_handler().addFilter(_is_ours_or_a_warning)
   arguments = sys.argv
-  if any(argument in ("-h", "--help") for argument in arguments[1:2]):
-    print(USAGE)
+  if any(a in ("-h", "-help", "--help") for a in arguments[1:]):
+    _help()
+    return
   if len(arguments) > 1 and arguments[1] == "--version":
     print(version.__version__)
     return
@@ -98,6 +99,23 @@ class _Formatter(logging.PythonFormatter):
     return f"{clock} {level}{record.getMessage()}"
 
 
+def _help() -> None:
+  """Usage and our own flags; absl's would fill a screen and exit with 1."""
+  print(USAGE, end="\n\n")
+  for flag in (
+    _CONFIG,
+    _WORKDIR,
+    _CPU_DEVICES,
+    _OVERWRITE,
+    _QUESTIONS,
+    _NAME,
+    _METHOD,
+    _MODEL,
+    _MATCH,
+  ):
+    print(f"  --{flag.name}\n      {flags.FLAGS[flag.name].help}")
+
+
 def _fail(message: object) -> None:
   """One line on stderr, exit status 2."""
   print(f"dpr-jax: {' '.join(str(message).split())}", file=sys.stderr)
@@ -109,7 +127,10 @@ def _parse(arguments: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(list(arguments))
   except flags.Error as error:
-    return _fail(error)
+    # What a config file raises comes with a traceback: keep its two ends.
+    before, traceback, after = str(error).partition("Traceback")
+    last = after.strip().rpartition("\n")[2] if traceback else ""
+    return _fail(before + last)
   except (KeyError, AttributeError, TypeError, ValueError) as error:
     return _fail(f"in --config or an override of it: {error}")
   except (OSError, ImportError, SyntaxError) as error:

@@ -180,6 +180,12 @@ def _refused(done, *words):
     (["train", "--config=no.py", "--workdir=w"], ["no.py"]),
     (["train", "--config=CONFIG", "--workdir=w", "--fly"], ["fly"]),
     (
+      ["train", "--config=NQ:foo", "--workdir=w"],
+      [
+        "ValueError: configs/nq_100k.py has no variant 'foo': quick or ablation"
+      ],
+    ),
+    (
       ["train", "--config=CONFIG", "--workdir=w", "--config.train.batch=3"],
       ["batch"],
     ),
@@ -231,7 +237,7 @@ def _refused(done, *words):
   ],
   ids=lambda value: "-".join(value)[:60] or "nothing",
 )
-def test_mistakes(arguments, words, config_file, tmp_path):
+def test_mistakes(arguments, words, config_file, repository, tmp_path):
   """One clear line, exit status 2, nothing half-written."""
   (tmp_path / "empty.tsv").write_text("id\ttext\ttitle\n")
   (tmp_path / "columns.tsv").write_text("id\ttext\n1\tabc\n")
@@ -240,8 +246,14 @@ def test_mistakes(arguments, words, config_file, tmp_path):
     json.dumps([good, {"question": "q", "answers": "a"}])
   )
   (tmp_path / "broken.qa.csv").write_text("q\t['a']\nq2\t['a'\n")
-  arguments = [a.replace("CONFIG", str(config_file)) for a in arguments]
-  _refused(_call(*arguments, cwd=tmp_path), *words)
+  nq = repository / "configs" / "nq_100k.py"
+  arguments = [
+    a.replace("CONFIG", str(config_file)).replace("NQ", str(nq))
+    for a in arguments
+  ]
+  done = _call(*arguments, cwd=tmp_path)
+  _refused(done, *words)
+  assert "File" not in done.stderr.strip().splitlines()[-1]
   left = [path.name for path in tmp_path.glob("w/*")]
   assert left in ([], ["config.json"])
 
@@ -268,4 +280,6 @@ def test_version_and_help():
   """Both without a config."""
   assert _call("--version").stdout.strip() == dpr_jax.__version__
   shown = _call("--help")
+  assert shown.returncode == 0
+  assert "--questions" in shown.stdout
   assert "usage: dpr-jax STAGE" in shown.stdout
