@@ -9,7 +9,6 @@ encoder and the reader put heads on top.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dpr_jax import errors
+from dpr_jax import errors, workdir
 
 ACTIVATIONS = {
   "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -65,12 +64,7 @@ class BertConfig:
       InputError: no such file, not JSON, or not a BERT with absolute positions.
     """
     path = pathlib.Path(folder) / "config.json"
-    try:
-      raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-      raise errors.InputError(f"cannot read {path}: {error}") from error
-    except ValueError as error:
-      raise errors.InputError(f"{path} is not JSON: {error}") from error
+    raw: dict[str, Any] = workdir.read_json(path)
     if raw.get("model_type", "bert") not in ("bert", "dpr"):
       raise errors.InputError(
         f"{path}: model_type {raw['model_type']!r}: only 'bert' and 'dpr'"
