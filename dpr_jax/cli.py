@@ -1,7 +1,7 @@
 """`dpr-jax STAGE --config=… --workdir=…`: flags in, one stage called.
 
 Exit codes: 0 done; 2 bad input, config or flag, with one clear line on stderr;
-1 anything unexpected; 130 and 143 interrupted.
+1 anything unexpected; 130 interrupted.
 """
 
 import logging as py_logging

@@ -136,6 +136,11 @@ def from_folder(folder: str | os.PathLike) -> Towers:
   if (folder / "modules.json").exists():
     modules = workdir.read_json(folder / "modules.json")
     kinds = [module["type"].rpartition(".")[2] for module in modules]
+    if "Pooling" not in kinds:
+      raise errors.InputError(
+        f"{folder / 'modules.json'}: no Pooling among {', '.join(kinds)}: this"
+        " is not an encoder of one vector per text"
+      )
     pooling = _pooling(folder / modules[kinds.index("Pooling")]["path"])
     normalize, title = "Normalize" in kinds, "joined"
     settings = folder / "sentence_bert_config.json"

@@ -195,6 +195,9 @@ def test_encoder_of_a_folder(tiny_checkpoint, tmp_path):
   pooling.write_text('{"pooling_mode": "max"}')
   with pytest.raises(errors.InputError, match=r"pooling by \['max'\]"):
     dpr_jax.Encoder.load(folder)
+  (folder / "modules.json").write_text(json.dumps(modules[:1]))
+  with pytest.raises(errors.InputError, match="no Pooling among Transformer"):
+    dpr_jax.Encoder.load(folder)
 
 
 def test_encoder_in_three_lines(tiny_config, fresh_workdir, tmp_path):
