@@ -52,23 +52,40 @@ def base_config() -> ml_collections.ConfigDict:
   train.max_steps = 0  # 0 = what `epochs` gives
   train.hard_negatives = 1  # per question, from `train.negatives`
   train.hard_negatives_from_top = 1  # each drawn from the best n mined ones
-  train.negatives = "bm25"  # "bm25" (mined), "given" (in the data), "random"
+  # "bm25" (mined), "model" (mined with the trained towers), "given" (in the
+  # data), "random", or a mixture with counts: "bm25:1,random:1"
+  train.negatives = "bm25"
+  train.mask_answers = False  # passages with an answer are no negatives
   train.learning_rate = 2e-5
   train.warmup_steps = 1237
+  train.scale_rule = "none"  # "linear", "sqrt": rate and warm-up with the batch
+  train.scale_reference = 128  # batch size that the two above are meant for
+  train.dpr_compat_workers = 0  # W > 0: gradient / W before clipping, as DPR's
   train.weight_decay = 0.0
   train.clip_norm = 2.0
   train.adam_b1 = 0.9
   train.adam_b2 = 0.999
   train.adam_epsilon = 1e-8
   train.passage_length = 0  # tokens; 0 = as `model.passage_length`
-  train.chunk_size = 0  # texts encoded at once per core; 0 = the whole batch
+  train.length_groups = 1  # groups by length, each padded to its own length
+  train.chunk_size = 0  # texts encoded at once per core; 0 = a whole group
+  train.gradient_cache = False  # forget a chunk's activations, encode it twice
+  train.remat = "none"  # "dots", "layer": what a layer's backward recomputes
+  train.loss = "gathered"  # "tiled", "ring": never holds a whole score row
+  train.loss_tile = 0  # passages scored at once; 0 = those of one core
+  train.accumulate_steps = 1  # only 1: see train.gradient_cache
+  train.rounds = 1  # of train, embed, mine from the model, train
   train.log_every = 10  # steps
+  train.profile_steps = ()  # (first, last): trace in training/profile
   train.dev_every = 0  # steps; 0 = at the end of training alone
   train.dev_questions = 256  # of the dev set, for dev loss and average rank
   train.dev_hard_negatives = 30  # per dev question in the pool (paper: 30)
   train.dev_other_negatives = 30
+  train.dev_topk_passages = 0  # > 0: top-k over a sub-corpus of so many
   train.checkpoint_every = 1000  # steps
-  train.keep_checkpoints = 2
+  train.keep_checkpoints = 2  # the newest, and the best one
+  train.best_metric = ""  # of the dev rows, "dev_average_rank"; "" = the last
+  train.average_checkpoints = 1  # > 1: the mean of the last so many is used
 
   config.bm25 = bm25 = ml_collections.ConfigDict()
   bm25.k1 = 0.9

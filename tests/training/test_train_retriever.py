@@ -11,7 +11,7 @@ import pytest
 
 from dpr_jax import errors, parallel
 from dpr_jax.models import bert, checkpoints, dual_encoder
-from dpr_jax.training import metrics, train_retriever
+from dpr_jax.training import metrics, train_retriever, train_step
 
 CONFIG = bert.BertConfig(
   vocab_size=50,
@@ -61,7 +61,7 @@ def _run(cores, config, *, shared=False, steps=2, chunk_size=0, negatives=1):
   tower = jax.tree.map(lambda x: 8 * x if x.ndim == 2 else x, tower)
   transformation = optax.sgd(0.1)
   step = parallel.map_train_step(
-    train_retriever.make_train_step(
+    train_step.make_train_step(
       encoder,
       transformation,
       optax.schedules.constant_schedule(0.1),
@@ -72,9 +72,7 @@ def _run(cores, config, *, shared=False, steps=2, chunk_size=0, negatives=1):
   )
   params = encoder.towers(tower)
   state = parallel.replicate(
-    train_retriever.TrainState(
-      np.int32(0), params, transformation.init(params)
-    ),
+    train_step.TrainState(np.int32(0), params, transformation.init(params)),
     devices,
   )
   rows = []
@@ -130,7 +128,7 @@ def test_dropout_keys_follow_step_and_row():
   rows = np.arange(4, dtype=np.int32)
 
   def draw(step, rows):
-    questions, passages = train_retriever.dropout_keys(
+    questions, passages = train_step.dropout_keys(
       1, jnp.int32(step), jnp.asarray(rows), 2
     )
     data = jax.random.key_data
