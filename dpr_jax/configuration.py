@@ -70,7 +70,7 @@ def base_config() -> ml_collections.ConfigDict:
   train.length_groups = 1  # groups by length, each padded to its own length
   train.chunk_size = 0  # texts encoded at once per core; 0 = a whole group
   train.gradient_cache = False  # forget a chunk's activations, encode it twice
-  train.remat = "none"  # "dots", "layer": what a layer's backward recomputes
+  train.remat = "none"  # "layer": the backward pass computes layers again
   train.loss = "gathered"  # "tiled", "ring": never holds a whole score row
   train.loss_tile = 0  # passages scored at once; 0 = those of one core
   train.accumulate_steps = 1  # only 1: see train.gradient_cache

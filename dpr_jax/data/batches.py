@@ -3,8 +3,10 @@
 Global row r of step s is place `s * batch_size + r` in the concatenation of the
 epochs' permutations, so that no question is dropped at the end of an epoch and
 the same run on 1, 8 or 2 x 4 cores sees the same batches.  A negative depends
-on (seed, epoch, question) alone.  Grain makes the batches in the background;
-the train loop gets NumPy arrays, one row per text of this process.
+on (seed, epoch, question) alone.  In what order the texts of a batch stand is
+free, since every question knows the place of its positive: so they are sorted
+into groups by length, and little is padding.  Grain makes the batches in the
+background; the train loop gets NumPy arrays.
 """
 
 import dataclasses
@@ -15,10 +17,8 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from dpr_jax import errors
+from dpr_jax.data import negatives as negatives_lib
 from dpr_jax.data import records, tokenization
-
-KINDS = ("bm25", "given", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,62 +55,136 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
-  """A question's passages as the sampler needs them: rows of the corpus.
+class Group:
+  """Some texts of every core that are padded to one length.
 
   Attributes:
-    positive: corpus row of the gold passage, -1 where it is in no corpus.
-    hard: corpus rows of its hard negatives, best first.
+    rows: texts per core.
+    length: tokens.
   """
 
-  positive: int
-  hard: Int[np.ndarray, " negatives"]
+  rows: int
+  length: int
 
 
-def choose_negatives(
-  candidate: Candidate,
+def length_groups(
+  lengths: Int[np.ndarray, " sample"],
   *,
-  count: int,
-  from_top: int,
-  kind: str,
-  corpus_size: int,
-  key: Sequence[int],
-) -> Int[np.ndarray, " count"]:
-  """Corpus rows of one question's negatives, -1 where there are too few.
+  rows: int,
+  cores: int,
+  groups: int,
+  chunk: int,
+  limit: int,
+  draws: int = 2000,
+) -> tuple[Group, ...]:
+  """Groups by length that almost every batch fits, with the least padding.
+
+  A process sorts its texts by length and deals them to its cores, the longest
+  first.  How long the r-th longest of a batch may be is seen in batches drawn
+  from a sample of texts; a batch that does not fit after all is padded to
+  `limit` (see `BatchSource`).
 
   Args:
-    candidate: the question's passages.
-    count: negatives wanted.
-    from_top: hard negatives are drawn from the best so many, without
-      replacement; with `from_top == count` they are simply the best.
-    kind: "random" draws from the whole corpus, else from the hard negatives.
-    corpus_size: passages in the corpus.
-    key: seeds the draw: (seed, epoch, question).
+    lengths: token counts of some texts of the training data.
+    rows: texts of a process in one batch.
+    cores: of the process.
+    groups: wanted at most.
+    chunk: texts that a core encodes at once: groups are multiples of it.
+    limit: tokens of a text at most; the length of the first group.
+    draws: batches drawn; one in about so many will not fit.
   """
-  chosen = np.full(count, -1, np.int64)
-  generator = np.random.default_rng(tuple(key))
-  if kind == "random":
-    pool = corpus_size - (candidate.positive >= 0)
-    drawn = generator.choice(pool, min(count, pool), replace=False)
-    if candidate.positive >= 0:
-      drawn += drawn >= candidate.positive
-  else:
-    pool = candidate.hard[: max(from_top, count)]
-    drawn = (generator.permutation(pool) if from_top > count else pool)[:count]
-  chosen[: len(drawn)] = drawn
-  return chosen
+  each = rows // cores
+  if groups <= 1 or not len(lengths):
+    return (Group(each, limit),)
+  unit = chunk if chunk and each % chunk == 0 else 1
+  units = each // unit
+  generator = np.random.default_rng(4)
+  drawn = generator.choice(np.asarray(lengths), (draws, rows))
+  drawn = -np.sort(-drawn, axis=1)
+  # The longest text from each place on, were a group to begin there.
+  longest = drawn[:, :: unit * cores].max(axis=0)
+  longest = np.minimum(-(-longest // 8) * 8, limit)
+  longest[0] = limit
+  # best[g][u]: least padded length of the units from u on, in g more groups.
+  best = [[longest[u] * (units - u) for u in range(units)] + [0]]
+  ends = [[units] * (units + 1)]
+  for _ in range(min(groups, units) - 1):
+    costs, cuts = [], []
+    for u in range(units):
+      options = [
+        (longest[u] * (end - u) + best[-1][end], end)
+        for end in range(u + 1, units + 1)
+      ]
+      cost, end = min(options)
+      costs.append(cost)
+      cuts.append(end)
+    best.append([*costs, 0])
+    ends.append([*cuts, units])
+  found, u = [], 0
+  for cuts in reversed(ends):
+    if u < units:
+      found.append(Group((cuts[u] - u) * unit, int(longest[u])))
+      u = cuts[u]
+  return tuple(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arranged:
+  """Texts of one kind, dealt to the cores.
+
+  Attributes:
+    groups: one `{"ids", "mask"}` per group.
+    order: which text stands in each place; places count core by core.
+  """
+
+  groups: tuple[dict[str, np.ndarray], ...]
+  order: Int[np.ndarray, " places"]
+
+  @property
+  def places(self) -> Int[np.ndarray, " texts"]:
+    """Where each text stands."""
+    places = np.empty_like(self.order)
+    places[self.order] = np.arange(len(self.order))
+    return places
+
+
+def _arrange(
+  tokenizer: tokenization.TextTokenizer,
+  ids: Sequence[Sequence[int]],
+  groups: Sequence[Group],
+  cores: int,
+  limit: int,
+) -> _Arranged:
+  """Sorts texts into groups; where one does not fit, pads all to `limit`."""
+  lengths = np.array([len(row) for row in ids])
+  order = np.argsort(-lengths, kind="stable")
+  starts = np.cumsum([0, *(cores * group.rows for group in groups)])
+  if len(groups) < 2 or any(
+    lengths[order[start]] > group.length
+    for start, group in zip(starts[:-1], groups, strict=True)
+  ):
+    groups = (Group(len(ids) // cores, limit),)
+    order, starts = np.arange(len(ids)), np.array([0, len(ids)])
+  dealt = [
+    order[start:end].reshape(cores, -1)
+    for start, end in zip(starts[:-1], starts[1:], strict=True)
+  ]
+  tokens = [
+    tokenizer.pad([ids[row] for row in rows.reshape(-1)], group.length)
+    for rows, group in zip(dealt, groups, strict=True)
+  ]
+  return _Arranged(
+    tuple({"ids": t.ids, "mask": t.mask} for t in tokens),
+    np.concatenate(dealt, axis=1).reshape(-1),
+  )
 
 
 @runtime_checkable
-class Rows(Protocol):
-  """What is needed of a `tables.QuestionTable` or `tables.PassageTable`."""
+class AnswerRows(Protocol):
+  """Knows which passages hold an answer: see `training.answer_masks`."""
 
-  def __len__(self) -> int:
-    """Number of rows."""
-    ...
-
-  def take(self, rows: Sequence[int] | np.ndarray) -> list[Any]:
-    """The records of some rows, in their order."""
+  def excluded(self, question_indexes: Any, keys: Any, labels: Any) -> Any:
+    """True [questions, passages] where a passage is no negative."""
     ...
 
 
@@ -122,100 +196,91 @@ class BatchSource:
     plan: which question stands where.
     steps: number of batches.
     questions: the training questions.
-    passages: the corpus.
-    candidates: one per training question.
+    sampler: chooses their passages.
     tokenizer: text to ids.
-    negatives: hard negatives per question.
-    from_top: see `choose_negatives`.
-    kind: see `choose_negatives`; "given" uses the passages in the data.
+    question_groups: shapes, see `length_groups`; () = one, all of full length.
+    passage_groups: shapes of the passages.
+    answer_rows: masks passages that hold an answer; None = no such mask.
+    cores: of this process.
     process: number of this process.
     processes: number of all processes.
   """
 
   plan: Plan
   steps: int
-  questions: Rows
-  passages: Rows
-  candidates: Sequence[Candidate]
+  questions: negatives_lib.Rows
+  sampler: negatives_lib.Sampler
   tokenizer: tokenization.TextTokenizer
-  negatives: int
-  from_top: int
-  kind: str
+  question_groups: tuple[Group, ...] = ()
+  passage_groups: tuple[Group, ...] = ()
+  answer_rows: AnswerRows | None = None
+  cores: int = 1
   process: int = 0
   processes: int = 1
-
-  def __post_init__(self):
-    if self.kind not in KINDS:
-      raise errors.InputError(
-        f"config.train.negatives={self.kind!r}: must be one of"
-        f" {', '.join(KINDS)}"
-      )
 
   def __len__(self) -> int:
     return self.steps
 
-  def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+  def __getitem__(self, step: int) -> dict[str, Any]:
     """The batch of a step.
 
+    Texts stand in groups by length, dealt to the cores; what belongs to a text
+    stands in the order of the groups' rows, core by core.
+
     Returns:
-      `question_ids`, `question_mask` [questions, length], `passage_ids`,
-      `passage_mask` [questions * (1 + negatives), length], `passage_valid`
-      and `passage_keys` [same], `global_rows` [questions]; passages of
-      question i stand at i * (1 + negatives), its positive first.
+      `questions`, `passages`: a tuple of groups `{"ids", "mask"}` [rows,
+      length]; of each question `question_rows` (its row in the global batch),
+      `question_keys` (corpus row of its positive, -1 = unknown) and `labels`
+      (its positive's place among the passages of all cores); of each passage
+      `passage_rows` (question row * passages per question + number),
+      `passage_valid` and `passage_keys`; with `answer_rows` also `excluded`
+      [questions, passages of all cores].
     """
     indexes, epochs = self.plan.rows(int(step))
     share = self.plan.batch_size // self.processes
-    mine = slice(self.process * share, (self.process + 1) * share)
-    rows = np.arange(self.plan.batch_size)[mine]
+    first = self.process * share
+    mine = slice(first, first + share)
+    each = self.sampler.per_question
     questions = self.questions.take([int(i) for i in indexes[mine]])
-    passages, keys = [], []
-    for question, index, epoch in zip(
-      questions, indexes[mine], epochs[mine], strict=True
-    ):
-      mine_passages, mine_keys = self._passages(
-        question, int(index), int(epoch)
-      )
-      passages += mine_passages
-      keys += mine_keys
-    question_tokens = self.tokenizer.questions([q.question for q in questions])
-    valid = np.array([passage is not None for passage in passages])
+    passages, keys = self.sampler.passages_of_batch(
+      questions, indexes[mine], epochs[mine]
+    )
+    keys = np.asarray(keys, np.int32)
     empty = records.Passage("", "", "")
-    passage_tokens = self.tokenizer.passages(
-      [passage or empty for passage in passages]
+    asked = _arrange(
+      self.tokenizer,
+      self.tokenizer.question_ids([q.question for q in questions]),
+      self.question_groups,
+      self.cores,
+      self.tokenizer.question_length,
     )
-    return {
-      "question_ids": question_tokens.ids,
-      "question_mask": question_tokens.mask,
-      "passage_ids": passage_tokens.ids,
-      "passage_mask": passage_tokens.mask,
-      "passage_valid": valid,
-      "passage_keys": np.array(keys, np.int32),
-      "global_rows": rows.astype(np.int32),
+    read = _arrange(
+      self.tokenizer,
+      self.tokenizer.passage_ids([passage or empty for passage in passages]),
+      self.passage_groups,
+      self.cores,
+      self.tokenizer.passage_length,
+    )
+    valid = np.array([passage is not None for passage in passages])
+    labels = first * each + read.places[::each][asked.order]
+    batch = {
+      "questions": asked.groups,
+      "passages": read.groups,
+      "question_rows": (first + asked.order).astype(np.int32),
+      "question_keys": keys[::each][asked.order],
+      "labels": labels.astype(np.int32),
+      "passage_rows": (first * each + read.order).astype(np.int32),
+      "passage_valid": valid[read.order],
+      "passage_keys": keys[read.order],
     }
-
-  def _passages(
-    self, question: records.Question, index: int, epoch: int
-  ) -> tuple[list[records.Passage | None], list[int]]:
-    """A question's positive and negatives, and their corpus rows."""
-    candidate = self.candidates[index]
-    if self.kind == "given":
-      given = [*question.hard_negatives, *question.negatives]
-      given = given[: self.negatives]
-      padding: list = [None] * (self.negatives - len(given))
-      keys = [candidate.positive] + [-1] * self.negatives
-      return [question.positives[0], *given, *padding], keys
-    chosen = choose_negatives(
-      candidate,
-      count=self.negatives,
-      from_top=self.from_top,
-      kind=self.kind,
-      corpus_size=len(self.passages),
-      key=(self.plan.seed, 2, epoch, index),
-    )
-    found = self.passages.take(chosen[chosen >= 0])
-    padding = [None] * (self.negatives - len(found))
-    keys = [candidate.positive, *(int(row) for row in chosen)]
-    return [question.positives[0], *found, *padding], keys
+    if self.answer_rows is not None:
+      everyone = batch["passage_keys"]
+      if self.processes > 1:  # then nothing is sorted, see `sources`
+        everyone = self.sampler.keys_of_batch(indexes, epochs)
+      batch["excluded"] = self.answer_rows.excluded(
+        indexes[mine][asked.order], everyone, labels
+      )
+    return batch
 
 
 def in_background(

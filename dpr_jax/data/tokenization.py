@@ -93,12 +93,12 @@ class TextTokenizer:
 
   def question_ids(self, questions: Sequence[str]) -> list[list[int]]:
     """Token ids of questions, cut but not padded."""
-    texts = [self.question_prefix + question for question in questions]
+    texts = [self.question_text(question) for question in questions]
     return self._encode(texts, self.question_length)
 
   def passage_ids(self, passages: Sequence[records.Passage]) -> list[list[int]]:
     """Token ids of passages, cut but not padded."""
-    texts = [self._passage_text(passage) for passage in passages]
+    texts = [self.passage_text(passage) for passage in passages]
     return self._encode(texts, self.passage_length)
 
   def pad(self, ids: Sequence[Sequence[int]], length: int) -> TokenBatch:
@@ -110,7 +110,12 @@ class TextTokenizer:
       mask[row, : len(values)] = True
     return TokenBatch(batch, mask)
 
-  def _passage_text(self, passage: records.Passage) -> str | tuple[str, str]:
+  def question_text(self, question: str) -> str:
+    """What is tokenized of a question."""
+    return self.question_prefix + question
+
+  def passage_text(self, passage: records.Passage) -> str | tuple[str, str]:
+    """What is tokenized of a passage; a pair is joined by `[SEP]`."""
     title, text = passage.title, passage.text
     if not title or self.title == "none":
       return self.passage_prefix + text

@@ -19,7 +19,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dpr_jax import errors, workdir
+from dpr_jax.models import kernels
 
+WORDS = "word_embeddings"
+REMATS = ("none", "layer")
 ACTIVATIONS = {
   "gelu": lambda x: nn.gelu(x, approximate=False),
   "gelu_new": lambda x: nn.gelu(x, approximate=True),
@@ -84,6 +87,26 @@ class BertConfig:
     return cls(**{key: raw[key] for key in known & raw.keys()})
 
 
+def keep_mask(
+  keys: Key[Array, " rows"], shape: tuple[int, ...], rate: float, site: int
+) -> Bool[Array, "rows ..."]:
+  """Which values dropout keeps; a row's depend on its key and the site alone.
+
+  16 random bits decide for a value: half the work of a random float32.
+
+  Args:
+    keys: one random key per text.
+    shape: of one text's values.
+    rate: share of values dropped, exact to 2**-16.
+    site: number of the place in the network, so that no two masks are alike.
+  """
+  site_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, site)
+  bits = jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint16))(
+    site_keys
+  )
+  return bits >= jnp.uint16(round(rate * 2**16))
+
+
 def row_dropout(
   values: Float[ArrayLike, "rows ..."],
   keys: Key[Array, " rows"] | None,
@@ -96,15 +119,58 @@ def row_dropout(
     values: any activations, one row per text.
     keys: one random key per text; None turns dropout off.
     rate: share of values set to zero; the rest is scaled by 1 / (1 - rate).
-    site: number of the place in the network, so that no two masks are alike.
+    site: see `keep_mask`.
   """
   if keys is None or rate == 0.0:
     return values
-  site_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, site)
-  keep = jax.vmap(
-    lambda key: jax.random.bernoulli(key, 1.0 - rate, values.shape[1:])
-  )(site_keys)
+  keep = keep_mask(keys, values.shape[1:], rate, site)
   return jnp.where(keep, values / (1.0 - rate), 0.0).astype(values.dtype)
+
+
+class Weights(nn.Module):
+  """Kernel and bias of a dense layer, in float32.
+
+  Attributes:
+    inputs: width of what comes in.
+    outputs: width of what goes out.
+    initializer: of the kernel.
+  """
+
+  inputs: int
+  outputs: int
+  initializer: Any
+
+  @nn.compact
+  def __call__(
+    self,
+  ) -> tuple[Float[ArrayLike, "inputs outputs"], Float[ArrayLike, " outputs"]]:
+    """Returns (kernel, bias)."""
+    kernel = self.param(
+      "kernel", self.initializer, (self.inputs, self.outputs), jnp.float32
+    )
+    zeros = nn.initializers.zeros_init()
+    return kernel, self.param("bias", zeros, (self.outputs,), jnp.float32)
+
+
+class LayerNorm(nn.Module):
+  """`kernels.layer_norm` with its parameters.
+
+  Attributes:
+    epsilon: added to the variance.
+  """
+
+  epsilon: float
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "rows n dim"]
+  ) -> Float[Array, "rows n dim"]:
+    """Normalises the last axis."""
+    width = (x.shape[-1],)
+    ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+    scale = self.param("scale", ones, width, jnp.float32)
+    bias = self.param("bias", zeros, width, jnp.float32)
+    return kernels.layer_norm(x, scale, bias, self.epsilon)
 
 
 class BertLayer(nn.Module):
@@ -113,12 +179,12 @@ class BertLayer(nn.Module):
   Attributes:
     config: sizes.
     number: place in the stack, from 0; keeps dropout masks apart.
-    dtype: of the computation; parameters and softmax are float32.
+    first_only: compute position 0 alone.
   """
 
   config: BertConfig
   number: int
-  dtype: Any = jnp.float32
+  first_only: bool = False
 
   @nn.compact
   def __call__(
@@ -126,53 +192,68 @@ class BertLayer(nn.Module):
     hidden: Float[Array, "rows length dim"],
     bias: Float[Array, "rows 1 1 length"],
     keys: Key[Array, " rows"] | None,
-    first_only: bool = False,
   ) -> Float[Array, "rows positions dim"]:
-    """Returns new hidden states; of position 0 alone if `first_only`."""
+    """Returns new hidden states, computed in the dtype of `hidden`."""
     config = self.config
     width, heads = config.hidden_size, config.num_attention_heads
     initializer = nn.initializers.normal(config.initializer_range)
+    site = 3 * self.number
 
-    def dense(size: int, name: str) -> nn.Dense:
-      return nn.Dense(
-        size, dtype=self.dtype, kernel_init=initializer, name=name
+    def weights(name: str, inputs: int = width, outputs: int = width):
+      return Weights(inputs, outputs, initializer, name=name)()
+
+    def norm(name: str, x: Float[Array, "rows n dim"]):
+      return LayerNorm(config.layer_norm_eps, name=name)(x)
+
+    def split(x: Float[Array, "rows n dim"]) -> Float[Array, "rows heads n d"]:
+      x = x.reshape(*x.shape[:2], heads, width // heads)
+      return x.transpose(0, 2, 1, 3)
+
+    # One product with the kernels side by side is faster than three.
+    projections = [weights(name) for name in ("query", "key", "value")]
+    asking = hidden[:, :1] if self.first_only else hidden
+    if self.first_only:
+      query = kernels.dense(asking, *projections[0])
+      key, value = jnp.split(
+        kernels.dense(hidden, *_side_by_side(projections[1:])), 2, axis=-1
       )
-
-    def norm(name: str) -> nn.LayerNorm:
-      return nn.LayerNorm(
-        epsilon=config.layer_norm_eps, dtype=self.dtype, name=name
+    else:
+      query, key, value = jnp.split(
+        kernels.dense(hidden, *_side_by_side(projections)), 3, axis=-1
       )
+    keep, rate = None, config.attention_probs_dropout_prob
+    if keys is not None and rate > 0:
+      shape = (heads, asking.shape[1], hidden.shape[1])
+      keep = keep_mask(keys, shape, rate, site)
+    context = kernels.attention(
+      split(query * (width // heads) ** -0.5),
+      split(key),
+      split(value),
+      bias,
+      keep,
+      rate,
+    )
+    context = context.transpose(0, 2, 1, 3).reshape(asking.shape)
+    context = kernels.dense(context, *weights("attention_output"))
+    rate = config.hidden_dropout_prob
+    context = row_dropout(context, keys, rate, site + 1)
+    attended = norm("attention_norm", asking + context)
 
-    def split(x: Float[Array, "rows n dim"]) -> Float[Array, "rows n heads d"]:
-      return x.reshape(*x.shape[:2], heads, width // heads)
+    inner = config.intermediate_size
+    output = kernels.feed_forward(
+      attended,
+      *weights("intermediate", width, inner),
+      *weights("output", inner, width),
+      ACTIVATIONS[config.hidden_act],
+    )
+    output = row_dropout(output, keys, rate, site + 2)
+    return norm("output_norm", attended + output)
 
-    asking = hidden[:, :1] if first_only else hidden
-    query = split(dense(width, "query")(asking)) * (width // heads) ** -0.5
-    key = split(dense(width, "key")(hidden))
-    value = split(dense(width, "value")(hidden))
-    scores = jnp.einsum(
-      "rqhd,rkhd->rhqk", query, key, preferred_element_type=jnp.float32
-    )
-    weights = jax.nn.softmax(scores + bias, axis=-1).astype(self.dtype)
-    weights = row_dropout(
-      weights, keys, config.attention_probs_dropout_prob, 3 * self.number
-    )
-    context = jnp.einsum("rhqk,rkhd->rqhd", weights, value)
-    context = dense(width, "attention_output")(context.reshape(asking.shape))
-    context = row_dropout(
-      context, keys, config.hidden_dropout_prob, 3 * self.number + 1
-    )
-    attended = norm("attention_norm")(asking + context)
 
-    inner = dense(config.intermediate_size, "intermediate")(attended)
-    inner = ACTIVATIONS[config.hidden_act](inner)
-    output = row_dropout(
-      dense(width, "output")(inner),
-      keys,
-      config.hidden_dropout_prob,
-      3 * self.number + 2,
-    )
-    return norm("output_norm")(attended + output)
+def _side_by_side(projections):
+  """Kernels and biases of several dense layers as one."""
+  kernels_, biases = zip(*projections, strict=True)
+  return jnp.concatenate(kernels_, axis=1), jnp.concatenate(biases)
 
 
 class Bert(nn.Module):
@@ -181,10 +262,13 @@ class Bert(nn.Module):
   Attributes:
     config: sizes.
     dtype: of the computation; parameters are float32.
+    remat: what a layer's backward pass computes again: "none" = no product of
+      matrices, "layer" = the whole layer.
   """
 
   config: BertConfig
   dtype: Any = jnp.float32
+  remat: str = "none"
 
   @nn.compact
   def __call__(
@@ -194,6 +278,7 @@ class Bert(nn.Module):
     token_types: Int[ArrayLike, "rows length"] | None = None,
     dropout_keys: Key[ArrayLike, " rows"] | None = None,
     first_only: bool = False,
+    words: Float[ArrayLike, "rows length dim"] | None = None,
   ) -> Float[Array, "rows positions dim"]:
     """Encodes texts.
 
@@ -203,6 +288,7 @@ class Bert(nn.Module):
       token_types: segment numbers; None means all 0, as DPR encodes.
       dropout_keys: one key per text; None turns dropout off.
       first_only: return position 0 alone (positions = 1, else = length).
+      words: `look_up(params, token_ids)`, where the caller has it already.
     """
     config = self.config
     length = token_ids.shape[1]
@@ -224,26 +310,35 @@ class Bert(nn.Module):
     types = table(config.type_vocab_size, "token_type_embeddings")
     if token_types is None:
       token_types = jnp.zeros((1, 1), jnp.int32)
+    if words is None:
+      words = table(config.vocab_size, WORDS)(token_ids)
     hidden = (
-      table(config.vocab_size, "word_embeddings")(token_ids)
+      words.astype(self.dtype)
       + table(config.max_position_embeddings, "position_embeddings")(
         jnp.arange(length)[None]
       )
       + types(token_types)
     )
-    hidden = nn.LayerNorm(
-      epsilon=config.layer_norm_eps, dtype=self.dtype, name="embeddings_norm"
-    )(hidden)
+    hidden = LayerNorm(config.layer_norm_eps, name="embeddings_norm")(hidden)
     layers = config.num_hidden_layers
     hidden = row_dropout(
       hidden, dropout_keys, config.hidden_dropout_prob, 3 * layers
     )
     bias = jnp.where(mask, 0.0, -1e9)[:, None, None, :].astype(jnp.float32)
+    layer = nn.remat(BertLayer) if self.remat == "layer" else BertLayer
     for number in range(layers):
-      hidden = BertLayer(config, number, self.dtype, name=f"layer_{number}")(
-        hidden, bias, dropout_keys, first_only and number == layers - 1
-      )
+      last = number == layers - 1
+      hidden = layer(
+        config, number, first_only and last, name=f"layer_{number}"
+      )(hidden, bias, dropout_keys)
     return hidden
+
+
+def look_up(
+  params: dict[str, Any], token_ids: Int[ArrayLike, "rows length"]
+) -> Float[Array, "rows length dim"]:
+  """Word embeddings of token ids, in float32."""
+  return jnp.take(params[WORDS]["embedding"], token_ids, axis=0)
 
 
 def init_params(config: BertConfig, key: Key[Array, ""]) -> dict[str, Any]:

@@ -2,13 +2,123 @@
 
 Weight decay spares biases and LayerNorm; the learning rate rises linearly over
 the warm-up steps and falls linearly to 0 at the last step; gradients are
-clipped by their global norm before Adam sees them (DPR: 2.0).
+clipped by their global norm before Adam sees them (DPR: 2.0).  `from_config`
+puts it together; `scaled` is for batches of another size than the recipe's.
 """
 
-import jax
-import optax
+import math
 
-from dpr_jax import errors
+import jax
+import ml_collections
+import optax
+from absl import logging
+
+from dpr_jax import configuration, errors
+
+SCALE_RULES = ("none", "linear", "sqrt")
+
+
+def from_config(
+  train_config: ml_collections.ConfigDict, steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Optimizer and learning rate of `config.train`.
+
+  Args:
+    train_config: the section `train`.
+    steps: of the whole training.
+
+  Returns:
+    The transformation, scaling and clipping included, and the schedule from
+    step to learning rate.
+
+  Raises:
+    InputError: a setting is out of range, or the warm-up, for this batch size,
+      is no shorter than the training.
+  """
+  rule = train_config.scale_rule
+  rate, warmup_steps = scaled(
+    train_config.learning_rate,
+    train_config.warmup_steps,
+    train_config.batch_size,
+    train_config.scale_reference,
+    rule,
+  )
+  if rule != "none":
+    if warmup_steps >= steps:
+      raise errors.InputError(
+        f"config.train.warmup_steps={train_config.warmup_steps} for batches of"
+        f" {train_config.scale_reference} is {warmup_steps} for batches of"
+        f" {train_config.batch_size} (scale_rule={rule!r}), not below the"
+        f" {steps} steps of the training: lower it, or train longer"
+      )
+    logging.info(
+      "train: learning rate %.4g, %d warm-up steps (%s rule: %.4g and %d at"
+      " batches of %d)",
+      rate,
+      warmup_steps,
+      rule,
+      train_config.learning_rate,
+      train_config.warmup_steps,
+      train_config.scale_reference,
+    )
+  schedule = learning_rate_schedule(rate, warmup_steps, steps)
+  transformation = adamw(
+    schedule,
+    b1=train_config.adam_b1,
+    b2=train_config.adam_b2,
+    epsilon=train_config.adam_epsilon,
+    weight_decay=train_config.weight_decay,
+    clip_norm=train_config.clip_norm,
+    dpr_compat_workers=train_config.dpr_compat_workers,
+  )
+  return transformation, schedule
+
+
+def scaled(
+  learning_rate: float,
+  warmup_steps: int,
+  batch_size: int,
+  reference: int,
+  rule: str,
+) -> tuple[float, int]:
+  """Learning rate and warm-up for another batch size than they were found for.
+
+  With k = `batch_size` / `reference`, "linear" multiplies the rate by k and
+  "sqrt" by the square root of k; either keeps the warm-up at the same number of
+  examples, rounded up to whole steps.  These are starting points for a search,
+  not laws.
+
+  "linear" is the rule of Goyal et al. 2017 (arXiv 1706.02677) for SGD with
+  momentum; their warm-up, too, is a number of epochs whatever the batch.  The
+  square root keeps the variance of a step the same (Krizhevsky 2014, arXiv
+  1404.5997, who found the linear rule better for his SGD).  You et al. 2019
+  (arXiv 1904.00962) train BERT with it, by their own optimizer, LAMB.  Malladi
+  et al. 2022 (arXiv 2205.10287) derive it for Adam, where 1 - beta is also
+  multiplied by k, for both betas, and epsilon divided by the square root of k.
+  Here betas and epsilon stay as they are, so "sqrt" is only part of their rule.
+  All of this is about one loss; with in-batch negatives a larger batch is also
+  a harder task.
+
+  Args:
+    learning_rate: peak rate for batches of `reference`.
+    warmup_steps: of batches of `reference`.
+    batch_size: questions in the global batch of this training.
+    reference: questions in the global batch that the first two are meant for.
+    rule: "none" (both as given), "linear" or "sqrt".
+
+  Raises:
+    InputError: `rule` is none of these, or a size is below 1.
+  """
+  configuration.one_of("train.scale_rule", rule, SCALE_RULES)
+  configuration.at_least("train.warmup_steps", warmup_steps, 0)
+  configuration.at_least("train.batch_size", batch_size, 1)
+  configuration.at_least("train.scale_reference", reference, 1)
+  if rule == "none":
+    return learning_rate, warmup_steps
+  factor = batch_size / reference
+  if rule == "sqrt":
+    factor = math.sqrt(factor)
+  return learning_rate * factor, -(-warmup_steps * reference // batch_size)
 
 
 def learning_rate_schedule(
@@ -48,8 +158,30 @@ def adamw(
   epsilon: float = 1e-8,
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
+  dpr_compat_workers: int = 0,
 ) -> optax.GradientTransformation:
-  """Clipping (if `clip_norm` is positive), then AdamW with a schedule."""
+  """Clipping (if `clip_norm` is positive), then AdamW with a schedule.
+
+  Args:
+    schedule: step to learning rate.
+    b1: decay of Adam's mean.
+    b2: decay of Adam's mean square.
+    epsilon: added to the root of the mean square.
+    weight_decay: of matrices and tables.
+    clip_norm: largest global norm of a gradient; 0 = any.
+    dpr_compat_workers: W > 0 divides the gradient by W before clipping, as if
+      the original had trained on W workers: it detaches the vectors that come
+      from other workers and averages over workers, which leaves 1 / W of the
+      true gradient.  Adam itself does not mind the scale of gradients, so W
+      matters in two places: fewer gradients reach `clip_norm`, and `epsilon`
+      weighs more.  It has nothing to do with the number of cores here.
+
+  Raises:
+    InputError: `dpr_compat_workers` is negative.
+  """
+  workers = configuration.at_least(
+    "train.dpr_compat_workers", dpr_compat_workers, 0
+  )
   steps = [
     optax.adamw(
       schedule,
@@ -62,4 +194,6 @@ def adamw(
   ]
   if clip_norm > 0:
     steps.insert(0, optax.clip_by_global_norm(clip_norm))
+  if workers > 0:
+    steps.insert(0, optax.scale(1 / workers))
   return optax.chain(*steps)

@@ -7,7 +7,7 @@ in which passages stand changes it.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -18,7 +18,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
-from dpr_jax import parallel
+from dpr_jax import configuration, parallel
 from dpr_jax.models import dual_encoder, towers
 from dpr_jax.training import objectives, optimizer
 
@@ -41,15 +41,27 @@ class TrainState:
 def dropout_keys(
   seed: int,
   step: Int[ArrayLike, ""],
-  global_rows: Int[ArrayLike, " questions"],
-  passages_per_question: int,
+  question_rows: Int[ArrayLike, " questions"],
+  passage_rows: Int[ArrayLike, " passages"],
 ) -> tuple[Key[Array, " questions"], Key[Array, " passages"]]:
-  """Keys from (seed, step, global row): the same on any number of cores."""
+  """Keys from (seed, step, row in the global batch): the same on any cores."""
   base = jax.random.fold_in(jax.random.key(seed), step)
-  rows = jax.vmap(jax.random.fold_in, (None, 0))(base, global_rows)
-  fold = jax.vmap(jax.random.fold_in, (0, None))
-  of_passages = [fold(rows, 1 + n) for n in range(passages_per_question)]
-  return fold(rows, 0), jnp.stack(of_passages, axis=1).reshape(-1)
+  fold = jax.vmap(jax.random.fold_in, (None, 0))
+  of_questions = fold(jax.random.fold_in(base, 0), question_rows)
+  return of_questions, fold(jax.random.fold_in(base, 1), passage_rows)
+
+
+def _texts(
+  groups: Sequence[dict[str, Array]], keys: Key[Array, " texts"] | None
+) -> list[dual_encoder.Texts]:
+  """The groups of one kind of text, each with its dropout keys."""
+  texts, first = [], 0
+  for group in groups:
+    rows = group["ids"].shape[0]
+    own = None if keys is None else keys[first : first + rows]
+    texts.append(dual_encoder.Texts(group["ids"], group["mask"], own))
+    first += rows
+  return texts
 
 
 def make_train_step(
@@ -59,7 +71,9 @@ def make_train_step(
   *,
   seed: int,
   temperature: float,
-) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict]]:
+  loss: str = "gathered",
+  loss_tile: int = 0,
+) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict]]:
   """The train step of one core, to be mapped with `parallel`.
 
   Args:
@@ -68,54 +82,53 @@ def make_train_step(
     schedule: the learning rate, for the metrics.
     seed: of the dropout masks.
     temperature: scores are divided by it.
+    loss: one of `objectives.KINDS`.
+    loss_tile: see `objectives.in_batch_loss`.
 
   Returns:
     A function of a replicated state and one core's batch (see
     `batches.BatchSource`), giving the new state and metrics of the global
     batch: loss (mean NLL), accuracy (share of questions whose own positive
-    scores highest), masked_duplicates, gradient_norm (before clipping),
-    learning_rate.
+    scores highest), masked_duplicates, masked_answers, gradient_norm (before
+    clipping), learning_rate.
   """
+  configuration.one_of("train.loss", loss, objectives.KINDS)
   drops = max(
     encoder.config.hidden_dropout_prob,
     encoder.config.attention_probs_dropout_prob,
   )
 
-  def step(state: TrainState, batch: dict[str, Array]):
-    questions = batch["global_rows"].shape[0]
+  def step(state: TrainState, batch: dict[str, Any]):
     keys = (None, None)
     if drops > 0:
       keys = dropout_keys(
-        seed,
-        state.step,
-        batch["global_rows"],
-        batch["passage_keys"].shape[0] // questions,
+        seed, state.step, batch["question_rows"], batch["passage_rows"]
       )
-    negatives = objectives.Negatives(
-      question_weights=jnp.ones(questions, jnp.float32),
+    competition = objectives.Competition(
+      labels=batch["labels"],
+      question_keys=batch["question_keys"],
+      question_weights=jnp.ones(batch["labels"].shape, jnp.float32),
       passage_valid=batch["passage_valid"],
       passage_keys=batch["passage_keys"],
+      excluded=batch.get("excluded"),
     )
 
     def loss_function(params):
-      question_vectors = encoder.encode_questions(
-        params,
-        dual_encoder.Texts(
-          batch["question_ids"], batch["question_mask"], keys[0]
-        ),
-      )
-      passage_vectors = encoder.encode_passages(
-        params,
-        dual_encoder.Texts(
-          batch["passage_ids"], batch["passage_mask"], keys[1]
-        ),
+      question_vectors, passage_vectors = (
+        jnp.concatenate([encode(params, texts) for texts in groups])
+        for encode, groups in (
+          (encoder.encode_questions, _texts(batch["questions"], keys[0])),
+          (encoder.encode_passages, _texts(batch["passages"], keys[1])),
+        )
       )
       return objectives.in_batch_loss(
         question_vectors,
         passage_vectors,
-        negatives,
+        competition,
         temperature,
         parallel.AXIS,
+        kind=loss,
+        tile=loss_tile,
       )
 
     (_, sums), gradients = jax.value_and_grad(loss_function, has_aux=True)(
@@ -129,7 +142,8 @@ def make_train_step(
     reported = {
       "loss": sums.loss / sums.count,
       "accuracy": sums.correct / sums.count,
-      "masked_duplicates": sums.masked,
+      "masked_duplicates": sums.duplicates,
+      "masked_answers": sums.answers,
       "gradient_norm": optax.tree.norm(gradients),
       "learning_rate": schedule(state.step),
     }
@@ -169,19 +183,12 @@ def build(
     steps: of the whole training, for the schedule.
   """
   train_config = config.train
-  schedule = optimizer.learning_rate_schedule(
-    train_config.learning_rate, train_config.warmup_steps, steps
-  )
-  transformation = optimizer.adamw(
-    schedule,
-    b1=train_config.adam_b1,
-    b2=train_config.adam_b2,
-    epsilon=train_config.adam_epsilon,
-    weight_decay=train_config.weight_decay,
-    clip_norm=train_config.clip_norm,
-  )
+  transformation, schedule = optimizer.from_config(train_config, steps)
   encoder = dataclasses.replace(
-    model.encoder, chunk_size=train_config.chunk_size
+    model.encoder,
+    chunk_size=train_config.chunk_size,
+    gradient_cache=train_config.gradient_cache,
+    remat=train_config.remat,
   )
   step = make_train_step(
     encoder,
@@ -189,5 +196,7 @@ def build(
     schedule,
     seed=config.seed,
     temperature=config.model.temperature,
+    loss=train_config.loss,
+    loss_tile=train_config.loss_tile,
   )
   return Built(step, transformation, schedule)

@@ -1,10 +1,15 @@
-"""How good the towers are during training: dev loss and average rank.
+"""How good the towers are during training: dev loss, average rank, top-k.
 
-One pool of passages for all dev questions, as the paper selects its models
-(section 4.2), so that the figures depend neither on the batch nor on the cores.
+In come the dev questions, their gold passages and the hard negatives mined for
+them; out come the dev figures of `training/metrics.jsonl`.  Loss and average
+rank are over one pool of passages for all questions, as the paper selects its
+models (section 4.2); top-k, where it is asked for, is over a sub-corpus.  No
+figure depends on the batch or on the cores.
 """
 
 import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
@@ -12,31 +17,98 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
 
+from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
-from dpr_jax.data import prepare
+from dpr_jax.data import prepare, records
+from dpr_jax.evaluation import answers as answers_lib
 from dpr_jax.models import towers
 from dpr_jax.retrieval import embedding, mining
+
+LOWER_IS_BETTER = ("dev_loss", "dev_average_rank")
+SIZES = ("dev_pool", "dev_topk_passages")  # in the dev rows, but no figures
+
+_BLOCK = 256  # dev questions read at once
+_SCORES = 2**24  # scores in memory at once: 64 MB
+
+
+def metric_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """The dev figures of this config, those that models may be selected by.
+
+  `DevPool.evaluate` gives them and `SIZES`.  Small values are good for those in
+  `LOWER_IS_BETTER`, large ones for the others.  Empty without dev questions.
+
+  Raises:
+    InputError: `train.dev_topk_passages` or `evaluate.ranks` is out of range.
+  """
+  if config.train.dev_questions <= 0:
+    return ()
+  names = ["dev_loss", "dev_average_rank", "dev_top1"]
+  if _sub_corpus_size(config):
+    for kind in ("gold", "answer"):
+      names += [f"dev_{kind}_top{k}" for k in _ranks(config)]
+  return tuple(names)
+
+
+def _sub_corpus_size(config: ml_collections.ConfigDict) -> int:
+  return int(
+    configuration.at_least(
+      "train.dev_topk_passages", config.train.dev_topk_passages, 0
+    )
+  )
+
+
+def _ranks(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+  """The k of top-k, ascending."""
+  ranks = config.evaluate.ranks
+  if not len(ranks):
+    raise errors.InputError(
+      "config.evaluate.ranks is empty: give the k of top-k, or set"
+      " config.train.dev_topk_passages=0"
+    )
+  return tuple(
+    sorted({int(configuration.at_least("evaluate.ranks", k, 1)) for k in ranks})
+  )
+
+
+@dataclasses.dataclass
+class SubCorpus:
+  """What top-k is measured over.
+
+  Attributes:
+    members: its passages, as indices into `DevPool.passages`, ascending.
+    ks: the k of top-k, ascending.
+    matcher: finds answers; its keys are indices into `DevPool.passages`.
+  """
+
+  members: Int[np.ndarray, " members"]
+  ks: tuple[int, ...]
+  matcher: answers_lib.AnswerMatcher
 
 
 @dataclasses.dataclass
 class DevPool:
-  """A pool of passages for the dev questions.
+  """The dev questions and the passages that they are ranked over.
 
-  Every question is ranked over the whole pool: its own gold passage, the hard
-  and the other negatives of all questions.  The figures do not depend on the
-  number of cores.
+  The pool holds every question's gold passage and the hard and the other
+  negatives of all questions, and every question is ranked over the whole of it.
+  Passages that the pool and the sub-corpus share are encoded once.
 
   Attributes:
-    questions: texts.
-    gold: index of each question's gold passage in the pool.
-    passages: the pool.
+    questions: those of the dev set that have a gold passage in the corpus.
+    gold: every question's gold passage, its first positive, as an index into
+      `passages`.
+    passages: all that is encoded.
+    pool: the pool, as indices into `passages`, ascending.
+    sub_corpus: what top-k is measured over; None without top-k.
     encoder: compiled once, used with the parameters of the moment.
     temperature: of the loss.
   """
 
-  questions: list[str]
+  questions: list[records.Question]
   gold: Int[np.ndarray, " questions"]
-  passages: list[Any]
+  passages: list[records.Passage]
+  pool: Int[np.ndarray, " pool"]
+  sub_corpus: SubCorpus | None
   encoder: embedding.Encoder
   temperature: float
 
@@ -47,45 +119,56 @@ class DevPool:
     workdir: workdir_lib.Workdir,
     model: towers.Towers,
   ) -> "DevPool | None":
-    """Draws the pool; None where no dev question has a gold passage."""
-    train_config = config.train
-    table = prepare.open_questions(workdir, "dev")
+    """Draws pool and sub-corpus; None where no question has a gold passage.
+
+    Raises:
+      InputError: the dev set's mined negatives are missing or of another
+        corpus, or the sub-corpus is too small for the gold passages.
+    """
+    settings = config.train
+    size = _sub_corpus_size(config)
+    ks = _ranks(config) if size else ()
     corpus = prepare.open_passages(workdir)
-    mined = mining.read_negatives(
-      workdir.negatives / mining.FILES["dev"], len(table)
+    questions, gold_rows, mined = _questions(
+      workdir, corpus, settings.dev_questions
     )
-    questions, gold_ids, wanted = [], [], []
-    for row, question in enumerate(table.take(range(len(table)))):
-      if len(questions) == train_config.dev_questions:
-        break
-      if question.positives and question.positives[0].id:
-        questions.append(question.question)
-        gold_ids.append(question.positives[0].id)
-        wanted += mined[row][: train_config.dev_hard_negatives]
-    gold_rows = corpus.rows_of(gold_ids)
-    if not len(gold_rows) or (gold_rows < 0).any():
-      logging.warning("train: no dev pool, gold passages are not in the corpus")
+    if not questions:
       return None
     generator = np.random.default_rng((config.seed, 3))
-    others = min(train_config.dev_other_negatives * len(questions), len(corpus))
-    rows = np.unique(
-      np.concatenate(
-        [
-          gold_rows,
-          corpus.rows_of(wanted),
-          generator.choice(len(corpus), others, replace=False),
-        ]
-      )
-    )
+    others = min(settings.dev_other_negatives * len(questions), len(corpus))
+    other_rows = generator.choice(len(corpus), others, replace=False)
+    hard_rows = [rows[: settings.dev_hard_negatives] for rows in mined]
+    pool_rows = np.unique(np.concatenate([gold_rows, *hard_rows, other_rows]))
     logging.info(
       "train: dev pool of %d passages for %d questions",
-      len(rows),
+      len(pool_rows),
       len(questions),
     )
+    rows, sub_corpus = pool_rows, None
+    if size:
+      more = generator.choice(
+        len(corpus), min(size, len(corpus)), replace=False
+      )
+      members = sub_corpus_rows(
+        gold_rows, mined, np.concatenate([other_rows, more]), size
+      )
+      rows = np.union1d(pool_rows, members)
+      sub_corpus = SubCorpus(
+        np.searchsorted(rows, members),
+        ks,
+        answers_lib.AnswerMatcher(
+          match=configuration.one_of(
+            "evaluate.match", config.evaluate.match, answers_lib.MATCHES
+          )
+        ),
+      )
+      _log_sub_corpus(len(members), len(rows), len(corpus), questions, ks)
     return cls(
       questions,
       np.searchsorted(rows, gold_rows),
       corpus.take(rows),
+      np.searchsorted(rows, pool_rows),
+      sub_corpus,
       embedding.Encoder(
         model,
         batch_size=config.embed.batch_size,
@@ -96,31 +179,212 @@ class DevPool:
     )
 
   def evaluate(self, params: Any) -> dict[str, float]:
-    """Loss over the pool and the gold passages' average rank, from 1."""
+    """The dev figures of these replicated parameters.
+
+    Returns:
+      "dev_loss": mean NLL of the gold passages over the pool;
+      "dev_average_rank": of the gold passages in the pool, from 1; "dev_top1":
+      share of them at rank 1 there; "dev_pool": passages in the pool.  With a
+      sub-corpus of "dev_topk_passages" passages also, for every k,
+      "dev_gold_top<k>": share of the questions with their gold passage among
+      the first k of the sub-corpus, and "dev_answer_top<k>": share with an
+      answer in one of those.
+    """
     encoder = self.encoder.with_params(params)
-    scores = (
-      encoder.encode_questions(self.questions)
-      @ encoder.encode_passages(self.passages).T
+    questions = encoder.encode_questions(
+      [question.question for question in self.questions]
     )
-    loss, ranks = pool_figures(scores / self.temperature, self.gold)
-    return {
-      "dev_loss": loss,
-      "dev_average_rank": float(ranks.mean()),
-      "dev_top1": float((ranks == 1).mean()),
-      "dev_pool": len(self.passages),
+    passages = encoder.encode_passages(self.passages)
+    losses, ranks, gold_ranks, answer_ranks = [], [], [], []
+    for some in _blocks(len(questions), len(passages)):
+      scores = questions[some] @ passages.T / np.float32(self.temperature)
+      own = scores[np.arange(len(scores)), self.gold[some]]
+      in_pool = scores[:, self.pool]
+      losses.append(gold_losses(own, in_pool))
+      ranks.append(gold_rank(own, in_pool))
+      if self.sub_corpus is not None:
+        members = scores[:, self.sub_corpus.members]
+        gold_ranks.append(gold_rank(own, members))
+        answer_ranks += self._answer_ranks(self.questions[some], members)
+    rank = np.concatenate(ranks)
+    figures = {
+      "dev_loss": float(np.concatenate(losses).mean()),
+      "dev_average_rank": float(rank.mean()),
+      "dev_top1": float((rank == 1).mean()),
+      "dev_pool": len(self.pool),
     }
+    if self.sub_corpus is not None:
+      figures["dev_topk_passages"] = len(self.sub_corpus.members)
+      found = {"gold": np.concatenate(gold_ranks), "answer": answer_ranks}
+      for kind, first in found.items():
+        for k in self.sub_corpus.ks:
+          share = float((np.asarray(first) <= k).mean())
+          figures[f"dev_{kind}_top{k}"] = share
+    return figures
+
+  def _answer_ranks(
+    self,
+    questions: Sequence[records.Question],
+    scores: Float[np.ndarray, "questions members"],
+  ) -> list[float]:
+    """Rank of the first passage with an answer, from 1; infinity for none."""
+    members, matcher = self.sub_corpus.members, self.sub_corpus.matcher
+    deepest = self.sub_corpus.ks[-1]
+    ranks = []
+    for question, row in zip(questions, scores, strict=True):
+      keys = members[best_first(row, deepest)].tolist()
+      texts = [self.passages[key].text for key in keys]
+      hits = matcher.hits(question.answers, keys, texts)
+      ranks.append(hits.index(True) + 1.0 if True in hits else np.inf)
+    return ranks
 
 
-def pool_figures(
-  scores: Float[np.ndarray, "questions passages"],
-  gold: Int[np.ndarray, " questions"],
-) -> tuple[float, Int[np.ndarray, " questions"]]:
-  """Mean NLL of the gold passages and their ranks, the best being 1.
+def _questions(
+  workdir: workdir_lib.Workdir, corpus, wanted: int
+) -> tuple[list[records.Question], np.ndarray, list[np.ndarray]]:
+  """The first `wanted` dev questions with a gold passage in the corpus.
 
-  A passage that scores the same as the gold passage counts as ahead of it.
+  Returns:
+    The questions (without their passages), the corpus rows of their gold
+    passages, and of each the rows of its mined hard negatives, best first.
   """
-  own = scores[np.arange(len(gold)), gold].astype(np.float64)
+  table = prepare.open_questions(workdir, "dev")
+  path = workdir.negatives / mining.FILES["dev"]
+  mined = mining.read_negatives(path, len(table))
+  questions, gold_rows, hard_rows = [], [], []
+  for first, block in table.blocks(_BLOCK):
+    gold_ids = [q.positives[0].id if q.positives else "" for q in block]
+    for place, row in enumerate(corpus.rows_of(gold_ids).tolist()):
+      if row < 0 or len(questions) == wanted:
+        continue
+      hard = corpus.rows_of(mined[first + place])
+      if (hard < 0).any():
+        unknown = mined[first + place][int(np.argmax(hard < 0))]
+        raise errors.InputError(
+          f"{path}, line {first + place + 1}: passage {unknown!r} is not in"
+          " the corpus; run `dpr-jax mine --overwrite`"
+        )
+      question = block[place]
+      questions.append(records.Question(question.question, question.answers))
+      gold_rows.append(row)
+      hard_rows.append(hard)
+    if len(questions) == wanted:
+      break
+  if not questions:
+    logging.warning(
+      "train: no dev figures: none of the %d dev questions has its gold passage"
+      " in the corpus",
+      len(table),
+    )
+  elif len(questions) < min(wanted, len(table)):
+    logging.warning(
+      "train: dev figures of %d questions, not %d: the other questions of the"
+      " dev set, %d, do not have their gold passage in the corpus",
+      len(questions),
+      wanted,
+      len(table) - len(questions),
+    )
+  return questions, np.array(gold_rows, np.int64), hard_rows
+
+
+def sub_corpus_rows(
+  gold: Int[np.ndarray, " questions"],
+  mined: Sequence[Int[np.ndarray, " _"]],
+  others: Int[np.ndarray, " others"],
+  size: int,
+) -> Int[np.ndarray, " members"]:
+  """Corpus rows of the sub-corpus, ascending, each once.
+
+  The gold passages come first, then the hard negatives of all questions rank by
+  rank, then the others, until there are `size`, or no more.
+
+  Args:
+    gold: rows of the gold passages; questions may share one.
+    mined: every question's hard negatives, best first.
+    others: rows to fill up with, in this order.
+    size: passages wanted.
+
+  Raises:
+    InputError: `size` is too small for the gold passages.
+  """
+  golden = len(np.unique(gold))
+  if size < golden:
+    raise errors.InputError(
+      f"config.train.dev_topk_passages={size}: the {len(gold)} dev questions"
+      f" have {golden} gold passages, which must all be in the sub-corpus: set"
+      f" it to at least {golden}, or lower config.train.dev_questions"
+    )
+  ranks = itertools.zip_longest(*mined, fillvalue=-1)
+  hard = np.array([row for rank in ranks for row in rank], np.int64)
+  wanted = np.concatenate([gold, hard[hard >= 0], others])
+  _, first = np.unique(wanted, return_index=True)
+  return np.sort(wanted[np.sort(first)[:size]])
+
+
+def _log_sub_corpus(
+  members: int,
+  encoded: int,
+  corpus: int,
+  questions: Sequence[records.Question],
+  ks: tuple[int, ...],
+) -> None:
+  logging.info(
+    "train: dev top-k over %d of %d passages; %d to encode at every evaluation,"
+    " those of the pool included",
+    members,
+    corpus,
+    encoded,
+  )
+  without = sum(not question.answers for question in questions)
+  if without:
+    logging.warning(
+      "train: %d of %d dev questions have no answers: dev_answer_top counts"
+      " them as misses",
+      without,
+      len(questions),
+    )
+  if members <= ks[-1]:
+    logging.warning(
+      "train: the sub-corpus has %d passages, all of them are in the top-%d",
+      members,
+      ks[-1],
+    )
+
+
+def _blocks(questions: int, passages: int) -> Iterator[slice]:
+  """Questions in blocks whose scores fit into memory."""
+  size = max(1, _SCORES // passages)
+  for first in range(0, questions, size):
+    yield slice(first, first + size)
+
+
+def gold_losses(
+  own: Float[np.ndarray, " questions"],
+  scores: Float[np.ndarray, "questions passages"],
+) -> Float[np.ndarray, " questions"]:
+  """NLL of every gold passage, whose score `own` is among `scores`."""
   highest = scores.max(axis=1)
-  log_sum = highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1))
-  ranks = (scores >= own[:, None]).sum(axis=1)
-  return float(np.mean(log_sum - own)), ranks
+  total = np.exp(scores - highest[:, None]).sum(axis=1, dtype=np.float64)
+  return highest + np.log(total) - own
+
+
+def gold_rank(
+  own: Float[np.ndarray, " questions"],
+  scores: Float[np.ndarray, "questions passages"],
+) -> Int[np.ndarray, " questions"]:
+  """Rank of every gold passage, the best being 1; `own` as above.
+
+  A passage that scores the same counts as ahead of it, and so does NaN: a
+  model that has come apart must not look like the best one.
+  """
+  return scores.shape[1] - (scores < own[:, None]).sum(axis=1)
+
+
+def best_first(
+  scores: Float[np.ndarray, " passages"], depth: int
+) -> Int[np.ndarray, " best"]:
+  """Indices of the `depth` highest scores, best first; ties by index."""
+  depth = min(depth, len(scores))
+  least = np.partition(scores, len(scores) - depth)[len(scores) - depth]
+  found = np.flatnonzero(scores >= least)
+  return found[np.argsort(-scores[found], kind="stable")][:depth]

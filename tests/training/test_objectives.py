@@ -4,52 +4,64 @@ import jax
 import numpy as np
 import pytest
 
-from dpr_jax import parallel
+from dpr_jax import errors, parallel
 from dpr_jax.training import objectives
 
 DIM, QUESTIONS = 12, 32
 
 
-def _reference(questions, passages, labels, weights, valid, keys, temperature):
+def _reference(problem, temperature):
   """Equation 2 of the paper in float64 NumPy, and its gradients."""
-  questions, passages = questions.astype(float), passages.astype(float)
+  questions = problem["questions"].astype(float)
+  passages = problem["passages"].astype(float)
+  given = problem["given"]
   scores = questions @ passages.T / temperature
   keep = np.zeros(scores.shape, bool)
-  for row, label in enumerate(labels):
+  for row, (label, key) in enumerate(
+    zip(given.labels, given.question_keys, strict=True)
+  ):
     for column in range(len(passages)):
-      copy = keys[column] == keys[label] and keys[label] >= 0
-      keep[row, column] = column == label or (valid[column] and not copy)
+      copy = given.passage_keys[column] == key and key >= 0
+      answer = given.excluded is not None and given.excluded[row, column]
+      valid = given.passage_valid[column]
+      keep[row, column] = column == label or (valid and not copy and not answer)
   exponents = np.where(keep, np.exp(scores - scores.max()), 0)
   shares = exponents / exponents.sum(axis=1, keepdims=True)
+  rows = np.arange(len(questions))
   own = np.zeros_like(shares)
-  own[np.arange(len(labels)), labels] = 1
-  count = weights.sum()
-  loss = -np.sum(weights * np.log(shares[np.arange(len(labels)), labels]))
-  delta = weights[:, None] * (shares - own) / temperature / count
-  return loss / count, delta @ passages, delta.T @ questions
+  own[rows, given.labels] = 1
+  weights = given.question_weights
+  loss = -np.sum(weights * np.log(shares[rows, given.labels]))
+  delta = weights[:, None] * (shares - own) / temperature / weights.sum()
+  return loss / weights.sum(), delta @ passages, delta.T @ questions
 
 
-def _problem(negatives, seed=0):
+def _problem(negatives, seed=0, answers=False):
+  """A batch whose passages stand in no particular order."""
   generator = np.random.default_rng(seed)
   each = 1 + negatives
   count = QUESTIONS * each
+  labels = generator.permutation(count)[:QUESTIONS].astype(np.int32)
   valid = generator.random(count) > 0.2
-  valid[::each] = True
+  valid[labels] = True
   keys = generator.integers(-1, count // 2, count).astype(np.int32)
   weights = np.ones(QUESTIONS, np.float32)
   weights[[3, 17]] = 0
+  excluded = generator.random((QUESTIONS, count)) > 0.9 if answers else None
   return {
     "questions": generator.normal(size=(QUESTIONS, DIM)).astype(np.float32),
     "passages": generator.normal(size=(count, DIM)).astype(np.float32),
-    "negatives": objectives.Negatives(weights, valid, keys),
+    "given": objectives.Competition(
+      labels, keys[labels], weights, valid, keys, excluded
+    ),
   }
 
 
-def _on_cores(problem, temperature, devices):
+def _on_cores(problem, temperature, devices, kind="gathered", tile=0):
   """Loss and gradients as the train step takes them, from all cores.
 
   The vectors themselves are the parameters, so that every core has its own
-  and what flows back through the gather shows.
+  and what flows back to other cores shows.
   """
 
   def one_core(_, batch):
@@ -57,9 +69,11 @@ def _on_cores(problem, temperature, devices):
       return objectives.in_batch_loss(
         questions,
         passages,
-        batch["negatives"],
+        batch["given"],
         temperature,
         parallel.AXIS,
+        kind=kind,
+        tile=tile,
       )
 
     (_, sums), gradients = jax.value_and_grad(
@@ -82,57 +96,66 @@ def _on_cores(problem, temperature, devices):
   )
 
 
+WAYS = [("gathered", 0), ("tiled", 0), ("tiled", 4), ("ring", 0), ("ring", 2)]
+
+
 @pytest.mark.parametrize("cores", [1, 2, 8])
 @pytest.mark.parametrize("negatives", [0, 1, 2])
-@pytest.mark.parametrize("temperature", [1.0, 0.05])
-def test_equals_the_formula_on_any_number_of_cores(
-  cores, negatives, temperature
-):
-  """Loss and both gradients to 1e-5 relative."""
-  problem = _problem(negatives)
-  labels = np.arange(QUESTIONS) * (1 + negatives)
-  given = problem["negatives"]
-  wanted = _reference(
-    problem["questions"],
-    problem["passages"],
-    labels,
-    given.question_weights,
-    given.passage_valid,
-    given.passage_keys,
-    temperature,
-  )
-  found = _on_cores(problem, temperature, jax.devices()[:cores])
+@pytest.mark.parametrize("way", WAYS)
+def test_equals_the_formula_on_any_number_of_cores(cores, negatives, way):
+  """Loss and both gradients to 1e-5 relative, masks included."""
+  temperature = 0.05 if negatives == 1 else 1.0
+  problem = _problem(negatives, answers=negatives == 2)
+  wanted = _reference(problem, temperature)
+  found = _on_cores(problem, temperature, jax.devices()[:cores], *way)
   np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
   for one, other in zip(found[1:3], wanted[1:], strict=True):
     error = np.linalg.norm(one - other) / np.linalg.norm(other)
     assert error < 1e-5
 
 
-def test_gradient_flows_back_through_the_gather():
+@pytest.mark.parametrize("way", WAYS)
+def test_gradient_flows_back_to_other_cores(way):
   """A passage of core 7 gets gradient from the questions of core 0."""
   problem = _problem(0)
-  given = problem["negatives"]
   weights = np.zeros(QUESTIONS, np.float32)
   weights[0] = 1
-  problem["negatives"] = given.replace(question_weights=weights)
-  _, _, passages, _ = _on_cores(problem, 1.0, jax.devices())
+  problem["given"] = problem["given"].replace(
+    question_weights=weights, passage_valid=np.ones(QUESTIONS, bool)
+  )
+  _, _, passages, _ = _on_cores(problem, 1.0, jax.devices(), *way)
   assert np.abs(passages[-1]).max() > 1e-6
 
 
-def test_copies_of_the_positive_are_counted_and_masked():
-  """Two questions with one gold passage do not push it away."""
-  vectors = np.eye(4, DIM, dtype=np.float32)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_masked_is_counted(way):
+  """Copies of the positive, and passages that hold an answer."""
+  vectors = np.eye(8, DIM, dtype=np.float32)
   vectors[1] = vectors[0]
+  excluded = np.zeros((8, 8), bool)
+  excluded[2, [2, 3]] = True  # its own positive stays
+  excluded[0, [1, 5]] = True  # 1 is a copy already
+  keys = np.array([9, 9, 2, -1, -1, 5, 6, 7], np.int32)
   problem = {
     "questions": 5 * vectors,
     "passages": 5 * vectors,
-    "negatives": objectives.Negatives(
-      np.ones(4, np.float32),
-      np.ones(4, bool),
-      np.array([9, 9, 2, -1], np.int32),
+    "given": objectives.Competition(
+      np.arange(8, dtype=np.int32),
+      keys,
+      np.ones(8, np.float32),
+      np.ones(8, bool),
+      keys,
+      excluded,
     ),
   }
-  loss, _, _, sums = _on_cores(problem, 1.0, jax.devices()[:2])
-  assert np.asarray(sums.masked)[0] == 2
-  assert np.asarray(sums.correct)[0] == 4
+  loss, _, _, sums = _on_cores(problem, 1.0, jax.devices()[:2], *way)
+  assert np.asarray(sums.duplicates)[0] == 2
+  assert np.asarray(sums.answers)[0] == 2
+  assert np.asarray(sums.correct)[0] == 8
   assert np.asarray(loss)[0] < 1e-8
+
+
+def test_a_tile_that_does_not_divide_is_refused():
+  """The message names the setting and the number."""
+  with pytest.raises(errors.InputError, match="loss_tile=5 .* 32 passages"):
+    _on_cores(_problem(0), 1.0, jax.devices()[:2], "tiled", 5)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpr_jax import errors
+from dpr_jax import configuration, errors
 from dpr_jax.training import optimizer
 
 
@@ -58,3 +58,135 @@ def test_one_step_by_hand():
   np.testing.assert_allclose(
     updates["norm"]["scale"], -rate * 3.0 / (3.0 + epsilon), rtol=1e-5
   )
+
+
+def _updates(transformation, gradients):
+  """Updates of some steps from parameters of one."""
+  params = {"scale": jnp.ones(len(gradients[0]))}
+  state, found = transformation.init(params), []
+  for gradient in gradients:
+    updates, state = transformation.update(
+      {"scale": jnp.asarray(gradient)}, state, params
+    )
+    found.append(np.asarray(updates["scale"]))
+  return np.stack(found)
+
+
+def test_dpr_workers_do_not_change_adam_itself():
+  """Without clipping and epsilon the scale of gradients is lost in Adam."""
+  generator = np.random.default_rng(0)
+  gradients = generator.standard_normal((4, 6)).astype(np.float32)
+  schedule = optax.schedules.constant_schedule(0.1)
+  plain, compat = (
+    optimizer.adamw(schedule, epsilon=0.0, dpr_compat_workers=workers)
+    for workers in (0, 8)
+  )
+  np.testing.assert_array_equal(
+    _updates(compat, gradients), _updates(plain, gradients)
+  )
+
+
+@pytest.mark.parametrize(
+  ("workers", "seen_by_adam"),
+  # The gradient (3, 4) has norm 5; clipped at 2 it is (1.2, 1.6).
+  [
+    (0, (1.2, 1.6)),
+    (1, (1.2, 1.6)),
+    (2, (1.2, 1.6)),  # norm 2.5, still clipped
+    (4, (0.75, 1.0)),  # norm 1.25, not clipped
+    (8, (0.375, 0.5)),
+  ],
+)
+def test_dpr_workers_change_clipping_and_epsilon(workers, seen_by_adam):
+  """By hand: the first step of Adam is g / (g + epsilon)."""
+  rate, epsilon = 0.1, 0.5
+  transformation = optimizer.adamw(
+    optax.schedules.constant_schedule(rate),
+    epsilon=epsilon,
+    clip_norm=2.0,
+    dpr_compat_workers=workers,
+  )
+  gradient = np.array(seen_by_adam)
+  found = _updates(transformation, [np.array([3.0, 4.0], np.float32)])[0]
+  np.testing.assert_allclose(
+    found, -rate * gradient / (gradient + epsilon), rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  ("batch_size", "rule", "rate", "warmup_steps"),
+  [
+    (128, "linear", 2e-5, 1237),
+    (128, "sqrt", 2e-5, 1237),
+    (1024, "none", 2e-5, 1237),
+    (1024, "linear", 16e-5, 155),  # 154.6
+    (2048, "sqrt", 8e-5, 78),  # 77.3
+    (32, "linear", 0.5e-5, 4948),
+    (32, "sqrt", 1e-5, 4948),
+    (10**6, "sqrt", 2e-5 * (10**6 / 128) ** 0.5, 1),  # 0.16
+  ],
+)
+def test_scaled(batch_size, rule, rate, warmup_steps):
+  """DPR's recipe for other batches; the warm-up sees as many examples."""
+  found = optimizer.scaled(2e-5, 1237, batch_size, 128, rule)
+  assert found == (pytest.approx(rate, rel=1e-12), warmup_steps)
+  assert optimizer.scaled(2e-5, 0, batch_size, 128, rule)[1] == 0
+
+
+def test_from_config():
+  """Every setting arrives, the scaled rate and warm-up too."""
+  config = configuration.base_config().train
+  config.update(
+    batch_size=512,
+    scale_rule="sqrt",
+    learning_rate=0.1,
+    warmup_steps=15,
+    adam_b1=0.5,
+    adam_b2=0.75,
+    adam_epsilon=0.25,
+    weight_decay=0.5,
+    clip_norm=1.0,
+    dpr_compat_workers=4,
+  )
+  transformation, schedule = optimizer.from_config(config, 20)
+  np.testing.assert_allclose(
+    [float(schedule(step)) for step in (0, 3, 4, 12, 20)],
+    [0.05, 0.2, 0.2, 0.1, 0.0],
+    rtol=1e-6,
+  )
+  params = {"kernel": jnp.ones(2)}
+  state = transformation.init(params)
+  mean, square = np.zeros(2), np.zeros(2)
+  for step, true in enumerate([(12.0, 16.0), (0.8, -1.6)]):
+    updates, state = transformation.update(
+      {"kernel": jnp.array(true)}, state, params
+    )
+    gradient = np.array(true) / 4
+    gradient /= max(1.0, np.linalg.norm(gradient))
+    mean = 0.5 * mean + 0.5 * gradient
+    square = 0.75 * square + 0.25 * gradient**2
+    power = step + 1
+    root = np.sqrt(square / (1 - 0.75**power))
+    adam = mean / (1 - 0.5**power) / (root + 0.25)
+    np.testing.assert_allclose(
+      updates["kernel"], -0.05 * power * (adam + 0.5), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "message"),
+  [
+    ("scale_rule", "cubic", "scale_rule='cubic': must be one of none, linear"),
+    ("scale_reference", 0, "scale_reference=0: must be >= 1"),
+    ("dpr_compat_workers", -1, "dpr_compat_workers=-1: must be >= 0"),
+    ("warmup_steps", -1, "warmup_steps=-1: must be >= 0"),
+    ("warmup_steps", 30, "=30 for batches of 128 is 120 .* of 32 .* 100 steps"),
+  ],
+)
+def test_settings_that_are_refused(key, value, message):
+  """With key and value."""
+  config = configuration.base_config().train
+  config.update(batch_size=32, scale_rule="linear", warmup_steps=10)
+  config[key] = value
+  with pytest.raises(errors.InputError, match=message):
+    optimizer.from_config(config, 100)
