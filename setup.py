@@ -53,7 +53,7 @@ RUNTIME = [
 # it. Only its CPU build is wanted: where pip would take the one with GBs of
 # CUDA, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
 TORCH = [
-  "sentence-transformers>=5.0,<6",
+  "sentence-transformers>=5.7,<6",
   "torch==2.13.0",
 ]
 

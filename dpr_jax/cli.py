@@ -1,9 +1,10 @@
 """`dpr-jax STAGE --config=… --workdir=…`: flags in, one stage called.
 
 Exit codes: 0 done; 2 bad input, config or flag, with one clear line on stderr;
-1 anything unexpected; 130 interrupted.
+1 anything unexpected; 130 / 143 interrupted (SIGINT / SIGTERM), after saving.
 """
 
+import contextlib
 import logging as py_logging
 import os
 import pathlib
@@ -11,7 +12,7 @@ import runpy
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources as importlib_resources
 
 # Before transformers is imported: it would advise to install PyTorch.
@@ -21,7 +22,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dpr_jax import configuration, errors, version
+from dpr_jax import configuration, errors, interrupts, version
 from dpr_jax import workdir as workdir_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -53,8 +54,33 @@ _MODEL = flags.DEFINE_enum(
 _MATCH = flags.DEFINE_enum(
   "match", None, ["string", "regex"], "evaluate: how answers are looked for."
 )
+_FROM = flags.DEFINE_string(
+  "from",
+  None,
+  'mine: "bm25", or "model" = the trained towers of this workdir with their'
+  " index; default: bm25.",
+)
+_AGAINST = flags.DEFINE_enum(
+  "against",
+  None,
+  ["sentence-transformers"],
+  "bench train: another library to compare with, needs dpr-jax[bench].",
+)
+_JSON = flags.DEFINE_string("json", None, "bench: a file for the report.")
+_REPEATS = flags.DEFINE_integer(
+  "repeats", 0, "bench: rounds that count; 0 = what the bench is made for."
+)
+_SEPARATE = flags.DEFINE_bool(
+  "separate", False, "bench train: two towers of ours, not a shared one."
+)
+_BATCH_SIZES = flags.DEFINE_list(
+  "batch_sizes",
+  ["128", "1024", "8192"],
+  "bench batch: questions in the global batch, one size after the other.",
+)
 
 STAGES = ("prepare", "mine", "train", "embed", "index", "retrieve", "evaluate")
+BENCHES = ("train", "batch")
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
 
@@ -62,6 +88,8 @@ STAGE is one of
   {"  ".join(STAGES)}
   run       all of them in order; what is done and unchanged is skipped
   demo      the whole flow on the embedded sample
+or "bench KIND": how fast, and in how much memory; KIND is one of
+  {"  ".join(BENCHES)}
 dpr-jax --help lists the flags."""
 
 
@@ -112,6 +140,12 @@ def _help() -> None:
     _METHOD,
     _MODEL,
     _MATCH,
+    _FROM,
+    _AGAINST,
+    _JSON,
+    _REPEATS,
+    _SEPARATE,
+    _BATCH_SIZES,
   ):
     print(f"  --{flag.name}\n      {flags.FLAGS[flag.name].help}")
 
@@ -138,22 +172,34 @@ def _parse(arguments: Sequence[str]) -> list[str]:
 
 
 def _run(arguments: list[str]) -> None:
-  if len(arguments) != 2:
+  if arguments[1:2] == ["bench"]:
+    if len(arguments) != 3 or arguments[2] not in BENCHES:
+      _fail(f"bench needs one KIND: {', '.join(BENCHES)}")
+  elif len(arguments) != 2:
     _fail(USAGE if len(arguments) < 2 else f"one STAGE only: {arguments[1:]}")
   stage = arguments[1]
-  if stage not in (*STAGES, "run", "demo"):
-    _fail(f"unknown stage {stage!r}: one of {', '.join(STAGES)}, run, demo")
+  others = ("run", "demo", "bench")
+  if stage not in (*STAGES, *others):
+    known = ", ".join((*STAGES, *others))
+    _fail(f"unknown stage {stage!r}: one of {known}")
+  interrupts.listen()
   try:
     _set_up_cores(_CPU_DEVICES.value or (8 if stage == "demo" else 0))
     if stage == "demo":
       _demo()
+    elif stage == "bench":
+      _bench(arguments[2])
     else:
-      _stages(stage, *_experiment())
+      with _experiment() as (config, workdir):
+        _stages(stage, config, workdir)
   except errors.InputError as error:
     _fail(error)
-  except KeyboardInterrupt:
-    print("dpr-jax: interrupted", file=sys.stderr)
-    sys.exit(130)
+  except FloatingPointError as error:
+    print(f"dpr-jax: {error}", file=sys.stderr)
+    sys.exit(1)
+  except interrupts.Interrupted as interrupted:
+    print(f"dpr-jax: {interrupted}", file=sys.stderr)
+    sys.exit(interrupted.exit_code)
 
 
 def _set_up_cores(cpu_devices: int) -> None:
@@ -173,38 +219,53 @@ def _set_up_cores(cpu_devices: int) -> None:
     )
 
 
-def _experiment() -> tuple[ml_collections.ConfigDict, workdir_lib.Workdir]:
-  """The config and the workdir that the flags name, config saved there."""
-  if _CONFIG.value is None:
-    raise errors.InputError("--config is missing: --config=configs/X.py")
+def _experiment():
+  """The config and the workdir that the flags name, as `_open` gives them."""
+  config = _config()
   if not _WORKDIR.value:
     raise errors.InputError("--workdir is missing: --workdir=DIR")
+  return _open(config, _WORKDIR.value)
+
+
+def _config() -> ml_collections.ConfigDict:
+  """The config that the flags name, all of its keys known."""
+  if _CONFIG.value is None:
+    raise errors.InputError("--config is missing: --config=configs/X.py")
   try:
     _CONFIG.value.items()
   except OSError as error:  # a file that cannot be loaded shows only now
     raise errors.InputError(f"--config: {error}") from error
-  return _open(_CONFIG.value, _WORKDIR.value)
+  return _known(_CONFIG.value)
 
 
-def _open(
-  config: ml_collections.ConfigDict, folder: str
-) -> tuple[ml_collections.ConfigDict, workdir_lib.Workdir]:
+def _known(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the config; `InputError` where it holds keys of its own."""
   known = configuration.base_config()
   for section, values in configuration.plain(config).items():
     if section not in known or (
       isinstance(values, dict) and values.keys() - known[section].keys()
     ):
       raise errors.InputError(f"config.{section}: unknown or with unknown keys")
+  return config
+
+
+@contextlib.contextmanager
+def _open(
+  config: ml_collections.ConfigDict, folder: str
+) -> Iterator[tuple[ml_collections.ConfigDict, workdir_lib.Workdir]]:
+  """Config and workdir, locked for the block, the config saved there."""
+  config = _known(config)
   workdir = workdir_lib.Workdir(folder)
-  try:
-    workdir_lib.write_json(
-      workdir.root / "config.json", configuration.plain(config)
-    )
-  except OSError as error:
-    raise errors.InputError(
-      f"--workdir={folder} cannot be written: {error.strerror}"
-    ) from error
-  return config, workdir
+  with workdir_lib.locked(workdir):
+    try:
+      workdir_lib.write_json(
+        workdir.root / "config.json", configuration.plain(config)
+      )
+    except OSError as error:
+      raise errors.InputError(
+        f"--workdir={folder} cannot be written: {error.strerror}"
+      ) from error
+    yield config, workdir
 
 
 def _stages(
@@ -212,6 +273,10 @@ def _stages(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
 ) -> None:
+  if _FROM.value is not None and stage != "mine":
+    raise errors.InputError(
+      f"--from={_FROM.value}: only `dpr-jax mine` mines from something else"
+    )
   functions = _functions(config, workdir)
   for name in STAGES if stage == "run" else (stage,):
     logging.info("== %s", name)
@@ -240,7 +305,9 @@ def _functions(
 
   return {
     "prepare": lambda: prepare.prepare(config, workdir, **again),
-    "mine": lambda: mining.mine(config, workdir, **again),
+    "mine": lambda: mining.mine(
+      config, workdir, ranker=_FROM.value or "bm25", **again
+    ),
     "train": lambda: train_retriever.train(config, workdir, **again),
     "embed": lambda: for_models(embedding.embed),
     "index": lambda: for_models(faiss_index.index),
@@ -258,6 +325,48 @@ def _functions(
   }
 
 
+def _bench(kind: str) -> None:
+  """Measures; unlike a stage it leaves nothing in the workdir."""
+  config = _config()
+  if _REPEATS.value < 0:
+    raise errors.InputError(f"--repeats={_REPEATS.value}: must be positive")
+  from dpr_jax.benchmarking import harness
+
+  if _JSON.value:
+    harness.check_writable(_JSON.value)
+  common = {"repeats": _REPEATS.value, "json_file": _JSON.value}
+  if kind == "batch":
+    from dpr_jax.benchmarking import batch
+
+    batch.bench(
+      config,
+      cpu_devices=_CPU_DEVICES.value,
+      batch_sizes=_integers("batch_sizes", _BATCH_SIZES.value),
+      **common,
+    )
+    return
+  if not _WORKDIR.value:
+    raise errors.InputError("--workdir is missing: --workdir=DIR")
+  from dpr_jax.benchmarking import train
+
+  train.bench(
+    config,
+    workdir_lib.Workdir(_WORKDIR.value),
+    against=_AGAINST.value,
+    separate=_SEPARATE.value,
+    **common,
+  )
+
+
+def _integers(flag: str, values: Sequence[str]) -> list[int]:
+  """The numbers of a flag; `InputError` that names it where there are none."""
+  if not values or not all(v.isascii() and v.isdigit() for v in values):
+    raise errors.InputError(
+      f"--{flag}={','.join(values)}: must be numbers, as in 128,1024"
+    )
+  return [int(value) for value in values]
+
+
 def _demo() -> None:
   """Trains, embeds, indexes, retrieves and compares on the sample."""
   config = _CONFIG.value
@@ -265,8 +374,8 @@ def _demo() -> None:
     path = importlib_resources.files("dpr_jax.configs") / "demo.py"
     config = runpy.run_path(str(path))["get_config"]()
   folder = _WORKDIR.value or tempfile.mkdtemp(prefix="dpr-jax-demo-")
-  config, workdir = _open(config, folder)
-  _stages("run", config, workdir)
+  with _open(config, folder) as (config, workdir):
+    _stages("run", config, workdir)
   from dpr_jax.retrieval import search
 
   question = "Where was Einstein born?"

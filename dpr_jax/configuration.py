@@ -55,6 +55,7 @@ def base_config() -> ml_collections.ConfigDict:
   # "bm25" (mined), "model" (mined with the trained towers), "given" (in the
   # data), "random", or a mixture with counts: "bm25:1,random:1"
   train.negatives = "bm25"
+  train.negatives_from = ""  # another workdir of this data; "" = our own
   train.mask_answers = False  # passages with an answer are no negatives
   train.learning_rate = 2e-5
   train.warmup_steps = 1237

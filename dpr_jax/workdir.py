@@ -18,11 +18,13 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import filelock
 from absl import logging
 
 from dpr_jax import errors
 
 MANIFEST = "manifest.json"
+_LOCK = ".lock"
 
 
 def fingerprint(value: Any) -> str:
@@ -159,6 +161,44 @@ class Workdir:
   def evaluation(self, questions: str) -> pathlib.Path:
     """`evaluation/<questions>.json`."""
     return self.root / "evaluation" / f"{questions}.json"
+
+
+@contextlib.contextmanager
+def locked(where: Workdir) -> Iterator[None]:
+  """Holds a workdir: no second process writes in it meanwhile.
+
+  The lock ends with the process, however that ends.
+
+  Raises:
+    InputError: another process holds it, or the folder cannot be written.
+  """
+  try:
+    where.root.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(where.root / _LOCK, timeout=0)
+    lock.acquire()
+  except filelock.Timeout as error:
+    raise errors.InputError(
+      f"--workdir={where.root} is in use by {_holder(where)}: wait for its end,"
+      " or give another --workdir"
+    ) from error
+  except OSError as error:
+    raise errors.InputError(
+      f"--workdir={where.root} cannot be written: {error.strerror}"
+    ) from error
+  holder = where.root / f"{_LOCK}.json"
+  try:
+    write_json(holder, {"pid": os.getpid()})
+    yield
+  finally:
+    holder.unlink(missing_ok=True)
+    lock.release()
+
+
+def _holder(where: Workdir) -> str:
+  try:
+    return f"process {read_json(where.root / f'{_LOCK}.json')['pid']}"
+  except (errors.InputError, KeyError, TypeError):
+    return "another process"
 
 
 @dataclasses.dataclass(frozen=True)

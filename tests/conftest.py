@@ -19,8 +19,16 @@ os.environ["XLA_FLAGS"] = " ".join(
       if "host_platform_device_count" not in flag
     ),
     f"--xla_force_host_platform_device_count={DEVICES}",
+    # Tests compile much and compute little.
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
   ]
 )
+# What was compiled once, in whichever process, is not compiled again.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+  pathlib.Path(__file__).resolve().parent.parent / ".pytest_cache" / "xla"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -160,6 +168,81 @@ def tiny_config(tiny_checkpoint):
   config.embed.length_step = 48
   config.retrieve.methods = ("bm25", "dense-start", "dense")
   return config
+
+
+CONFIG = """
+from dpr_jax import configuration
+
+
+def get_config(variant=""):
+  config = configuration.base_config()
+  config.update({values!r})
+  return config
+"""
+
+
+@pytest.fixture(scope="session")
+def config_file(tiny_config, tmp_path_factory) -> pathlib.Path:
+  """The tiny config as a file."""
+  from dpr_jax import configuration
+
+  path = tmp_path_factory.mktemp("configs") / "tiny.py"
+  values = {
+    name: {
+      key: tuple(value) if isinstance(value, list) else value
+      for key, value in section.items()
+    }
+    if isinstance(section, dict)
+    else section
+    for name, section in configuration.plain(tiny_config).items()
+  }
+  path.write_text(CONFIG.format(values=values))
+  return path
+
+
+@pytest.fixture(scope="session")
+def start():
+  """Starts dpr-jax as a process of its own, with the cores it asks for."""
+  import subprocess
+  import sys
+
+  environment = os.environ | {
+    "XLA_FLAGS": " ".join(
+      flag
+      for flag in os.environ["XLA_FLAGS"].split()
+      if "host_platform_device_count" not in flag
+    )
+  }
+
+  def start(*arguments, cwd=None):
+    return subprocess.Popen(
+      [sys.executable, "-m", "dpr_jax.cli", *map(str, arguments)],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      cwd=cwd,
+      env=environment,
+    )
+
+  return start
+
+
+@pytest.fixture(scope="session")
+def call(start):
+  """Runs dpr-jax to its end."""
+  import subprocess
+
+  def call(*arguments, cwd=None, timeout=300):
+    with start(*arguments, cwd=cwd) as process:
+      try:
+        stdout, stderr = process.communicate(timeout=timeout)
+      finally:
+        process.kill()
+    return subprocess.CompletedProcess(
+      process.args, process.returncode, stdout, stderr
+    )
+
+  return call
 
 
 @pytest.fixture(scope="session")

@@ -4,63 +4,18 @@ Each call is a process of its own, as in life.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 import dpr_jax
 
-CONFIG = """
-from dpr_jax import configuration
-
-
-def get_config(variant=""):
-  config = configuration.base_config()
-  config.update({values!r})
-  return config
-"""
-
-
-def _call(*arguments, cwd=None, timeout=300):
-  """Runs dpr-jax; the environment of the tests' own JAX is taken off."""
-  environment = {
-    key: value for key, value in os.environ.items() if key != "XLA_FLAGS"
-  }
-  return subprocess.run(
-    [sys.executable, "-m", "dpr_jax.cli", *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    cwd=cwd,
-    env=environment,
-    timeout=timeout,
-    check=False,
-  )
-
 
 @pytest.fixture(scope="module")
-def config_file(tiny_config, tmp_path_factory):
-  """The tiny config as a file."""
-  from dpr_jax import configuration
-
-  path = tmp_path_factory.mktemp("configs") / "tiny.py"
-  values = configuration.plain(tiny_config)
-  for section in ("retrieve", "evaluate"):
-    values[section] = {
-      key: tuple(value) if isinstance(value, list) else value
-      for key, value in values[section].items()
-    }
-  path.write_text(CONFIG.format(values=values))
-  return path
-
-
-@pytest.fixture(scope="module")
-def finished(config_file, tmp_path_factory):
+def finished(call, config_file, tmp_path_factory):
   """A workdir after `dpr-jax run`, and what the run printed."""
   workdir = tmp_path_factory.mktemp("run") / "work"
-  done = _call(
+  done = call(
     "run",
     f"--config={config_file}",
     f"--workdir={workdir}",
@@ -101,10 +56,10 @@ def test_run_does_everything(finished):
   assert not temporary
 
 
-def test_run_again_skips_everything(finished, config_file):
+def test_run_again_skips_everything(call, finished, config_file):
   """Done and unchanged; another depth does retrieval alone again."""
   workdir, _ = finished
-  again = _call(
+  again = call(
     "run",
     f"--config={config_file}",
     f"--workdir={workdir}",
@@ -113,7 +68,7 @@ def test_run_again_skips_everything(finished, config_file):
   assert again.returncode == 0, again.stderr
   for stage in ("prepare", "mine", "train", "embed", "index", "retrieve"):
     assert f"{stage}: done and unchanged, skipped" in again.stderr
-  other = _call(
+  other = call(
     "retrieve",
     f"--config={config_file}",
     f"--workdir={workdir}",
@@ -140,7 +95,7 @@ def test_three_lines_of_python(finished):
   assert abs(float(vectors[0] @ question[0]) - hits[0].score) < 1e-3
 
 
-def test_any_question_file(finished, config_file, tmp_path):
+def test_any_question_file(call, finished, config_file, tmp_path):
   """`--questions` and `--name`, through to the evaluation."""
   workdir, _ = finished
   path = tmp_path / "mine.qa.csv"
@@ -151,9 +106,9 @@ def test_any_question_file(finished, config_file, tmp_path):
     "--name=mine",
     "--cpu_devices=1",
   )
-  done = _call("retrieve", *common, f"--questions={path}", "--method=bm25")
+  done = call("retrieve", *common, f"--questions={path}", "--method=bm25")
   assert done.returncode == 0, done.stderr
-  done = _call("evaluate", *common)
+  done = call("evaluate", *common)
   assert done.returncode == 0, done.stderr
   evaluation = json.loads((workdir / "evaluation/mine.json").read_text())
   assert evaluation["bm25"]["top20"] == 1.0
@@ -175,6 +130,21 @@ def _refused(done, *words):
     ([], ["usage: dpr-jax STAGE"]),
     (["fly"], ["unknown stage 'fly'", "prepare, mine, train"]),
     (["prepare", "mine"], ["one STAGE only"]),
+    (["bench"], ["bench needs one KIND: train, batch"]),
+    (["bench", "fly"], ["bench needs one KIND: train, batch"]),
+    (["bench", "train", "--config=CONFIG"], ["--workdir is missing"]),
+    (
+      ["bench", "train", "--config=CONFIG", "--workdir=w"],
+      ["run `dpr-jax prepare`"],
+    ),
+    (
+      ["bench", "batch", "--config=CONFIG", "--batch_sizes=8,many"],
+      ["--batch_sizes=8,many: must be numbers"],
+    ),
+    (
+      ["bench", "batch", "--config=CONFIG", "--json=."],
+      ["--json=. cannot be written: it is a folder"],
+    ),
     (["train", "--workdir=w"], ["--config is missing"]),
     (["train", "--config=CONFIG"], ["--workdir is missing"]),
     (["train", "--config=no.py", "--workdir=w"], ["no.py"]),
@@ -234,10 +204,18 @@ def _refused(done, *words):
       ],
       ["broken.qa.csv:2:"],
     ),
+    (
+      ["mine", "--config=CONFIG", "--workdir=w", "--from=dense"],
+      ["--from='dense'", "bm25, model"],
+    ),
+    (
+      ["train", "--config=CONFIG", "--workdir=w", "--from=model"],
+      ["--from=model", "only `dpr-jax mine`"],
+    ),
   ],
   ids=lambda value: "-".join(value)[:60] or "nothing",
 )
-def test_mistakes(arguments, words, config_file, repository, tmp_path):
+def test_mistakes(call, arguments, words, config_file, repository, tmp_path):
   """One clear line, exit status 2, nothing half-written."""
   (tmp_path / "empty.tsv").write_text("id\ttext\ttitle\n")
   (tmp_path / "columns.tsv").write_text("id\ttext\n1\tabc\n")
@@ -251,22 +229,22 @@ def test_mistakes(arguments, words, config_file, repository, tmp_path):
     a.replace("CONFIG", str(config_file)).replace("NQ", str(nq))
     for a in arguments
   ]
-  done = _call(*arguments, cwd=tmp_path)
+  done = call(*arguments, cwd=tmp_path)
   _refused(done, *words)
   assert "File" not in done.stderr.strip().splitlines()[-1]
-  left = [path.name for path in tmp_path.glob("w/*")]
-  assert left in ([], ["config.json"])
+  left = {path.name for path in tmp_path.glob("w/*")}
+  assert left <= {"config.json", ".lock"}
 
 
 def test_checkpoint_of_other_sizes(
-  config_file, mined_workdir, tiny_checkpoint, tmp_path
+  call, config_file, mined_workdir, tiny_checkpoint, tmp_path
 ):
   """A folder whose weights are not those of its config.json."""
   shutil.copytree(mined_workdir.root, tmp_path / "w")
   shutil.copytree(tiny_checkpoint, tmp_path / "other")
   path = tmp_path / "other" / "config.json"
   path.write_text(path.read_text().replace("48", "64"))
-  done = _call(
+  done = call(
     "train",
     f"--config={config_file}",
     f"--workdir={tmp_path / 'w'}",
@@ -276,10 +254,10 @@ def test_checkpoint_of_other_sizes(
   _refused(done, "misshapen", "intermediate.dense.weight")
 
 
-def test_version_and_help():
+def test_version_and_help(call):
   """Both without a config."""
-  assert _call("--version").stdout.strip() == dpr_jax.__version__
-  shown = _call("--help")
+  assert call("--version").stdout.strip() == dpr_jax.__version__
+  shown = call("--help")
   assert shown.returncode == 0
   assert "--questions" in shown.stdout
   assert "usage: dpr-jax STAGE" in shown.stdout

@@ -94,7 +94,10 @@ class RowsBuilder(dataset_builder.FileReaderBuilder):
     serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
     for key, row in enumerate(self._rows):
       example = features.encode_example(row)
-      yield key, serializer.serialize_example(example)
+      proto = serializer.get_tf_example(example)
+      # Else the order of the columns is another in every process: the same data
+      # shall be the same bytes, in any workdir.
+      yield key, proto.SerializeToString(deterministic=True)
 
   def _log_download_bytes(self) -> None:
     """Nothing is downloaded: keeps TFDS from printing that it is."""

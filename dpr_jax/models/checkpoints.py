@@ -3,10 +3,13 @@
 `training/checkpoints/<step>/` holds the parameters and the optimizer's state as
 Orbax writes them, asynchronously and atomically.  Orbax does not notice bit
 rot, so the sha256 of every file is recorded in `<step>.sha256.json` beside it
-once the save is complete, and compared before a restore.
+once the save is complete, and compared before a restore.  Older checkpoints are
+removed only when newer ones are complete.  `selected.json` says which of them
+later stages use: one, or several whose parameters are averaged.
 """
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,19 +19,30 @@ from absl import logging
 
 from dpr_jax import errors, workdir
 
+SELECTED = "selected.json"
+
 
 class Checkpoints:
   """The checkpoints of one training run."""
 
   def __init__(self, folder: pathlib.Path, keep: int = 2):
-    """Opens `training/checkpoints`; `keep` of them stay, the newest."""
+    """Opens `training/checkpoints`.
+
+    Args:
+      folder: of the checkpoints.
+      keep: so many stay, the newest; and those that are selected.
+    """
     self.folder = folder
+    self._keep = max(keep, 1)
     folder.mkdir(parents=True, exist_ok=True)
     self._manager = ocp.CheckpointManager(
       folder,
-      options=ocp.CheckpointManagerOptions(max_to_keep=max(keep, 1)),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=None, cleanup_tmp_directories=True
+      ),
     )
     self._unrecorded: set[int] = set()
+    self._selection: dict[str, Any] | None = None
     for step in self.steps():
       if not _checksums_path(folder, step).exists():
         logging.warning("checkpoint %d was not completed: removed", step)
@@ -54,10 +68,25 @@ class Checkpoints:
     )
     self._unrecorded.add(step)
 
+  def wait(self) -> None:
+    """Returns when everything is on disk, with checksums."""
+    self._record()
+
   def finish(self) -> None:
-    """Waits until everything is on disk, with checksums."""
+    """Waits as `wait` does, and closes."""
     self._record()
     self._manager.close()
+
+  def select(self, steps: Sequence[int], **why: Any) -> None:
+    """Says which checkpoints later stages use; they are kept.
+
+    It is written down when all that was begun is on disk.
+    """
+    self._selection = {"steps": [int(step) for step in steps], **why}
+
+  def selected(self) -> dict[str, Any]:
+    """What `select` was told, {} before it."""
+    return read_selected(self.folder)
 
   def restore_latest(self, params: Any, optimizer: Any) -> tuple[int, Any, Any]:
     """The newest checkpoint that is whole, as NumPy arrays.
@@ -100,6 +129,13 @@ class Checkpoints:
         _checksums_path(self.folder, step), _checksums(self.folder / str(step))
       )
     self._unrecorded.clear()
+    if self._selection is not None:
+      workdir.write_json(self.folder / SELECTED, self._selection)
+      self._selection = None
+    wanted = {*self.steps()[-self._keep :], *self.selected().get("steps", [])}
+    for step in self.steps():
+      if step not in wanted:
+        self._manager.delete(step)
     kept = {str(step) for step in self.steps()}
     for path in self.folder.glob("*.sha256.json"):
       if path.name.split(".")[0] not in kept:
@@ -134,33 +170,55 @@ def _check(folder: pathlib.Path, step: int) -> None:
     )
 
 
+def read_selected(folder: pathlib.Path) -> dict[str, Any]:
+  """What `Checkpoints.select` wrote last, {} where there is nothing."""
+  path = folder / SELECTED
+  return workdir.read_json(path) if path.exists() else {}
+
+
 def load_params(
   folder: pathlib.Path, step: int | None = None
 ) -> tuple[int, Any]:
-  """Parameters of a trained model, the newest by default.
+  """Parameters of a trained model.
+
+  Args:
+    folder: `training/checkpoints`.
+    step: of which checkpoint; None = as selected (the mean, where several
+      are), else the newest.
 
   Returns:
-    (step, parameter tree of NumPy arrays).
+    (step, parameter tree of NumPy arrays); of several steps, the last.
 
   Raises:
     InputError: there is no such checkpoint, or it is damaged.
   """
-  steps = sorted(
+  there = sorted(
     int(path.name) for path in folder.glob("*") if path.name.isdigit()
   )
-  if not steps:
+  if not there:
     raise errors.InputError(
       f"{folder} holds no checkpoint: run `dpr-jax train` with this --workdir"
     )
-  step = steps[-1] if step is None else step
-  if step not in steps:
+  steps = read_selected(folder).get("steps") if step is None else [step]
+  steps = steps or there[-1:]
+  missing = [step for step in steps if step not in there]
+  if missing:
     raise errors.InputError(
-      f"{folder} holds no checkpoint of step {step}; there are"
-      f" {', '.join(map(str, steps))}"
+      f"{folder} holds no checkpoint of step {missing[0]}; there are"
+      f" {', '.join(map(str, there))}"
     )
-  _check(folder, step)
+  mean = None
   with ocp.CheckpointManager(folder) as manager:
-    restored = manager.restore(
-      step, args=ocp.args.Composite(params=ocp.args.StandardRestore())
-    )
-  return step, jax.tree.map(np.asarray, restored["params"])
+    for step in steps:
+      _check(folder, step)
+      params = manager.restore(
+        step, args=ocp.args.Composite(params=ocp.args.StandardRestore())
+      )["params"]
+      share = jax.tree.map(
+        lambda x: (
+          np.asarray(x) if len(steps) == 1 else np.asarray(x) / len(steps)
+        ),
+        params,
+      )
+      mean = share if mean is None else jax.tree.map(np.add, mean, share)
+  return steps[-1], mean

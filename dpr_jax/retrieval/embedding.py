@@ -225,28 +225,56 @@ def embed(
   """
   configuration.one_of("retrieve.methods", model, ("dense", START))
   loaded = load_towers(config, workdir, "start" if model == START else "best")
-  fingerprint = loaded.fingerprint
-  folder = workdir.embeddings(model)
   stage = workdir_lib.Stage(
     STAGE,
-    folder,
+    workdir.embeddings(model),
     {"rows_per_shard": config.embed.rows_per_shard},
-    workdir_lib.dataset_inputs(workdir, "passages") | {"model": fingerprint},
+    workdir_lib.dataset_inputs(workdir, "passages")
+    | {"model": loaded.fingerprint},
   )
   if stage.is_current(overwrite):
     return
-  passages = prepare.open_passages(workdir)
   encoder = Encoder(
     loaded,
     batch_size=config.embed.batch_size,
     length_step=config.embed.length_step,
   )
-  files, started = _begin(folder, stage, overwrite), time.monotonic()
-  shards, done = [], 0
-  per_shard = configuration.at_least(
-    "embed.rows_per_shard", config.embed.rows_per_shard, 1
+  passages = prepare.open_passages(workdir)
+  embed_corpus(
+    encoder, passages, stage, label=f"embed {model}", overwrite=overwrite
   )
-  with progress.Progress(len(passages), f"embed {model}", "passages") as bar:
+
+
+def embed_corpus(
+  encoder: Encoder,
+  passages,
+  stage: workdir_lib.Stage,
+  *,
+  label: str,
+  overwrite: bool = False,
+) -> None:
+  """Writes shards of all vectors of a corpus, and then their manifest.
+
+  A call that was interrupted goes on after the last whole shard, if it is for
+  the same stage.
+
+  Args:
+    encoder: gives the vectors; its model stands in the manifest.
+    passages: a PassageTable.
+    stage: the folder and what the vectors depend on; its config has
+      "rows_per_shard".
+    label: what the progress is shown as.
+    overwrite: nothing that is there is used.
+  """
+  folder, loaded = stage.folder, encoder.model
+  per_shard = int(
+    configuration.at_least(
+      "embed.rows_per_shard", stage.config["rows_per_shard"], 1
+    )
+  )
+  files, started = _begin(stage, overwrite), time.monotonic()
+  shards, done = [], 0
+  with progress.Progress(len(passages), label, "passages") as bar:
     for number, first in enumerate(range(0, len(passages), per_shard)):
       rows = np.arange(first, min(first + per_shard, len(passages)))
       names = [f"vectors-{number:05d}.npy", f"ids-{number:05d}.npy"]
@@ -274,7 +302,7 @@ def embed(
   stage.finish(
     {"passages": len(passages), "encoded_in_this_run": done},
     files=files,
-    model=fingerprint,
+    model=loaded.fingerprint,
     step=loaded.step,
     dim=encoder.dim,
     dtype="float32",
@@ -284,9 +312,9 @@ def embed(
   )
   (folder / _PARTIAL).unlink(missing_ok=True)
   logging.info(
-    "embed: %d passages (%s) in %.0f s, %.1f passages/s",
+    "%s: %d passages in %.0f s, %.1f passages/s",
+    label,
     done,
-    model,
     seconds,
     done / seconds,
   )
@@ -296,10 +324,9 @@ def _identity(stage: workdir_lib.Stage) -> str:
   return workdir_lib.fingerprint([stage.config, stage.inputs])
 
 
-def _begin(
-  folder: pathlib.Path, stage: workdir_lib.Stage, overwrite: bool
-) -> dict[str, str]:
+def _begin(stage: workdir_lib.Stage, overwrite: bool) -> dict[str, str]:
   """Empties the folder, unless it holds a part of this very job."""
+  folder = stage.folder
   partial = folder / _PARTIAL
   if partial.exists() and not overwrite:
     found = workdir_lib.read_json(partial)

@@ -261,8 +261,48 @@ def search_index(
     -1 with score 0 after the last hit, where an approximate index found fewer.
   """
   questions = np.ascontiguousarray(questions, np.float32)
-  columns = min(k, loaded.ntotal)
   scores, rows = loaded.search(questions, min(k + _TIES, loaded.ntotal))
+  return _in_order(rows, scores, min(k, loaded.ntotal))
+
+
+def search_vectors(
+  vectors: Vectors, questions: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """As `search_index` of a Flat index, without one: a block at a time.
+
+  Memory is that of the questions, their hits and one block, however many
+  vectors there are.
+
+  Args:
+    vectors: read once, in blocks.
+    questions: float32 [questions, dim].
+    k: hits wanted; columns are min(k, vectors).
+
+  Returns:
+    As of `search_index`.
+
+  Raises:
+    InputError: a vector is not finite.
+  """
+  questions = np.ascontiguousarray(questions, np.float32)
+  wanted = min(k + _TIES, len(vectors))
+  best = faiss.ResultHeap(len(questions), wanted, keep_max=True)
+  for first_row, block in _finite_blocks(vectors):
+    scores, rows = faiss.knn(
+      questions,
+      block,
+      min(wanted, len(block)),
+      metric=faiss.METRIC_INNER_PRODUCT,
+    )
+    best.add_result(scores, rows + first_row)
+  best.finalize()
+  return _in_order(best.I, best.D, min(k, len(vectors)))
+
+
+def _in_order(
+  rows: np.ndarray, scores: np.ndarray, columns: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The first columns by score, then by row; those without a hit last."""
   scores = np.where(rows < 0, -np.inf, scores).astype(np.float32)
   order = np.lexsort((rows, -scores), axis=-1)[:, :columns]
   rows = np.take_along_axis(rows, order, axis=-1)

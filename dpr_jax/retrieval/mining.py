@@ -1,20 +1,20 @@
-"""Hard negatives from BM25: passages that look right and hold no answer.
+"""Hard negatives: passages that look right and hold no answer.
 
-In come the questions of `data/train` and `data/dev` and the BM25 index, out
-come `negatives/bm25.jsonl.gz` and `negatives/bm25-dev.jsonl.gz`: one line per
-question, in the order of the dataset, with the ids of its best ranked passages
-that contain no answer string and are not its gold passage.  Training draws
-one of them per question and epoch; the dev file makes the pool for the average
-rank.
+In come the questions of `data/train` and `data/dev` and a ranker (BM25, or the
+trained towers with their index), out come `negatives/<ranker>.jsonl.gz` and
+`negatives/<ranker>-dev.jsonl.gz`: one line per question, in the order of the
+dataset, with the ids of its best ranked passages that contain no answer string
+and are not its gold passage.  Training draws some of them per question and
+epoch; the dev file of BM25 makes the pool for the average rank.
 """
 
-import collections
 import gzip
 import io
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import ml_collections
 import numpy as np
@@ -24,10 +24,34 @@ from dpr_jax import configuration, errors, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.evaluation import answers as answers_lib
-from dpr_jax.retrieval import bm25
+from dpr_jax.retrieval import bm25, faiss_index
 
-FILES = {"train": "bm25.jsonl.gz", "dev": "bm25-dev.jsonl.gz"}
+RANKERS = ("bm25", "model")
 _BATCH = 256  # questions searched at once
+
+
+def files(ranker: str) -> dict[str, str]:
+  """Names of what one of `RANKERS` leaves in `negatives/`, by split."""
+  return {"train": f"{ranker}.jsonl.gz", "dev": f"{ranker}-dev.jsonl.gz"}
+
+
+FILES = files("bm25")
+
+
+def command(ranker: str) -> str:
+  """What makes the files of one of `RANKERS`, for messages."""
+  return "dpr-jax mine" + (" --from=model" if ranker == "model" else "")
+
+
+@runtime_checkable
+class Ranker(Protocol):
+  """Questions to rows of the corpus: BM25Index or `search.DenseRanker`."""
+
+  def search(
+    self, questions: Sequence[str], k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (-1: no hit) and scores, [questions, at most k], best first."""
+    ...
 
 
 class PassageCache:
@@ -55,6 +79,7 @@ def mine(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
   *,
+  ranker: str = "bm25",
   overwrite: bool = False,
 ) -> None:
   """Writes the negatives of the train and dev questions.
@@ -62,69 +87,132 @@ def mine(
   A passage is left out if it contains an answer (`config.evaluate.match`), is
   one of the question's positives by id, or has a positive's text.
 
+  Args:
+    config: reads `mine`, `bm25` or `index` and `model`, `evaluate.match`.
+    workdir: holds the data; for "model" also the trained towers' index.
+    ranker: "bm25" or "model", the workdir's trained towers.
+    overwrite: also where the negatives are current.
+
   Raises:
-    InputError: no data in the workdir, or a bad setting.
+    InputError: no data in the workdir, no index of its trained towers, or a
+      bad setting.
   """
   from dpr_jax.data import prepare
 
-  depth = int(configuration.at_least("mine.depth", config.mine.depth, 1))
-  keep = int(configuration.at_least("mine.keep", config.mine.keep, 1))
-  match = configuration.one_of(
-    "evaluate.match", config.evaluate.match, answers_lib.MATCHES
-  )
-  folder = workdir.negatives
-  stage = workdir_lib.Stage(
-    name="mine",
-    folder=folder,
-    config={**configuration.sections(config, "bm25", "mine"), "match": match},
-    inputs=workdir_lib.dataset_inputs(workdir, "passages", "train", "dev"),
-  )
+  if ranker not in RANKERS:
+    raise errors.InputError(
+      f"--from={ranker!r}: must be one of {', '.join(RANKERS)}"
+    )
+  stage = _stage(config, workdir, ranker)
   if stage.is_current(overwrite):
     return
-  index = bm25.build_or_load(config, workdir, overwrite=overwrite)
   passages = prepare.open_passages(workdir)
-  bm25.check_size(index, passages)
-  matcher = answers_lib.AnswerMatcher(match=match)
+  loaded = _load(config, workdir, ranker, passages, overwrite)
+  matcher = answers_lib.AnswerMatcher(match=config.evaluate.match)
+  depth, keep = int(config.mine.depth), int(config.mine.keep)
   stage.manifest.unlink(missing_ok=True)  # not for half-replaced files
-  counts: collections.Counter[str] = collections.Counter()
-  files = {}
-  for split, name in FILES.items():
+  counts: dict[str, int] = {}
+  written = {}
+  for split, name in files(ranker).items():
+    path = stage.folder / name
     if not (workdir.data / split).exists():
       logging.info("mine: no %s questions in this workdir", split)
-      (folder / name).unlink(missing_ok=True)
+      path.unlink(missing_ok=True)
       continue
     questions = prepare.open_questions(workdir, split)
     mined = mine_negatives(
-      index, passages, questions, depth=depth, keep=keep, matcher=matcher
+      lambda _, batch: loaded.search([q.question for q in batch], depth)[0],
+      passages,
+      questions,
+      keep=keep,
+      matcher=matcher,
     )
-    _write(folder / name, mined, len(questions), split, keep, counts)
-    files[name] = workdir_lib.fingerprint_file(folder / name)
-  stage.finish(dict(counts), files=files)
+    found = write_negatives(path, mined, len(questions), f"mine {split}", keep)
+    counts |= {f"{split}_{key}": count for key, count in found.items()}
+    written[name] = workdir_lib.fingerprint_file(path)
+  stage.finish(counts, files=written)
+
+
+def mine_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What decides which ranked passages are kept; `InputError` if it is bad."""
+  configuration.at_least("mine.depth", config.mine.depth, 1)
+  configuration.at_least("mine.keep", config.mine.keep, 1)
+  match = configuration.one_of(
+    "evaluate.match", config.evaluate.match, answers_lib.MATCHES
+  )
+  return {**configuration.sections(config, "mine"), "match": match}
+
+
+def _stage(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, ranker: str
+) -> workdir_lib.Stage:
+  """What the negatives of a ranker depend on."""
+  settings = mine_settings(config)
+  inputs = workdir_lib.dataset_inputs(workdir, "passages", "train", "dev")
+  if ranker == "bm25":
+    return workdir_lib.Stage(
+      name="mine",
+      folder=workdir.negatives,
+      config={**configuration.sections(config, "bm25"), **settings},
+      inputs=inputs,
+    )
+  index = workdir.index(faiss_index.check_factory(config.index.factory))
+  inputs |= {
+    "training": workdir_lib.manifest_fingerprint(workdir.training, "train"),
+    "index": workdir_lib.manifest_fingerprint(index, "index"),
+    "model": workdir_lib.read_manifest(index, "index")["model"],
+  }
+  # How questions are encoded is in no input's fingerprint.
+  settings |= configuration.sections(config, "model", "index")
+  return workdir_lib.Stage(
+    name=command(ranker).removeprefix("dpr-jax "),
+    folder=workdir.negatives,
+    config=settings,
+    inputs=inputs,
+    manifest_name=f"model.{workdir_lib.MANIFEST}",
+  )
+
+
+def _load(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  ranker: str,
+  passages,
+  overwrite: bool,
+) -> Ranker:
+  if ranker == "bm25":
+    index = bm25.build_or_load(config, workdir, overwrite=overwrite)
+    bm25.check_size(index, passages)
+    return index
+  from dpr_jax.retrieval import search  # imports this module
+
+  return search.load_dense(
+    workdir, "dense", config.index.factory, len(passages)
+  )
 
 
 def mine_negatives(
-  index: bm25.BM25Index,
+  rank: Callable[[int, list[records.Question]], np.ndarray],
   passages,
   questions,
   *,
-  depth: int,
   keep: int,
   matcher: answers_lib.AnswerMatcher,
 ) -> Iterator[tuple[records.Question, list[records.Passage]]]:
   """Yields every question, in order, with its hard negatives, best first.
 
   Args:
-    index: searched for the question's text.
-    passages: the PassageTable that `index` was built from.
+    rank: of (number of the first, some questions in order), gives the rows
+      that are looked at [questions, depth], best first, -1 for none.
+    passages: the PassageTable that the rows point into.
     questions: a QuestionTable.
-    depth: ranks looked at.
     keep: hard negatives kept at most.
     matcher: decides what contains an answer; its keys are rows of `passages`.
   """
   cache = PassageCache(passages)
   for first in range(0, len(questions), _BATCH):
     batch = questions.take(range(first, min(first + _BATCH, len(questions))))
-    rows, _ = index.search([question.question for question in batch], depth)
+    rows = rank(first, batch)
     likely = rows[:, :keep]
     cache.take(likely[likely >= 0].tolist())  # all at once: far faster
     for question, ranked in zip(batch, rows, strict=True):
@@ -166,66 +254,106 @@ def _same_text(text: str) -> str:
   return " ".join(text.split()).lower()
 
 
-def _write(
+def write_negatives(
   path: pathlib.Path,
   mined: Iterator[tuple[records.Question, list[records.Passage]]],
   total: int,
-  split: str,
+  label: str,
   keep: int,
-  counts: collections.Counter[str],
-) -> None:
-  """Writes one file, the same bytes for the same negatives; adds counts."""
-  names = ("questions", "fewer_than_keep", "without_negatives", "no_answers")
-  for name in names:
-    counts[f"{split}_{name}"] = 0
+) -> dict[str, int]:
+  """Writes one file, the same bytes for the same negatives.
+
+  Args:
+    path: of the file, `*.jsonl.gz`.
+    mined: from `mine_negatives`.
+    total: number of questions.
+    label: what the progress is shown as.
+    keep: hard negatives per question that were asked for.
+
+  Returns:
+    Counts of questions, and of those with fewer than `keep` hard negatives,
+    with none, and without answers.
+  """
+  counts = dict.fromkeys(
+    ("questions", "fewer_than_keep", "without_negatives", "no_answers"), 0
+  )
   with workdir_lib.replace_file(path) as temporary:
     with (
       open(temporary, "wb") as raw,
       # No name and no time in the header: the same bytes every time.
       gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
       io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file,
-      progress.Progress(total, f"mine {split}", "questions") as bar,
+      progress.Progress(total, label, "questions") as bar,
     ):
       for question, negatives in mined:
         ids = [passage.id for passage in negatives]
         line = {"question": question.question, "hard_negatives": ids}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        counts[f"{split}_questions"] += 1
-        counts[f"{split}_fewer_than_keep"] += len(ids) < keep
-        counts[f"{split}_without_negatives"] += not ids
-        counts[f"{split}_no_answers"] += not question.answers
+        counts["questions"] += 1
+        counts["fewer_than_keep"] += len(ids) < keep
+        counts["without_negatives"] += not ids
+        counts["no_answers"] += not question.answers
         bar.update()
   logging.info(
-    "mine: %d %s questions, %d with fewer than %d hard negatives, %d with"
-    " none; %d have no answers, so only their positives were left out",
-    counts[f"{split}_questions"],
-    split,
-    counts[f"{split}_fewer_than_keep"],
+    "%s: %d questions, %d with fewer than %d hard negatives, %d with none; %d"
+    " have no answers, so only their positives were left out",
+    label,
+    counts["questions"],
+    counts["fewer_than_keep"],
     keep,
-    counts[f"{split}_without_negatives"],
-    counts[f"{split}_no_answers"],
+    counts["without_negatives"],
+    counts["no_answers"],
   )
+  return counts
+
+
+def manifest_of(path: str | os.PathLike) -> dict[str, Any] | None:
+  """The manifest beside a file of negatives that lists it, if there is one."""
+  path = pathlib.Path(path)
+  for place in sorted(path.parent.glob(f"*{workdir_lib.MANIFEST}")):
+    manifest = workdir_lib.read_json(place)
+    if path.name in manifest.get("files", {}):
+      return manifest
+  return None
+
+
+def fingerprint_of(path: str | os.PathLike) -> str:
+  """Fingerprint of a file of negatives, for a later stage's `inputs`.
+
+  Raises:
+    InputError: it was not made in its folder.
+  """
+  manifest = manifest_of(path)
+  if manifest is None:
+    ranker = "model" if pathlib.Path(path).name.startswith("model") else "bm25"
+    raise errors.InputError(
+      f"no manifest beside {path}: run `{command(ranker)}` with this --workdir"
+      " first"
+    )
+  manifest.pop("created", None)
+  return workdir_lib.fingerprint(manifest)
 
 
 def read_negatives(
-  path: str | os.PathLike, questions: int | None = None
+  path: str | os.PathLike,
+  questions: int | None = None,
+  command: str = "dpr-jax mine",
 ) -> list[list[str]]:
   """Passage ids per question, in the order of the dataset, best first.
 
   Args:
     path: `negatives/bm25.jsonl.gz`, or a file of this form (also unpacked).
     questions: how many questions the dataset has, to compare.
+    command: makes such a file, for the messages.
 
   Raises:
     InputError: the file is missing, damaged, malformed, or of other questions.
   """
   path = pathlib.Path(path)
-  manifest_path = path.parent / workdir_lib.MANIFEST
-  if manifest_path.exists():
-    manifest = workdir_lib.read_json(manifest_path)
-    if path.name in manifest.get("files", {}):
-      files = {path.name: manifest["files"][path.name]}
-      workdir_lib.check_files(path.parent, {**manifest, "files": files})
+  manifest = manifest_of(path)
+  if manifest is not None:
+    listed = {path.name: manifest["files"][path.name]}
+    workdir_lib.check_files(path.parent, {**manifest, "files": listed})
   negatives: list[list[str]] = []
   opened = gzip.open if path.suffix == ".gz" else open
   try:
@@ -234,17 +362,17 @@ def read_negatives(
         negatives.append(_parse_line(line, path, number))
   except FileNotFoundError as error:
     raise errors.InputError(
-      f"{path} is missing: run `dpr-jax mine` with this --workdir first"
+      f"{path} is missing: run `{command}` with this --workdir first"
     ) from error
   except (OSError, EOFError, UnicodeDecodeError) as error:
     raise errors.InputError(
-      f"{path}, after line {len(negatives)}: {error}; run `dpr-jax mine"
+      f"{path}, after line {len(negatives)}: {error}; run `{command}"
       " --overwrite`"
     ) from error
   if questions is not None and len(negatives) != questions:
     raise errors.InputError(
       f"{path} has {len(negatives)} lines for {questions} questions: it was"
-      " made from other data; run `dpr-jax mine --overwrite`"
+      f" made from other data; run `{command} --overwrite`"
     )
   return negatives
 

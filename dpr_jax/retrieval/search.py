@@ -10,7 +10,6 @@ three lines of Python.
 import os
 import re
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
 
 import ml_collections
 import numpy as np
@@ -26,17 +25,6 @@ from dpr_jax.retrieval.results import Hit, ResultsWriter
 METHODS = ("bm25", "dense", "dense-start")
 _BATCH = 256  # questions at once
 _NAME = re.compile(r"\w[\w.+-]*")
-
-
-@runtime_checkable
-class Ranker(Protocol):
-  """Questions to rows of the corpus: `bm25.BM25Index` or `DenseRanker`."""
-
-  def search(
-    self, questions: Sequence[str], k: int
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (-1: no hit) and scores, [questions, at most k], best first."""
-    ...
 
 
 class DenseRanker:
@@ -58,7 +46,7 @@ class DenseRanker:
 class Retriever:
   """`Retriever.load(workdir).search("who wrote ...", k=20)`."""
 
-  def __init__(self, ranker: Ranker, passages):
+  def __init__(self, ranker: mining.Ranker, passages):
     """Takes a ranker and the PassageTable that its rows point into."""
     self._ranker = ranker
     self._passages = passages
@@ -122,7 +110,7 @@ class Retriever:
 
 
 def search_batch(
-  ranker: Ranker,
+  ranker: mining.Ranker,
   cache: mining.PassageCache,
   questions: Sequence[str],
   k: int,

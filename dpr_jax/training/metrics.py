@@ -10,10 +10,14 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dpr_jax import progress, workdir
+import jax
+import numpy as np
+from absl import logging
+
+from dpr_jax import errors, progress, workdir
 
 
 class MetricsLog:
@@ -50,18 +54,21 @@ class MetricsLog:
 
 
 class Timer:
-  """Time since the last step, and the share of it spent waiting for data."""
+  """Speed since the last step, and what it was spent on."""
 
-  def __init__(self, questions: int):
-    self._questions = questions
+  def __init__(self, questions: int, passages: int):
+    """Counts `questions` and `passages` per step, over all processes."""
+    self._questions, self._passages = questions, passages
     self._first = self._last = time.monotonic()
     self._waited = 0.0
+    self._padding = 0.0
 
   def wait_for(self, loader) -> Any:
     """The loader's next batch; the wait is accounted for."""
     before = time.monotonic()
     batch = next(loader)
     self._waited += time.monotonic() - before
+    self._padding = padding_share(batch)
     return batch
 
   def lap(self) -> dict[str, float]:
@@ -70,6 +77,8 @@ class Timer:
     seconds = max(now - self._last, 1e-9)
     row = {
       "questions_per_second": self._questions / seconds,
+      "passages_per_second": self._passages / seconds,
+      "padding_share": self._padding,
       "data_wait_share": self._waited / seconds,
     }
     self._last, self._waited = now, 0.0
@@ -87,6 +96,76 @@ class Timer:
     return time.monotonic() - self._first
 
 
+def padding_share(batch: Mapping[str, Any]) -> float:
+  """Share of a batch's token positions that hold no token."""
+  masks = [
+    group["mask"] for kind in ("questions", "passages") for group in batch[kind]
+  ]
+  return 1.0 - sum(int(m.sum()) for m in masks) / sum(m.size for m in masks)
+
+
+class Compilations:
+  """Counts what XLA compiles in this process, and how long it takes."""
+
+  _EVENT = "/jax/core/compile/backend_compile_duration"
+
+  def __init__(self):
+    self.count, self.seconds = 0, 0.0
+    jax.monitoring.register_event_duration_secs_listener(self._hear)
+
+  def _hear(self, event: str, seconds: float, **_: Any) -> None:
+    if event == self._EVENT:
+      self.count += 1
+      self.seconds += seconds
+
+  def figures(self) -> dict[str, float | int]:
+    """Columns of a training row: so far in this run of the program."""
+    return {
+      "compilations": self.count,
+      "compile_seconds": round(self.seconds, 3),
+    }
+
+  def close(self) -> None:
+    """Stops listening."""
+    jax.monitoring.unregister_event_duration_listener(self._hear)
+
+
+class Profiler:
+  """A trace of some steps, for TensorBoard or Perfetto."""
+
+  def __init__(self, folder: pathlib.Path, steps: Sequence[int], last: int):
+    """Traces steps `steps[0]` to `steps[1]` of `last`; () = none.
+
+    Raises:
+      InputError: not two steps in order, within the training.
+    """
+    if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1] <= last):
+      raise errors.InputError(
+        f"config.train.profile_steps={tuple(steps)}: must be (first, last) with"
+        f" 1 <= first <= last <= {last}"
+      )
+    self._folder, self._steps, self._running = folder, tuple(steps), False
+
+  def before(self, step: int) -> None:
+    """To be called before a step is dispatched."""
+    if self._steps and step == self._steps[0]:
+      jax.profiler.start_trace(self._folder)
+      self._running = True
+
+  def after(self, step: int, result: Any) -> None:
+    """To be called after it; waits for the last step's end."""
+    if self._running and step == self._steps[1]:
+      jax.block_until_ready(result)
+      self.close()
+
+  def close(self) -> None:
+    """Writes the trace, if one is running."""
+    if self._running:
+      jax.profiler.stop_trace()
+      self._running = False
+      logging.info("train: profile in %s", self._folder)
+
+
 def _keep_rows_until(path: pathlib.Path, step: int) -> None:
   """Drops rows after `step`, and a last line that a crash cut short."""
   rows = []
@@ -101,6 +180,12 @@ def _keep_rows_until(path: pathlib.Path, step: int) -> None:
     temporary.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+  """All rows of a `metrics.jsonl`."""
+  lines = path.read_text(encoding="utf-8").splitlines()
+  return [json.loads(line) for line in lines]
+
+
 def check_finite(step: int, row: Mapping[str, float], last_good: str) -> None:
   """Stops a run whose loss or gradient is NaN or infinite.
 
@@ -113,3 +198,16 @@ def check_finite(step: int, row: Mapping[str, float], last_good: str) -> None:
         f"step {step}: {key} is {row[key]}; the last good checkpoint is"
         f" {last_good}; lower config.train.learning_rate or look at the batch"
       )
+
+
+def check_parameters(step: int, params: Any, last_good: str) -> None:
+  """Stops a run before parameters that are NaN or infinite are saved.
+
+  Raises:
+    FloatingPointError: with the step and the last good checkpoint.
+  """
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+    raise FloatingPointError(
+      f"step {step}: parameters are not finite; the last good checkpoint is"
+      f" {last_good}; lower config.train.learning_rate"
+    )

@@ -5,6 +5,9 @@ In come the workdir's data and mined negatives, out comes a
 """
 
 import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -14,8 +17,10 @@ from absl import logging
 from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches, negatives, prepare
+from dpr_jax.data import tables as tables_lib
 from dpr_jax.models import towers
 from dpr_jax.retrieval import mining
+from dpr_jax.training import answer_masks, rounds
 
 _SAMPLE = 2000  # questions whose texts show how long texts are
 
@@ -24,30 +29,41 @@ def make_source(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
   model: towers.Towers,
+  round_number: int = 0,
 ) -> batches.BatchSource:
-  """The run's batches: a function of (seed, step, process)."""
+  """The run's batches: a function of (seed, step, process).
+
+  Args:
+    config: the experiment.
+    workdir: its folder, with data and mined negatives.
+    model: the run's towers, for their tokenizer.
+    round_number: the round whose negatives are used: from 1 on, the model's
+      are those that `rounds.refresh` has mined.
+
+  Raises:
+    InputError: a bad setting, or negatives are missing or of other data.
+  """
   train_config = config.train
-  for name, least in (("batch_size", 1), ("hard_negatives", 0)):
-    configuration.at_least(f"train.{name}", train_config[name], least)
+  configuration.at_least("train.batch_size", train_config.batch_size, 1)
   cores = jax.device_count()
   if train_config.batch_size % cores:
     raise errors.InputError(
       f"config.train.batch_size={train_config.batch_size}: must be a multiple"
       f" of the {cores} cores"
     )
-  questions = prepare.open_questions(workdir, "train")
-  passages = prepare.open_passages(workdir)
-  mixture = negatives.Mixture.parse(
-    train_config.negatives, train_config.hard_negatives
+  if train_config.rounds > 1 and not round_number:
+    logging.info(
+      "train: %d rounds; in the first one, BM25's negatives stand for the"
+      " model's",
+      train_config.rounds,
+    )
+  tables = _Tables(
+    prepare.open_questions(workdir, "train"), prepare.open_passages(workdir)
   )
-  sampler = negatives.Sampler(
-    passages=passages,
-    candidates=_candidates(questions, passages, mixture, workdir),
-    mixture=mixture,
-    from_top=train_config.hard_negatives_from_top,
-    seed=config.seed,
-  )
-  plan = batches.Plan(config.seed, len(questions), train_config.batch_size)
+  questions = len(tables.questions)
+  plan = batches.Plan(config.seed, questions, train_config.batch_size)
+  steps = rounds.run_steps(config, questions)
+  rounds.boundaries(steps, train_config.rounds)  # there are so many
   tokenizer = dataclasses.replace(
     model.tokenizer,
     passage_length=train_config.passage_length
@@ -55,15 +71,85 @@ def make_source(
   )
   source = batches.BatchSource(
     plan=plan,
-    steps=train_config.max_steps or plan.steps(train_config.epochs),
-    questions=questions,
-    sampler=sampler,
+    steps=steps,
+    questions=tables.questions,
+    sampler=_sampler(config, workdir, tables, round_number),
     tokenizer=tokenizer,
     cores=jax.local_device_count(),
     process=jax.process_index(),
     processes=jax.process_count(),
   )
-  return _with_groups(source, train_config)
+  if round_number and train_config.length_groups > 1:
+    # In all rounds the shapes of the first: nothing is compiled again.
+    first = dataclasses.replace(
+      source, sampler=_sampler(config, workdir, tables, 0)
+    )
+    source = dataclasses.replace(
+      _with_groups(first, train_config), sampler=source.sampler
+    )
+  else:
+    source = _with_groups(source, train_config)
+  if train_config.mask_answers:
+    source = dataclasses.replace(
+      source, answer_rows=_answer_rows(config, source)
+    )
+  return source
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tables:
+  """The data of a workdir: training questions and corpus."""
+
+  questions: tables_lib.QuestionTable
+  passages: tables_lib.PassageTable
+
+
+def inputs(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> dict[str, str]:
+  """Fingerprints of the mined negatives that training reads, for a Stage.
+
+  Those of later rounds are the run's own, and not among them.
+
+  Raises:
+    InputError: negatives are missing, or a setting is bad.
+  """
+  found = {}
+  if config.train.dev_questions > 0:  # the dev pool is our own
+    found["negatives"] = workdir_lib.manifest_fingerprint(
+      workdir.negatives, "mine"
+    )
+  for kind in _mixture(config, 0).kinds:
+    if kind in mining.RANKERS:
+      name = "negatives" if kind == "bm25" else f"{kind}_negatives"
+      if config.train.negatives_from:
+        name = f"{kind}_negatives_from"
+      found[name] = mining.fingerprint_of(_mined_path(config, workdir, kind))
+  return found
+
+
+def _mixture(
+  config: ml_collections.ConfigDict, round_number: int
+) -> negatives.Mixture:
+  """The negatives of a round, checked."""
+  settings = config.train
+  for name, least in (
+    ("hard_negatives", 0),
+    ("hard_negatives_from_top", 1),
+    ("rounds", 1),
+  ):
+    configuration.at_least(f"train.{name}", settings[name], least)
+  mixture = negatives.Mixture.parse(settings.negatives, settings.hard_negatives)
+  if settings.rounds == 1:
+    return mixture
+  if "model" not in mixture.kinds:
+    raise errors.InputError(
+      f"config.train.rounds={settings.rounds}: what the model mines would not"
+      f" be used by config.train.negatives={settings.negatives!r} with"
+      f" config.train.hard_negatives={settings.hard_negatives}; set them to"
+      " model and at least 1, or to a mixture as 'bm25:1,model:1'"
+    )
+  return mixture if round_number else mixture.replace("model", "bm25")
 
 
 def _with_groups(
@@ -118,31 +204,179 @@ def _with_groups(
   )
 
 
-def _candidates(
-  questions, passages, mixture: negatives.Mixture, workdir: workdir_lib.Workdir
-) -> list[negatives.Candidate]:
-  """Corpus rows of every question's gold passage and hard negatives."""
-  mined = None
-  if "bm25" in mixture.kinds:
-    mined = mining.read_negatives(
-      workdir.negatives / mining.FILES["train"], len(questions)
-    )
-  found = []
-  for first, block in questions.blocks(4096):
-    gold = passages.rows_of(
-      [
-        question.positives[0].id if question.positives else ""
-        for question in block
-      ]
-    )
-    for number, (question, row) in enumerate(zip(block, gold, strict=True)):
-      pools = {}
-      if mined is not None:
-        pools["bm25"] = passages.rows_of(mined[first + number])
-      if "given" in mixture.kinds:
-        given = (*question.hard_negatives, *question.negatives)
-        pools["given"] = negatives.given_rows(
-          passages.rows_of([passage.id for passage in given])
+def _sampler(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  tables: _Tables,
+  round_number: int,
+) -> negatives.Sampler:
+  """Chooses the passages of a round."""
+  mixture = _mixture(config, round_number)
+  mined = {}
+  for kind in mining.RANKERS:
+    if kind not in mixture.kinds:
+      continue
+    if kind == "model" and round_number:
+      ids = rounds.read(config, workdir, round_number, len(tables.questions))
+    else:
+      path = _mined_path(config, workdir, kind)
+      ids = mining.read_negatives(
+        path, len(tables.questions), mining.command(kind)
+      )
+    mined[kind] = ids
+  return negatives.Sampler(
+    passages=tables.passages,
+    candidates=_candidates(tables, mixture, mined),
+    mixture=mixture,
+    from_top=config.train.hard_negatives_from_top,
+    seed=config.seed,
+  )
+
+
+def _mined_path(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, kind: str
+) -> pathlib.Path:
+  """The file of mined negatives, after a look whether it is of our data.
+
+  Raises:
+    InputError: it was made from other data, or there is none.
+  """
+  elsewhere = config.train.negatives_from
+  where = workdir_lib.Workdir(elsewhere) if elsewhere else workdir
+  path = where.negatives / mining.files(kind)["train"]
+  manifest = mining.manifest_of(path)
+  if not path.exists() or (elsewhere and manifest is None):
+    what = f"config.train.negatives={config.train.negatives!r}"
+    fix = f"run `{mining.command(kind)}` with --workdir={where.root} first"
+    if elsewhere:
+      what = f"config.train.negatives_from={elsewhere!r}"
+    elif kind == "model":
+      fix += (
+        ", or name a workdir where it has run in config.train.negatives_from,"
+        " or set config.train.rounds=2"
+      )
+    raise errors.InputError(f"{what}: {path} or its manifest is missing: {fix}")
+  names = ("passages", "train")
+  if manifest is not None:
+    current = workdir_lib.dataset_inputs(where, *names)
+    for name, value in current.items():
+      if manifest.get("inputs", {}).get(name) != value:
+        raise errors.InputError(
+          f"{path} was mined from other {name} data than {where.data} holds:"
+          f" run `{mining.command(kind)}` with --workdir={where.root} again"
         )
-      found.append(negatives.Candidate(int(row), pools))
+    ours = workdir_lib.dataset_inputs(workdir, *names)
+    if ours != current and _made_from(workdir) != _made_from(where):
+      raise errors.InputError(
+        f"config.train.negatives_from={elsewhere!r}: {where.data} was not made"
+        f" from the same files and limits as {workdir.data}: mine in a workdir"
+        " of the same config.data"
+      )
+  return path
+
+
+def _made_from(workdir: workdir_lib.Workdir) -> dict[str, Any]:
+  """What `prepare` read and kept.
+
+  The same data may be other bytes: those of questions once depended on the
+  process that wrote them.
+  """
+  manifest = workdir_lib.read_manifest(workdir.data, "prepare")
+  limits = {
+    name: value
+    for name, value in manifest["config"]["data"].items()
+    if name.startswith("max_")
+  }
+  return {
+    "inputs": manifest["inputs"],
+    "limits": limits,
+    "counts": manifest["counts"],
+  }
+
+
+def _candidates(
+  tables: _Tables,
+  mixture: negatives.Mixture,
+  mined: Mapping[str, list[list[str]]],
+) -> list[negatives.Candidate]:
+  """Corpus rows of every question's positives and negatives."""
+  found: list[negatives.Candidate] = []
+  for first, block in tables.questions.blocks(4096):
+    lists = {"positives": [[p.id for p in q.positives] for q in block]}
+    lists |= {
+      kind: ids[first : first + len(block)] for kind, ids in mined.items()
+    }
+    if "given" in mixture.kinds:
+      lists["given"] = [
+        [p.id for p in (*q.hard_negatives, *q.negatives)] for q in block
+      ]
+    rows = {kind: _rows(tables, ids) for kind, ids in lists.items()}
+    _check_known(rows, lists, first, mined)
+    if "given" in mixture.kinds:
+      rows["given"] = [negatives.given_rows(some) for some in rows["given"]]
+    positives = rows.pop("positives")
+    for number, gold in enumerate(positives):
+      pools = {kind: some[number] for kind, some in rows.items()}
+      found.append(
+        negatives.Candidate(int(gold[0]) if len(gold) else -1, pools, gold[1:])
+      )
+  for kind, count in mixture.parts:
+    if kind != "random":
+      few = sum(len(candidate.pools[kind]) < count for candidate in found)
+      if few:
+        logging.info(
+          "train: %d of %d questions have fewer than %d %s negatives: what is"
+          " missing is padded and masked",
+          few,
+          len(found),
+          count,
+          kind,
+        )
   return found
+
+
+def _rows(tables: _Tables, lists: Sequence[Sequence[str]]) -> list[np.ndarray]:
+  """Corpus rows of many lists of ids, looked up at once."""
+  rows = tables.passages.rows_of([i for ids in lists for i in ids])
+  return np.split(rows, np.cumsum([len(ids) for ids in lists])[:-1])
+
+
+def _check_known(
+  rows: Mapping[str, list[np.ndarray]],
+  lists: Mapping[str, Sequence[Sequence[str]]],
+  first: int,
+  mined: Iterable[str],
+) -> None:
+  """`InputError` where a mined passage is not in the corpus."""
+  for kind in mined:
+    for number, found in enumerate(rows[kind]):
+      if (found < 0).any():
+        unknown = lists[kind][number][int(np.argmin(found))]
+        raise errors.InputError(
+          f"the {kind} negatives, line {first + number + 1}: passage"
+          f" {unknown!r} is not in the corpus: run `{mining.command(kind)}"
+          " --overwrite`"
+        )
+
+
+def _answer_rows(
+  config: ml_collections.ConfigDict, source: batches.BatchSource
+) -> answer_masks.AnswerRows:
+  """Which passages of the batches hold which question's answers."""
+  if config.evaluate.match != "string":
+    raise errors.InputError(
+      f"config.train.mask_answers: looks for answers as they stand in the text,"
+      f" not for config.evaluate.match={config.evaluate.match!r}: set one of"
+      " config.train.mask_answers=False, config.evaluate.match=string"
+    )
+  sampler = source.sampler
+  unknown = sum(candidate.positive < 0 for candidate in sampler.candidates)
+  if unknown:
+    logging.warning(
+      "train: the gold passages of %d questions are in no corpus, so nothing is"
+      " known of the answers in them: they are masked for no question",
+      unknown,
+    )
+  return answer_masks.AnswerRows.build(
+    source.questions, sampler.passages, sampler.possible_rows()
+  )

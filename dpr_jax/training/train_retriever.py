@@ -15,11 +15,18 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array
 
-from dpr_jax import configuration, errors, parallel
+from dpr_jax import configuration, errors, interrupts, parallel
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches
 from dpr_jax.models import checkpoints, towers
-from dpr_jax.training import metrics, sources, train_step, validation
+from dpr_jax.training import (
+  metrics,
+  rounds,
+  selection,
+  sources,
+  train_step,
+  validation,
+)
 
 STAGE = "train"
 
@@ -30,77 +37,189 @@ def train(
   *,
   overwrite: bool = False,
 ) -> None:
-  """Stage `train`: trains the towers, or goes on from the last checkpoint."""
+  """Stage `train`: trains the towers, or goes on from the last checkpoint.
+
+  Raises:
+    InputError: a bad setting, or the workdir holds another run.
+    FloatingPointError: the loss, a gradient or a parameter is not finite.
+    Interrupted: SIGTERM or SIGINT; the state is saved.
+  """
   stage = _stage(config, workdir)
   if stage.is_current(overwrite):
     return
+  choice = selection.Selection.of(config)
   _claim(stage, overwrite)
-  model = towers.start(config)
-  source = sources.make_source(config, workdir, model)
-  steps, train_config = source.steps, config.train
-  built = train_step.build(config, model, steps)
-  mapped = parallel.map_train_step(built.step)
-  saved = checkpoints.Checkpoints(
-    workdir.training / "checkpoints", train_config.keep_checkpoints
-  )
-  first, params, opt_state = saved.restore_latest(
-    model.params, built.transformation.init(model.params)
-  )
-  state = parallel.replicate(
-    train_step.TrainState(
-      step=np.int32(first), params=params, optimizer=opt_state
-    )
-  )
-  dev = (
-    validation.DevPool.make(config, workdir, model)
-    if _has_dev(config)
-    else None
-  )
-  log = metrics.MetricsLog(workdir.training / "metrics.jsonl", first, steps)
-  loader = batches.in_background(source, first)
-  if first:
-    logging.info("train: goes on after step %d of %d", first, steps)
-  else:
-    logging.info(
-      "train: %d steps of %d questions", steps, source.plan.batch_size
-    )
-  if dev is not None and first == 0:
-    log.write({"step": 0, **dev.evaluate(state.params)})
-
-  pending, last_good = None, f"step {first}" if first else "none"
-  timer = metrics.Timer(source.plan.batch_size)
+  run = _Run(config, workdir, choice)
   try:
-    for step in range(first + 1, steps + 1):
-      batch = timer.wait_for(loader)
-      state, reported = mapped(state, parallel.split_over_cores(batch))
-      if pending is not None:
-        _log_step(log, *pending, train_config.log_every, last_good)
-      pending = (step, reported, timer)
-      saves = _is_due(step, train_config.checkpoint_every, steps)
-      evaluates = dev is not None and _is_due(
-        step, train_config.dev_every, steps
-      )
-      if saves or evaluates:
-        _log_step(log, *pending, train_config.log_every, last_good)
-        pending = None
-      if saves:
-        saved.save(step, state.params, state.optimizer)
-        last_good = f"step {step}"
-      if evaluates:
-        with timer.paused():
-          log.write({"step": step, **dev.evaluate(state.params)})
+    with interrupts.deferred() as asked:
+      run.go(asked)
   finally:
-    saved.finish()
-    log.close()
+    run.close()
   stage.finish(
     {
-      "steps": steps,
-      "questions": source.plan.questions,
-      "questions_seen": steps * source.plan.batch_size,
+      "steps": run.steps,
+      "questions": run.plan.questions,
+      "questions_seen": run.steps * run.plan.batch_size,
     },
     cores=jax.device_count(),
-    seconds=round(timer.total(), 1),
+    seconds=round(run.timer.total(), 1),
+    selected=run.saved.selected(),
   )
+
+
+class _Run:
+  """One call of the stage: from the last checkpoint to the last step."""
+
+  def __init__(self, config, workdir, choice: selection.Selection):
+    self.config, self.workdir, self.choice = config, workdir, choice
+    self.model = towers.start(config)
+    self.source = sources.make_source(config, workdir, self.model)
+    self.plan, self.steps = self.source.plan, self.source.steps
+    self.starts = rounds.boundaries(self.steps, config.train.rounds)
+    built = train_step.build(config, self.model, self.steps)
+    self.profiler = metrics.Profiler(
+      workdir.training / "profile", config.train.profile_steps, self.steps
+    )
+    self.step = parallel.map_train_step(built.step)
+    self.dev = (
+      validation.DevPool.make(config, workdir, self.model)
+      if _has_dev(config)
+      else None
+    )
+    choice.check(self.dev is not None)
+    self.saved = checkpoints.Checkpoints(
+      workdir.training / "checkpoints", config.train.keep_checkpoints
+    )
+    self.first, params, opt_state = self.saved.restore_latest(
+      self.model.params, built.transformation.init(self.model.params)
+    )
+    self.state = parallel.replicate(
+      train_step.TrainState(
+        step=np.int32(self.first), params=params, optimizer=opt_state
+      )
+    )
+    self.last_good = f"step {self.first}" if self.first else "none"
+    path = workdir.training / "metrics.jsonl"
+    self.log = metrics.MetricsLog(path, self.first, self.steps)
+    choice.recall(metrics.read_rows(path), self.saved.steps())
+    self.timer = metrics.Timer(
+      self.plan.batch_size,
+      self.plan.batch_size * self.source.sampler.per_question,
+    )
+    self.compilations = metrics.Compilations()
+    self.pending: tuple[int, dict[str, Array]] | None = None
+    self.compiled = 0
+
+  def go(self, asked: interrupts.Request) -> None:
+    """Trains to the last step, or until a signal asks for an end."""
+    if self.first:
+      logging.info("train: goes on after step %d of %d", self.first, self.steps)
+    else:
+      logging.info(
+        "train: %d steps of %d questions", self.steps, self.plan.batch_size
+      )
+      self._evaluate(0)
+    done = self.first
+    while done < self.steps:
+      number = rounds.round_of(done, self.starts)
+      self._begin_round(number, done)
+      loader = batches.in_background(self.source, done)
+      end = [*self.starts, self.steps][number + 1]
+      for step in range(done + 1, end + 1):
+        self._take(step, loader)
+        if asked.number is not None:
+          self._settle()
+          self._save(step)
+          self.saved.wait()
+          logging.info("train: saved after step %d of %d", step, self.steps)
+          asked.raise_if_asked()
+      done = end
+
+  def _begin_round(self, number: int, done: int) -> None:
+    """The batches of a round; where it begins the model mines for it."""
+    if number == 0:
+      return
+    if done == self.starts[number]:
+      self._settle()
+      if done > self.first:
+        self._save(done)
+        self.saved.wait()
+      with self.timer.paused():
+        rounds.refresh(
+          self.config, self.workdir, self.model, self.state.params, number
+        )
+      self.compiled = self.compilations.count
+    self.source = sources.make_source(
+      self.config, self.workdir, self.model, number
+    )
+
+  def _take(self, step: int, loader) -> None:
+    """One step, and what is due after it."""
+    settings = self.config.train
+    batch = self.timer.wait_for(loader)
+    self.profiler.before(step)
+    self.state, reported = self.step(
+      self.state, parallel.split_over_cores(batch)
+    )
+    self.profiler.after(step, reported)
+    self._settle()  # the step before: the cores are busy with this one
+    self.pending = (step, reported)
+    saves = _is_due(step, settings.checkpoint_every, self.steps)
+    evaluates = self.dev is not None and _is_due(
+      step, settings.dev_every, self.steps
+    )
+    if saves or evaluates:
+      self._settle()
+    # First the row, then the checkpoint: who resumes finds every row before.
+    if evaluates:
+      saves |= self._evaluate(step)
+    if saves:
+      self._save(step)
+
+  def _settle(self) -> None:
+    """Fetches the pending step's metrics (waits for it) and writes them."""
+    if self.pending is None:
+      return
+    (step, reported), self.pending = self.pending, None
+    row = {key: float(value) for key, value in reported.items()}
+    row |= self.timer.lap() | self.compilations.figures()
+    metrics.check_finite(step, row, self.last_good)
+    if step > self.first + 2 and self.compilations.count > self.compiled:
+      logging.warning("train: step %d was compiled anew", step)
+    self.compiled = self.compilations.count
+    if step % max(self.config.train.log_every, 1) == 0 or step == 1:
+      self.log.write({"step": step, **row})
+    self.log.advance(row)
+
+  def _evaluate(self, step: int) -> bool:
+    """Writes a dev row; True where it is the best so far, by the metric."""
+    if self.dev is None:
+      return False
+    with self.timer.paused():
+      row = {"step": step, **self.dev.evaluate(self.state.params)}
+    self.log.write(row)
+    self.compiled = self.compilations.count
+    return step > 0 and self.choice.is_best(row)
+
+  def _save(self, step: int) -> None:
+    """Starts saving, unless the state is not finite."""
+    if step in self.saved.steps():
+      return
+    metrics.check_parameters(
+      step, jax.device_get(self.state.params), self.last_good
+    )
+    with self.timer.paused():
+      self.saved.save(step, self.state.params, self.state.optimizer)
+    steps, why = self.choice.steps([*self.saved.steps(), step])
+    self.saved.select(steps, **why)
+    self.last_good = f"step {step}"
+
+  def close(self) -> None:
+    """Whatever happened: what was begun is on disk."""
+    self.profiler.close()
+    self.compilations.close()
+    self.saved.finish()
+    self.log.close()
 
 
 def _is_due(step: int, every: int, last: int) -> bool:
@@ -110,15 +229,12 @@ def _is_due(step: int, every: int, last: int) -> bool:
 
 def _stage(config, workdir: workdir_lib.Workdir) -> workdir_lib.Stage:
   inputs = workdir_lib.dataset_inputs(workdir, "passages", "train", "dev")
-  if config.train.negatives == "bm25" or _has_dev(config):
-    inputs["negatives"] = workdir_lib.manifest_fingerprint(
-      workdir.negatives, "mine"
-    )
+  inputs |= sources.inputs(config, workdir)
+  settings = configuration.sections(config, "model", "train")
+  if config.train.dev_topk_passages:
+    settings |= configuration.sections(config, "evaluate")
   return workdir_lib.Stage(
-    STAGE,
-    workdir.training,
-    configuration.sections(config, "model", "train") | {"seed": config.seed},
-    inputs,
+    STAGE, workdir.training, settings | {"seed": config.seed}, inputs
   )
 
 
@@ -154,23 +270,6 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
       )
     ]
   return [] if old == new else [f"{path} was {old!r}, is {new!r}"[:160]]
-
-
-def _log_step(
-  log: metrics.MetricsLog,
-  step: int,
-  reported: dict[str, Array],
-  timer: metrics.Timer,
-  every: int,
-  last_good: str,
-) -> None:
-  """Fetches one step's metrics (waits for it), checks and writes them."""
-  row = {key: float(value) for key, value in reported.items()}
-  row |= timer.lap()
-  metrics.check_finite(step, row, last_good)
-  if step % max(every, 1) == 0 or step == 1:
-    log.write({"step": step, **row})
-  log.advance(row)
 
 
 def _has_dev(config: ml_collections.ConfigDict) -> bool:

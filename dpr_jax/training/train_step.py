@@ -18,7 +18,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
-from dpr_jax import configuration, parallel
+from dpr_jax import configuration, errors, parallel
 from dpr_jax.models import dual_encoder, towers
 from dpr_jax.training import objectives, optimizer
 
@@ -183,6 +183,13 @@ def build(
     steps: of the whole training, for the schedule.
   """
   train_config = config.train
+  if train_config.accumulate_steps != 1:
+    raise errors.InputError(
+      f"config.train.accumulate_steps={train_config.accumulate_steps}: must be"
+      " 1; adding up gradients would not make the softmax bigger, for every"
+      " part would see its own negatives alone; set"
+      " config.train.gradient_cache=True and a bigger config.train.batch_size"
+    )
   transformation, schedule = optimizer.from_config(train_config, steps)
   encoder = dataclasses.replace(
     model.encoder,

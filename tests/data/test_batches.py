@@ -1,12 +1,12 @@
 """Batches are a pure function of (seed, step, process)."""
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 from hypothesis import strategies
 
-from dpr_jax import errors
-from dpr_jax.data import batches, records, tokenization
+from dpr_jax.data import batches, negatives, records, tokenization
 
 
 @hypothesis.given(
@@ -36,38 +36,6 @@ def test_epochs_and_seeds_differ():
   assert (first != batches.Plan(1, 100, 100).rows(0)[0]).any()
 
 
-def _choose(kind="bm25", count=2, from_top=2, hard=(7, 5, 9, 3), key=(0, 0)):
-  candidate = batches.Candidate(4, np.array(hard, np.int64))
-  return batches.choose_negatives(
-    candidate,
-    count=count,
-    from_top=from_top,
-    kind=kind,
-    corpus_size=10,
-    key=key,
-  )
-
-
-def test_hard_negatives_are_the_best_or_drawn_from_the_top():
-  """`from_top` above `count` draws; too few are padded with -1."""
-  assert _choose().tolist() == [7, 5]
-  drawn = {tuple(_choose(from_top=3, key=(0, n)).tolist()) for n in range(50)}
-  assert {row for pair in drawn for row in pair} == {7, 5, 9}
-  assert all(len(set(pair)) == 2 for pair in drawn)
-  assert _choose(count=3, hard=(8,)).tolist() == [8, -1, -1]
-  assert _choose(count=0).tolist() == []
-
-
-def test_random_negatives_are_never_the_positive():
-  """Uniform over the rest of the corpus, without repetition."""
-  seen = [_choose("random", count=3, key=(1, n)).tolist() for n in range(300)]
-  assert {row for some in seen for row in some} == set(range(10)) - {4}
-  assert all(len(set(some)) == 3 for some in seen)
-  assert seen[0] == _choose("random", count=3, key=(1, 0)).tolist()
-  everything = _choose("random", count=12)
-  assert sorted(everything.tolist()) == [-1, -1, -1, 0, 1, 2, 3, 5, 6, 7, 8, 9]
-
-
 class _Table(list):
   """A list with the tables' `take`."""
 
@@ -75,7 +43,9 @@ class _Table(list):
     return [self[row] for row in rows]
 
 
-def _source(tiny_checkpoint, *, process=0, processes=1, kind="bm25", hard=2):
+def _source(
+  tiny_checkpoint, *, process=0, processes=1, kind="bm25", hard=2, **groups
+):
   passages = _Table(
     records.Passage(str(row), f"Title {row}", f"text of passage {row}")
     for row in range(10)
@@ -88,10 +58,22 @@ def _source(tiny_checkpoint, *, process=0, processes=1, kind="bm25", hard=2):
     )
     for row in range(6)
   )
-  candidates = [
-    batches.Candidate(row, np.array([8, 9][: row % 3], np.int64))
-    for row in range(6)
-  ]
+  sampler = negatives.Sampler(
+    passages=passages,
+    candidates=[
+      negatives.Candidate(
+        row,
+        {
+          "bm25": np.array([8, 9][: row % 3]),
+          "given": np.array([9] if row % 2 else []),
+        },
+      )
+      for row in range(6)
+    ],
+    mixture=negatives.Mixture.parse(kind, hard),
+    from_top=hard,
+    seed=3,
+  )
   tokenizer = tokenization.TextTokenizer(
     tokenization.load_tokenizer(tiny_checkpoint),
     question_length=8,
@@ -101,18 +83,15 @@ def _source(tiny_checkpoint, *, process=0, processes=1, kind="bm25", hard=2):
     plan=batches.Plan(3, 6, 4),
     steps=5,
     questions=questions,
-    passages=passages,
-    candidates=candidates,
+    sampler=sampler,
     tokenizer=tokenizer,
-    negatives=hard,
-    from_top=hard,
-    kind=kind,
     process=process,
     processes=processes,
+    **groups,
   )
 
 
-@pytest.mark.parametrize("kind", batches.KINDS)
+@pytest.mark.parametrize("kind", ["bm25", "given", "random"])
 def test_processes_share_the_global_batch(tiny_checkpoint, kind):
   """Two processes' batches side by side are the one process's."""
   whole = _source(tiny_checkpoint, kind=kind)
@@ -121,10 +100,10 @@ def test_processes_share_the_global_batch(tiny_checkpoint, kind):
     for p in range(2)
   ]
   for step in range(5):
-    wanted = whole[step]
-    for key, value in wanted.items():
-      parts = np.concatenate([half[step][key] for half in halves])
-      np.testing.assert_array_equal(parts, value)
+    parts = jax.tree.map(
+      lambda *x: np.concatenate(x), *(half[step] for half in halves)
+    )
+    jax.tree.map(np.testing.assert_array_equal, parts, whole[step])
 
 
 def test_layout_and_padding(tiny_checkpoint):
@@ -134,12 +113,174 @@ def test_layout_and_padding(tiny_checkpoint):
   indexes, _ = source.plan.rows(0)
   keys = batch["passage_keys"].reshape(4, 3)
   np.testing.assert_array_equal(keys[:, 0], indexes)
+  np.testing.assert_array_equal(batch["question_keys"], indexes)
+  np.testing.assert_array_equal(batch["labels"], [0, 3, 6, 9])
   for row, index in zip(keys, indexes, strict=True):
     assert (row[1:] >= 0).sum() == index % 3
   np.testing.assert_array_equal(batch["passage_valid"], keys.reshape(-1) >= 0)
-  assert batch["passage_ids"].shape == (12, 16)
-  assert batch["question_ids"].shape == (4, 8)
-  np.testing.assert_array_equal(batch["global_rows"], np.arange(4))
+  assert batch["passages"][0]["ids"].shape == (12, 16)
+  assert batch["questions"][0]["ids"].shape == (4, 8)
+  np.testing.assert_array_equal(batch["question_rows"], np.arange(4))
+  np.testing.assert_array_equal(batch["passage_rows"], np.arange(12))
+
+
+def _texts(batch, kind, cores):
+  """Token ids without padding, by row of the global batch."""
+  found = {}
+  first = 0
+  rows = batch[f"{kind}_rows"].reshape(cores, -1)
+  for group in batch[f"{kind}s"]:
+    ids = group["ids"].reshape(cores, -1, group["ids"].shape[1])
+    mask = group["mask"].reshape(ids.shape)
+    for core in range(cores):
+      for place in range(ids.shape[1]):
+        text = ids[core, place][mask[core, place]].tolist()
+        found[int(rows[core, first + place])] = text
+    first += ids.shape[1]
+  return found
+
+
+def test_groups_only_change_where_texts_stand(tiny_checkpoint):
+  """Same texts by row, labels point at the positives, less padding."""
+  group = batches.Group
+  plain = _source(tiny_checkpoint)
+  sorted_ = _source(
+    tiny_checkpoint,
+    cores=2,
+    question_groups=(group(1, 8), group(1, 6)),
+    passage_groups=(group(1, 16), group(5, 12)),
+  )
+  fits = 0
+  for step in range(5):
+    wanted, found = plain[step], sorted_[step]
+    fits += len(found["passages"]) == 2
+    for kind in ("question", "passage"):
+      assert _texts(found, kind, 2) == _texts(wanted, kind, 1)
+    keys = dict(
+      zip(wanted["passage_rows"], wanted["passage_keys"], strict=True)
+    )
+    for row, key in zip(
+      found["passage_rows"], found["passage_keys"], strict=True
+    ):
+      assert keys[row] == key
+    np.testing.assert_array_equal(
+      found["passage_rows"][found["labels"]], 3 * found["question_rows"]
+    )
+    np.testing.assert_array_equal(
+      found["passage_keys"][found["labels"]], found["question_keys"]
+    )
+  assert fits
+
+
+def test_a_batch_that_does_not_fit_is_padded_to_the_limit(tiny_checkpoint):
+  """Nothing is cut to a group's length."""
+  group = batches.Group
+  source = _source(tiny_checkpoint, passage_groups=(group(1, 16), group(11, 4)))
+  found = source[0]
+  assert [g["ids"].shape for g in found["passages"]] == [(12, 16)]
+  assert _texts(found, "passage", 1) == _texts(
+    _source(tiny_checkpoint)[0], "passage", 1
+  )
+
+
+@hypothesis.given(
+  cores=strategies.integers(1, 3),
+  units=strategies.integers(1, 9),
+  chunk=strategies.integers(0, 3),
+  groups=strategies.integers(1, 5),
+)
+@hypothesis.settings(max_examples=40)
+def test_length_groups_hold_every_text(cores, units, chunk, groups):
+  """Rows add up, chunks divide, the first is the limit, lengths fall."""
+  generator = np.random.default_rng(0)
+  lengths = generator.integers(5, 60, 500)
+  each = units * max(chunk, 1)
+  found = batches.length_groups(
+    lengths,
+    rows=each * cores,
+    cores=cores,
+    groups=groups,
+    chunk=chunk,
+    limit=64,
+    draws=50,
+  )
+  assert sum(group.rows for group in found) == each
+  assert len(found) <= groups
+  assert found[0].length == 64
+  assert all(group.rows % max(chunk, 1) == 0 for group in found)
+  sizes = [group.length for group in found]
+  assert sizes == sorted(sizes, reverse=True)
+
+
+def test_more_groups_mean_less_padding():
+  """And most batches fit."""
+  generator = np.random.default_rng(0)
+  lengths = np.minimum(generator.gamma(8, 15, 5000).astype(int) + 10, 256)
+
+  def positions(groups):
+    return sum(group.rows * group.length for group in groups)
+
+  found = {
+    count: batches.length_groups(
+      lengths, rows=128, cores=2, groups=count, chunk=4, limit=256, draws=300
+    )
+    for count in (1, 3, 6)
+  }
+  assert positions(found[6]) < positions(found[3]) < positions(found[1])
+  starts = np.cumsum([0] + [2 * group.rows for group in found[6]])[:-1]
+  draws = -np.sort(-generator.choice(lengths, (500, 128)), axis=1)
+  limits = [group.length for group in found[6]]
+  assert (draws[:, starts] <= limits).all(axis=1).mean() > 0.95
+
+
+class _Answers:
+  """Stands for `answer_masks.AnswerRows`: question 2 is answered by row 9."""
+
+  def excluded(self, question_indexes, keys, labels):
+    found = (np.asarray(question_indexes) == 2)[:, None] & (
+      np.asarray(keys) == 9
+    )
+    found[np.arange(len(labels)), labels] = False
+    return found
+
+
+def test_answers_are_masked_in_the_batch_order(tiny_checkpoint):
+  """One process, two processes and groups mask the same pairs."""
+  group = batches.Group
+
+  def pairs(batch):
+    rows, columns = np.nonzero(batch["excluded"])
+    return rows, columns
+
+  whole = _source(tiny_checkpoint, answer_rows=_Answers())
+  grouped = _source(
+    tiny_checkpoint,
+    answer_rows=_Answers(),
+    cores=2,
+    passage_groups=(group(1, 16), group(5, 12)),
+  )
+  halves = [
+    _source(tiny_checkpoint, answer_rows=_Answers(), process=p, processes=2)
+    for p in range(2)
+  ]
+  seen = 0
+  for step in range(5):
+    wanted = whole[step]
+    np.testing.assert_array_equal(
+      np.concatenate([half[step]["excluded"] for half in halves]),
+      wanted["excluded"],
+    )
+    found = grouped[step]
+    by_rows = [
+      {
+        (int(b["question_rows"][r]), int(b["passage_rows"][c]))
+        for r, c in zip(*pairs(b), strict=True)
+      }
+      for b in (wanted, found)
+    ]
+    assert by_rows[0] == by_rows[1]
+    seen += len(by_rows[0])
+  assert seen
 
 
 def test_background_loading_starts_anywhere(tiny_checkpoint):
@@ -148,12 +289,4 @@ def test_background_loading_starts_anywhere(tiny_checkpoint):
   loaded = list(batches.in_background(source, 2))
   assert len(loaded) == 3
   for step, batch in enumerate(loaded, start=2):
-    np.testing.assert_array_equal(
-      batch["question_ids"], source[step]["question_ids"]
-    )
-
-
-def test_unknown_kind(tiny_checkpoint):
-  """The message lists the kinds."""
-  with pytest.raises(errors.InputError, match="'hard': must be one of bm25"):
-    _source(tiny_checkpoint, kind="hard")
+    jax.tree.map(np.testing.assert_array_equal, batch, source[step])

@@ -50,6 +50,28 @@ def written(tmp_path_factory):
   return passages, PassageTable.open(folder)
 
 
+def test_the_same_rows_are_the_same_bytes(tmp_path):
+  """In every process: the columns of a row stand in the order of their names.
+
+  A map of protobuf is else written in an order that differs by process.
+  """
+  from array_record.python import array_record_module
+  from tensorflow_datasets.proto import tf_example_generated_pb2 as protos
+
+  passage = Passage("1", "title", "text")
+  question = Question("who", ("a", "b"), (passage,), (passage,), ())
+  tfds_builders.write_questions([question] * 3, tmp_path / "questions")
+  (path,) = (tmp_path / "questions").glob("*.array_record*")
+  reader = array_record_module.ArrayRecordReader(os.fspath(path))
+  for raw in reader.read_all():
+    columns = protos.Example.FromString(raw).features.feature
+    names = [name.encode() for name in sorted(columns)]
+    places = [raw.index(b"\n" + bytes([len(name)]) + name) for name in names]
+    assert len(places) > 5
+    assert places == sorted(places)
+  reader.close()
+
+
 def test_rows_are_in_the_order_written(written):
   passages, table = written
   assert len(table) == 500

@@ -48,6 +48,24 @@ def test_equal_scores_stand_in_the_order_of_rows(make_vectors):
     np.testing.assert_array_equal(rows, expected_rows)
 
 
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_vectors_are_searched_as_by_a_flat_index(make_vectors, block):
+  """Block by block, ties too, also where there are fewer than asked for."""
+  few = np.random.default_rng(2).integers(-2, 3, size=(5, 4))
+  questions = np.random.default_rng(3).integers(-2, 3, size=(40, 4))
+  for vectors in (few, np.tile(few, (6, 1)), _vectors(50, 4)):
+    table = make_vectors(vectors, block=block)
+    for k in (1, 10, 40):
+      rows, scores = faiss_index.search_vectors(table, questions, k)
+      expected_rows, expected = _brute_force(table.array, questions, k)
+      assert (rows.dtype, scores.dtype) == (np.int64, np.float32)
+      np.testing.assert_array_equal(rows, expected_rows)
+      np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+  table.array[30] = np.inf
+  with pytest.raises(errors.InputError, match="passage row 30 is not finite"):
+    faiss_index.search_vectors(table, questions, 3)
+
+
 def test_no_more_columns_than_vectors(make_vectors):
   index = faiss_index.build_index(make_vectors(_vectors(3)), "Flat")
   rows, scores = faiss_index.search_index(index, _vectors(2), 100)

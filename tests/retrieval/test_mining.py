@@ -8,7 +8,7 @@ import pytest
 from dpr_jax import errors, workdir
 from dpr_jax.data import records
 from dpr_jax.evaluation import answers
-from dpr_jax.retrieval import bm25, mining
+from dpr_jax.retrieval import bm25, faiss_index, mining, search
 
 PARIS = "What is the capital of France?"
 
@@ -117,6 +117,111 @@ def test_without_a_dev_set(world):
   mining.mine(world.config, world.workdir)
   assert not (world.workdir.negatives / "bm25-dev.jsonl.gz").exists()
   assert (world.workdir.negatives / "bm25.jsonl.gz").exists()
+
+
+def _mine_from_model(world, **options):
+  mining.mine(world.config, world.workdir, ranker="model", **options)
+  return {
+    split: mining.read_negatives(
+      world.workdir.negatives / name, len(world.questions[split])
+    )
+    for split, name in mining.files("model").items()
+  }
+
+
+def test_the_model_mines_beside_bm25(world):
+  """The same filters on the order of its index; BM25's stay as they are."""
+  world.embed()
+  faiss_index.index(world.config, world.workdir)
+  world.config.mine.depth = 5
+  of_bm25 = _mine(world)[1]
+  found = _mine_from_model(world)
+  ranker = search.load_dense(world.workdir, "dense", "Flat", 9)
+  texts = {passage.id: passage.text for passage in world.passages}
+  for split, questions in world.questions.items():
+    rows, _ = ranker.search([q.question for q in questions], 5)
+    for question, ranked, ids in zip(
+      questions, rows, found[split], strict=True
+    ):
+      assert ids == [
+        f"p{row}"
+        for row in ranked
+        if not answers.has_answer(question.answers, texts[f"p{row}"])
+      ]
+  assert found["train"] != of_bm25["train"]
+  assert _mine(world)[1] == of_bm25
+  folder = world.workdir.negatives
+  assert sorted(path.name for path in folder.iterdir()) == [
+    "bm25-dev.jsonl.gz",
+    "bm25.jsonl.gz",
+    "manifest.json",
+    "model-dev.jsonl.gz",
+    "model.jsonl.gz",
+    "model.manifest.json",
+  ]
+  for ranker in mining.RANKERS:
+    path = folder / mining.files(ranker)["train"]
+    assert set(mining.manifest_of(path)["files"]) == set(
+      mining.files(ranker).values()
+    )
+  manifest = mining.manifest_of(folder / "model.jsonl.gz")
+  assert manifest["inputs"]["model"] == "model-1"
+  assert manifest["counts"]["train_questions"] == 4
+
+
+def test_the_model_mines_again_when_it_is_another(world):
+  """Skipped when done; trained anew: first embed and index again."""
+  world.embed()
+  faiss_index.index(world.config, world.workdir)
+  _mine_from_model(world)
+  path = world.workdir.negatives / "model.jsonl.gz"
+  time = path.stat().st_mtime_ns
+  _mine_from_model(world)
+  assert path.stat().st_mtime_ns == time
+  world.embed(fingerprint="model-2")
+  with pytest.raises(errors.InputError, match="made from other vectors"):
+    _mine_from_model(world)
+  faiss_index.index(world.config, world.workdir)
+  with pytest.raises(errors.InputError, match="vectors of model model-2"):
+    _mine_from_model(world)  # whose encoder is model-1
+
+
+def test_messages_name_the_command_that_mends(world):
+  """For either ranker its own."""
+  with pytest.raises(errors.InputError, match="'dense': must be one of bm25, "):
+    mining.mine(world.config, world.workdir, ranker="dense")
+  with pytest.raises(errors.InputError, match="run `dpr-jax train`"):
+    _mine_from_model(world)
+  world.embed()
+  with pytest.raises(errors.InputError, match="run `dpr-jax index`"):
+    _mine_from_model(world)
+  faiss_index.index(world.config, world.workdir)
+  path = world.workdir.negatives / "model.jsonl.gz"
+  with pytest.raises(
+    errors.InputError, match="run `dpr-jax mine --from=model`"
+  ):
+    mining.fingerprint_of(path)
+  _mine_from_model(world)
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(
+    errors.InputError, match="run `dpr-jax mine --from=model --overwrite`"
+  ):
+    mining.read_negatives(path)
+
+
+def test_fingerprint_is_of_the_work_not_of_the_day(world):
+  """As of a stage's manifest; another when the settings are others."""
+  _mine(world)
+  folder = world.workdir.negatives
+  path = folder / "bm25.jsonl.gz"
+  first = mining.fingerprint_of(path)
+  assert first == workdir.manifest_fingerprint(folder, "mine")
+  manifest = workdir.read_json(folder / "manifest.json")
+  workdir.write_json(folder / "manifest.json", manifest | {"created": "now"})
+  assert mining.fingerprint_of(path) == first
+  world.config.mine.keep = 3
+  _mine(world)
+  assert mining.fingerprint_of(path) != first
 
 
 def test_bad_settings_are_refused(world):

@@ -1,0 +1,134 @@
+"""One cell of `bench batch`: some train steps in a process of their own.
+
+In comes a JSON on standard input (`config`: path of a config, `result`: path to
+write, `cpu_devices`, `repeats`, `memory_share`), out comes the JSON `result`.
+The step is compiled first, and run only if what the compiler says it needs is
+there.  The peak is the process's resident set, the compiler's own excluded.
+"""
+
+import json
+import pathlib
+import re
+import sys
+import time
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from dpr_jax import configuration, errors, parallel, workdir
+from dpr_jax.benchmarking import harness, synthetic
+from dpr_jax.models import towers
+from dpr_jax.training import train_step
+
+
+def measure(
+  config: ml_collections.ConfigDict, *, repeats: int, memory_share: float
+) -> dict[str, Any]:
+  """Compiles the config's train step on random texts, runs it if it fits.
+
+  Args:
+    config: the cell.
+    repeats: timed steps, after one that is not.
+    memory_share: of the available memory that may be predicted to be needed.
+
+  Returns:
+    `fits`; `predicted_bytes` = `compiled_temp_bytes` (intermediate results) and
+    `compiled_argument_bytes` (state and batch), times `cores`;
+    `available_bytes`; and where it fits `peak_bytes`, `start_bytes` (resident
+    before the first step), `seconds`, `step_seconds` (their spread),
+    `questions_per_second` and `loss` (of the first step).
+  """
+  available = harness.available_memory()
+  model = towers.start(config)
+  source = synthetic.make_source(config, model)
+  built = train_step.build(config, model, source.steps)
+  state = parallel.replicate(
+    train_step.TrainState(
+      step=np.int32(0),
+      params=model.params,
+      optimizer=built.transformation.init(model.params),
+    )
+  )
+  batch = parallel.split_over_cores(source[0])
+  mapped = parallel.map_train_step(built.step)
+  compiled = mapped.lower(state, batch).compile()
+  analysis = compiled.memory_analysis()
+  temp, arguments = (
+    int(analysis.temp_size_in_bytes),
+    int(analysis.argument_size_in_bytes),
+  )
+  cores = parallel.cores()
+  found: dict[str, Any] = {
+    "cores": cores,
+    "compiled_temp_bytes": temp,
+    "compiled_argument_bytes": arguments,
+    "predicted_bytes": cores * (temp + arguments),
+    "available_bytes": available,
+  }
+  found["fits"] = (
+    available is None or found["predicted_bytes"] <= memory_share * available
+  )
+  if not found["fits"]:
+    return found
+  _forget_peak()
+  found["start_bytes"] = _status("VmRSS")
+  seconds = []
+  for _ in range(1 + repeats):
+    started = time.perf_counter()
+    state, reported = compiled(state, batch)
+    loss = float(reported["loss"])
+    jax.block_until_ready(state)
+    seconds.append(time.perf_counter() - started)
+    found.setdefault("loss", loss)
+  step = harness.spread(seconds[1:])
+  return found | {
+    "peak_bytes": _status("VmHWM"),
+    "seconds": seconds[1:],
+    "step_seconds": step,
+    "questions_per_second": config.train.batch_size / step["median"],
+  }
+
+
+def _forget_peak() -> None:
+  """Lets Linux measure the peak from here on."""
+  try:
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+  except OSError:
+    pass  # then the compiler's peak counts too: more, never less
+
+
+def _status(name: str) -> int | None:
+  """A line of /proc/self/status in bytes; None where there is none.
+
+  Not `getrusage`: its peak starts from the parent's.
+  """
+  try:
+    text = pathlib.Path("/proc/self/status").read_text()
+  except OSError:
+    return None
+  match = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+  return 1024 * int(match.group(1)) if match else None
+
+
+def main() -> None:
+  """Reads the JSON, measures, writes the JSON; exits with 2 on bad input."""
+  spec = json.load(sys.stdin)
+  if spec["cpu_devices"]:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", spec["cpu_devices"])
+  try:
+    found = measure(
+      configuration.read(spec["config"]),
+      repeats=spec["repeats"],
+      memory_share=spec["memory_share"],
+    )
+  except errors.InputError as error:
+    print(" ".join(str(error).split()), file=sys.stderr)
+    sys.exit(2)
+  workdir.write_json(spec["result"], found)
+
+
+if __name__ == "__main__":
+  main()

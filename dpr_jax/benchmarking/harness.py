@@ -1,0 +1,261 @@
+"""Contests: contenders that take turns in one process, and what came of it.
+
+A machine's speed drifts within minutes, so figures of two runs say little of
+each other.  Here the contenders alternate (A B A B ...), after warm-up rounds
+that are not counted, each round on the same input; what is reported is every
+median with its spread, and how many times faster one is than the other both as
+the ratio of medians and as the median of the rounds' own ratios.  Beside it
+stand the machine, its measured peak of matrix products, and the versions.
+"""
+
+import dataclasses
+import gc
+import importlib.metadata
+import os
+import pathlib
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from dpr_jax import errors
+
+PACKAGES = (
+  "dpr-jax",
+  "jax",
+  "jaxlib",
+  "numpy",
+  "torch",
+  "sentence-transformers",
+  "transformers",
+  "tokenizers",
+)
+PEAK_SIZE = 4096
+GIGA = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+  """One way to do the work.
+
+  Attributes:
+    name: as the table shows it.
+    run: does the work of round `number` and returns when it is finished.
+  """
+
+  name: str
+  run: Callable[[int], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What came of a contest, by contender's name.
+
+  Attributes:
+    seconds: of each round.
+    results: what `run` returned in each round.
+  """
+
+  seconds: dict[str, list[float]]
+  results: dict[str, list[Any]]
+
+
+def contest(
+  contenders: Sequence[Contender],
+  *,
+  rounds: int,
+  warmups: Sequence[int] = (0,),
+  clock: Callable[[], float] = time.perf_counter,
+) -> Outcome:
+  """Lets the contenders take turns.
+
+  Args:
+    contenders: in the order of their turns.
+    rounds: how many count, numbered from 0.
+    warmups: numbers of the rounds that are run before, uncounted.
+    clock: seconds.
+  """
+  for number in warmups:
+    for contender in contenders:
+      started = clock()
+      contender.run(number)
+      logging.info("warm-up: %s %.2f s", contender.name, clock() - started)
+  seconds: dict[str, list[float]] = {each.name: [] for each in contenders}
+  results: dict[str, list[Any]] = {each.name: [] for each in contenders}
+  for number in range(rounds):
+    for contender in contenders:
+      gc.collect()  # nobody pays for another's garbage
+      started = clock()
+      result = contender.run(number)
+      seconds[contender.name].append(clock() - started)
+      results[contender.name].append(result)
+    logging.info(
+      "round %d of %d: %s",
+      number + 1,
+      rounds,
+      ", ".join(f"{name} {each[-1]:.2f} s" for name, each in seconds.items()),
+    )
+  return Outcome(seconds, results)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+  """Median, quartiles, least and greatest."""
+  names = ("least", "quartile1", "median", "quartile3", "greatest")
+  found = np.percentile(np.asarray(values, float), (0, 25, 50, 75, 100))
+  return dict(zip(names, map(float, found), strict=True))
+
+
+def speedup(
+  ours: Sequence[float], theirs: Sequence[float]
+) -> dict[str, float | list[float]]:
+  """How many times faster ours is; both hold the seconds of the same rounds.
+
+  Returns:
+    `of_medians`: their median over ours; `median_of_pairs`: the median of the
+    rounds' own ratios, which drift leaves alone; `pairs`: those ratios.
+  """
+  pairs = [b / a for a, b in zip(ours, theirs, strict=True)]
+  return {
+    "of_medians": float(np.median(theirs) / np.median(ours)),
+    "median_of_pairs": float(np.median(pairs)),
+    "pairs": pairs,
+  }
+
+
+def speedup_line(name: str, peer: str, found: Mapping[str, Any]) -> str:
+  """One sentence on `speedup`, for people."""
+  pairs = found["pairs"]
+  return (
+    f"{name} is {found['of_medians']:.2f} times as fast as {peer} by medians,"
+    f" {found['median_of_pairs']:.2f} by the median of {len(pairs)} pairs"
+    f" ({min(pairs):.2f} to {max(pairs):.2f})"
+  )
+
+
+def matrix_peak(
+  size: int = PEAK_SIZE, clock: Callable[[], float] = time.perf_counter
+) -> float:
+  """GFLOP/s of NumPy's float32 product of two matrices, best of three.
+
+  What this machine can do at best, so that shares of it can be given.
+  """
+  generator = np.random.default_rng(0)
+  one, other = generator.standard_normal((2, size, size), np.float32)
+  result = np.empty_like(one)
+  best = float("inf")
+  for _ in range(4):  # the first warms up, and may be the best all the same
+    started = clock()
+    np.matmul(one, other, out=result)
+    best = min(best, clock() - started)
+  return 2 * size**3 / best / GIGA
+
+
+def machine() -> dict[str, Any]:
+  """What the figures were measured on: no names, no paths."""
+  memory = _meminfo()
+  return {
+    "cpu": _cpu_model(),
+    "cores": cores(),
+    "memory_gb": round(memory["MemTotal"] / GIGA, 1) if memory else None,
+    "system": f"{platform.system()} {platform.machine()}",
+    "python": platform.python_version(),
+    "load_average": [round(load, 2) for load in os.getloadavg()],
+  }
+
+
+def check_writable(path: str | os.PathLike) -> None:
+  """A report must not be lost at the end of a long measurement.
+
+  Raises:
+    InputError: no file can be written there.
+  """
+  path = pathlib.Path(path)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+      pass
+    if path.is_dir():
+      raise IsADirectoryError(0, "it is a folder")
+  except OSError as error:
+    raise errors.InputError(
+      f"--json={path} cannot be written: {error.strerror}"
+    ) from error
+
+
+def cores() -> int:
+  """Cores of the machine that this process may use."""
+  if hasattr(os, "sched_getaffinity"):  # not on every system
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def versions() -> dict[str, str | None]:
+  """Versions of what takes part; None where it is not installed."""
+  found: dict[str, str | None] = {}
+  for name in PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = None
+  return found
+
+
+def machine_line(report: Mapping[str, Any]) -> str:
+  """Machine, peak and versions of a report, as one line for people."""
+  found = report["machine"]
+  peak = report.get("matrix_peak_gflops")
+  parts = [
+    f"{found['cpu']}, {found['cores']} cores, {found['memory_gb']} GB",
+    f"load {found['load_average'][0]} at the start",
+    *([f"matrix products at best {peak:.0f} GFLOP/s"] if peak else []),
+    *(
+      f"{name} {report['versions'][name]}"
+      for name in ("jax", "torch", "sentence-transformers")
+      if report["versions"][name]
+    ),
+  ]
+  return "; ".join(parts)
+
+
+def available_memory() -> int | None:
+  """Bytes that this process may still take; None where nobody says."""
+  memory = _meminfo()
+  found = [memory["MemAvailable"]] if memory else []
+  group = pathlib.Path("/sys/fs/cgroup")
+  try:
+    limit = (group / "memory.max").read_text().strip()
+    used = (group / "memory.current").read_text().strip()
+    if limit != "max":
+      found.append(int(limit) - int(used))
+  except (OSError, ValueError):
+    pass
+  return min(found) if found else None
+
+
+def _meminfo() -> dict[str, int]:
+  """Some lines of Linux's /proc/meminfo, in bytes; empty elsewhere."""
+  try:
+    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+  except OSError:
+    return {}
+  rows = (line.split() for line in lines)
+  return {
+    row[0].rstrip(":"): 1024 * int(row[1])
+    for row in rows
+    if row[0] in ("MemTotal:", "MemAvailable:")
+  }
+
+
+def _cpu_model() -> str:
+  try:
+    text = pathlib.Path("/proc/cpuinfo").read_text()
+  except OSError:
+    return platform.processor()
+  for line in text.splitlines():
+    if line.startswith("model name"):
+      return line.partition(":")[2].strip()
+  return platform.processor()

@@ -1,0 +1,195 @@
+"""The peer in training: sentence-transformers on PyTorch, at its leanest.
+
+One model for questions and passages, `MultipleNegativesRankingLoss`, AdamW in
+its fused form, and nothing around them: no Trainer, no data loader, no logs.
+Texts are tokenized and padded to the longest of their column as
+sentence-transformers does, and cut to the same tokens as ours.
+
+PyTorch is an extra and is imported here alone, when a peer is made.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dpr_jax import errors
+from dpr_jax.benchmarking import rounds
+
+NAME = "sentence-transformers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What the peer must have in common with us.
+
+  Attributes:
+    folder: the checkpoint, as Hugging Face lays it out.
+    pooling: "cls" or "mean".
+    normalize: unit vectors.
+    temperature: scores are divided by it.
+    question_length: tokens of a question at most.
+    passage_length: tokens of a passage at most.
+    dropout: rate everywhere; negative = the checkpoint's.
+    b1: Adam's.
+    b2: Adam's.
+    epsilon: Adam's.
+    weight_decay: of matrices and tables.
+    clip_norm: of the whole gradient; 0 = no clipping.
+    seed: of dropout.
+  """
+
+  folder: pathlib.Path
+  pooling: str
+  normalize: bool
+  temperature: float
+  question_length: int
+  passage_length: int
+  dropout: float
+  b1: float
+  b2: float
+  epsilon: float
+  weight_decay: float
+  clip_norm: float
+  seed: int
+
+
+def _import_torch() -> Any:
+  """PyTorch; `InputError` where it or sentence-transformers is missing."""
+  try:
+    import sentence_transformers  # noqa: F401
+    import torch
+  except ImportError as error:
+    raise errors.InputError(
+      f"--against={NAME} needs PyTorch and sentence-transformers ({error}):"
+      " pip install 'dpr-jax[bench]'"
+    ) from error
+  return torch
+
+
+class Peer:
+  """A model in training."""
+
+  def __init__(self, settings: Settings):
+    """Loads the checkpoint.
+
+    Raises:
+      InputError: PyTorch or sentence-transformers is not installed.
+    """
+    torch = _import_torch()
+    from sentence_transformers import SentenceTransformer, util
+    from sentence_transformers.sentence_transformer import losses, modules
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    torch.manual_seed(settings.seed)
+    self._torch = torch
+    self._settings = settings
+    # Without token types, as DPR encodes: all are 0.
+    transformer = modules.Transformer(
+      str(settings.folder),
+      processor_kwargs={"model_input_names": ["input_ids", "attention_mask"]},
+      model_kwargs={"dtype": torch.float32},
+    )
+    parts = [
+      transformer,
+      modules.Pooling(
+        transformer.get_embedding_dimension(), pooling_mode=settings.pooling
+      ),
+    ]
+    if settings.normalize:
+      parts.append(modules.Normalize())
+    self._model = SentenceTransformer(modules=parts, device="cpu")
+    self._model.train()
+    self._dropouts = [
+      (module, module.p)
+      for module in self._model.modules()
+      if isinstance(module, torch.nn.Dropout)
+    ]
+    self.restore_dropout()
+    self._loss = losses.MultipleNegativesRankingLoss(
+      self._model,
+      scale=1 / settings.temperature,
+      # Vectors are of unit length already where they should be.
+      similarity_fct=util.dot_score,
+    )
+    decayed, spared = [], []
+    for parameter in self._model.parameters():
+      (decayed if parameter.ndim > 1 else spared).append(parameter)
+    self._optimizer = torch.optim.AdamW(
+      [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+      ],
+      betas=(settings.b1, settings.b2),
+      eps=settings.epsilon,
+      fused=True,
+    )
+
+  @property
+  def threads(self) -> int:
+    """Threads that PyTorch computes with."""
+    return self._torch.get_num_threads()
+
+  def set_dropout(self, rate: float) -> None:
+    """One rate everywhere; negative = the checkpoint's."""
+    for module, own in self._dropouts:
+      module.p = own if rate < 0 else rate
+
+  def restore_dropout(self) -> None:
+    """Back to what the settings say."""
+    self.set_dropout(self._settings.dropout)
+
+  def masks(
+    self, questions: Sequence[str], passages: Sequence[Sequence[rounds.Text]]
+  ) -> list[np.ndarray]:
+    """Attention masks of the arrays that `step` computes on."""
+    return [
+      one["attention_mask"].numpy().astype(bool)
+      for one in self._features(questions, passages)
+    ]
+
+  def step(
+    self,
+    questions: Sequence[str],
+    passages: Sequence[Sequence[rounds.Text]],
+    learning_rate: float,
+  ) -> float:
+    """One step of training, from texts to new parameters.
+
+    Args:
+      questions: of the batch.
+      passages: columns: every question's positive, then its first negative ...
+      learning_rate: of this step.
+
+    Returns:
+      The loss before the step.
+    """
+    for group in self._optimizer.param_groups:
+      group["lr"] = learning_rate
+    features = self._features(questions, passages)
+    loss = self._loss(features, self._torch.zeros(len(questions)))
+    loss.backward()
+    if self._settings.clip_norm > 0:
+      self._torch.nn.utils.clip_grad_norm_(
+        self._model.parameters(), self._settings.clip_norm
+      )
+    self._optimizer.step()
+    self._optimizer.zero_grad()
+    return float(loss.detach())
+
+  def _features(
+    self, questions: Sequence[str], passages: Sequence[Sequence[rounds.Text]]
+  ) -> list[Any]:
+    def tokenize(texts: Sequence[rounds.Text], length: int) -> Any:
+      return self._model.preprocess(
+        list(texts), processing_kwargs={"text": {"max_length": length}}
+      )
+
+    return [
+      tokenize(questions, self._settings.question_length),
+      *(tokenize(each, self._settings.passage_length) for each in passages),
+    ]

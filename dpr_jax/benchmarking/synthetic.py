@@ -1,0 +1,93 @@
+"""Training batches of random tokens: the shapes of real ones, no data.
+
+They come from the same `batches.BatchSource` as those of a training, over
+tables of empty records and a tokenizer that makes the tokens up.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from dpr_jax import configuration
+from dpr_jax.data import batches, negatives, records, tokenization
+from dpr_jax.models import towers
+
+STEPS = 1000  # so many for the schedule's sake; they are all alike
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """So many copies of one record.
+
+  Attributes:
+    rows: how many.
+    record: the record.
+  """
+
+  rows: int
+  record: Any
+
+  def __len__(self) -> int:
+    return self.rows
+
+  def take(self, rows: Sequence[int] | np.ndarray) -> list[Any]:
+    """The record, once for each row."""
+    return [self.record] * len(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomTokenizer(tokenization.TextTokenizer):
+  """Random ids between half and all of the greatest length, for any text."""
+
+  def question_ids(self, questions: Sequence[str]) -> list[list[int]]:
+    """Random ids, one list per question."""
+    return self._random(len(questions), self.question_length)
+
+  def passage_ids(self, passages: Sequence[records.Passage]) -> list[list[int]]:
+    """Random ids, one list per passage."""
+    return self._random(len(passages), self.passage_length)
+
+  def _random(self, rows: int, limit: int) -> list[list[int]]:
+    generator = np.random.default_rng((rows, limit))
+    lengths = generator.integers((limit + 1) // 2, limit + 1, rows)
+    top = self.backend.get_vocab_size()
+    return [generator.integers(1, top, n).tolist() for n in lengths]
+
+
+def make_source(
+  config: ml_collections.ConfigDict, model: towers.Towers
+) -> batches.BatchSource:
+  """Batches as `config.train` sizes them; all texts in one length group."""
+  train = config.train
+  size, count = train.batch_size, train.hard_negatives
+  configuration.at_least("train.batch_size", size, 1)
+  configuration.at_least("train.hard_negatives", count, 0)
+  passage = records.Passage("", "", "")
+  corpus = np.arange(size * (1 + count), dtype=np.int64).reshape(size, -1)
+  tokenizer = RandomTokenizer(
+    **{
+      field.name: getattr(model.tokenizer, field.name)
+      for field in dataclasses.fields(model.tokenizer)
+    }
+    | {"passage_length": train.passage_length or model.tokenizer.passage_length}
+  )
+  return batches.BatchSource(
+    plan=batches.Plan(config.seed, size, size),
+    steps=STEPS,
+    questions=Table(size, records.Question("", positives=(passage,))),
+    sampler=negatives.Sampler(
+      passages=Table(corpus.size, passage),
+      candidates=[
+        negatives.Candidate(int(rows[0]), {"bm25": rows[1:]}) for rows in corpus
+      ],
+      mixture=negatives.Mixture((("bm25", count),) if count else ()),
+      from_top=count,
+      seed=config.seed,
+    ),
+    tokenizer=tokenizer,
+    cores=jax.local_device_count(),
+  )

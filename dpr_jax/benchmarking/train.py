@@ -1,0 +1,368 @@
+"""`dpr-jax bench train`: our train step beside another library's.
+
+Same checkpoint, same batches of real questions with their positives and hard
+negatives, same pooling, temperature, optimizer and learning rates, float32.
+Timed is everything from texts to new parameters, tokenizing included (on our
+side also reading the texts from the workdir, as training does).  Before the
+contest both sides compute the loss of the same batch without dropout, and the
+bench fails where they do not agree.
+"""
+
+import copy
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import rich.table
+from absl import logging
+
+from dpr_jax import configuration, errors, parallel
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.benchmarking import harness, work
+from dpr_jax.benchmarking import rounds as rounds_lib
+from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
+from dpr_jax.data import resources
+from dpr_jax.evaluation import report as report_lib
+from dpr_jax.models import towers
+from dpr_jax.training import metrics, sources, train_step
+
+OURS = "dpr-jax"
+PEERS = (peer_lib.NAME,)
+REPEATS = 5
+TOLERANCE = 1e-4
+
+
+class Trainer:
+  """Our side: the very step that `dpr-jax train` runs.
+
+  Attributes:
+    learning_rate: of the last step.
+  """
+
+  def __init__(
+    self, config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+  ):
+    """Loads the checkpoint; the step compiles when it is first run."""
+    self.model = towers.start(config)
+    self.source = sources.make_source(config, workdir, self.model)
+    built = train_step.build(config, self.model, self.source.steps)
+    self._mapped = parallel.map_train_step(built.step)
+    self._state = parallel.replicate(
+      train_step.TrainState(
+        step=np.int32(0),
+        params=self.model.params,
+        optimizer=built.transformation.init(self.model.params),
+      )
+    )
+    self.learning_rate = float(built.schedule(0))
+
+  def step(
+    self, round_: rounds_lib.Round, *, mask_copies: bool = True
+  ) -> float:
+    """One step of training, from texts to new parameters.
+
+    Args:
+      round_: the batch; its texts are read from the data anew, as in training.
+      mask_copies: as training does, let no copy of a question's positive be a
+        negative to it.
+
+    Returns:
+      The loss before the step.
+    """
+    batch = self.source[round_.step]
+    if not mask_copies:
+      for name in ("question_keys", "passage_keys"):
+        batch[name] = np.full_like(batch[name], -1)
+    self._state, reported = self._mapped(
+      self._state, parallel.split_over_cores(batch)
+    )
+    loss = float(reported["loss"])
+    self.learning_rate = float(reported["learning_rate"])
+    jax.block_until_ready(self._state)
+    return loss
+
+  def masks(self, round_: rounds_lib.Round) -> list[np.ndarray]:
+    """Masks of the arrays that `step` computes on."""
+    batch = self.source[round_.step]
+    return [
+      group["mask"] for group in (*batch["questions"], *batch["passages"])
+    ]
+
+
+def bench(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  *,
+  against: str | None = None,
+  separate: bool = False,
+  repeats: int = 0,
+  json_file: str | None = None,
+  peak_size: int = harness.PEAK_SIZE,
+) -> dict[str, Any]:
+  """Runs the contest, prints the table, returns (and writes) the report.
+
+  Args:
+    config: the experiment; trained in float32, and with one shared tower.
+    workdir: after `prepare` and `mine`; nothing is written there.
+    against: the peer, one of `PEERS`; None = ourselves alone.
+    separate: two towers on our side; a peer has one all the same.
+    repeats: rounds that count, each on another batch; 0 = `REPEATS`.
+    json_file: where the report goes too.
+    peak_size: see `harness.matrix_peak`.
+
+  Raises:
+    InputError: the workdir lacks something, or the peer is not installed.
+    RuntimeError: the losses of the two do not agree.
+  """
+  if against not in (None, *PEERS):
+    raise errors.InputError(
+      f"--against={against}: must be one of {', '.join(PEERS)}"
+    )
+  config = _comparable(config, separate)
+  peer = _make_peer(config) if against else None
+  ours = Trainer(config, workdir)
+  rounds = rounds_lib.choose(ours.source, repeats or REPEATS)
+  report = _header(config, rounds, separate, peak_size)
+  compilations, compiled = metrics.Compilations(), []
+
+  def step(number: int) -> float:
+    loss = ours.step(rounds[number])
+    compiled.append(compilations.count)
+    return loss
+
+  contenders = [harness.Contender(OURS, step)]
+  masks = {OURS: ours.masks}
+  if peer is not None:
+    report["settings"]["towers"][peer_lib.NAME] = 1
+    report["settings"]["peer_threads"] = peer.threads
+    report["checks"] = compare_losses(config, workdir, ours, peer, rounds[0])
+    contenders.append(
+      harness.Contender(
+        peer_lib.NAME,
+        lambda n: peer.step(
+          rounds[n].questions, rounds[n].columns, ours.learning_rate
+        ),
+      )
+    )
+    masks[peer_lib.NAME] = lambda r: peer.masks(r.questions, r.columns)
+  warmups = _shapes(ours, rounds)
+  try:
+    outcome = harness.contest(contenders, rounds=len(rounds), warmups=warmups)
+  finally:
+    compilations.close()
+  # Not 0 means that a counted round also waited for the compiler.
+  report["compiled_in_rounds"] = compiled[-1] - compiled[len(warmups) - 1]
+  bert_config = ours.model.encoder.config
+  report["contenders"] = {}
+  for name, seconds in outcome.seconds.items():
+    works = [
+      work.training_work(bert_config, masks[name](each)) for each in rounds
+    ]
+    found = figures(
+      seconds, works, config.train.batch_size, report["matrix_peak_gflops"]
+    )
+    report["contenders"][name] = found | {"losses": outcome.results[name]}
+  if peer is not None:
+    report["speedup"] = harness.speedup(
+      outcome.seconds[OURS], outcome.seconds[peer_lib.NAME]
+    )
+  if json_file:
+    workdir_lib.write_json(json_file, report)
+  print_report(report)
+  return report
+
+
+def _header(
+  config: ml_collections.ConfigDict,
+  rounds: list[rounds_lib.Round],
+  separate: bool,
+  peak_size: int,
+) -> dict[str, Any]:
+  """What of the report is known before the contest."""
+  return {
+    "bench": "train",
+    "machine": harness.machine(),
+    "versions": harness.versions(),
+    "matrix_peak_gflops": harness.matrix_peak(peak_size),
+    "settings": {
+      "cores": jax.device_count(),
+      "questions": config.train.batch_size,
+      "steps": [each.step for each in rounds],
+      "towers": {OURS: 2 if separate else 1},
+      "config": configuration.plain(config),
+    },
+  }
+
+
+def _comparable(
+  config: ml_collections.ConfigDict, separate: bool
+) -> ml_collections.ConfigDict:
+  """The config without what the other side does not have."""
+  config = copy.deepcopy(config)
+  config.model.shared_towers = not separate
+  config.model.compute_dtype = "float32"
+  config.train.mask_answers = False
+  config.train.dpr_compat_workers = 0
+  return config
+
+
+def _make_peer(config: ml_collections.ConfigDict) -> peer_lib.Peer:
+  model, train = config.model, config.train
+  if model.checkpoint == "random":
+    raise errors.InputError(
+      'config.model.checkpoint="random" is no checkpoint that another library'
+      ' could load: "starter" or a folder'
+    )
+  return peer_lib.Peer(
+    peer_lib.Settings(
+      folder=resources.checkpoint_folder(model.checkpoint),
+      pooling=model.pooling,
+      normalize=model.normalize,
+      temperature=model.temperature,
+      question_length=model.question_length,
+      passage_length=train.passage_length or model.passage_length,
+      dropout=model.dropout,
+      b1=train.adam_b1,
+      b2=train.adam_b2,
+      epsilon=train.adam_epsilon,
+      weight_decay=train.weight_decay,
+      clip_norm=train.clip_norm,
+      seed=config.seed,
+    )
+  )
+
+
+def compare_losses(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  ours: Trainer,
+  peer: peer_lib.Peer,
+  round_: rounds_lib.Round,
+) -> dict[str, float]:
+  """Both sides' loss of the same batch from the same start, without dropout.
+
+  Copies of a positive are negatives here: other libraries do not mask them.
+
+  Raises:
+    RuntimeError: they differ by more than `TOLERANCE`, relatively.
+  """
+  if config.model.dropout != 0:
+    config = copy.deepcopy(config)
+    config.model.dropout = 0.0
+    ours = Trainer(config, workdir)
+    peer.set_dropout(0.0)
+  loss = ours.step(round_, mask_copies=False)
+  theirs = peer.step(round_.questions, round_.columns, ours.learning_rate)
+  peer.restore_dropout()
+  difference = abs(loss - theirs) / max(abs(theirs), 1e-30)
+  logging.info(
+    "first loss: %s %.6f, %s %.6f", OURS, loss, peer_lib.NAME, theirs
+  )
+  if not difference <= TOLERANCE:
+    raise RuntimeError(
+      f"the two sides do not compute the same: the loss of batch {round_.step}"
+      f" is {loss} in {OURS} and {theirs} in {peer_lib.NAME}"
+    )
+  return {
+    "first_loss": loss,
+    "peer_first_loss": theirs,
+    "relative_difference": difference,
+  }
+
+
+def _shapes(ours: Trainer, rounds: list[rounds_lib.Round]) -> list[int]:
+  """Numbers of rounds in which every shape there is comes once.
+
+  A shape compiles when it is first met, which no counted round should.
+  """
+  first: dict[Any, int] = {}
+  for number, round_ in enumerate(rounds):
+    shapes = tuple(mask.shape for mask in ours.masks(round_))
+    first.setdefault(shapes, number)
+  return list(first.values())
+
+
+def figures(
+  seconds: list[float],
+  works: list[work.Work],
+  questions: int,
+  peak: float,
+) -> dict[str, Any]:
+  """What is reported of a contender.
+
+  Args:
+    seconds: of each round.
+    works: of each round.
+    questions: in a batch.
+    peak: GFLOP/s of the machine.
+  """
+  total = sum(works, work.Work())
+  rates = {
+    name: float(
+      np.median(
+        [
+          getattr(each, attribute) / second / harness.GIGA
+          for each, second in zip(works, seconds, strict=True)
+        ]
+      )
+    )
+    for name, attribute in (("useful", "flops"), ("padded", "padded_flops"))
+  }
+  asked = questions * len(works)
+  return {
+    "seconds": seconds,
+    "step_seconds": harness.spread(seconds),
+    "questions_per_second": harness.spread([questions / s for s in seconds]),
+    "tokens_per_question": total.tokens / asked,
+    "padded_tokens_per_question": total.padded_tokens / asked,
+    "padding_share": total.padding,
+    "gflops": rates,
+    "share_of_peak": {name: rate / peak for name, rate in rates.items()},
+  }
+
+
+def print_report(report: dict[str, Any]) -> None:
+  """The report for people, on standard output."""
+  settings, model = report["settings"], report["settings"]["config"]["model"]
+  table = rich.table.Table(
+    title=f"Training, {settings['questions']} questions a step, checkpoint"
+    f" {model['checkpoint']}, {len(settings['steps'])} rounds",
+    title_justify="left",
+  )
+  table.add_column("", no_wrap=True)
+  for name in (
+    "questions/s (quartiles)",
+    "s/step",
+    "tokens/question",
+    "with padding",
+    "GFLOP/s useful",
+    "with padding",
+  ):
+    table.add_column(name, justify="right", no_wrap=True)
+  for name, found in report["contenders"].items():
+    speed, rates = found["questions_per_second"], found["gflops"]
+    shares = found["share_of_peak"]
+    table.add_row(
+      name,
+      f"{speed['median']:.2f} ({speed['quartile1']:.2f} to"
+      f" {speed['quartile3']:.2f})",
+      f"{found['step_seconds']['median']:.2f}",
+      f"{found['tokens_per_question']:.0f}",
+      f"{found['padded_tokens_per_question']:.0f}"
+      f" ({100 * found['padding_share']:.0f} % padding)",
+      *(
+        f"{rates[kind]:.1f} ({100 * shares[kind]:.0f} % of peak)"
+        for kind in ("useful", "padded")
+      ),
+    )
+  report_lib.print_table(table)
+  towers_ = ", ".join(
+    f"{n}: {count}" for n, count in settings["towers"].items()
+  )
+  print(f"Towers in training: {towers_}. GFLOP/s count every layer in full.")
+  if "speedup" in report:
+    print(harness.speedup_line(OURS, peer_lib.NAME, report["speedup"]) + ".")
+  if report["compiled_in_rounds"]:
+    print("Some counted rounds of dpr-jax also waited for the compiler.")
+  print(harness.machine_line(report))

@@ -1,0 +1,67 @@
+"""SIGTERM and SIGINT end a command in order, and never in the middle of a step.
+
+A signal raises `Interrupted` wherever the program is, so that temporary files
+are removed on the way out.  Inside `deferred()` it is only noted: training
+finishes its step, saves, and then ends.  A second signal does not wait.
+"""
+
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Iterator
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(BaseException):
+  """Ends the command; no handler of ordinary errors may swallow it.
+
+  Attributes:
+    exit_code: 128 + the signal's number: 130 or 143.
+  """
+
+  def __init__(self, number: int):
+    super().__init__(f"interrupted by {signal.Signals(number).name}")
+    self.exit_code = 128 + number
+
+
+@dataclasses.dataclass
+class Request:
+  """The signal that asked for an end, or None."""
+
+  number: int | None = None
+
+  def raise_if_asked(self) -> None:
+    """Raises `Interrupted` where a signal has come."""
+    if self.number is not None:
+      raise Interrupted(self.number)
+
+
+_deferred: list[Request] = []
+
+
+def _handle(number: int, frame: object) -> None:
+  del frame
+  if _deferred and _deferred[-1].number is None:
+    _deferred[-1].number = number
+  else:
+    raise Interrupted(number)
+
+
+def listen() -> None:
+  """From here on both signals raise `Interrupted`; main thread only."""
+  for number in SIGNALS:
+    signal.signal(number, _handle)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[Request]:
+  """A block that is told of the first signal instead of being broken off.
+
+  Without `listen` (in a program that uses us as a library) it never is.
+  """
+  _deferred.append(Request())
+  try:
+    yield _deferred[-1]
+  finally:
+    _deferred.pop()

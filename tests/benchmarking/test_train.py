@@ -1,0 +1,172 @@
+"""`bench train` on the tiny fixtures: agreement and structure, no seconds."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from dpr_jax import errors, workdir
+from dpr_jax.benchmarking import rounds, train
+from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
+from dpr_jax.models import towers
+from dpr_jax.training import sources
+
+
+@pytest.fixture(scope="module")
+def torch():
+  """Torch and the peer's library; the tests of the peer skip without."""
+  found = pytest.importorskip("torch", reason="no torch: extra `bench`")
+  pytest.importorskip(
+    "sentence_transformers",
+    reason="no sentence-transformers: extra `bench`",
+  )
+  return found
+
+
+def _check(report, names):
+  """What every report of `bench train` holds."""
+  assert set(report["contenders"]) == set(names)
+  for found in report["contenders"].values():
+    assert len(found["seconds"]) == len(found["losses"]) == 2
+    assert all(second > 0 for second in found["seconds"])
+    assert np.isfinite(found["losses"]).all()
+    assert 0 <= found["padding_share"] < 1
+    assert found["tokens_per_question"] <= found["padded_tokens_per_question"]
+    assert found["gflops"]["useful"] <= found["gflops"]["padded"]
+    speed = found["questions_per_second"]
+    assert speed["least"] <= speed["median"] <= speed["greatest"]
+  settings = report["settings"]
+  assert settings["questions"] == 16
+  assert settings["steps"] == [0, 1]
+  assert set(settings["towers"]) == set(names)
+  assert report["matrix_peak_gflops"] > 0
+  assert report["compiled_in_rounds"] == 0
+
+
+@pytest.mark.slow
+def test_alone(tiny_config, mined_workdir, tmp_path, capsys):
+  """Without a peer: no torch is needed, the workdir is left alone."""
+  before = sorted(mined_workdir.root.rglob("*"))
+  report = train.bench(
+    tiny_config,
+    mined_workdir,
+    repeats=2,
+    json_file=str(tmp_path / "report.json"),
+    peak_size=64,
+  )
+  assert sorted(mined_workdir.root.rglob("*")) == before
+  _check(report, [train.OURS])
+  assert "speedup" not in report
+  assert json.loads((tmp_path / "report.json").read_text()) == report
+  printed = capsys.readouterr().out
+  assert "16 questions a step" in printed
+  assert "Towers in training: dpr-jax: 1" in printed
+
+
+@pytest.mark.slow
+def test_against_sentence_transformers(
+  torch, tiny_config, mined_workdir, tmp_path, capsys
+):
+  """The losses agree; every round is timed on both; dropout is the model's."""
+  config = copy.deepcopy(tiny_config)
+  config.model.pooling = "mean"
+  config.model.normalize = True
+  config.model.temperature = 0.05
+  report = train.bench(
+    config,
+    mined_workdir,
+    against=peer_lib.NAME,
+    repeats=2,
+    json_file=str(tmp_path / "report.json"),
+    peak_size=64,
+  )
+  _check(report, [train.OURS, peer_lib.NAME])
+  assert report["checks"]["relative_difference"] <= 1e-4
+  assert report["settings"]["peer_threads"] >= 1
+  pairs = report["speedup"]["pairs"]
+  ours, theirs = (report["contenders"][n] for n in (train.OURS, peer_lib.NAME))
+  np.testing.assert_allclose(
+    pairs, np.array(theirs["seconds"]) / ours["seconds"]
+  )
+  # The same tokens, padded in another way.
+  assert ours["tokens_per_question"] == theirs["tokens_per_question"]
+  assert json.loads((tmp_path / "report.json").read_text()) == report
+  assert "times as fast as sentence-transformers" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_both_sides_learn_alike(torch, tiny_config, mined_workdir):
+  """Optimizer, clipping and decay too: losses stay together over steps."""
+  config = copy.deepcopy(tiny_config)
+  config.model.dropout = 0.0
+  config.model.shared_towers = True
+  config.train.max_steps = 50
+  config.train.weight_decay = 0.1
+  config.train.clip_norm = 0.5
+  trainer = train.Trainer(config, mined_workdir)
+  peer = train._make_peer(config)
+  chosen = rounds.choose(trainer.source, 4)
+  losses = [
+    (
+      trainer.step(round_, mask_copies=False),
+      peer.step(round_.questions, round_.columns, trainer.learning_rate),
+    )
+    for round_ in (*chosen, chosen[0])
+  ]
+  ours, theirs = np.array(losses).T
+  np.testing.assert_allclose(ours, theirs, rtol=3e-5)
+  assert ours[-1] < ours[0] - 100 * np.abs(ours - theirs).max()  # they learnt
+
+
+@pytest.mark.parametrize("theirs", [2.0, 2.0 + 1e-5, 2.001, float("nan")])
+def test_other_losses_are_refused(theirs, tiny_config, monkeypatch):
+  """Whatever it is that differs: the bench fails, with both figures."""
+  config = copy.deepcopy(tiny_config)
+  config.model.dropout = 0.0
+  trainer, peer = (
+    object.__new__(kind) for kind in (train.Trainer, peer_lib.Peer)
+  )
+  monkeypatch.setattr(train.Trainer, "step", lambda *_, mask_copies: 2.0)
+  trainer.learning_rate = 0.1
+  monkeypatch.setattr(peer_lib.Peer, "step", lambda *_: theirs)
+  monkeypatch.setattr(peer_lib.Peer, "restore_dropout", lambda _: None)
+  place = workdir.Workdir("nowhere")
+  round_ = rounds.Round(3, ["q"], [["p"]])
+  arguments = (config, place, trainer, peer, round_)
+  if abs(theirs - 2.0) < 1e-4:
+    found = train.compare_losses(*arguments)
+    assert found["first_loss"] == 2.0
+  else:
+    with pytest.raises(RuntimeError, match=r"the loss of batch 3 is 2.0 in"):
+      train.compare_losses(*arguments)
+
+
+def test_without_torch(tiny_config, mined_workdir, monkeypatch):
+  """One line that names the extra, before anything is measured."""
+  monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
+  with pytest.raises(errors.InputError, match=r"pip install 'dpr-jax\[bench\]"):
+    train.bench(tiny_config, mined_workdir, against=peer_lib.NAME)
+
+
+def test_rounds_are_whole_batches_or_none(tiny_config, mined_workdir):
+  """The sample's data has no negatives of its own: there is no such batch."""
+  config = copy.deepcopy(tiny_config)
+  config.train.negatives = "given"
+  source = sources.make_source(config, mined_workdir, towers.start(config))
+  with pytest.raises(errors.InputError, match="negatives=random"):
+    rounds.choose(source, 2)
+  config.train.negatives = "random"
+  source = sources.make_source(config, mined_workdir, towers.start(config))
+  chosen = rounds.choose(source, 8)
+  assert [each.step for each in chosen] == [0, 1, 2, 3, 4, 5, 0, 1]
+  for each in chosen:
+    assert len(each.questions) == 16
+    assert [len(column) for column in each.columns] == [16, 16]
+
+
+def test_random_weights_have_no_peer(tiny_config, mined_workdir):
+  config = copy.deepcopy(tiny_config)
+  config.model.checkpoint = "random"
+  with pytest.raises(errors.InputError, match='checkpoint="random"'):
+    train.bench(config, mined_workdir, against=peer_lib.NAME)

@@ -1,0 +1,56 @@
+"""Counting work: by hand, and against what the model really multiplies."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpr_jax.benchmarking import work
+from dpr_jax.models import bert
+
+CONFIG = bert.BertConfig(
+  vocab_size=50,
+  hidden_size=16,
+  num_hidden_layers=3,
+  num_attention_heads=2,
+  intermediate_size=24,
+  max_position_embeddings=12,
+)
+
+
+def test_a_layer_of_bert_base():
+  """LIMITS.md of BERT-base: 169.87M + 36,864 S per token over 12 layers."""
+  base = bert.BertConfig()
+  assert 12 * work.layer_flops(base, 0) == 169_869_312
+  assert 12 * (work.layer_flops(base, 7) - work.layer_flops(base, 0)) == (
+    36_864 * 7
+  )
+
+
+def test_padding_is_counted_apart():
+  mask = np.arange(8)[None] < np.array([3, 8])[:, None]
+  found = work.training_work(CONFIG, [mask, mask[:1]])
+  assert (found.tokens, found.padded_tokens) == (14, 24)
+  assert found.padding == pytest.approx(10 / 24)
+  each = {n: work.layer_flops(CONFIG, n) for n in (3, 8)}
+  assert found.flops == 3 * 3 * (2 * 3 * each[3] + 8 * each[8])
+  assert found.padded_flops == 3 * 3 * 24 * each[8]
+
+
+def test_the_compiler_counts_about_the_same():
+  """Forward, on full rows; elementwise work makes the small difference."""
+  rows, length = 4, 12
+  config = bert.BertConfig(
+    **{**CONFIG.__dict__, "hidden_size": 128, "intermediate_size": 512}
+  )
+  params = bert.init_params(config, jax.random.key(0))
+  ids = jnp.ones((rows, length), jnp.int32)
+  cost = (
+    jax.jit(lambda p: bert.Bert(config).apply({"params": p}, ids, ids > 0))
+    .lower(params)
+    .compile()
+    .cost_analysis()
+  )
+  mask = np.ones((rows, length), bool)
+  forward = work.training_work(config, [mask]).flops / work.TRAINING
+  assert 0.98 * forward < cost["flops"] < 1.1 * forward

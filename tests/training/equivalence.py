@@ -1,0 +1,190 @@
+"""The cells of the equivalence matrix, and how one is computed.
+
+`test_equivalence.py` imports this; `python equivalence.py OUT` is one of
+several processes that compute all cells together; process 0 writes OUT.
+"""
+
+import dataclasses
+import itertools
+import os
+import sys
+
+if __name__ == "__main__":
+  os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dpr_jax import parallel
+from dpr_jax.models import bert, dual_encoder
+from dpr_jax.training import train_step
+
+QUESTIONS = 16
+WAYS = {
+  "plain": {},
+  "cache-1": {"chunk_size": 1, "gradient_cache": True},
+  "cache-2": {"chunk_size": 2, "gradient_cache": True},
+  "tiled": {"loss": "tiled", "loss_tile": 2},
+  "ring": {"loss": "ring", "chunk_size": 2, "remat": "layer"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """What is computed, however it is."""
+
+  negatives: int
+  dropout: float
+  shared: bool
+
+  def __str__(self):
+    towers = "shared" if self.shared else "separate"
+    return f"{self.negatives}-negatives-dropout-{self.dropout}-{towers}"
+
+
+PROBLEMS = [
+  Problem(*values)
+  for values in itertools.product([0, 1, 2], [0.0, 0.1], [False, True])
+]
+
+
+def _encoder(problem, chunk_size=0, gradient_cache=False, remat="none"):
+  config = bert.BertConfig(
+    vocab_size=40,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=12,
+    max_position_embeddings=12,
+    hidden_dropout_prob=problem.dropout,
+    attention_probs_dropout_prob=problem.dropout,
+  )
+  return dual_encoder.DualEncoder(
+    config,
+    # With one layer: [CLS] takes the path of a last layer, the mean of another.
+    pooling="mean" if problem.shared else "cls",
+    shared=problem.shared,
+    chunk_size=chunk_size,
+    gradient_cache=gradient_cache,
+    remat=remat,
+  )
+
+
+def _params(encoder):
+  tower = bert.init_params(encoder.config, jax.random.key(0))
+  tower = jax.tree.map(lambda x: 8 * x if x.ndim == 2 else x, tower)
+  params = encoder.towers(tower)
+  # Two towers that differ, so that mixing them up shows.
+  if not encoder.shared:
+    params["passage"] = jax.tree.map(lambda x: 0.9 * x, params["passage"])
+  return params
+
+
+def _batch(problem, share):
+  """A global batch with padding, copies of positives and masked answers.
+
+  Only the questions in the slice `share` and their passages are kept.
+  """
+  generator = np.random.default_rng(problem.negatives)
+  each = 1 + problem.negatives
+  count = QUESTIONS * each
+
+  def texts(rows, length):
+    lengths = generator.integers(2, length + 1, rows)
+    mask = np.arange(length)[None] < lengths[:, None]
+    ids = generator.integers(1, 40, (rows, length)).astype(np.int32)
+    return {"ids": ids * mask, "mask": mask}
+
+  valid = generator.random(count) > 0.2
+  valid[::each] = True
+  keys = generator.integers(-1, 2 * count, count).astype(np.int32)
+  keys[5 * each] = keys[0] = 3  # two questions with one positive
+  excluded = generator.random((QUESTIONS, count)) > 0.95
+  labels = each * np.arange(QUESTIONS, dtype=np.int32)
+  whole = {
+    "questions": (texts(QUESTIONS, 6),),
+    "passages": (texts(count, 10),),
+    "question_rows": np.arange(QUESTIONS, dtype=np.int32),
+    "question_keys": keys[::each],
+    "labels": labels,
+    "passage_rows": np.arange(count, dtype=np.int32),
+    "passage_valid": valid,
+    "passage_keys": keys,
+    "excluded": excluded,
+  }
+  passages = slice(share.start * each, share.stop * each)
+  return {
+    name: jax.tree.map(
+      lambda x, name=name: x[passages if name.startswith("passage") else share],
+      value,
+    )
+    for name, value in whole.items()
+  }
+
+
+def start(problem, way, transformation, devices=None):
+  """The mapped step, a state to begin with, and this process's batch."""
+  settings = dict(WAYS[way])
+  loss = {
+    key: settings.pop(key) for key in ("loss", "loss_tile") if key in settings
+  }
+  encoder = _encoder(problem, **settings)
+  step = parallel.map_train_step(
+    train_step.make_train_step(
+      encoder,
+      transformation,
+      optax.schedules.constant_schedule(0.1),
+      seed=3,
+      temperature=0.5,
+      **loss,
+    ),
+    devices,
+  )
+  params = _params(encoder)
+  state = parallel.replicate(
+    train_step.TrainState(np.int32(7), params, transformation.init(params)),
+    devices,
+  )
+  local = QUESTIONS // jax.process_count()
+  first = jax.process_index() * local
+  batch = _batch(problem, slice(first, first + local))
+  return step, state, parallel.split_over_cores(batch, devices)
+
+
+def compute(problem, way, devices=None):
+  """Loss and gradients of one cell, as NumPy arrays."""
+  keep_gradients = optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda gradients, state, params: (
+      jax.tree.map(jnp.zeros_like, gradients),
+      gradients,
+    ),
+  )
+  step, state, batch = start(problem, way, keep_gradients, devices)
+  state, reported = step(state, batch)
+  return jax.tree.map(np.asarray, (reported, state.optimizer))
+
+
+def main(path):
+  """Computes every cell together with the other processes."""
+  jax.config.update(
+    "jax_num_cpu_devices", int(os.environ["DPR_JAX_CPU_DEVICES"])
+  )
+  jax.distributed.initialize(
+    os.environ["DPR_JAX_COORDINATOR"],
+    int(os.environ["DPR_JAX_NUM_PROCESSES"]),
+    int(os.environ["DPR_JAX_PROCESS_ID"]),
+    coordinator_bind_address=os.environ["DPR_JAX_COORDINATOR"],
+  )
+  found = {}
+  for problem, way in itertools.product(PROBLEMS, WAYS):
+    leaves = jax.tree.leaves(compute(problem, way))
+    found |= {f"{problem} {way} {n}": x for n, x in enumerate(leaves)}
+  if jax.process_index() == 0:
+    np.savez(path, cores=jax.device_count(), **found)
+
+
+if __name__ == "__main__":
+  main(sys.argv[1])
