@@ -36,6 +36,8 @@ def get_config(variant: str = ""):
   config.model.dropout = 0.0
 
   config.train.passage_length = 144
+  config.train.length_groups = 4
+  config.train.chunk_size = 4  # stays in a CPU's cache
   config.train.batch_size = 64
   config.train.epochs = 1.0
   config.train.learning_rate = 2e-5

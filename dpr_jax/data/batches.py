@@ -75,7 +75,7 @@ def length_groups(
   groups: int,
   chunk: int,
   limit: int,
-  draws: int = 2000,
+  draws: int = 500,
 ) -> tuple[Group, ...]:
   """Groups by length that almost every batch fits, with the least padding.
 

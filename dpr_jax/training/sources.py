@@ -182,20 +182,22 @@ def _with_groups(
       np.array([len(row) for row in ids]),
       rows=count,
       cores=source.cores,
-      groups=wanted,
+      groups=most,
       chunk=train_config.chunk_size,
       limit=limit,
     )
-    for ids, count, limit in (
+    for ids, count, limit, most in (
       (
         tokenizer.question_ids([q.question for q in questions]),
         share,
         tokenizer.question_length,
+        min(wanted, 2),  # questions are short: more would only be compiled
       ),
       (
         tokenizer.passage_ids([p for p in passages if p is not None]),
         share * source.sampler.per_question,
         tokenizer.passage_length,
+        wanted,
       ),
     )
   ]
