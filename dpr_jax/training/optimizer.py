@@ -19,12 +19,12 @@ SCALE_RULES = ("none", "linear", "sqrt")
 
 
 def from_config(
-  train_config: ml_collections.ConfigDict, steps: int
+  train: ml_collections.ConfigDict, steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Optimizer and learning rate of `config.train`.
 
   Args:
-    train_config: the section `train`.
+    train: the section `train`.
     steps: of the whole training.
 
   Returns:
@@ -35,20 +35,20 @@ def from_config(
     InputError: a setting is out of range, or the warm-up, for this batch size,
       is no shorter than the training.
   """
-  rule = train_config.scale_rule
+  rule = train.scale_rule
   rate, warmup_steps = scaled(
-    train_config.learning_rate,
-    train_config.warmup_steps,
-    train_config.batch_size,
-    train_config.scale_reference,
+    train.learning_rate,
+    train.warmup_steps,
+    train.batch_size,
+    train.scale_reference,
     rule,
   )
   if rule != "none":
     if warmup_steps >= steps:
       raise errors.InputError(
-        f"config.train.warmup_steps={train_config.warmup_steps} for batches of"
-        f" {train_config.scale_reference} is {warmup_steps} for batches of"
-        f" {train_config.batch_size} (scale_rule={rule!r}), not below the"
+        f"config.train.warmup_steps={train.warmup_steps} for batches of"
+        f" {train.scale_reference} is {warmup_steps} for batches of"
+        f" {train.batch_size} (scale_rule={rule!r}), not below the"
         f" {steps} steps of the training: lower it, or train longer"
       )
     logging.info(
@@ -57,19 +57,19 @@ def from_config(
       rate,
       warmup_steps,
       rule,
-      train_config.learning_rate,
-      train_config.warmup_steps,
-      train_config.scale_reference,
+      train.learning_rate,
+      train.warmup_steps,
+      train.scale_reference,
     )
   schedule = learning_rate_schedule(rate, warmup_steps, steps)
   transformation = adamw(
     schedule,
-    b1=train_config.adam_b1,
-    b2=train_config.adam_b2,
-    epsilon=train_config.adam_epsilon,
-    weight_decay=train_config.weight_decay,
-    clip_norm=train_config.clip_norm,
-    dpr_compat_workers=train_config.dpr_compat_workers,
+    b1=train.adam_b1,
+    b2=train.adam_b2,
+    epsilon=train.adam_epsilon,
+    weight_decay=train.weight_decay,
+    clip_norm=train.clip_norm,
+    dpr_compat_workers=train.dpr_compat_workers,
   )
   return transformation, schedule
 
