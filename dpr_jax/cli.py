@@ -66,7 +66,22 @@ _AGAINST = flags.DEFINE_enum(
   ["sentence-transformers"],
   "bench train: another library to compare with, needs dpr-jax[bench].",
 )
-_JSON = flags.DEFINE_string("json", None, "bench: a file for the report.")
+_JSON = flags.DEFINE_string("json", None, "bench, plan: a file for the report.")
+_TOPOLOGY = flags.DEFINE_string(
+  "topology", None, "plan: chips and how they are laid out, as v5e:16x16."
+)
+_SEARCH = flags.DEFINE_bool(
+  "search",
+  False,
+  "plan: look for the largest batch that fits; with the gradient cache, for the"
+  " largest chunk.",
+)
+_QUICK = flags.DEFINE_bool(
+  "quick",
+  False,
+  "plan: the compiler tries less hard; a fifth of the time, about the same"
+  " memory.",
+)
 _REPEATS = flags.DEFINE_integer(
   "repeats", 0, "bench: rounds that count; 0 = what the bench is made for."
 )
@@ -89,6 +104,7 @@ STAGE is one of
   {"  ".join(STAGES)}
   run       all of them in order; what is done and unchanged is skipped
   demo      the whole flow on the embedded sample
+  plan      compiles for a TPU without one: does it fit, how fast at best?
 or "bench KIND": how fast, and in how much memory; KIND is one of
   {"  ".join(BENCHES)}
 dpr-jax --help lists the flags."""
@@ -144,6 +160,9 @@ def _help() -> None:
     _FROM,
     _AGAINST,
     _JSON,
+    _TOPOLOGY,
+    _SEARCH,
+    _QUICK,
     _REPEATS,
     _SEPARATE,
     _BATCH_SIZES,
@@ -179,7 +198,7 @@ def _run(arguments: list[str]) -> None:
   elif len(arguments) != 2:
     _fail(USAGE if len(arguments) < 2 else f"one STAGE only: {arguments[1:]}")
   stage = arguments[1]
-  others = ("run", "demo", "bench")
+  others = ("run", "demo", "bench", "plan")
   if stage not in (*STAGES, *others):
     known = ", ".join((*STAGES, *others))
     _fail(f"unknown stage {stage!r}: one of {known}")
@@ -190,6 +209,8 @@ def _run(arguments: list[str]) -> None:
       _demo()
     elif stage == "bench":
       _bench(arguments[2])
+    elif stage == "plan":
+      _plan()
     else:
       with _experiment() as (config, workdir):
         _stages(stage, config, workdir)
@@ -360,6 +381,29 @@ def _bench(kind: str) -> None:
     separate=_SEPARATE.value,
     **common,
   )
+
+
+def _plan() -> None:
+  """Compiles for a topology; needs no workdir, no data and no TPU."""
+  import jax
+
+  jax.config.update("jax_platforms", "cpu")
+  from dpr_jax.benchmarking import harness
+  from dpr_jax.planning import chips, report, search, tpu_plan
+
+  config = _config()
+  if not _TOPOLOGY.value:
+    raise errors.InputError("--topology is missing: --topology=v5e:16x16")
+  topology = chips.Topology.parse(_TOPOLOGY.value)
+  if _JSON.value:
+    harness.check_writable(_JSON.value)
+  options = {"quick": _QUICK.value, "say": lambda line: logging.info(line)}
+  if _SEARCH.value:
+    config = search.largest(config, topology, **options)
+  found = tpu_plan.plan(config, topology, **options)
+  print(report.table(found))
+  if _JSON.value:
+    workdir_lib.write_json(_JSON.value, found)
 
 
 def _integers(flag: str, values: Sequence[str]) -> list[int]:

@@ -11,21 +11,30 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 AXIS = "cores"
 Devices = Sequence[jax.Device] | None  # None = all there are
 
 
-def map_train_step(step: Callable, devices: Devices = None) -> Callable:
+def map_train_step(
+  step: Callable, devices: Devices = None, state_axes: Any = None
+) -> Callable:
   """Maps `step(state, batch) -> (state, metrics)` over the cores.
 
-  The state is replicated and donated; metrics must be equal on all cores.
+  The state is donated; metrics must be equal on all cores.
+
+  Args:
+    step: for one core.
+    devices: the cores.
+    state_axes: None = the state is replicated; or a tree of None and 0, 0
+      where what the cores hold differs and has a leading axis of cores.
   """
   return jax.pmap(
     step,
     axis_name=AXIS,
-    in_axes=(None, 0),
-    out_axes=(None, None),
+    in_axes=(state_axes, 0),
+    out_axes=(state_axes, None),
     donate_argnums=(0,),
     devices=devices,
   )
@@ -58,13 +67,41 @@ def split_over_cores(batch: Any, devices: Devices = None) -> Any:
 
 def replicate(tree: Any, devices: Devices = None) -> Any:
   """Puts a host tree on every core once, so that steps need not copy it."""
+  return _put(tree, devices, jax.sharding.PartitionSpec())
+
+
+def distribute(tree: Any, devices: Devices = None) -> Any:
+  """Puts `[cores of all processes, …]` arrays there, a part on each core."""
+  return _put(tree, devices, jax.sharding.PartitionSpec(AXIS))
+
+
+def _put(tree: Any, devices: Devices, spec: jax.sharding.PartitionSpec) -> Any:
   mesh = jax.sharding.Mesh(np.array(devices or jax.devices()), (AXIS,))
-  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  where = jax.sharding.NamedSharding(mesh, spec)
   # Through NumPy and without aliasing: state is donated, and what the caller
   # holds must not go with it.
   tree = jax.tree.map(np.asarray, tree)
   if jax.process_count() == 1:
-    return jax.device_put(tree, everywhere, may_alias=False)
+    return jax.device_put(tree, where, may_alias=False)
   return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(everywhere, x), tree
+    lambda x: jax.make_array_from_callback(
+      x.shape, where, lambda index: x[index]
+    ),
+    tree,
   )
+
+
+def fetch(tree: Any) -> Any:
+  """NumPy arrays of what `replicate` or `distribute` has put on the cores.
+
+  Where other processes hold parts, all must call it.
+  """
+
+  def get(x: Any) -> np.ndarray:
+    if isinstance(x, jax.Array) and not (
+      x.is_fully_addressable or x.is_fully_replicated
+    ):
+      return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)
+
+  return jax.tree.map(get, tree)

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from absl import logging
 from jaxtyping import Array
 
@@ -76,11 +75,11 @@ class _Run:
     self.source = sources.make_source(config, workdir, self.model)
     self.plan, self.steps = self.source.plan, self.source.steps
     self.starts = rounds.boundaries(self.steps, config.train.rounds)
-    built = train_step.build(config, self.model, self.steps)
+    self.built = train_step.build(config, self.model, self.steps)
     self.profiler = metrics.Profiler(
       workdir.training / "profile", config.train.profile_steps, self.steps
     )
-    self.step = parallel.map_train_step(built.step)
+    self.step = self.built.mapped()
     self.dev = (
       validation.DevPool.make(config, workdir, self.model)
       if _has_dev(config)
@@ -91,13 +90,9 @@ class _Run:
       workdir.training / "checkpoints", config.train.keep_checkpoints
     )
     self.first, params, opt_state = self.saved.restore_latest(
-      self.model.params, built.transformation.init(self.model.params)
+      *self.built.init(self.model.params)
     )
-    self.state = parallel.replicate(
-      train_step.TrainState(
-        step=np.int32(self.first), params=params, optimizer=opt_state
-      )
-    )
+    self.state = self.built.place(self.first, params, opt_state)
     self.last_good = f"step {self.first}" if self.first else "none"
     path = workdir.training / "metrics.jsonl"
     self.log = metrics.MetricsLog(path, self.first, self.steps)
@@ -205,11 +200,10 @@ class _Run:
     """Starts saving, unless the state is not finite."""
     if step in self.saved.steps():
       return
-    metrics.check_parameters(
-      step, jax.device_get(self.state.params), self.last_good
-    )
+    params, opt_state = self.built.fetch(self.state)
+    metrics.check_parameters(step, params, self.last_good)
     with self.timer.paused():
-      self.saved.save(step, self.state.params, self.state.optimizer)
+      self.saved.save(step, params, opt_state)
     steps, why = self.choice.steps([*self.saved.steps(), step])
     self.saved.select(steps, **why)
     self.last_good = f"step {step}"
