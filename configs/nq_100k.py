@@ -76,10 +76,11 @@ def get_config(variant: str = ""):
     config.train.scale_rule = "sqrt"
     config.train.scale_reference = 64
     config.train.warmup_steps = 5
-    config.train.dev_questions = 400
-    config.train.dev_hard_negatives = 8
-    config.train.dev_other_negatives = 8
-    config.train.dev_topk_passages = 5_000
+    # All dev questions over few passages: texts of questions are short.
+    config.train.dev_questions = 1355
+    config.train.dev_hard_negatives = 2
+    config.train.dev_other_negatives = 0
+    config.train.dev_topk_passages = 4_000
   elif variant:
     raise ValueError(
       f"configs/nq_100k.py has no variant {variant!r}: quick, ablation or"

@@ -22,7 +22,14 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dpr_jax import configuration, errors, interrupts, version
+from dpr_jax import (
+  configuration,
+  errors,
+  interrupts,
+  parallel,
+  processes,
+  version,
+)
 from dpr_jax import workdir as workdir_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -33,6 +40,11 @@ _CPU_DEVICES = flags.DEFINE_integer(
   "cpu_devices",
   int(os.environ.get("DPR_JAX_CPU_DEVICES", "0")),
   "Emulate so many cores on this machine's CPU; 0 = the devices there are.",
+)
+_POD = flags.DEFINE_bool(
+  "pod",
+  False,
+  "On every host of a TPU pod: the processes find each other and work as one.",
 )
 _OVERWRITE = flags.DEFINE_bool(
   "overwrite", False, "Do the stage again even if nothing has changed."
@@ -96,6 +108,7 @@ _BATCH_SIZES = flags.DEFINE_list(
 
 _WIDE = "xla_cpu_prefer_vector_width"
 STAGES = ("prepare", "mine", "train", "embed", "index", "retrieve", "evaluate")
+TOGETHER = ("train",)  # several processes do it together; of others, the first
 BENCHES = ("train", "batch")
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
@@ -151,6 +164,7 @@ def _help() -> None:
     _CONFIG,
     _WORKDIR,
     _CPU_DEVICES,
+    _POD,
     _OVERWRITE,
     _QUESTIONS,
     _NAME,
@@ -204,7 +218,8 @@ def _run(arguments: list[str]) -> None:
     _fail(f"unknown stage {stage!r}: one of {known}")
   interrupts.listen()
   try:
-    _set_up_cores(_CPU_DEVICES.value or (8 if stage == "demo" else 0))
+    cores = _CPU_DEVICES.value or (8 if stage == "demo" else 0)
+    _set_up_cores(cores, stage)
     if stage == "demo":
       _demo()
     elif stage == "bench":
@@ -214,18 +229,25 @@ def _run(arguments: list[str]) -> None:
     else:
       with _experiment() as (config, workdir):
         _stages(stage, config, workdir)
+    processes.finish()
   except errors.InputError as error:
+    processes.fail(2, str(error))
     _fail(error)
   except FloatingPointError as error:
+    processes.fail(1, str(error))
     print(f"dpr-jax: {error}", file=sys.stderr)
     sys.exit(1)
   except interrupts.Interrupted as interrupted:
+    processes.fail(interrupted.exit_code, str(interrupted))
     print(f"dpr-jax: {interrupted}", file=sys.stderr)
     sys.exit(interrupted.exit_code)
+  except Exception as error:
+    processes.fail_of(error)
+    raise
 
 
-def _set_up_cores(cpu_devices: int) -> None:
-  """Emulated cores; before JAX is used."""
+def _set_up_cores(cpu_devices: int, stage: str) -> None:
+  """Emulated cores, and the other processes; before JAX is used."""
   import jax
 
   if cpu_devices < 0:
@@ -236,12 +258,13 @@ def _set_up_cores(cpu_devices: int) -> None:
       os.environ["XLA_FLAGS"] = f"{xla_flags} --{_WIDE}=512".strip()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", cpu_devices)
-  if os.environ.get("DPR_JAX_COORDINATOR"):
-    raise errors.InputError(
-      "several processes (DPR_JAX_COORDINATOR is set) cannot work in one"
-      " workdir yet: checkpoints, metrics and shards would be written twice;"
-      " run dpr-jax as one process, with --cpu_devices=N for N cores"
-    )
+  if stage == "plan":
+    jax.config.update("jax_platforms", "cpu")
+    return
+  os.environ["LIBTPU_INIT_ARGS"] = parallel.libtpu_arguments()
+  processes.start(_POD.value)
+  if processes.count() > 1 and stage in ("demo", "bench"):
+    raise errors.InputError(f"{stage} is for one process")
 
 
 def _experiment():
@@ -281,6 +304,10 @@ def _open(
   """Config and workdir, locked for the block, the config saved there."""
   config = _known(config)
   workdir = workdir_lib.Workdir(folder)
+  if not processes.is_first():  # the first holds the lock for all
+    processes.barrier()
+    yield config, workdir
+    return
   with workdir_lib.locked(workdir):
     try:
       workdir_lib.write_json(
@@ -290,6 +317,7 @@ def _open(
       raise errors.InputError(
         f"--workdir={folder} cannot be written: {error.strerror}"
       ) from error
+    processes.barrier()
     yield config, workdir
 
 
@@ -305,7 +333,10 @@ def _stages(
   functions = _functions(config, workdir)
   for name in STAGES if stage == "run" else (stage,):
     logging.info("== %s", name)
-    functions[name]()
+    if name in TOGETHER:
+      functions[name]()
+    else:
+      processes.first_alone(functions[name])
 
 
 def _functions(
@@ -385,9 +416,6 @@ def _bench(kind: str) -> None:
 
 def _plan() -> None:
   """Compiles for a topology; needs no workdir, no data and no TPU."""
-  import jax
-
-  jax.config.update("jax_platforms", "cpu")
   from dpr_jax.benchmarking import harness
   from dpr_jax.planning import chips, report, search, tpu_plan
 

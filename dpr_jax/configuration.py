@@ -81,6 +81,9 @@ def base_config() -> ml_collections.ConfigDict:
   train.loss_tile = 0  # passages scored at once; 0 = those of one core
   train.accumulate_steps = 1  # only 1: see train.gradient_cache
   train.rounds = 1  # of train, embed, mine from the model, train
+  # Several processes: seconds after which a step that does not end ends all;
+  # 0 = ten times the longest so far, at least 30
+  train.step_timeout = 0.0
   train.log_every = 10  # steps
   train.profile_steps = ()  # (first, last): trace in training/profile
   train.dev_every = 0  # steps; 0 = at the end of training alone

@@ -24,7 +24,6 @@ class Chip:
     link_bandwidth: bytes per second of one link, one way.
     axes: of the mesh or torus that chips form.
     wrap: a slice's axis closes to a ring where its size is a multiple of this.
-    host: chips of one host, along each axis.
   """
 
   flops: float
@@ -33,14 +32,13 @@ class Chip:
   link_bandwidth: float
   axes: int
   wrap: int
-  host: tuple[int, ...]
 
 
 CHIPS = {
-  "v4": Chip(275e12, 32 * 2**30, 1200e9, 45e9, 3, 4, (2, 2, 1)),
-  "v5e": Chip(197e12, 16 * 2**30, 819e9, 45e9, 2, 16, (2, 4)),
-  "v5p": Chip(459e12, 95 * 2**30, 2765e9, 90e9, 3, 4, (2, 2, 1)),
-  "v6e": Chip(918e12, 32 * 2**30, 1638e9, 90e9, 2, 16, (2, 4)),
+  "v4": Chip(275e12, 32 * 2**30, 1200e9, 45e9, 3, 4),
+  "v5e": Chip(197e12, 16 * 2**30, 819e9, 45e9, 2, 16),
+  "v5p": Chip(459e12, 95 * 2**30, 2765e9, 90e9, 3, 4),
+  "v6e": Chip(918e12, 32 * 2**30, 1638e9, 90e9, 2, 16),
 }
 
 

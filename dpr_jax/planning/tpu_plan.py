@@ -28,11 +28,6 @@ from dpr_jax.models import dual_encoder, layer_stacks
 from dpr_jax.planning import chips, costs, hlo, sizes
 from dpr_jax.training import train_step
 
-# The compiler's threads overflow their stacks on BERT-base's train step.
-STACK_FLAGS = (
-  "--fibers_default_thread_stack_size=8388608"
-  " --xla_internal_thread_stack_size_bytes=8388608"
-)
 _QUIET = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_STDERR_LOG_LEVEL": "3",
@@ -82,9 +77,7 @@ def devices(topology: chips.Topology) -> list[Any]:
   """
   for name, value in _QUIET.items():
     os.environ.setdefault(name, value)
-  os.environ["LIBTPU_INIT_ARGS"] = (
-    f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {STACK_FLAGS}".strip()
-  )
+  os.environ["LIBTPU_INIT_ARGS"] = parallel.libtpu_arguments()
   from jax.experimental import topologies
 
   options: dict[str, Any] = {}

@@ -23,8 +23,16 @@ from dpr_jax import errors, progress, workdir
 class MetricsLog:
   """Appends rows to `metrics.jsonl` and shows progress on a terminal."""
 
-  def __init__(self, path: pathlib.Path, first_step: int, steps: int):
-    """Opens the log of a run that goes on after `first_step`."""
+  def __init__(
+    self, path: pathlib.Path, first_step: int, steps: int, writes: bool = True
+  ):
+    """Opens the log of a run that goes on after `first_step`.
+
+    Of several processes one `writes`; the others may only read.
+    """
+    self._path, self._file, self._bar = path, None, None
+    if not writes:
+      return
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
       _keep_rows_until(path, first_step)
@@ -33,11 +41,19 @@ class MetricsLog:
 
   def write(self, row: Mapping[str, Any]) -> None:
     """Appends one row; it is on disk when this returns."""
-    self._file.write(json.dumps(dict(row)) + "\n")
-    self._file.flush()
+    if self._file is not None:
+      self._file.write(json.dumps(dict(row)) + "\n")
+      self._file.flush()
+
+  def read(self) -> list[dict[str, Any]]:
+    """All rows so far."""
+    lines = self._path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
   def advance(self, row: Mapping[str, Any]) -> None:
     """Moves the progress on by one step, with the figures of `row`."""
+    if self._bar is None:
+      return
     self._bar.show(
       **{
         key: f"{row[key]:.3g}"
@@ -49,8 +65,9 @@ class MetricsLog:
 
   def close(self) -> None:
     """Ends the bar and closes the file."""
-    self._bar.close()
-    self._file.close()
+    if self._file is not None:
+      self._bar.close()
+      self._file.close()
 
 
 class Timer:
@@ -178,12 +195,6 @@ def _keep_rows_until(path: pathlib.Path, step: int) -> None:
       rows.append(line)
   with workdir.replace_file(path) as temporary:
     temporary.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-
-
-def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-  """All rows of a `metrics.jsonl`."""
-  lines = path.read_text(encoding="utf-8").splitlines()
-  return [json.loads(line) for line in lines]
 
 
 def check_finite(step: int, row: Mapping[str, float], last_good: str) -> None:

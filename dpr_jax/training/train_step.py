@@ -156,6 +156,8 @@ def make_train_step(
       "gradient_norm": sharing.norm(gradients, state.params),
       "learning_rate": schedule(state.step),
     }
+    if "asked" in batch:  # a signal that any of several processes has got
+      reported["asked"] = jax.lax.pmax(jnp.max(batch["asked"]), parallel.AXIS)
     new_state = TrainState(
       step=state.step + 1,
       params=params,
