@@ -88,6 +88,9 @@ _SEARCH = flags.DEFINE_bool(
   "plan: look for the largest batch that fits; with the gradient cache, for the"
   " largest chunk.",
 )
+_EMBED = flags.DEFINE_bool(
+  "embed", True, "plan: of the embed step too; --noembed: the train step alone."
+)
 _QUICK = flags.DEFINE_bool(
   "quick",
   False,
@@ -176,6 +179,7 @@ def _help() -> None:
     _JSON,
     _TOPOLOGY,
     _SEARCH,
+    _EMBED,
     _QUICK,
     _REPEATS,
     _SEPARATE,
@@ -428,7 +432,7 @@ def _plan() -> None:
   options = {"quick": _QUICK.value, "say": lambda line: logging.info(line)}
   if _SEARCH.value:
     config = search.largest(config, topology, **options)
-  found = tpu_plan.plan(config, topology, **options)
+  found = tpu_plan.plan(config, topology, embed=_EMBED.value, **options)
   print(report.table(found))
   if _JSON.value:
     workdir_lib.write_json(_JSON.value, found)

@@ -64,6 +64,8 @@ def start(pod: bool) -> None:
     return
   # Else C++ aborts a process whose peer is gone, before we can say which.
   jax.config.update("jax_enable_recoverability", True)
+  # It would take SIGTERM from us: see `interrupts`.
+  jax.config.update("jax_enable_preemption_service", False)
   try:
     if pod:
       jax.distributed.initialize()

@@ -40,7 +40,7 @@ cli.main()
 
 @pytest.fixture
 def launch(repository, config_file):
-  """Starts `dpr-jax STAGE` as two processes of two cores each."""
+  """Starts `dpr-jax train` as two processes of two cores each."""
   started = []
 
   def launch(folder, *arguments, hurt=None):
@@ -57,12 +57,13 @@ def launch(repository, config_file):
         "--",
         sys.executable,
         *program,
-        *arguments,
+        "train",
         f"--config={config_file}",
         f"--workdir={folder}",
         f"--config.train.max_steps={STEPS}",
         "--config.train.dev_questions=8",
         "--config.train.dev_every=4",
+        *arguments,
       ],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
@@ -104,12 +105,12 @@ def test_killed_in_the_middle_and_resumed_to_the_same_end(
   """As one process of four cores ends; one row a step, by process 0 alone."""
   for name in ("whole", "killed"):
     shutil.copytree(mined_workdir.root, tmp_path / name)
-  process = launch(tmp_path / "killed", "train")
+  process = launch(tmp_path / "killed")
   for line in process.stderr:  # the launcher's children lead groups
     if "train: " in line:
       break
   while not any(row["step"] >= 4 for row in _rows(tmp_path / "killed")):
-    assert process.poll() is None
+    assert process.poll() is None, process.communicate()
     time.sleep(0.02)
   children = subprocess.run(
     ["ps", "--ppid", str(process.pid), "-o", "pid="],
@@ -123,7 +124,7 @@ def test_killed_in_the_middle_and_resumed_to_the_same_end(
   assert time.monotonic() - began < 60
   assert code == 128 + signal.SIGKILL
   assert "process 1 ended first, killed by SIGKILL" in err
-  code, err = _end(launch(tmp_path / "killed", "train"))
+  code, err = _end(launch(tmp_path / "killed"))
   assert code == 0, err
   assert "goes on after step" in err
   done = call(
@@ -177,9 +178,9 @@ def test_killed_in_the_middle_and_resumed_to_the_same_end(
 def test_all_end_with_one_line_that_names_the_culprit(
   launch, fresh_workdir, hurt, option, message
 ):
-  process = launch(fresh_workdir.root, "train", option, hurt=hurt)
+  process = launch(fresh_workdir.root, option, hurt=hurt)
   while not any(row["step"] >= 2 for row in _rows(fresh_workdir.root)):
-    assert process.poll() is None
+    assert process.poll() is None, process.communicate()
     time.sleep(0.05)
   began = time.monotonic()
   code, err = _end(process)

@@ -134,11 +134,11 @@ def attention(
 
 def _attention_forward(query, key, value, bias, words, rate):
   output = attention(query, key, value, bias, words, rate)
-  return output, (query, key, value, bias, words)
+  return output, (query, key, value, bias, words, output)
 
 
 def _attention_backward(rate, saved, gradient):
-  query, key, value, bias, words = saved
+  query, key, value, bias, words, output = saved
   weights = _weights(query, key, bias)
   dropped = _drop(weights, words, rate).astype(value.dtype)
   to_value = jnp.einsum("rhqk,rhqd->rhkd", dropped, gradient)
@@ -146,7 +146,12 @@ def _attention_backward(rate, saved, gradient):
     "rhqd,rhkd->rhqk", gradient, value, preferred_element_type=jnp.float32
   )
   to_weights = _drop(to_weights, words, rate)
-  mean = jnp.sum(to_weights * weights, axis=-1, keepdims=True)
+  # The mean of `to_weights` by `weights`, without another pass over them.
+  mean = jnp.sum(
+    gradient.astype(jnp.float32) * output.astype(jnp.float32),
+    axis=-1,
+    keepdims=True,
+  )
   to_scores = (weights * (to_weights - mean)).astype(query.dtype)
   return (
     jnp.einsum("rhqk,rhkd->rhqd", to_scores, key),

@@ -169,14 +169,14 @@ def _traffic(program, one, lines) -> int:
     if name in lines and lines[name].shapes:
       shape = lines[name].shapes[0]
       if not shape.on_chip:
-        total += _read(one, inner, number, shape.bytes)
+        total += _read(program, one, inner, number, shape.bytes)
   for number, shape in enumerate(one.shapes):
     if not shape.on_chip:
       total += _written(one, inner, number, lines, shape.bytes)
   return total
 
 
-def _read(one, inner, number: int, size: int) -> int:
+def _read(program, one, inner, number: int, size: int) -> int:
   """Bytes that an operation reads of an operand: of a slice, the slice."""
   if one.opcode in _SLICES and number == 0:
     return one.shapes[0].bytes
@@ -203,6 +203,11 @@ def _read(one, inner, number: int, size: int) -> int:
   for use in uses:
     if use.opcode in _SLICES and use.operands[0] in names:
       parts += use.shapes[0].bytes
+    elif use.opcode == "fusion":
+      within = program.computations.get(use.called()[0], {})
+      for place, name in enumerate(use.operands):
+        if name in names:
+          parts += _read(program, use, within, place, size)
     elif not (use.opcode in _UPDATES and use.operands[0] in names):
       return size
   return min(parts, size)
