@@ -29,13 +29,13 @@ class Towers:
   Attributes:
     encoder: the towers' structure.
     params: their parameters, on the host.
-    tokenizer: text to token ids.
+    tokenizer: text to token ids; None where nothing is to be encoded.
     step: training steps behind the parameters, 0 = as pretrained.
   """
 
   encoder: dual_encoder.DualEncoder
   params: Any
-  tokenizer: tokenization.TextTokenizer
+  tokenizer: tokenization.TextTokenizer | None
   step: int = 0
 
   @functools.cached_property

@@ -52,6 +52,7 @@ class Step:
     hbm_limit: bytes that the compiler may use.
     model_flops: of the model, over all cores.
     compiled_flops: of the program's products, over all cores.
+    hbm_bytes: between a core and its memory.
     collectives: rows of "kind", "count" and "bytes" of one step, per core.
     seconds: at peak: "compute" and "memory" (operations that wait for one or
       the other), "interconnect", and "step", their sum.
@@ -67,6 +68,10 @@ class Step:
   collectives: tuple[dict[str, Any], ...] = ()
   seconds: dict[str, float] = dataclasses.field(default_factory=dict)
   compile_seconds: float = 0.0
+
+  def flops_ratio(self) -> float:
+    """Compiled to model FLOPs."""
+    return self.compiled_flops / self.model_flops
 
 
 def devices(topology: chips.Topology) -> list[Any]:
@@ -279,5 +284,5 @@ def _figures(step: Step) -> dict[str, Any]:
       name: step.seconds[name] / total
       for name in ("compute", "memory", "interconnect")
     }
-    found["flops_ratio"] = step.compiled_flops / step.model_flops
+    found["flops_ratio"] = step.flops_ratio()
   return found
