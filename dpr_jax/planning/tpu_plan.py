@@ -30,6 +30,7 @@ from dpr_jax.training import train_step
 
 _QUIET = {
   "TPU_SKIP_MDS_QUERY": "1",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing of a TPU is held
   "TPU_STDERR_LOG_LEVEL": "3",
   "TPU_MIN_LOG_LEVEL": "3",
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",

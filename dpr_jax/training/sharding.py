@@ -109,7 +109,7 @@ class Sharing:
   def cut(self, tree: Any) -> Any:
     """On the host: whole arrays to parts, with a leading axis of cores."""
 
-    def cut(x: np.ndarray) -> np.ndarray:
+    def cut(x: Any) -> np.ndarray:
       x = np.asarray(x)
       axis = self.axis(x.shape)
       if axis is None:
@@ -132,7 +132,7 @@ class Sharing:
   def join(self, tree: Any, like: Any) -> Any:
     """On the host: the inverse of `cut`; `like` has the whole shapes."""
 
-    def join(x: np.ndarray, whole: Any) -> np.ndarray:
+    def join(x: Any, whole: Any) -> np.ndarray:
       axis = self.axis(np.shape(whole))
       return x[0] if axis is None else np.concatenate(list(x), axis)
 

@@ -32,12 +32,13 @@ class TrainState:
   """What a step changes.
 
   Attributes:
-    step: steps taken.
+    step: steps taken, an int32; of no type, for trees of axes, shapes and the
+      like have this form too.
     params: the towers', replicated over the cores.
     optimizer: optax's state, replicated; or cut, with a leading axis of cores.
   """
 
-  step: Int[ArrayLike, ""]
+  step: Any
   params: Any
   optimizer: Any
 
