@@ -22,7 +22,14 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dpr_jax import configuration, errors, interrupts, version
+from dpr_jax import (
+  configuration,
+  errors,
+  interrupts,
+  parallel,
+  processes,
+  version,
+)
 from dpr_jax import workdir as workdir_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -33,6 +40,11 @@ _CPU_DEVICES = flags.DEFINE_integer(
   "cpu_devices",
   int(os.environ.get("DPR_JAX_CPU_DEVICES", "0")),
   "Emulate so many cores on this machine's CPU; 0 = the devices there are.",
+)
+_POD = flags.DEFINE_bool(
+  "pod",
+  False,
+  "On every host of a TPU pod: the processes find each other and work as one.",
 )
 _OVERWRITE = flags.DEFINE_bool(
   "overwrite", False, "Do the stage again even if nothing has changed."
@@ -66,7 +78,25 @@ _AGAINST = flags.DEFINE_enum(
   ["sentence-transformers"],
   "bench train: another library to compare with, needs dpr-jax[bench].",
 )
-_JSON = flags.DEFINE_string("json", None, "bench: a file for the report.")
+_JSON = flags.DEFINE_string("json", None, "bench, plan: a file for the report.")
+_TOPOLOGY = flags.DEFINE_string(
+  "topology", None, "plan: chips and how they are laid out, as v5e:16x16."
+)
+_SEARCH = flags.DEFINE_bool(
+  "search",
+  False,
+  "plan: look for the largest batch that fits; with the gradient cache, for the"
+  " largest chunk.",
+)
+_EMBED = flags.DEFINE_bool(
+  "embed", True, "plan: of the embed step too; --noembed: the train step alone."
+)
+_QUICK = flags.DEFINE_bool(
+  "quick",
+  False,
+  "plan: the compiler tries less hard; a fifth of the time, about the same"
+  " memory.",
+)
 _REPEATS = flags.DEFINE_integer(
   "repeats", 0, "bench: rounds that count; 0 = what the bench is made for."
 )
@@ -81,6 +111,7 @@ _BATCH_SIZES = flags.DEFINE_list(
 
 _WIDE = "xla_cpu_prefer_vector_width"
 STAGES = ("prepare", "mine", "train", "embed", "index", "retrieve", "evaluate")
+TOGETHER = ("train",)  # several processes do it together; of others, the first
 BENCHES = ("train", "batch")
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
@@ -89,6 +120,7 @@ STAGE is one of
   {"  ".join(STAGES)}
   run       all of them in order; what is done and unchanged is skipped
   demo      the whole flow on the embedded sample
+  plan      compiles for a TPU without one: does it fit, how fast at best?
 or "bench KIND": how fast, and in how much memory; KIND is one of
   {"  ".join(BENCHES)}
 dpr-jax --help lists the flags."""
@@ -135,6 +167,7 @@ def _help() -> None:
     _CONFIG,
     _WORKDIR,
     _CPU_DEVICES,
+    _POD,
     _OVERWRITE,
     _QUESTIONS,
     _NAME,
@@ -144,6 +177,10 @@ def _help() -> None:
     _FROM,
     _AGAINST,
     _JSON,
+    _TOPOLOGY,
+    _SEARCH,
+    _EMBED,
+    _QUICK,
     _REPEATS,
     _SEPARATE,
     _BATCH_SIZES,
@@ -179,32 +216,42 @@ def _run(arguments: list[str]) -> None:
   elif len(arguments) != 2:
     _fail(USAGE if len(arguments) < 2 else f"one STAGE only: {arguments[1:]}")
   stage = arguments[1]
-  others = ("run", "demo", "bench")
+  others = ("run", "demo", "bench", "plan")
   if stage not in (*STAGES, *others):
     known = ", ".join((*STAGES, *others))
     _fail(f"unknown stage {stage!r}: one of {known}")
   interrupts.listen()
   try:
-    _set_up_cores(_CPU_DEVICES.value or (8 if stage == "demo" else 0))
+    cores = _CPU_DEVICES.value or (8 if stage == "demo" else 0)
+    _set_up_cores(cores, stage)
     if stage == "demo":
       _demo()
     elif stage == "bench":
       _bench(arguments[2])
+    elif stage == "plan":
+      _plan()
     else:
       with _experiment() as (config, workdir):
         _stages(stage, config, workdir)
+    processes.finish()
   except errors.InputError as error:
+    processes.fail(2, str(error))
     _fail(error)
   except FloatingPointError as error:
+    processes.fail(1, str(error))
     print(f"dpr-jax: {error}", file=sys.stderr)
     sys.exit(1)
   except interrupts.Interrupted as interrupted:
+    processes.fail(interrupted.exit_code, str(interrupted))
     print(f"dpr-jax: {interrupted}", file=sys.stderr)
     sys.exit(interrupted.exit_code)
+  except Exception as error:
+    processes.fail_of(error)
+    raise
 
 
-def _set_up_cores(cpu_devices: int) -> None:
-  """Emulated cores; before JAX is used."""
+def _set_up_cores(cpu_devices: int, stage: str) -> None:
+  """Emulated cores, and the other processes; before JAX is used."""
   import jax
 
   if cpu_devices < 0:
@@ -215,12 +262,13 @@ def _set_up_cores(cpu_devices: int) -> None:
       os.environ["XLA_FLAGS"] = f"{xla_flags} --{_WIDE}=512".strip()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", cpu_devices)
-  if os.environ.get("DPR_JAX_COORDINATOR"):
-    raise errors.InputError(
-      "several processes (DPR_JAX_COORDINATOR is set) cannot work in one"
-      " workdir yet: checkpoints, metrics and shards would be written twice;"
-      " run dpr-jax as one process, with --cpu_devices=N for N cores"
-    )
+  if stage == "plan":
+    jax.config.update("jax_platforms", "cpu")
+    return
+  os.environ["LIBTPU_INIT_ARGS"] = parallel.libtpu_arguments()
+  processes.start(_POD.value)
+  if processes.count() > 1 and stage in ("demo", "bench"):
+    raise errors.InputError(f"{stage} is for one process")
 
 
 def _experiment():
@@ -260,6 +308,10 @@ def _open(
   """Config and workdir, locked for the block, the config saved there."""
   config = _known(config)
   workdir = workdir_lib.Workdir(folder)
+  if not processes.is_first():  # the first holds the lock for all
+    processes.barrier()
+    yield config, workdir
+    return
   with workdir_lib.locked(workdir):
     try:
       workdir_lib.write_json(
@@ -269,6 +321,7 @@ def _open(
       raise errors.InputError(
         f"--workdir={folder} cannot be written: {error.strerror}"
       ) from error
+    processes.barrier()
     yield config, workdir
 
 
@@ -284,7 +337,10 @@ def _stages(
   functions = _functions(config, workdir)
   for name in STAGES if stage == "run" else (stage,):
     logging.info("== %s", name)
-    functions[name]()
+    if name in TOGETHER:
+      functions[name]()
+    else:
+      processes.first_alone(functions[name])
 
 
 def _functions(
@@ -360,6 +416,26 @@ def _bench(kind: str) -> None:
     separate=_SEPARATE.value,
     **common,
   )
+
+
+def _plan() -> None:
+  """Compiles for a topology; needs no workdir, no data and no TPU."""
+  from dpr_jax.benchmarking import harness
+  from dpr_jax.planning import chips, report, search, tpu_plan
+
+  config = _config()
+  if not _TOPOLOGY.value:
+    raise errors.InputError("--topology is missing: --topology=v5e:16x16")
+  topology = chips.Topology.parse(_TOPOLOGY.value)
+  if _JSON.value:
+    harness.check_writable(_JSON.value)
+  options = {"quick": _QUICK.value, "say": lambda line: logging.info(line)}
+  if _SEARCH.value:
+    config = search.largest(config, topology, **options)
+  found = tpu_plan.plan(config, topology, embed=_EMBED.value, **options)
+  print(report.table(found))
+  if _JSON.value:
+    workdir_lib.write_json(_JSON.value, found)
 
 
 def _integers(flag: str, values: Sequence[str]) -> list[int]:

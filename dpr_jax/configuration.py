@@ -72,11 +72,19 @@ def base_config() -> ml_collections.ConfigDict:
   train.chunk_size = 0  # texts encoded at once per core; 0 = a whole group
   train.question_chunk_size = 0  # of questions, which are short; 0 = the same
   train.gradient_cache = False  # forget a chunk's activations, encode it twice
+  # "scanned": one program for all layers, "unrolled": one for each; "auto" is
+  # scanned on a TPU, where it compiles in a fraction of the time
+  train.layers = "auto"
+  train.shard_optimizer = False  # Adam's moments cut over the cores
+  train.reduce_dtype = "float32"  # of gradients between cores; "bfloat16"
   train.remat = "none"  # "layer": the backward pass computes layers again
   train.loss = "gathered"  # "tiled", "ring": never holds a whole score row
   train.loss_tile = 0  # passages scored at once; 0 = those of one core
   train.accumulate_steps = 1  # only 1: see train.gradient_cache
   train.rounds = 1  # of train, embed, mine from the model, train
+  # Several processes: seconds after which a step that does not end ends all;
+  # 0 = ten times the longest so far, at least 30
+  train.step_timeout = 0.0
   train.log_every = 10  # steps
   train.profile_steps = ()  # (first, last): trace in training/profile
   train.dev_every = 0  # steps; 0 = at the end of training alone
@@ -114,6 +122,10 @@ def base_config() -> ml_collections.ConfigDict:
   config.evaluate = evaluate = ml_collections.ConfigDict()
   evaluate.match = "string"  # "string" or "regex"
   evaluate.ranks = (1, 5, 20, 100)
+
+  config.plan = plan = ml_collections.ConfigDict()  # what `plan` reckons with
+  plan.train_questions = 58_880  # NaturalQuestions as DPR trains on it
+  plan.passages = 21_015_324  # Wikipedia in blocks of 100 words
 
   return config.lock()
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 
 from dpr_jax import configuration, errors, parallel, workdir
 from dpr_jax.benchmarking import harness, synthetic
@@ -44,15 +43,9 @@ def measure(
   model = towers.start(config)
   source = synthetic.make_source(config, model)
   built = train_step.build(config, model, source.steps)
-  state = parallel.replicate(
-    train_step.TrainState(
-      step=np.int32(0),
-      params=model.params,
-      optimizer=built.transformation.init(model.params),
-    )
-  )
+  state = built.place(0, *built.init(model.params))
   batch = parallel.split_over_cores(source[0])
-  mapped = parallel.map_train_step(built.step)
+  mapped = built.mapped()
   compiled = mapped.lower(state, batch).compile()
   analysis = compiled.memory_analysis()
   temp, arguments = (

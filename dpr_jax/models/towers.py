@@ -29,13 +29,13 @@ class Towers:
   Attributes:
     encoder: the towers' structure.
     params: their parameters, on the host.
-    tokenizer: text to token ids.
+    tokenizer: text to token ids; None where nothing is to be encoded.
     step: training steps behind the parameters, 0 = as pretrained.
   """
 
   encoder: dual_encoder.DualEncoder
   params: Any
-  tokenizer: tokenization.TextTokenizer
+  tokenizer: tokenization.TextTokenizer | None
   step: int = 0
 
   @functools.cached_property
@@ -67,22 +67,24 @@ def compute_dtype(name: str) -> Any:
   return jnp.dtype(name)
 
 
-def start(config: ml_collections.ConfigDict) -> Towers:
-  """The towers before training, as `config.model` describes them."""
-  model = config.model
-  if model.checkpoint == "random":
-    folder = resources.checkpoint_folder("starter")
-    bert_config = bert.BertConfig(
-      hidden_size=model.random_width,
-      num_hidden_layers=model.random_layers,
-      num_attention_heads=model.random_heads,
-      intermediate_size=4 * model.random_width,
-    )
-    tower = bert.init_params(bert_config, jax.random.key(config.seed))
-    tower = jax.tree.map(np.asarray, tower)
-  else:
-    folder = resources.checkpoint_folder(model.checkpoint)
-    bert_config, tower = pretrained.load_bert(folder)
+def random_sizes(model: ml_collections.ConfigDict) -> bert.BertConfig:
+  """Sizes of `config.model.checkpoint="random"`."""
+  return bert.BertConfig(
+    hidden_size=model.random_width,
+    num_hidden_layers=model.random_layers,
+    num_attention_heads=model.random_heads,
+    intermediate_size=4 * model.random_width,
+  )
+
+
+def structure(
+  model: ml_collections.ConfigDict, bert_config: bert.BertConfig
+) -> dual_encoder.DualEncoder:
+  """The towers of `config.model`, for a checkpoint of these sizes.
+
+  Raises:
+    InputError: texts would be longer than the checkpoint knows positions.
+  """
   if model.dropout >= 0:
     bert_config = dataclasses.replace(
       bert_config,
@@ -95,19 +97,33 @@ def start(config: ml_collections.ConfigDict) -> Towers:
         f"config.model.{name}={model[name]}: checkpoint {model.checkpoint} has"
         f" {bert_config.max_position_embeddings} positions"
       )
-  backend = tokenization.load_tokenizer(folder)
-  if backend.get_vocab_size() > bert_config.vocab_size:
-    raise errors.InputError(
-      f"{folder}: the tokenizer knows {backend.get_vocab_size()} tokens, the"
-      f" model {bert_config.vocab_size}: they do not belong together"
-    )
-  encoder = dual_encoder.DualEncoder(
+  return dual_encoder.DualEncoder(
     bert_config,
     pooling=model.pooling,
     normalize=model.normalize,
     shared=model.shared_towers,
     dtype=compute_dtype(model.compute_dtype),
   )
+
+
+def start(config: ml_collections.ConfigDict) -> Towers:
+  """The towers before training, as `config.model` describes them."""
+  model = config.model
+  if model.checkpoint == "random":
+    folder = resources.checkpoint_folder("starter")
+    bert_config = random_sizes(model)
+    tower = bert.init_params(bert_config, jax.random.key(config.seed))
+    tower = jax.tree.map(np.asarray, tower)
+  else:
+    folder = resources.checkpoint_folder(model.checkpoint)
+    bert_config, tower = pretrained.load_bert(folder)
+  encoder = structure(model, bert_config)
+  backend = tokenization.load_tokenizer(folder)
+  if backend.get_vocab_size() > bert_config.vocab_size:
+    raise errors.InputError(
+      f"{folder}: the tokenizer knows {backend.get_vocab_size()} tokens, the"
+      f" model {bert_config.vocab_size}: they do not belong together"
+    )
   tokenizer = tokenization.TextTokenizer(
     backend,
     question_length=model.question_length,

@@ -56,7 +56,9 @@ class Encoder:
     configuration.at_least("embed.length_step", length_step, 1)
     self.model = model
     self._params = (
-      parallel.replicate(model.params) if params is None else params
+      parallel.replicate(model.params, parallel.local_devices())
+      if params is None
+      else params
     )
     self._batch_size = -(-batch_size // parallel.cores()) * parallel.cores()
     self._length_step = length_step

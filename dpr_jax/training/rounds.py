@@ -23,7 +23,7 @@ from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches, prepare
 from dpr_jax.evaluation import answers as answers_lib
-from dpr_jax.models import towers
+from dpr_jax.models import layer_stacks, towers
 from dpr_jax.retrieval import embedding, faiss_index, mining
 
 FILE = "negatives.jsonl.gz"
@@ -95,7 +95,9 @@ def refresh(
   stage = _stage(config, workdir, number, len(questions))
   step = stage.config["step"]
   model = dataclasses.replace(
-    model, params=jax.tree.map(np.asarray, params), step=step
+    model,
+    params=layer_stacks.unstack(jax.tree.map(np.asarray, params)),
+    step=step,
   )
   stage = dataclasses.replace(
     stage, inputs={**stage.inputs, "model": model.fingerprint}
