@@ -189,8 +189,6 @@ class _Run:
     batch = self.timer.wait_for(loader)
     if processes.count() > 1:
       batch["asked"] = np.full(parallel.cores(), asked.number or 0, np.int32)
-    else:
-      self.stop = asked.number
     self.watch.begin(step)
     self.profiler.before(step)
     self.state, reported = self.step(
@@ -208,6 +206,8 @@ class _Run:
       saves |= self._evaluate(step)
     if saves:
       self._save(step)
+    if processes.count() == 1:
+      self.stop = asked.number
 
   def _settle(self) -> None:
     """Fetches the pending step's metrics (waits for it) and writes them."""
