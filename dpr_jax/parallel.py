@@ -41,6 +41,24 @@ def map_over_cores(function: Callable, devices: Devices = None) -> Callable:
   )
 
 
+def compile_over_cores(
+  function: Callable,
+  arguments: tuple[Any, Any],
+  devices: Sequence[jax.Device],
+  options: dict[str, Any],
+) -> Callable:
+  """As `map_over_cores`, for arrays of one shape, compiled here and now.
+
+  Args:
+    function: for one core: `function(params, batch)`.
+    arguments: parameters and a batch of that shape.
+    devices: of this process alone; a process may map over its own.
+    options: of the compiler, for this program.
+  """
+  mapped = map_over_cores(function, devices)
+  return mapped.lower(*arguments).compile(compiler_options=options)
+
+
 def cores() -> int:
   """Number of cores of this process."""
   return jax.local_device_count()
@@ -58,12 +76,14 @@ def split_over_cores(batch: Any, devices: Devices = None) -> Any:
 
 def replicate(tree: Any, devices: Devices = None) -> Any:
   """Puts a host tree on every core once, so that steps need not copy it."""
-  mesh = jax.sharding.Mesh(np.array(devices or jax.devices()), (AXIS,))
+  devices = list(jax.devices() if devices is None else devices)
+  mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   # Through NumPy and without aliasing: state is donated, and what the caller
   # holds must not go with it.
   tree = jax.tree.map(np.asarray, tree)
-  if jax.process_count() == 1:
+  here = jax.process_index()
+  if all(device.process_index == here for device in devices):
     return jax.device_put(tree, everywhere, may_alias=False)
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(everywhere, x), tree
