@@ -311,9 +311,7 @@ class Encoder:
     self, questions: Sequence[str]
   ) -> Float[np.ndarray, "questions dim"]:
     """float32 vectors of questions."""
-    tokenizer = self.model.tokenizer
-    ids = tokenizer.question_ids(questions)
-    return self._collect(QUESTION, ids, tokenizer.question_length)
+    return self.collect(QUESTION, self.model.tokenizer.question_ids(questions))
 
   def encode_passages(
     self, passages: Sequence[records.Passage | tuple[str, str]]
@@ -323,17 +321,29 @@ class Encoder:
       p if isinstance(p, records.Passage) else records.Passage("", *p)
       for p in passages
     ]
-    tokenizer = self.model.tokenizer
-    ids = tokenizer.passage_ids(passages)
-    return self._collect(PASSAGE, ids, tokenizer.passage_length)
+    return self.collect(PASSAGE, self.model.tokenizer.passage_ids(passages))
 
-  def _collect(self, kind: str, ids: list[list[int]], limit: int) -> np.ndarray:
-    step = self._length_step
+  def collect(
+    self, kind: str, ids: list[list[int]], widths: Sequence[int] = ()
+  ) -> Float[np.ndarray, "texts dim"]:
+    """Vectors of tokenized texts, in their order.
+
+    Args:
+      kind: "question" or "passage".
+      ids: token ids, cut but not padded.
+      widths: see `plan`; () = the multiples of `length_step` that there are.
+    """
     lengths = np.array([len(row) for row in ids], np.int64)
-    widths = np.unique(np.minimum(-(-lengths // step) * step, limit))
+    if not widths:
+      step, tokenizer = self._length_step, self.model.tokenizer
+      limit = (
+        tokenizer.question_length
+        if kind == QUESTION
+        else tokenizer.passage_length
+      )
+      widths = np.unique(np.minimum(-(-lengths // step) * step, limit)).tolist()
     vectors = np.empty((len(ids), self.dim), np.float32)
-    stream = self.stream(kind, _Lists(ids), lengths, widths.tolist())
-    for rows, result in stream:
+    for rows, result in self.stream(kind, _Lists(ids), lengths, widths):
       vectors[rows] = result
     return vectors
 
