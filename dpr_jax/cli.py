@@ -63,8 +63,9 @@ _FROM = flags.DEFINE_string(
 _AGAINST = flags.DEFINE_enum(
   "against",
   None,
-  ["sentence-transformers"],
-  "bench train, encode: another library to compare with, needs dpr-jax[bench].",
+  ["sentence-transformers", "sentence-transformers-bfloat16"],
+  "bench train, encode: another library to compare with, needs dpr-jax[bench];"
+  " the second for encode alone.",
 )
 _JSON = flags.DEFINE_string("json", None, "bench: a file for the report.")
 _REPEATS = flags.DEFINE_integer(

@@ -229,9 +229,11 @@ def write_array(path, array: np.ndarray) -> str:
       np.save(temporary, array, allow_pickle=False)
       return workdir.fingerprint_file(temporary)
   except OSError as error:
+    # NumPy says how much it could not write, not why.
+    reason = error.strerror or f"No space left on device ({error})"
     raise errors.InputError(
-      f"cannot write {path}: {error.strerror or error}; make room (what is"
-      " done so far is kept) and run the command again"
+      f"cannot write {path}: {reason}; make room (what is done so far is kept)"
+      " and run the command again"
     ) from error
 
 

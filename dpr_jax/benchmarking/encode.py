@@ -29,7 +29,8 @@ from dpr_jax.models import towers
 from dpr_jax.retrieval import embedding, encoding
 
 OURS = "dpr-jax"
-BFLOAT16 = f"{peer_lib.NAME} bfloat16"
+BFLOAT16 = f"{peer_lib.NAME}-bfloat16"
+PEERS = (peer_lib.NAME, BFLOAT16)  # the second brings the first with it
 REPEATS = 5
 PASSAGES = 256  # in a round
 TOLERANCE = 1e-5
@@ -82,7 +83,7 @@ def bench(
   Args:
     config: the experiment; encoded with the towers before training, in float32.
     workdir: after `prepare`; nothing is written there.
-    against: the peer; None = ourselves alone.
+    against: one of `PEERS`; None = ourselves alone.
     repeats: rounds that count; 0 = `REPEATS`.
     passages: of a round; fewer where the corpus has fewer.
     json_file: where the report goes too.
@@ -92,14 +93,16 @@ def bench(
     InputError: the workdir lacks something, or the peer is not installed.
     RuntimeError: the vectors of the two do not agree.
   """
-  if against not in (None, peer_lib.NAME):
-    raise errors.InputError(f"--against={against}: must be {peer_lib.NAME}")
+  if against not in (None, *PEERS):
+    raise errors.InputError(
+      f"--against={against}: must be one of {', '.join(PEERS)}"
+    )
   config = copy.deepcopy(config)
   config.model.compute_dtype = "float32"
   model = towers.start(config)
   rounds, sample = _rounds(workdir, repeats or REPEATS, passages)
   ours = Ours(config, model, sample)
-  peers = _peers(config) if against else {}
+  peers = _peers(config, against) if against else {}
   report: dict[str, Any] = {
     "bench": "encode",
     "machine": harness.machine(),
@@ -176,7 +179,9 @@ def _rounds(
   return [[usable[i] for i in row] for row in places], sample
 
 
-def _peers(config: ml_collections.ConfigDict) -> dict[str, peer_lib.Embedder]:
+def _peers(
+  config: ml_collections.ConfigDict, against: str
+) -> dict[str, peer_lib.Embedder]:
   model = config.model
   if model.checkpoint == "random":
     raise errors.InputError(
@@ -189,10 +194,10 @@ def _peers(config: ml_collections.ConfigDict) -> dict[str, peer_lib.Embedder]:
     normalize=model.normalize,
     passage_length=model.passage_length,
   )
-  return {
-    peer_lib.NAME: peer_lib.Embedder(settings),
-    BFLOAT16: peer_lib.Embedder(settings, "bfloat16"),
-  }
+  peers = {peer_lib.NAME: peer_lib.Embedder(settings)}
+  if against == BFLOAT16:
+    peers[BFLOAT16] = peer_lib.Embedder(settings, "bfloat16")
+  return peers
 
 
 def compare(
