@@ -8,8 +8,10 @@ waits for anybody, until process 0 sees all of them and writes the manifest.
 """
 
 import dataclasses
+import pathlib
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,11 @@ from dpr_jax import errors, workdir
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_LINES = 30.0
+# `vectors-00012.npy`, or what a killed process left of it under its temporary
+# name.
+_NAME = re.compile(
+  r"(?P<kind>[a-z]+)-(?P<number>\d+)(?P<temporary>\.tmp-\d+)?\."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +74,7 @@ class Parts:
     if overwrite or changed:
       self._clear()
       return False
+    self._remove_temporaries()
     if not self.stage.manifest.exists():
       return False
     manifest = workdir.read_json(self.stage.manifest)
@@ -176,7 +184,7 @@ class Parts:
       for name, sha256 in record["files"].items()
     }
     self.stage.finish(counts, files=files, parts=records, **extra)
-    for path in self.stage.folder.glob(_record("*")):
+    for path in self._records():
       path.unlink()
 
   def _identity(self) -> dict[str, Any]:
@@ -184,8 +192,7 @@ class Parts:
 
   def _changed(self) -> list[str]:
     """What of the stage is other than in what is there, with both values."""
-    folder = self.stage.folder
-    there = sorted(folder.glob(_record("*")))
+    there = self._records()
     if self.stage.manifest.exists():
       there.append(self.stage.manifest)
     for path in there:
@@ -207,15 +214,30 @@ class Parts:
     return []
 
   def _clear(self) -> None:
-    """Removes this process's parts; process 0 also what is nobody's."""
-    folder = self.stage.folder
+    """Removes this process's parts; process 0 also the manifest."""
     if self.process == 0:
       self.stage.manifest.unlink(missing_ok=True)
+    for path, _ in self._files_of_mine():
+      path.unlink(missing_ok=True)
+
+  def _remove_temporaries(self) -> None:
+    """Removes what killed runs left; nobody else writes these parts now."""
+    for path, temporary in self._files_of_mine():
+      if temporary:
+        path.unlink(missing_ok=True)
+
+  def _records(self) -> list[pathlib.Path]:
+    """The records that are there, of all processes."""
+    found = self.stage.folder.glob(_record("*"))
+    return sorted(p for p in found if not _NAME.match(p.name)["temporary"])
+
+  def _files_of_mine(self) -> Iterator[tuple[pathlib.Path, bool]]:
+    """Files and records of our numbers, and whether the name is temporary."""
     for pattern in (_record("*"), *self.patterns):
-      for path in folder.glob(pattern):
-        number = int(path.stem.rpartition("-")[2])
-        if number % self.processes == self.process:
-          path.unlink(missing_ok=True)
+      for path in sorted(self.stage.folder.glob(pattern)):
+        found = _NAME.match(path.name)
+        if found and int(found["number"]) % self.processes == self.process:
+          yield path, bool(found["temporary"])
 
 
 def write_array(path, array: np.ndarray) -> str:
