@@ -131,6 +131,63 @@ def test_interrupted_stage_does_only_what_is_missing(
   assert (folder / "manifest.json").stat().st_mtime_ns == before
 
 
+def test_another_model_is_refused(tiny_config, fresh_workdir):
+  """With the reason, whether done or half done; --overwrite starts anew."""
+  _embed(tiny_config, fresh_workdir)
+  config = copy.deepcopy(tiny_config)
+  config.model.title = "none"
+  with pytest.raises(errors.InputError, match=r"other model \(there .*, now"):
+    _embed(config, fresh_workdir)
+  for key, value in (("rows_per_shard", 60), ("dtype", "float16")):
+    config = copy.deepcopy(tiny_config)
+    config.embed[key] = value
+    with pytest.raises(errors.InputError, match=f"{key} .*now {value}.*--over"):
+      _embed(config, fresh_workdir)
+  shards = _embed(config, fresh_workdir, overwrite=True).manifest["shards"]
+  assert len(shards) == 3
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_storage_in_16_bits(tiny_config, fresh_workdir, dtype):
+  """Half the bytes; what is read is float32 and rounded once."""
+  wanted = _embed(tiny_config, fresh_workdir).take(range(120))
+  config = copy.deepcopy(tiny_config)
+  config.embed.dtype = dtype
+  opened = _embed(config, fresh_workdir, overwrite=True)
+  assert opened.manifest["dtype"] == dtype
+  stored = np.load(opened.folder / "vectors-00000.npy")
+  assert stored.dtype == (np.float16 if dtype == "float16" else np.uint16)
+  found = opened.take(range(120))
+  assert found.dtype == np.float32
+  kind = vectors.storage(dtype)
+  np.testing.assert_array_equal(found, wanted.astype(kind).astype(np.float32))
+  _, block = next(opened.blocks(7))
+  np.testing.assert_array_equal(block, found[:7])
+  config.embed.dtype = "int8"
+  with pytest.raises(errors.InputError, match="embed.dtype='int8': must be"):
+    _embed(config, fresh_workdir)
+
+
+def test_rows_that_are_not_there(tiny_config, fresh_workdir):
+  """Neither negative nor too large ones are made up."""
+  opened = _embed(tiny_config, fresh_workdir)
+  for row in (-1, 120):
+    with pytest.raises(IndexError, match=f"row {row} of .* rows 0 to 119"):
+      opened.take([0, row])
+
+
+def test_padding_and_widths_are_reported(tiny_config, fresh_workdir):
+  """From the shards' own counts."""
+  manifest = _embed(tiny_config, fresh_workdir).manifest
+  assert len(manifest["widths"]) <= 2
+  tokens = sum(part["tokens"] for part in manifest["parts"])
+  padded = sum(part["padded_tokens"] for part in manifest["parts"])
+  assert manifest["padding_share"] == round(1 - tokens / padded, 4)
+  store = workdir.read_manifest(fresh_workdir.tokens, "embed")
+  assert store["tokens"] == tokens
+  assert store["passages_per_second"] > 0
+
+
 def test_a_flipped_bit_is_found(tiny_config, fresh_workdir):
   """Before the vectors are used, and mended by --overwrite."""
   opened = _embed(tiny_config, fresh_workdir)
