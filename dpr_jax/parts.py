@@ -85,6 +85,8 @@ class Parts:
       if not _is_whole(folder / name, sha256)
     ]
     if not damaged:
+      for path, _ in self._files_of_mine(records_only=True):
+        path.unlink()  # of a run that was killed after its last part
       logging.info("%s: done and unchanged, skipped", self.stage.name)
       return True
     logging.warning(
@@ -135,7 +137,7 @@ class Parts:
     folder, said = self.stage.folder, time.monotonic()
     while True:
       if self.process:
-        missing = [] if self.stage.manifest.exists() else [workdir.MANIFEST]
+        missing = [] if self._is_closed() else [workdir.MANIFEST]
       else:
         missing = [
           _record(number)
@@ -164,6 +166,15 @@ class Parts:
       {key: value for key, value in record.items() if key not in common}
       for record in records
     ]
+
+  def _is_closed(self) -> bool:
+    """True where the first process has taken our records into its manifest.
+
+    A manifest alone could be that of an earlier run, soon to be replaced.
+    """
+    if any((self.stage.folder / _record(n)).exists() for n in self.mine):
+      return False
+    return self.stage.manifest.exists() and not self._changed()
 
   def close(
     self,
@@ -231,9 +242,12 @@ class Parts:
     found = self.stage.folder.glob(_record("*"))
     return sorted(p for p in found if not _NAME.match(p.name)["temporary"])
 
-  def _files_of_mine(self) -> Iterator[tuple[pathlib.Path, bool]]:
+  def _files_of_mine(
+    self, records_only: bool = False
+  ) -> Iterator[tuple[pathlib.Path, bool]]:
     """Files and records of our numbers, and whether the name is temporary."""
-    for pattern in (_record("*"), *self.patterns):
+    patterns = () if records_only else self.patterns
+    for pattern in (_record("*"), *patterns):
       for path in sorted(self.stage.folder.glob(pattern)):
         found = _NAME.match(path.name)
         if found and int(found["number"]) % self.processes == self.process:

@@ -139,11 +139,17 @@ def embed_corpus(
     processes=shards.processes,
   )
   widths = encoding.choose_widths(tokens.histogram(), shapes)
-  started, done, total = time.monotonic(), 0, len(shards.mine)
-  with progress.Progress(len(passages), label, "passages") as bar:
-    for number in shards.mine:
-      first = number * rows_per_shard
-      rows = np.arange(first, min(first + rows_per_shard, len(passages)))
+  started, done = time.monotonic(), 0
+  everything = range(len(passages))
+  mine = {
+    number: everything[number * rows_per_shard : (number + 1) * rows_per_shard]
+    for number in shards.mine
+  }
+  with progress.Progress(
+    sum(map(len, mine.values())), label, "passages"
+  ) as bar:
+    for number, some in mine.items():
+      rows = np.arange(some.start, some.stop)
       if shards.find(number) is not None:
         bar.update(len(rows))
         continue
@@ -161,7 +167,7 @@ def embed_corpus(
     seconds,
     done / seconds,
     100 * encoder.work.padding,
-    total,
+    len(mine),
     shards.count,
   )
 
