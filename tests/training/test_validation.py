@@ -166,13 +166,7 @@ def test_figures_are_equal_on_1_and_8_devices(
   )
 
   device = jax.devices()[:1]
-  map_over_cores = parallel.map_over_cores
-  monkeypatch.setattr(parallel, "cores", lambda: 1)
-  monkeypatch.setattr(
-    parallel,
-    "map_over_cores",
-    lambda function: map_over_cores(function, device),
-  )
+  monkeypatch.setattr(jax, "local_devices", lambda: device)
   config.embed.tokens_per_core = 5
   one = validation.DevPool.make(config, mined_workdir, model)
   found = one.evaluate(parallel.replicate(model.params, device))
