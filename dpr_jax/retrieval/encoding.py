@@ -31,8 +31,8 @@ from dpr_jax.models import dual_encoder, towers
 QUESTION, PASSAGE = "question", "passage"
 # Widths are multiples of it.
 STEP = 8
-# A tile that a CPU core's cache holds, at a width of 384; what fills a TPU.
-_CPU_TOKENS, _CPU_WIDTH, _TPU_TOKENS = 640, 384, 32_768
+# A tile that a CPU core's cache holds; one that fills a TPU's core.
+_CPU_TOKENS, _TPU_TOKENS = 640, 32_768
 # Products of matrices on one thread each: cores get calls of their own, which
 # costs no waiting, and no sum depends on how many threads there are.
 _CPU_OPTIONS = {
@@ -233,7 +233,9 @@ class Encoder:
     self.work = Work()
     self._devices = jax.local_devices()
     self._params = self._local(model.params if params is None else params)
-    self._tokens = tokens_per_core or self._usual_tokens()
+    on_cpu = self._devices[0].platform == "cpu"
+    usual = _CPU_TOKENS if on_cpu else _TPU_TOKENS
+    self._tokens = tokens_per_core or usual
     self._length_step = length_step
     self._programs = _Programs(model.encoder)
 
@@ -255,11 +257,6 @@ class Encoder:
     where = workdir_lib.Workdir(folder)
     config = configuration.read(path)
     return cls(load_towers(config, where, which), **options)
-
-  def _usual_tokens(self) -> int:
-    if self._devices[0].platform != "cpu":
-      return _TPU_TOKENS
-    return max(_CPU_TOKENS * _CPU_WIDTH // max(self.dim, _CPU_WIDTH), 1)
 
   def _local(self, params: Any) -> Any:
     """Parameters on the devices of this process alone."""
