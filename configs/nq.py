@@ -46,6 +46,5 @@ def get_config(variant: str = ""):
   config.train.dev_hard_negatives = 30
   config.train.dev_other_negatives = 30
 
-  config.embed.batch_size = 2048
-  config.embed.length_step = 64
+  config.embed.rows_per_shard = 200_000
   return config

@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
     return Retriever
   if name == "Encoder":
-    from dpr_jax.retrieval.embedding import Encoder
+    from dpr_jax.retrieval.encoding import Encoder
 
     return Encoder
   raise AttributeError(f"module 'dpr_jax' has no attribute {name!r}")

@@ -70,13 +70,14 @@ _FROM = flags.DEFINE_string(
   "from",
   None,
   'mine: "bm25", or "model" = the trained towers of this workdir with their'
-  " index; default: bm25.",
+  " index; default: bm25. import: a file or folder.",
 )
 _AGAINST = flags.DEFINE_enum(
   "against",
   None,
-  ["sentence-transformers"],
-  "bench train: another library to compare with, needs dpr-jax[bench].",
+  ["sentence-transformers", "sentence-transformers-bfloat16"],
+  "bench train, encode: another library to compare with, needs dpr-jax[bench];"
+  " the second for encode alone.",
 )
 _JSON = flags.DEFINE_string("json", None, "bench, plan: a file for the report.")
 _TOPOLOGY = flags.DEFINE_string(
@@ -109,10 +110,26 @@ _BATCH_SIZES = flags.DEFINE_list(
   "bench batch: questions in the global batch, one size after the other.",
 )
 
+_WHAT = flags.DEFINE_enum(
+  "what",
+  "model",
+  ["model", "embeddings"],
+  "export, import: the trained towers, or vectors of passages.",
+)
+_FORMAT = flags.DEFINE_enum(
+  "format",
+  None,
+  ["hf", "sentence-transformers", "dpr", "tevatron", "contriever", "npy"],
+  "export: hf or sentence-transformers for the towers, the others for"
+  " embeddings.",
+)
+_OUT = flags.DEFINE_string("out", None, "export, import: the folder to write.")
+
 _WIDE = "xla_cpu_prefer_vector_width"
 STAGES = ("prepare", "mine", "train", "embed", "index", "retrieve", "evaluate")
-TOGETHER = ("train",)  # several processes do it together; of others, the first
-BENCHES = ("train", "batch")
+# Several processes do these together; of other stages, the first alone.
+TOGETHER = ("train", "embed")
+BENCHES = ("train", "encode", "batch")
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
 
@@ -121,6 +138,11 @@ STAGE is one of
   run       all of them in order; what is done and unchanged is skipped
   demo      the whole flow on the embedded sample
   plan      compiles for a TPU without one: does it fit, how fast at best?
+  export    the trained towers, or with --what=embeddings the vectors, into
+            --out=DIR as --format=hf, sentence-transformers, dpr, tevatron,
+            contriever or npy
+  import    with --what=embeddings: vectors in one of those formats, --from=FILE
+            or DIR, into --out=DIR as `embed` leaves them
 or "bench KIND": how fast, and in how much memory; KIND is one of
   {"  ".join(BENCHES)}
 dpr-jax --help lists the flags."""
@@ -184,6 +206,9 @@ def _help() -> None:
     _REPEATS,
     _SEPARATE,
     _BATCH_SIZES,
+    _WHAT,
+    _FORMAT,
+    _OUT,
   ):
     print(f"  --{flag.name}\n      {flags.FLAGS[flag.name].help}")
 
@@ -216,7 +241,7 @@ def _run(arguments: list[str]) -> None:
   elif len(arguments) != 2:
     _fail(USAGE if len(arguments) < 2 else f"one STAGE only: {arguments[1:]}")
   stage = arguments[1]
-  others = ("run", "demo", "bench", "plan")
+  others = ("run", "demo", "export", "import", "plan", "bench")
   if stage not in (*STAGES, *others):
     known = ", ".join((*STAGES, *others))
     _fail(f"unknown stage {stage!r}: one of {known}")
@@ -230,6 +255,10 @@ def _run(arguments: list[str]) -> None:
       _bench(arguments[2])
     elif stage == "plan":
       _plan()
+    elif stage == "export":
+      _export()
+    elif stage == "import":
+      _import()
     else:
       with _experiment() as (config, workdir):
         _stages(stage, config, workdir)
@@ -407,6 +436,16 @@ def _bench(kind: str) -> None:
     return
   if not _WORKDIR.value:
     raise errors.InputError("--workdir is missing: --workdir=DIR")
+  if kind == "encode":
+    from dpr_jax.benchmarking import encode
+
+    encode.bench(
+      config,
+      workdir_lib.Workdir(_WORKDIR.value),
+      against=_AGAINST.value,
+      **common,
+    )
+    return
   from dpr_jax.benchmarking import train
 
   train.bench(
@@ -436,6 +475,42 @@ def _plan() -> None:
   print(report.table(found))
   if _JSON.value:
     workdir_lib.write_json(_JSON.value, found)
+
+
+def _out(name: str) -> pathlib.Path:
+  if not _OUT.value:
+    raise errors.InputError(f"{name} needs --out=DIR")
+  return pathlib.Path(_OUT.value)
+
+
+def _export() -> None:
+  """The towers or the vectors of a workdir, for other libraries."""
+  out = _out("export")
+  with _experiment() as (config, workdir):
+    if _WHAT.value == "embeddings":
+      from dpr_jax.retrieval import vector_formats, vectors
+
+      found = vectors.open_vectors(workdir.embeddings(_MODEL.value or "dense"))
+      vector_formats.export(found, _FORMAT.value, out)
+      return
+    from dpr_jax.models import export
+
+    export.export(config, workdir, _FORMAT.value, out, _MODEL.value or "dense")
+
+
+def _import() -> None:
+  """Vectors of other libraries."""
+  out = _out("import")
+  if _WHAT.value != "embeddings":
+    raise errors.InputError(
+      "import: --what=embeddings is all that can be imported; checkpoints are"
+      " loaded as they are: --config.model.checkpoint=DIR"
+    )
+  if not _FROM.value:
+    raise errors.InputError("import needs --from=FILE or --from=DIR")
+  from dpr_jax.retrieval import vector_formats
+
+  vector_formats.import_(pathlib.Path(_FROM.value), out)
 
 
 def _integers(flag: str, values: Sequence[str]) -> list[int]:

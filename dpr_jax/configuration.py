@@ -109,8 +109,10 @@ def base_config() -> ml_collections.ConfigDict:
 
   config.embed = embed = ml_collections.ConfigDict()
   embed.rows_per_shard = 50_000
-  embed.batch_size = 32  # passages encoded at once, over all cores
-  embed.length_step = 32  # passages are padded to a multiple of it
+  embed.dtype = "float32"  # of the vectors on disk; or "float16", "bfloat16"
+  embed.shapes = 12  # widths that a corpus's passages are padded to, at most
+  embed.tokens_per_core = 0  # encoded at once on a core; 0 = as fits the device
+  embed.length_step = 32  # questions etc. are padded to a multiple of it
 
   config.index = index = ml_collections.ConfigDict()
   index.factory = "Flat"

@@ -66,9 +66,22 @@ def map_over_cores(function: Callable, devices: Devices = None) -> Callable:
   )
 
 
-def local_devices() -> list[jax.Device]:
-  """The cores of this process."""
-  return jax.local_devices()
+def compile_over_cores(
+  function: Callable,
+  arguments: tuple[Any, Any],
+  devices: Sequence[jax.Device],
+  options: dict[str, Any],
+) -> Callable:
+  """As `map_over_cores`, for arrays of one shape, compiled here and now.
+
+  Args:
+    function: for one core: `function(params, batch)`.
+    arguments: parameters and a batch of that shape.
+    devices: of this process alone; a process may map over its own.
+    options: of the compiler, for this program.
+  """
+  mapped = map_over_cores(function, devices)
+  return mapped.lower(*arguments).compile(compiler_options=options)
 
 
 def cores() -> int:

@@ -130,8 +130,8 @@ def _refused(done, *words):
     ([], ["usage: dpr-jax STAGE"]),
     (["fly"], ["unknown stage 'fly'", "prepare, mine, train"]),
     (["prepare", "mine"], ["one STAGE only"]),
-    (["bench"], ["bench needs one KIND: train, batch"]),
-    (["bench", "fly"], ["bench needs one KIND: train, batch"]),
+    (["bench"], ["bench needs one KIND: train, encode, batch"]),
+    (["bench", "fly"], ["bench needs one KIND: train, encode, batch"]),
     (["bench", "train", "--config=CONFIG"], ["--workdir is missing"]),
     (
       ["bench", "train", "--config=CONFIG", "--workdir=w"],
@@ -144,6 +144,17 @@ def _refused(done, *words):
     (
       ["bench", "batch", "--config=CONFIG", "--json=."],
       ["--json=. cannot be written: it is a folder"],
+    ),
+    (["export", "--config=CONFIG", "--workdir=w"], ["export needs --out=DIR"]),
+    (
+      ["export", "--config=CONFIG", "--workdir=w", "--out=o", "--format=npy"],
+      ["--format=npy: the towers can be written as hf or sentence"],
+    ),
+    (["import", "--out=o", "--from=x"], ["--what=embeddings is all"]),
+    (["import", "--out=o", "--what=embeddings"], ["import needs --from=FILE"]),
+    (
+      ["import", "--out=o", "--what=embeddings", "--from=nothing.pkl"],
+      ["cannot read nothing.pkl"],
     ),
     (["train", "--workdir=w"], ["--config is missing"]),
     (["train", "--config=CONFIG"], ["--workdir is missing"]),

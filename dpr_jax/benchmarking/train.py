@@ -45,7 +45,7 @@ class Trainer:
   ):
     """Loads the checkpoint; the step compiles when it is first run."""
     self.model = towers.start(config)
-    self.source = sources.make_source(config, workdir, self.model)
+    self.source = sources.make_source(config, workdir, self.model, store=False)
     built = train_step.build(config, self.model, self.source.steps)
     self._mapped = built.mapped()
     self._state = built.place(0, *built.init(self.model.params))

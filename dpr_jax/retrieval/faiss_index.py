@@ -23,6 +23,7 @@ from absl import logging
 
 from dpr_jax import errors
 from dpr_jax import workdir as workdir_lib
+from dpr_jax.retrieval import vectors as vectors_lib
 
 FILE = "index.faiss"
 METRIC = "inner_product"
@@ -35,7 +36,7 @@ _FOLDER_NAME = re.compile(r"[\w(),+\-\[\]=]+")
 
 @runtime_checkable
 class Vectors(Protocol):
-  """What an index needs of `embedding.Vectors`."""
+  """What an index needs of `vectors.Vectors`."""
 
   manifest: dict[str, Any]
   dim: int
@@ -65,8 +66,6 @@ def index(
   Raises:
     InputError: no vectors, or a factory string that does not fit them.
   """
-  from dpr_jax.retrieval import embedding  # starts JAX: only when needed
-
   factory = check_factory(config.index.factory)
   source = workdir.embeddings(model)
   embeddings = workdir_lib.read_manifest(source, "embed")
@@ -82,7 +81,7 @@ def index(
   if stage.is_current(overwrite):
     return
   check_origin(embeddings, stage.inputs["passages"], source)
-  vectors = embedding.open_vectors(source)
+  vectors = vectors_lib.open_vectors(source)
   built = build_index(vectors, factory)
   with workdir_lib.replace_folder(stage.folder) as temporary:
     faiss.write_index(built, str(temporary / FILE))

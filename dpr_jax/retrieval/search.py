@@ -31,7 +31,7 @@ class DenseRanker:
   """Encodes questions and searches the passages of the same model."""
 
   def __init__(self, encoder, index):
-    """Takes an `embedding.Encoder` and a FAISS index."""
+    """Takes an `encoding.Encoder` and a FAISS index."""
     self._encoder = encoder
     self._index = index
 
@@ -356,9 +356,9 @@ def load_dense(
 
 
 def _load_encoder(workdir: workdir_lib.Workdir, which: str):
-  from dpr_jax.retrieval import embedding  # starts JAX: only when needed
+  from dpr_jax.retrieval import encoding  # starts JAX: only when needed
 
-  return embedding.Encoder.load(workdir.root, which=which)
+  return encoding.Encoder.load(workdir.root, which=which)
 
 
 def _configured_factory(workdir: workdir_lib.Workdir) -> str:
