@@ -36,9 +36,7 @@ def table(report: Mapping[str, Any]) -> str:
     ]
   if "embed" in report:
     embed = report["embed"]
-    lines += [
-      f"embed: {report['config']['embed']['batch_size']} passages a step"
-    ]
+    lines += [f"embed: {embed['passages_per_step']} passages a step"]
     lines += _step(embed)
     if embed["fits"]:
       lines += [

@@ -13,6 +13,7 @@ counted.
 """
 
 import dataclasses
+import functools
 import os
 import re
 import time
@@ -24,8 +25,9 @@ import jax.numpy as jnp
 import ml_collections
 
 from dpr_jax import configuration, errors, parallel
-from dpr_jax.models import dual_encoder, layer_stacks
+from dpr_jax.models import layer_stacks
 from dpr_jax.planning import chips, costs, hlo, sizes
+from dpr_jax.retrieval import encoding
 from dpr_jax.training import train_step
 
 _QUIET = {
@@ -138,16 +140,21 @@ def lower_embed(
 ) -> tuple[Any, float, int]:
   """The step that encodes passages, its model FLOPs, and its passages."""
   model, cores = sizes.model_of(config), len(on)
-  rows = -(-config.embed.batch_size // cores)
   length = config.model.passage_length
-  shapes = sizes.texts(cores, rows, length)
-  texts = dual_encoder.Texts(shapes["ids"], shapes["mask"])
+  rows = max(1, (config.embed.tokens_per_core or encoding.TPU_TOKENS) // length)
+  batch = (
+    jax.ShapeDtypeStruct((cores, rows, length), jnp.int32),
+    jax.ShapeDtypeStruct((cores, rows), jnp.int32),
+  )
   params = jax.eval_shape(
     lambda x: layer_stacks.stack(x, jnp.stack), model.params
   )
-  mapped = parallel.map_over_cores(model.encoder.encode_passages, on)
+  encode = functools.partial(
+    encoding.encode_tile, model.encoder, encoding.PASSAGE, False
+  )
+  mapped = parallel.map_over_cores(encode, on)
   flops = sizes.encode_flops(model.encoder, rows * cores, length)
-  return mapped.lower(params, texts), flops, rows * cores
+  return mapped.lower(params, batch), flops, rows * cores
 
 
 def compile_step(
@@ -265,7 +272,7 @@ def plan(
     say(f"compiling the embed step for {topology.name}")
     lowered, flops, rows = lower_embed(config, on)
     encode = compile_step(lowered, topology, flops, quick=quick)
-    report["embed"] = _figures(encode)
+    report["embed"] = _figures(encode) | {"passages_per_step": rows}
     if encode.fits:
       hours = -(-config.plan.passages // rows) * encode.seconds["step"] / 3600
       report["embed"] |= {

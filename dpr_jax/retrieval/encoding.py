@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from dpr_jax import configuration, errors, parallel
 from dpr_jax import workdir as workdir_lib
@@ -32,7 +32,7 @@ QUESTION, PASSAGE = "question", "passage"
 # Widths are multiples of it.
 STEP = 8
 # A tile that a CPU core's cache holds; one that fills a TPU's core.
-_CPU_TOKENS, _TPU_TOKENS = 640, 32_768
+_CPU_TOKENS, TPU_TOKENS = 640, 32_768
 # Products of matrices on one thread each: cores get calls of their own, which
 # costs no waiting, and no sum depends on how many threads there are.
 _CPU_OPTIONS = {
@@ -167,6 +167,29 @@ class Work:
     return 1 - self.tokens / max(self.padded_tokens, 1)
 
 
+def encode_tile(
+  encoder: dual_encoder.DualEncoder, kind: str, full: bool, params: Any, batch
+) -> Float[Array, "rows dim"]:
+  """One core's step: vectors of a tile.
+
+  Args:
+    encoder: the towers' structure.
+    kind: "question" or "passage".
+    full: no text is padded.
+    params: of the towers.
+    batch: token ids [rows, width], and how many of them each text has.
+  """
+  ids, lengths = batch
+  if full:  # a constant: the compiler drops the mask
+    mask = jnp.ones(ids.shape, bool)
+  else:
+    mask = jnp.arange(ids.shape[-1])[None] < lengths[:, None]
+  texts = dual_encoder.Texts(ids.astype(jnp.int32), mask)
+  if kind == QUESTION:
+    return encoder.encode_questions(params, texts)
+  return encoder.encode_passages(params, texts)
+
+
 class _Programs:
   """Compiled programs by shape; several threads may ask."""
 
@@ -185,23 +208,12 @@ class _Programs:
       if key not in self._compiled:
         options = _CPU_OPTIONS if devices[0].platform == "cpu" else {}
         self._compiled[key] = parallel.compile_over_cores(
-          functools.partial(self._encode, kind, full),
+          functools.partial(encode_tile, self._encoder, kind, full),
           (params, batch),
           devices,
           options,
         )
       return self._compiled[key]
-
-  def _encode(self, kind: str, full: bool, params: Any, batch: Any):
-    ids, lengths = batch
-    if full:  # a constant: the compiler drops the mask
-      mask = jnp.ones(ids.shape, bool)
-    else:
-      mask = jnp.arange(ids.shape[-1])[None] < lengths[:, None]
-    texts = dual_encoder.Texts(ids.astype(jnp.int32), mask)
-    if kind == QUESTION:
-      return self._encoder.encode_questions(params, texts)
-    return self._encoder.encode_passages(params, texts)
 
   def __len__(self) -> int:
     return len(self._compiled)
@@ -234,7 +246,7 @@ class Encoder:
     self._devices = jax.local_devices()
     self._params = self._local(model.params if params is None else params)
     on_cpu = self._devices[0].platform == "cpu"
-    usual = _CPU_TOKENS if on_cpu else _TPU_TOKENS
+    usual = _CPU_TOKENS if on_cpu else TPU_TOKENS
     self._tokens = tokens_per_core or usual
     self._length_step = length_step
     self._programs = _Programs(model.encoder)
