@@ -17,7 +17,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpr_jax import configuration, errors, parallel, workdir
+from dpr_jax import configuration, errors, memory, parallel, workdir
 from dpr_jax.benchmarking import harness, synthetic
 from dpr_jax.models import towers
 from dpr_jax.training import train_step
@@ -40,7 +40,7 @@ def measure(
     before the first step), `seconds`, `step_seconds` (their spread),
     `questions_per_second` and `loss` (of the first step).
   """
-  available = harness.available_memory()
+  available = memory.available_memory()
   model = towers.start(config)
   source = synthetic.make_source(config, model)
   built = train_step.build(config, model, source.steps)

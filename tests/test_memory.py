@@ -1,0 +1,24 @@
+"""What is said of memory: plausible, or nothing."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from dpr_jax import memory
+
+
+def test_available_memory():
+  found = memory.available_memory()
+  assert found is None or 1e6 < found < 1e15
+
+
+def test_resident_memory_grows_with_what_is_held():
+  if not pathlib.Path("/proc/self/status").exists():
+    pytest.skip("no /proc here")
+  before = memory.resident()
+  held = np.ones(30_000_000, np.uint8)
+  after = memory.resident()
+  assert 25e6 < after["VmRSS"] - before["VmRSS"] < 60e6
+  assert after["VmHWM"] >= after["VmRSS"]
+  assert held[0] == 1
