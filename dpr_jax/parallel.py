@@ -56,6 +56,17 @@ def split_over_cores(batch: Any, devices: Devices = None) -> Any:
   return jax.tree.map(split, batch)
 
 
+def place_over_cores(batch: Any) -> Any:
+  """Puts `[local cores, …]` leaves on their cores, where calls leave them."""
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
+  split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+  if jax.process_count() == 1:
+    return jax.device_put(batch, split)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(split, x), batch
+  )
+
+
 def replicate(tree: Any, devices: Devices = None) -> Any:
   """Puts a host tree on every core once, so that steps need not copy it."""
   mesh = jax.sharding.Mesh(np.array(devices or jax.devices()), (AXIS,))

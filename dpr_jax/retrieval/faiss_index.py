@@ -37,17 +37,21 @@ from dpr_jax.retrieval.faiss_index_files import FILE, load_index
 from dpr_jax.retrieval.faiss_index_search import search_index, search_vectors
 
 __all__ = [
+  "ENCODERS",
   "FILE",
   "build_index",
   "check_factory",
   "check_origin",
   "index",
   "load_index",
+  "search_overrides",
+  "set_parameters",
   "search_index",
   "search_vectors",
 ]
 
-_ENCODERS = {"dense": "best", "dense-start": "start"}
+# Which towers encode the questions that a model's vectors are compared with.
+ENCODERS = {"dense": "best", "dense-start": "start"}
 
 
 def index(
@@ -292,7 +296,7 @@ def _question_vectors(
   rows = np.unique(
     np.linspace(0, len(table) - 1, min(wanted, len(table))).astype(np.int64)
   )
-  encoder = embedding.Encoder.load(workdir.root, which=_ENCODERS[model])
+  encoder = embedding.Encoder.load(workdir.root, which=ENCODERS[model])
   if encoder.fingerprint != vectors.manifest["model"]:
     return None, (
       f"the vectors are of model {str(vectors.manifest['model'])[:12]}, the"

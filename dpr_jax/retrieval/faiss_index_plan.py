@@ -214,7 +214,7 @@ def advice(plans: list[Plan], limit: float) -> str:
 def memory_limit(config: ml_collections.ConfigDict) -> float:
   """Bytes that a build may take: what the config says, or what is free."""
   limit = configuration.at_least("index.memory_gb", config.index.memory_gb, 0)
-  return limit * GB or memory.available_memory() or math.inf
+  return float(limit * GB or memory.available_memory() or math.inf)
 
 
 def check_fits(
