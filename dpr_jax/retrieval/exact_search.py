@@ -102,7 +102,11 @@ class ExactSearch:
 
     Returns:
       int64 rows and float32 scores, both [questions, columns], best first.
+
+    Raises:
+      InputError: a vector is not finite, or questions have another width.
     """
+    faiss_index_search.check_width(questions, self._vectors.dim)
     columns = min(k, len(self._vectors))
     if not len(questions) or not columns:
       shape = (len(questions), columns)

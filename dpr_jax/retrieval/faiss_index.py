@@ -303,7 +303,13 @@ def _question_vectors(
       f" workdir's own is {encoder.fingerprint[:12]}"
     )
   texts = [question.question for question in table.take(rows)]
-  return np.asarray(encoder.encode_questions(texts), np.float32), ""
+  found = np.asarray(encoder.encode_questions(texts), np.float32)
+  if found.shape[1] != vectors.dim:
+    return None, (
+      f"the vectors have width {vectors.dim}, those of questions"
+      f" {found.shape[1]}"
+    )
+  return found, ""
 
 
 def set_parameters(

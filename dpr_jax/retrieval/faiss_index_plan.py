@@ -76,7 +76,7 @@ def plan(
       f" {faiss_index_build.reason(error)}"
     ) from error
   per_vector, fixed = _bytes(empty)
-  index_bytes = per_vector * count + fixed
+  index_bytes = float(per_vector * count + fixed)
   is_ivf = any(
     isinstance(layer, faiss.IndexIVF)
     for layer in faiss_index_build.layers(empty)
@@ -95,7 +95,7 @@ def plan(
   )
 
 
-def _bytes(index: faiss.Index) -> tuple[float, float]:
+def _bytes(index: faiss.Index) -> tuple[float | int, float | int]:
   """Bytes of each vector, and of what does not depend on their number."""
   index = faiss.downcast_index(index)
   if isinstance(index, faiss.IndexPreTransform):
@@ -118,7 +118,7 @@ def _bytes(index: faiss.Index) -> tuple[float, float]:
   return getattr(index, "code_size", 0), _codebook(index)
 
 
-def _codebook(index: faiss.Index) -> float:
+def _codebook(index: faiss.Index) -> int:
   """Bytes of what a quantiser has learnt."""
   if hasattr(index, "pq"):
     return 4 * index.pq.M * index.pq.ksub * index.pq.dsub
@@ -148,7 +148,7 @@ def _seconds(
       seconds += 0 if is_quantizer else rows * looked_at * each / cores
     if hasattr(layer, "pq"):
       seconds += 2 * rows * layer.pq.ksub * layer.d / flops
-  return seconds + 4 * index.d * count / GB  # reading and writing
+  return float(seconds + 4 * index.d * count / GB)  # reading and writing
 
 
 def _is_quantizer(index: faiss.Index, part: faiss.Index) -> bool:

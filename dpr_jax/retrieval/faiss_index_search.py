@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 from jaxtyping import Float, Int
 
+from dpr_jax import errors
 from dpr_jax.retrieval import faiss_index_build
 
 TIES = 16  # equal scores at the end of a list that are put in order
@@ -150,13 +151,27 @@ def search_index(
   Returns:
     int64 rows and float32 scores, both [questions, columns], best first; row
     -1 with score 0 after the last hit, where an approximate index found fewer.
+
+  Raises:
+    InputError: the questions have another width than the index.
   """
   questions = np.ascontiguousarray(questions, np.float32)
+  check_width(questions, loaded.d)
   columns = min(k, loaded.ntotal)
   if not len(questions):
     return np.zeros((0, columns), np.int64), np.zeros((0, columns), np.float32)
   scores, rows = loaded.search(questions, min(k + TIES, loaded.ntotal))
   return in_order(rows, scores, columns)
+
+
+def check_width(questions: np.ndarray, dim: int) -> None:
+  """`InputError` where question vectors have another width than passages."""
+  if questions.ndim != 2 or questions.shape[1] != dim:
+    raise errors.InputError(
+      f"question vectors of shape {list(questions.shape)} for passage vectors"
+      f" of width {dim}: they are of another model; run `dpr-jax embed` and"
+      " `dpr-jax index` again"
+    )
 
 
 def search_vectors(
@@ -176,9 +191,10 @@ def search_vectors(
     As of `search_index`.
 
   Raises:
-    InputError: a vector is not finite.
+    InputError: a vector is not finite, or questions have another width.
   """
   questions = np.ascontiguousarray(questions, np.float32)
+  check_width(questions, vectors.dim)
   wanted = min(k + TIES, len(vectors))
   best = faiss.ResultHeap(len(questions), wanted, keep_max=True)
   for first_row, block in faiss_index_build.finite_blocks(vectors):

@@ -18,8 +18,8 @@ from dpr_jax.retrieval import faiss_index_build, faiss_index_search
 RANKS = (20, 100)
 TUNED_ON = 20  # the recall that `tune` looks at
 BATCH = 256  # questions searched at once
-_SECONDS = 0.3  # that a speed is measured for, at least
-_MOST_SECONDS = 10.0  # that one is measured for: then fewer questions will do
+LEAST_SECONDS = 0.3  # that a speed is measured for, at least
+MOST_SECONDS = 10.0  # that one is measured for: then fewer questions will do
 _WALK = [2**power for power in range(3, 15)]
 
 
@@ -56,9 +56,9 @@ def questions_per_second(
         faiss_index_search.search_index(index, some, k)
         done += len(some)
         seconds = time.perf_counter() - started
-        if seconds > _MOST_SECONDS:
+        if seconds > MOST_SECONDS:
           return done / seconds
-      if seconds > _SECONDS:
+      if seconds > LEAST_SECONDS:
         return done / seconds
 
 

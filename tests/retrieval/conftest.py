@@ -12,6 +12,7 @@ import dpr_jax.data
 import dpr_jax.retrieval
 from dpr_jax import configuration, workdir
 from dpr_jax.data import records
+from dpr_jax.retrieval import faiss_index_tune
 
 TEXTS = [
   ("p0", "Paris", "Paris is the capital of France on the Seine."),
@@ -152,6 +153,7 @@ def world(tmp_path, monkeypatch):
   for (package, name), fake in fakes.items():
     monkeypatch.setattr(package, name, fake, raising=False)
     monkeypatch.setitem(sys.modules, f"{package.__name__}.{name}", fake)
+  monkeypatch.setattr(faiss_index_tune, "LEAST_SECONDS", 0.0)
   return world
 
 

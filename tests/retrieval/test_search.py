@@ -182,12 +182,16 @@ def test_skipped_when_done_and_again_when_changed(ready, monkeypatch):
     False,
     True,
     True,
+    True,
+    False,
   ]
   before = times()
   ready.config.model.question_prefix = "query: "
   _retrieve(ready)
   assert [a == b for a, b in zip(before, times(), strict=True)] == [
     True,
+    False,
+    False,
     False,
     False,
   ]
