@@ -112,6 +112,12 @@ _REPEATS = flags.DEFINE_integer(
 _SEPARATE = flags.DEFINE_bool(
   "separate", False, "bench train: two towers of ours, not a shared one."
 )
+_FACTORIES = flags.DEFINE_string(
+  "factories",
+  "",
+  'bench search: FAISS factory strings between semicolons, and "exact" for'
+  " search on the cores; default: one of each kind.",
+)
 _BATCH_SIZES = flags.DEFINE_list(
   "batch_sizes",
   ["128", "1024", "8192"],
@@ -192,6 +198,7 @@ def _help() -> None:
     _JSON,
     _REPEATS,
     _SEPARATE,
+    _FACTORIES,
     _BATCH_SIZES,
   ):
     print(f"  --{flag.name}\n      {flags.FLAGS[flag.name].help}")
@@ -408,6 +415,20 @@ def _bench(kind: str) -> None:
       config,
       cpu_devices=_CPU_DEVICES.value,
       batch_sizes=_integers("batch_sizes", _BATCH_SIZES.value),
+      **common,
+    )
+    return
+  if kind == "search":
+    from dpr_jax.benchmarking import search
+
+    search.bench(
+      config,
+      workdir_lib.Workdir(_WORKDIR.value) if _WORKDIR.value else None,
+      vectors=_VECTORS.value,
+      dim=_DIM.value,
+      factories=[each for each in _FACTORIES.value.split(";") if each],
+      against=_AGAINST.value,
+      cpu_devices=_CPU_DEVICES.value,
       **common,
     )
     return

@@ -4,6 +4,7 @@ Linux says it in /proc; elsewhere nobody does, and the answer is None.
 """
 
 import pathlib
+import re
 
 
 def available_memory() -> int | None:
@@ -23,22 +24,25 @@ def available_memory() -> int | None:
 
 def meminfo() -> dict[str, int]:
   """Some lines of Linux's /proc/meminfo, in bytes; empty elsewhere."""
-  return _lines("/proc/meminfo", ("MemTotal:", "MemAvailable:"))
-
-
-def resident() -> dict[str, int]:
-  """This process's memory now ("VmRSS") and at most ("VmHWM"), in bytes."""
-  return _lines("/proc/self/status", ("VmRSS:", "VmHWM:"))
-
-
-def _lines(path: str, names: tuple[str, ...]) -> dict[str, int]:
-  try:
-    lines = pathlib.Path(path).read_text().splitlines()
-  except OSError:
-    return {}
-  rows = (line.split() for line in lines)
-  return {
-    row[0].rstrip(":"): 1024 * int(row[1])
-    for row in rows
-    if row and row[0] in names
+  found = {
+    name: _line("/proc/meminfo", name) for name in ("MemTotal", "MemAvailable")
   }
+  return {name: size for name, size in found.items() if size is not None}
+
+
+def status(name: str) -> int | None:
+  """A line of /proc/self/status in bytes; None where there is none.
+
+  "VmRSS" is what the process holds now, "VmHWM" the most it has held, "RssAnon"
+  what of it is no file's.  Not `getrusage`: its peak starts from the parent's.
+  """
+  return _line("/proc/self/status", name)
+
+
+def _line(path: str, name: str) -> int | None:
+  try:
+    text = pathlib.Path(path).read_text()
+  except OSError:
+    return None
+  match = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+  return 1024 * int(match.group(1)) if match else None
