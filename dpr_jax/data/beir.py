@@ -14,6 +14,7 @@ from typing import Any
 from dpr_jax import errors
 from dpr_jax.data import records, streams
 
+_LONGEST_LINE = 1 << 24
 Judgements = dict[str, dict[str, int]]  # question id -> passage id -> grade
 
 
@@ -22,9 +23,17 @@ def is_beir(path: str | os.PathLike) -> bool:
   name = pathlib.Path(path).name.lower().removesuffix(".gz")
   if not name.endswith(".jsonl"):
     return False
-  for _, value in _rows(path):
-    return "_id" in value
-  return False
+  with streams.open_bytes(path) as file, streams.stream_errors(path):
+    if streams.first_byte(file) != b"{":
+      return False
+    while True:
+      line = file.readline(_LONGEST_LINE)
+      if line.strip() or not line:
+        break
+  try:
+    return "_id" in json.loads(line)
+  except (ValueError, RecursionError):
+    return False
 
 
 def read_corpus(path: str | os.PathLike) -> Iterator[records.Passage]:

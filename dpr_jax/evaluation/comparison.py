@@ -20,7 +20,9 @@ _LEVEL = 0.95
 Rank = int | None  # from 0; None where nothing was found
 
 
-def mcnemar(one: Sequence[bool], other: Sequence[bool]) -> dict[str, Any]:
+def mcnemar(
+  one: Sequence[bool] | np.ndarray, other: Sequence[bool] | np.ndarray
+) -> dict[str, Any]:
   """Exact McNemar test of paired hits and misses, two-sided.
 
   Only questions that exactly one of the two finds say anything: were both as
@@ -42,7 +44,9 @@ def mcnemar(one: Sequence[bool], other: Sequence[bool]) -> dict[str, Any]:
 
 
 def permutation(
-  one: Sequence[float], other: Sequence[float], seed: int = 0
+  one: Sequence[float] | np.ndarray,
+  other: Sequence[float] | np.ndarray,
+  seed: int = 0,
 ) -> dict[str, Any]:
   """Paired permutation test of a difference of means, two-sided.
 
@@ -56,8 +60,8 @@ def permutation(
     "other": float(np.mean(other)),
     "difference": float(np.mean(difference)),
   }
-  if not np.any(difference):
-    return {**found, "p": 1.0, "interval": [0.0, 0.0]}
+  if not np.any(difference) or len(difference) < 2:
+    return {**found, "p": 1.0, "interval": 2 * [found["difference"]]}
   test = scipy.stats.permutation_test(
     (one, other),
     lambda a, b, axis: np.mean(a, axis=axis) - np.mean(b, axis=axis),
