@@ -30,7 +30,7 @@ def of_gold(gold: Sequence[Sequence[str]]) -> beir.Judgements:
 
 
 def measures(
-  run: pathlib.Path, judgements: beir.Judgements, depth: int
+  run: pathlib.Path, judgements: beir.Judgements, depth: int | None
 ) -> dict[str, float]:
   """Means over all judged questions.
 
@@ -38,12 +38,14 @@ def measures(
     run: in TREC's format.
     judgements: grades; 0 and below are not relevant.
     depth: passages per question in the run: measures that look deeper are left
-      out.
+      out; None = all that there are.
 
   Raises:
     InputError: no run, or none of its questions is judged.
   """
-  wanted = [each for each in MEASURES if each["cutoff"] <= depth]
+  wanted = [
+    each for each in MEASURES if depth is None or each["cutoff"] <= depth
+  ]
   try:
     scored = list(ir_measures.read_trec_run(str(run)))
   except (OSError, ValueError) as error:
@@ -55,5 +57,7 @@ def measures(
       f" in the judgements ({', '.join(sorted(judgements)[:3])}, ...): are they"
       " of the same question set?"
     )
+  if not wanted:
+    return {}
   found = ir_measures.calc_aggregate(wanted, judgements, scored)
   return {str(each): float(found[each]) for each in wanted}

@@ -178,7 +178,11 @@ def _judged(
       )
   else:
     found = beir.read_qrels(qrels)
-  return judgements.measures(path.with_suffix(".trec"), found, depth)
+  # A run of the whole corpus is as deep as any measure.
+  whole = depth == sidecar.get("counts", {}).get("passages")
+  return judgements.measures(
+    path.with_suffix(".trec"), found, None if whole else depth
+  )
 
 
 def _compare(

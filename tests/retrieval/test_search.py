@@ -339,3 +339,119 @@ def test_retriever_refuses_what_is_not_there(world):
     search.Retriever.load(pathlib.Path(root), factory="Flat")
   with pytest.raises(errors.InputError, match="dpr-jax mine"):
     search.Retriever.load(root, "bm25")
+
+
+def test_pyserini_s_format_says_the_same(ready):
+  ready.config.retrieve.pyserini = True
+  _retrieve(ready, methods=["bm25", "dense"])
+  for method in ("bm25", "dense"):
+    path = ready.workdir.results("dev", method).with_suffix(".pyserini.json")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert list(found) == ["0", "1"]
+    for entry, ours in zip(
+      found.values(), _results(ready, method), strict=True
+    ):
+      assert entry["question"] == ours["question"]
+      assert entry["answers"] == ours["answers"]
+      assert entry["contexts"] == [
+        {
+          "docid": hit["id"],
+          "score": hit["score"],
+          "has_answer": hit["has_answer"],
+          "text": f"{hit['title']}\n{hit['text']}",
+        }
+        for hit in ours["ctxs"]
+      ]
+    assert path.name in _sidecar(ready, method)["files"]
+  measures = ranking.evaluate(ready.config, ready.workdir)
+  assert set(measures) == {"bm25", "dense"}  # it is no method of its own
+
+
+def test_beir_s_questions_keep_their_ids(ready, tmp_path):
+  """From queries and judgements to nDCG; answers there are none."""
+  path = tmp_path / "queries.jsonl"
+  rows = [{"_id": "q-7", "text": "capital of Italy"}]
+  rows.append({"_id": "q-8", "text": "yellow bananas"})
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  _retrieve(ready, questions_file=path, name="beir", methods=["bm25"])
+  run = ready.workdir.results("beir", "bm25").with_suffix(".trec")
+  assert {line.split()[0] for line in run.read_text().splitlines()} == {
+    "q-7",
+    "q-8",
+  }
+  qrels = tmp_path / "test.tsv"
+  qrels.write_text("query-id\tcorpus-id\tscore\nq-7\tp2\t1\nq-8\tp6\t1\n")
+  found = ranking.evaluate(
+    ready.config, ready.workdir, name="beir", qrels=qrels
+  )
+  assert found == {
+    "bm25": dict.fromkeys(("nDCG@10", "R@20", "R@100", "RR@10", "AP@100"), 1.0)
+  }
+
+
+def test_judgements_by_gold_and_the_test_of_two_methods(ready, capsys):
+  _retrieve(ready, methods=["bm25", "dense"])
+  found = ranking.evaluate(
+    ready.config, ready.workdir, qrels="gold", compare=["dense", "bm25"]
+  )
+  assert found["bm25"]["RR@10"] == 1.0
+  assert "nDCG@10" in capsys.readouterr().out
+  path = ready.workdir.evaluation("dev").with_name("dev.dense-vs-bm25.json")
+  compared = workdir.read_json(path)
+  assert compared["questions"] == 2
+  assert set(compared["disagreements"]) == {"top1", "top5"}
+  for test in compared["tests"].values():
+    assert 0 <= test["p"] <= 1
+  for pair in (["dense"], ["dense", "dense"], ["dense", "hybrid"]):
+    with pytest.raises(errors.InputError, match="--compare="):
+      ranking.evaluate(ready.config, ready.workdir, compare=pair)
+  with pytest.raises(errors.InputError, match="gone.tsv"):
+    ranking.evaluate(ready.config, ready.workdir, qrels="gone.tsv")
+
+
+def test_hits_of_a_compressed_index_are_scored_again(ready):
+  """Scores are inner products, as of the Flat index; estimates without."""
+  ready.config.index.factory = "SQ4"
+  faiss_index.index(ready.config, ready.workdir)
+  _retrieve(ready, methods=["dense", "exact"])
+  for ours, exact in zip(
+    _results(ready, "dense"), _results(ready, "exact"), strict=True
+  ):
+    assert [hit["id"] for hit in ours["ctxs"]] == [
+      hit["id"] for hit in exact["ctxs"]
+    ]
+    np.testing.assert_allclose(
+      [float(hit["score"]) for hit in ours["ctxs"]],
+      [float(hit["score"]) for hit in exact["ctxs"]],
+      rtol=1e-4,
+      atol=1e-4,
+    )
+  (ready.workdir.embeddings("dense") / "manifest.json").unlink()
+  _retrieve(ready, methods=["dense"], overwrite=True)
+  estimated = [
+    float(hit["score"]) for hit in _results(ready, "dense")[0]["ctxs"]
+  ]
+  exact = [float(hit["score"]) for hit in _results(ready, "exact")[0]["ctxs"]]
+  assert not np.allclose(estimated, exact, rtol=1e-4)
+
+
+def test_more_hits_than_passages_and_one_question(ready):
+  found = search.Retriever.load(ready.workdir.root, "dense", factory="Flat")
+  (hits,) = found.search("Paris", k=1000)
+  assert len(hits) == len(ready.passages)
+  ready.config.retrieve.depth = 1000
+  _retrieve(ready)
+  for method in rankers.METHODS:
+    assert _sidecar(ready, method)["depth"] == len(ready.passages)
+
+
+def test_exact_refuses_other_vectors(ready):
+  ready.embed(fingerprint="some-other-model")
+  with pytest.raises(errors.InputError, match="vectors of model some-other-m"):
+    _retrieve(ready, methods=["exact"])
+  ready.embed(array=np.ones((4, 16)))
+  with pytest.raises(errors.InputError, match="4 vectors for the 9 passages"):
+    _retrieve(ready, methods=["exact"])
+  ready.prepare("2")
+  with pytest.raises(errors.InputError, match="not of the passages"):
+    _retrieve(ready, methods=["exact"])
