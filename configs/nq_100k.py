@@ -8,7 +8,9 @@ variable DPR_JAX_DATA, by default `../shared/data` from where the command runs.
 Results and time are in README.md.
 
 Variants: `:quick` = 800 passages and 6 steps, about 3 minutes on 2 cores;
-`:ablation` = the small setting of README's table of poolings.
+`:ablation` = the small setting of README's table of poolings; `:batch_size` =
+half an epoch at any `--config.train.batch_size`, learning rate and warm-up
+scaled to it, for the table in docs/training.md.
 """
 
 import os
@@ -19,7 +21,7 @@ DATA = os.environ.get("DPR_JAX_DATA", "../shared/data")
 
 
 def get_config(variant: str = ""):
-  """Returns the config; variants "quick" and "ablation"."""
+  """Returns the config; variants "quick", "ablation" and "batch_size"."""
   config = configuration.base_config()
   folder = os.path.join(DATA, "nq")
   config.data.passages = os.path.join(folder, "psgs_w100.tsv.gz")
@@ -68,10 +70,22 @@ def get_config(variant: str = ""):
     config.train.warmup_steps = 2
     config.train.dev_questions = 32
     config.embed.length_step = 64
+  elif variant == "batch_size":
+    config.train.epochs = 0.5
+    config.train.hard_negatives = 0
+    config.train.scale_rule = "sqrt"
+    config.train.scale_reference = 64
+    config.train.warmup_steps = 5
+    # All dev questions over few passages: texts of questions are short.
+    config.train.dev_questions = 1355
+    config.train.dev_hard_negatives = 2
+    config.train.dev_other_negatives = 0
+    config.train.dev_topk_passages = 4_000
   elif variant:
     raise ValueError(
-      f"configs/nq_100k.py has no variant {variant!r}: quick or ablation"
+      f"configs/nq_100k.py has no variant {variant!r}: quick, ablation or"
+      " batch_size"
     )
-  if variant:
+  if variant in ("quick", "ablation"):
     config.retrieve.methods = ("bm25", "dense-start", "dense")
   return config

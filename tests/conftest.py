@@ -24,9 +24,12 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_llvm_disable_expensive_passes=true",
   ]
 )
-# What was compiled once, in whichever process, is not compiled again.
+# What was compiled once is not compiled again by the processes that tests
+# start.  One cache per worker: JAX does not write its entries in one go.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-  pathlib.Path(__file__).resolve().parent.parent / ".pytest_cache" / "xla"
+  pathlib.Path(__file__).resolve().parent.parent
+  / ".pytest_cache"
+  / f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -54,6 +57,18 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("dpr-jax")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+# Every compiled program takes hundreds of memory maps; Linux gives a process
+# 65,530, and XLA dies of a segmentation fault when they are used up.
+MAPS_AT_MOST = 20_000
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled_programs():
+  """Keeps the number of memory maps far below the kernel's limit."""
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > MAPS_AT_MOST:
+    jax.clear_caches()
 
 
 def pytest_report_header() -> str:
