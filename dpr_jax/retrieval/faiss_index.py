@@ -186,6 +186,7 @@ def _write_shards(
   learnt = dataclasses.replace(stage, folder=stage.folder / "trained")
   if not learnt.is_current():
     _write_part(learnt, settings, vectors, range(0))
+  learnt_files = workdir_lib.read_manifest(learnt.folder, "index")["files"]
   bounds = np.linspace(0, len(vectors), shards + 1).astype(np.int64).tolist()
   parts = []
   for number in range(shards):
@@ -197,7 +198,7 @@ def _write_shards(
       config={**stage.config, "rows": [rows.start, rows.stop]},
       inputs={
         **stage.inputs,
-        "trained": workdir_lib.manifest_fingerprint(learnt.folder, "index"),
+        "trained": learnt_files[FILE],
       },
     )
     if only in (None, number) and not part.is_current():
