@@ -44,6 +44,10 @@ class FileVectors:
     for first in range(0, len(vectors), rows):
       yield first, np.asarray(vectors[first : first + rows], np.float32)
 
+  def take(self, rows: np.ndarray) -> np.ndarray:
+    """float32 vectors of some rows."""
+    return np.asarray(np.load(self._path, mmap_mode="r")[rows], np.float32)
+
 
 def write(
   folder: pathlib.Path, count: int, dim: int, questions: int

@@ -100,7 +100,9 @@ def index(
   )
   current = stage.is_current(overwrite)
   if current and not tune:
-    return
+    # An interruption may have come between the index and its measures.
+    if "recall" in workdir_lib.read_manifest(stage.folder, "index"):
+      return
   check_origin(embeddings, stage.inputs["passages"], source)
   vectors = embedding.open_vectors(source)
   with faiss_index_search.threads(settings.threads):

@@ -344,13 +344,9 @@ def finite_blocks(
   Raises:
     InputError: a vector is not finite.
   """
-  rows = range(len(vectors)) if rows is None else rows
-  for first_row, block in vectors.blocks(BLOCK):
-    start = max(rows.start - first_row, 0)
-    block = block[start : max(rows.stop - first_row, 0)]
-    if not len(block):
-      continue
-    first_row += start
+  whole = rows is None or len(rows) == len(vectors)
+  blocks = vectors.blocks(BLOCK) if whole else _part(vectors, rows)
+  for first_row, block in blocks:
     block = np.ascontiguousarray(block, np.float32)
     finite = np.isfinite(block).all(axis=1)
     if not finite.all():
@@ -362,10 +358,18 @@ def finite_blocks(
     yield first_row, block
 
 
+def _part(vectors: Vectors, rows: range) -> Iterator[tuple[int, np.ndarray]]:
+  for first in range(rows.start, rows.stop, BLOCK):
+    some = np.arange(first, min(first + BLOCK, rows.stop))
+    yield first, take(vectors, some)
+
+
 def take(
   vectors: Vectors, rows: Int[np.ndarray, " rows"]
 ) -> Float[np.ndarray, "rows dim"]:
   """Vectors of distinct rows in ascending order; others are not read."""
+  if hasattr(vectors, "take"):
+    return vectors.take(rows)
   found = np.empty((len(rows), vectors.dim), np.float32)
   for first_row, block in vectors.blocks(BLOCK):
     start, stop = np.searchsorted(rows, [first_row, first_row + len(block)])

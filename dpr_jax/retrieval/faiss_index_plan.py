@@ -26,10 +26,11 @@ BUFFER = 300e6
 _LIST_ROW = 4  # bytes of a row's inverted list, while building
 _KMEANS_STEPS = 10
 _POINTS_PER_LIST = 256  # that FAISS's k-means looks at, at most
-# Seconds of one distance between far apart vectors in memory, one thread:
-# fixed, and per dimension.  Fitted to HNSW32 over 50,000 vectors of 64 and 768.
-_DISTANCE = (60e-9, 0.20e-9)
-_GRAPH_SHARE = 0.6  # of the neighbours that HNSW's search really looks at
+# Seconds of one distance, one thread: fixed, and per dimension; and the share
+# of neighbours that HNSW really looks at.  Fitted to a core's time for HNSW32
+# over 20,000 vectors of 64 and of 768; larger corpora take somewhat longer.
+_DISTANCE = (57e-9, 0.20e-9)
+_GRAPH_SHARE = 0.16
 
 
 @dataclasses.dataclass(frozen=True)

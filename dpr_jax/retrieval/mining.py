@@ -163,7 +163,8 @@ def _stage(
     "model": workdir_lib.read_manifest(index, "index")["model"],
   }
   # How questions are encoded is in no input's fingerprint.
-  settings |= configuration.sections(config, "model", "index")
+  settings |= configuration.sections(config, "model")
+  settings["search"] = faiss_index.search_overrides(config)
   return workdir_lib.Stage(
     name=command(ranker).removeprefix("dpr-jax "),
     folder=workdir.negatives,

@@ -39,12 +39,13 @@ _REBUILD = "run `dpr-jax embed` and `dpr-jax index` again"
 class DenseRanker:
   """Encodes questions and searches the passages of the same model."""
 
-  def __init__(self, encoder, index, vectors=None):
+  def __init__(self, encoder, index, vectors=None, threads: int = 0):
     """Takes an `embedding.Encoder` and a FAISS index.
 
     Where vectors are given, the hits are scored again with them: for an index
-    that has compressed them.
+    that has compressed them.  FAISS uses `threads`, 0 = all.
     """
+    self._threads = threads
     self._encoder = encoder
     self._index = index
     self._vectors = vectors
@@ -56,11 +57,11 @@ class DenseRanker:
     vectors = np.asarray(
       self._encoder.encode_questions(list(questions)), np.float32
     )
+    more = 0 if self._vectors is None else faiss_index_search.TIES
+    with faiss_index_search.threads(self._threads):
+      rows, scores = faiss_index.search_index(self._index, vectors, k + more)
     if self._vectors is None:
-      return faiss_index.search_index(self._index, vectors, k)
-    rows, _ = faiss_index.search_index(
-      self._index, vectors, k + faiss_index_search.TIES
-    )
+      return rows, scores
     return faiss_index_search.score_again(
       self._vectors, vectors, rows, min(k, self._index.ntotal)
     )
@@ -259,7 +260,7 @@ def load_dense(
   vectors = None
   if config.index.rescore and not faiss_index_search.scores_are_exact(index):
     vectors = _vectors_to_score_with(embeddings, has_vectors)
-  return DenseRanker(encoder, index, vectors)
+  return DenseRanker(encoder, index, vectors, int(config.index.threads))
 
 
 def _vectors_to_score_with(
