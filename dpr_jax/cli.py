@@ -61,7 +61,8 @@ _QRELS = flags.DEFINE_string(
   "qrels",
   None,
   "evaluate: judgements in BEIR's or TREC's format, or \"gold\": the"
-  " questions' own positives; adds nDCG, recall, MRR and MAP.",
+  " questions' own positives; adds nDCG, recall, MRR and MAP. retrieve: ask"
+  " only the questions judged there.",
 )
 _COMPARE = flags.DEFINE_list(
   "compare",
@@ -336,14 +337,14 @@ def _stages(
     raise errors.InputError(
       f"--from={_FROM.value}: only `dpr-jax mine` mines from something else"
     )
-  functions = _functions(config, workdir)
+  functions = _functions(config, workdir, stage)
   for name in STAGES if stage == "run" else (stage,):
     logging.info("== %s", name)
     functions[name]()
 
 
 def _functions(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, stage: str
 ) -> dict[str, Callable[[], object]]:
   """Every stage as a call without arguments."""
   from dpr_jax.data import prepare
@@ -383,6 +384,7 @@ def _functions(
       questions_file=_QUESTIONS.value,
       name=_NAME.value,
       methods=_METHOD.value,
+      qrels=_QRELS.value if stage == "retrieve" else None,
       tune=_TUNE.value,
       **again,
     ),

@@ -23,7 +23,7 @@ def base_config() -> ml_collections.ConfigDict:
 
   config.data = data = ml_collections.ConfigDict()
   data.passages = ""  # psgs_w100.tsv[.gz]; "sample" = the embedded sample
-  data.train = ""  # DPR JSON, JSONL [.gz]
+  data.train = ""  # DPR JSON, JSONL [.gz]; "none" = nothing to train on
   data.dev = ""  # DPR JSON, JSONL [.gz] or *.qa.csv
   data.max_passages = 0  # 0 = all; gold passages of kept questions come first
   data.max_train = 0  # 0 = all, else the first so many questions

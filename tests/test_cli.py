@@ -145,6 +145,18 @@ def _refused(done, *words):
       ["bench", "batch", "--config=CONFIG", "--json=."],
       ["--json=. cannot be written: it is a folder"],
     ),
+    (["bench", "search", "--config=CONFIG"], ["--workdir, or --vectors=N"]),
+    (["index", "--plan", "--config=CONFIG"], ["--plan needs --vectors=N"]),
+    (
+      [
+        "index",
+        "--plan",
+        "--config=CONFIG",
+        "--vectors=9",
+        "--config.index.factory=L2norm,Flat",
+      ],
+      ["config.index.factory='L2norm,Flat'", "does not keep inner products"],
+    ),
     (["train", "--workdir=w"], ["--config is missing"]),
     (["train", "--config=CONFIG"], ["--workdir is missing"]),
     (["train", "--config=no.py", "--workdir=w"], ["no.py"]),

@@ -9,6 +9,8 @@ import dataclasses
 import os
 from collections.abc import Iterator
 
+from absl import logging
+
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import beir, records
 
@@ -31,11 +33,14 @@ class QuestionSet:
     where: for messages.
     count: how many; None where only reading tells.
     source: a workdir, or the path of a file.
+    judged: ids of BEIR's questions to keep; None = all.  A file of BEIR holds
+      those of all splits.
   """
 
   where: str
   count: int | None
   source: workdir_lib.Workdir | str | os.PathLike
+  judged: frozenset[str] | None = None
 
   def __iter__(self) -> Iterator[Asked]:
     from dpr_jax.data import formats, prepare
@@ -45,8 +50,16 @@ class QuestionSet:
       for _, block in dev.blocks(_BLOCK):
         yield from (Asked("", _bare(question)) for question in block)
     elif beir.is_beir(self.source):
+      left_out = 0
       for identifier, question in beir.read_queries(self.source):
-        yield Asked(identifier, question)
+        if self.judged is None or identifier in self.judged:
+          yield Asked(identifier, question)
+        else:
+          left_out += 1
+      if left_out:
+        logging.info(
+          "%s: %d questions not judged, left out", self.where, left_out
+        )
     else:
       for question in formats.read_questions(self.source):
         yield Asked("", _bare(question))
@@ -59,18 +72,22 @@ def _bare(question: records.Question) -> records.Question:
 
 
 def open_set(
-  workdir: workdir_lib.Workdir, questions_file: str | os.PathLike | None
+  workdir: workdir_lib.Workdir,
+  questions_file: str | os.PathLike | None,
+  qrels: str | os.PathLike | None = None,
 ) -> QuestionSet:
   """The workdir's dev questions, or those of a file.
 
   Args:
     workdir: read where there is no file.
     questions_file: `*.qa.csv`, DPR JSON or JSONL, BEIR's `queries.jsonl`.
+    qrels: judgements: only BEIR's questions that stand there are asked.
   """
   from dpr_jax.data import prepare
 
   if questions_file is not None:
-    return QuestionSet(str(questions_file), None, questions_file)
+    judged = None if qrels is None else frozenset(beir.read_qrels(qrels))
+    return QuestionSet(str(questions_file), None, questions_file, judged)
   count = len(prepare.open_questions(workdir, "dev"))
   where = f"{workdir.data / 'dev'} (config.data.dev)"
   return QuestionSet(where, count, workdir)

@@ -141,6 +141,7 @@ def retrieve(
   questions_file: str | os.PathLike | None = None,
   name: str = "dev",
   methods: Sequence[str] | None = None,
+  qrels: str | os.PathLike | None = None,
   tune: bool = False,
   overwrite: bool = False,
 ) -> None:
@@ -152,6 +153,8 @@ def retrieve(
     questions_file: `*.qa.csv` or DPR JSON; the workdir's dev set without it.
     name: the results are `results/<name>.<method>.json`.
     methods: instead of `config.retrieve.methods`.
+    qrels: only the questions judged there are asked (BEIR's files hold those of
+      all splits).
     tune: first chooses the weight of "hybrid" on the dev set, and uses it.
     overwrite: also where results are current.
 
@@ -181,10 +184,15 @@ def retrieve(
     source |= workdir_lib.dataset_inputs(workdir, "dev")
   else:
     source["questions"] = workdir_lib.fingerprint_file(questions_file)
+  if qrels is not None:
+    if questions_file is None:
+      raise errors.InputError(f"--qrels={qrels}: needs --questions as well")
+    source["qrels"] = workdir_lib.fingerprint_file(qrels)
   for method in methods:
     stage = _stage(config, workdir, name, method, source)
     if not stage.is_current(overwrite):
-      _retrieve_with(config, workdir, method, stage, questions_file, name)
+      questions = question_sets.open_set(workdir, questions_file, qrels)
+      _retrieve_with(config, workdir, method, stage, questions, name)
 
 
 def _stage(
@@ -215,7 +223,7 @@ def _retrieve_with(
   workdir: workdir_lib.Workdir,
   method: str,
   stage: workdir_lib.Stage,
-  questions_file: str | os.PathLike | None,
+  questions: question_sets.QuestionSet,
   name: str,
 ) -> None:
   """Runs one method and writes its files, a batch of questions at a time."""
@@ -223,7 +231,6 @@ def _retrieve_with(
 
   passages = prepare.open_passages(workdir)
   ranker = rankers.load(config, workdir, method, passages)
-  questions = question_sets.open_set(workdir, questions_file)
   depth, match = stage.config["depth"], stage.config["match"]
   matcher = answers_lib.AnswerMatcher(match=match)
   cache = mining.PassageCache(passages)

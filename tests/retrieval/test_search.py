@@ -372,15 +372,20 @@ def test_beir_s_questions_keep_their_ids(ready, tmp_path):
   path = tmp_path / "queries.jsonl"
   rows = [{"_id": "q-7", "text": "capital of Italy"}]
   rows.append({"_id": "q-8", "text": "yellow bananas"})
+  rows.append({"_id": "q-9", "text": "of another split"})
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-  _retrieve(ready, questions_file=path, name="beir", methods=["bm25"])
+  qrels = tmp_path / "test.tsv"
+  qrels.write_text("query-id\tcorpus-id\tscore\nq-7\tp2\t1\nq-8\tp6\t1\n")
+  _retrieve(
+    ready, questions_file=path, name="beir", methods=["bm25"], qrels=qrels
+  )
   run = ready.workdir.results("beir", "bm25").with_suffix(".trec")
   assert {line.split()[0] for line in run.read_text().splitlines()} == {
     "q-7",
     "q-8",
   }
-  qrels = tmp_path / "test.tsv"
-  qrels.write_text("query-id\tcorpus-id\tscore\nq-7\tp2\t1\nq-8\tp6\t1\n")
+  with pytest.raises(errors.InputError, match="needs --questions"):
+    _retrieve(ready, qrels=qrels)
   found = ranking.evaluate(
     ready.config, ready.workdir, name="beir", qrels=qrels
   )
