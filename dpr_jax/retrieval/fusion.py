@@ -12,7 +12,6 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from absl import logging
 from jaxtyping import Float, Int
 
 from dpr_jax import configuration, errors
@@ -222,12 +221,6 @@ def tune(
       for one, other in batches
     ]
     tried.append({"weight": weight, "measure": measure(rows)})
-    logging.info(
-      "fusion: %s, weight %.4g: %.4f",
-      options["method"],
-      weight,
-      tried[-1]["measure"],
-    )
   best = max(tried, key=lambda each: each["measure"])
   return {**best, "tried": tried}
 
