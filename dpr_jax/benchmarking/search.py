@@ -3,7 +3,7 @@
 On the vectors and dev questions of a workdir, or on made-up ones in clusters
 (`clusters.py`), every index is built in a process of its own
 (`search_cell.py`), tuned to the same recall and measured.  `--against=bm25s`
-then lets the first index that reaches the recall, and the library bm25s, take
+then lets the fastest index that reaches the recall, and the library bm25s, take
 turns at the same questions with one thread each; encoding the questions is
 timed apart, as is splitting them into words.
 """
@@ -72,7 +72,8 @@ def bench(
 
   Args:
     config: reads `index` and `exact.storage`.
-    workdir: after `embed`; nothing is written there.  None: made-up vectors.
+    workdir: after `embed`; nothing is written there, but for BM25's index where
+      that is missing.  None: made-up vectors.
     vectors: how many of those; 0 = the workdir's.
     dim: their width.
     factories: factory strings, and "exact"; () = `factories_for`.
@@ -210,8 +211,8 @@ def _run_cell(spec: dict[str, Any], scratch: pathlib.Path) -> dict[str, Any]:
 
 def _against_bm25s(
   config: ml_collections.ConfigDict,
-  workdir: workdir_lib.Workdir,
-  source: search_sources.Real,
+  workdir: workdir_lib.Workdir | None,
+  source,
   report: dict[str, Any],
   rounds: int,
 ) -> dict[str, Any]:

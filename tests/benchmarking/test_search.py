@@ -1,12 +1,15 @@
 """`bench search` with tiny sizes: structure and recall, no seconds."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 
 from dpr_jax import errors
 from dpr_jax.benchmarking import clusters, harness, search, search_cell
+from dpr_jax.data import records
+from dpr_jax.retrieval import bm25
 
 
 def test_made_up_vectors_are_clustered_and_the_same_again(tmp_path):
@@ -76,6 +79,52 @@ def test_a_failed_index_is_a_row(capsys):
   assert "exit -9: killed" in printed
   assert "12 questions/s" in printed
   assert "One thread each, top 100: Flat is 3.67 times as fast" in printed
+
+
+class _Passages(list):
+  def blocks(self, size):
+    yield 0, self
+
+
+def test_turns_with_bm25s(tiny_config, tmp_path, monkeypatch):
+  """The fastest index that finds enough, and the library's own search."""
+  path, asked = clusters.write(tmp_path, 120, 8, 6)
+  passages = _Passages(
+    records.Passage(str(i), f"title {i}", f"word{i % 7} and word{i % 5}")
+    for i in range(120)
+  )
+  sparse = bm25.BM25Index.build(
+    passages, k1=0.9, b=0.4, stopwords="en", stemmer=""
+  )
+  monkeypatch.setattr(bm25, "build_or_load", lambda *_: sparse)
+  source = types.SimpleNamespace(
+    vectors=clusters.FileVectors(path),
+    questions=np.load(asked),
+    asked=[records.Question(f"what is word{i}?") for i in range(6)],
+  )
+
+  def row(recall, speed):
+    return {
+      "recall@20": recall,
+      "questions_per_second": {"1 thread": speed},
+      "search": {},
+    }
+
+  report = {
+    "indexes": {
+      "Flat": row(1.0, 5.0),
+      "SQ8": row(0.99, 9.0),
+      "SQ4": row(0.5, 99.0),
+      "exact": row(1.0, 99.0),
+    }
+  }
+  found = search._against_bm25s(tiny_config, None, source, report, 2)
+  assert found["index"] == "SQ8"
+  assert len(found["speedup"]["pairs"]) == 2
+  assert set(found["questions_per_second"]) == {"SQ8", "bm25s"}
+  report["indexes"] = {"SQ4": row(0.5, 99.0)}
+  with pytest.raises(errors.InputError, match=r"no index reaches recall@20"):
+    search._against_bm25s(tiny_config, None, source, report, 2)
 
 
 @pytest.mark.parametrize(
