@@ -127,6 +127,13 @@ _BATCH_SIZES = flags.DEFINE_list(
 
 _WIDE = "xla_cpu_prefer_vector_width"
 STAGES = ("prepare", "mine", "train", "embed", "index", "retrieve", "evaluate")
+_ONLY_FOR = {
+  "plan": ("index",),
+  "shard": ("index",),
+  "tune": ("index", "retrieve"),
+  "qrels": ("retrieve", "evaluate"),
+  "compare": ("evaluate",),
+}
 BENCHES = ("train", "batch", "search")
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
@@ -337,6 +344,9 @@ def _stages(
     raise errors.InputError(
       f"--from={_FROM.value}: only `dpr-jax mine` mines from something else"
     )
+  for name, stages in _ONLY_FOR.items():
+    if flags.FLAGS[name].present and stage not in stages:
+      raise errors.InputError(f"--{name}: only for {' and '.join(stages)}")
   functions = _functions(config, workdir, stage)
   for name in STAGES if stage == "run" else (stage,):
     logging.info("== %s", name)

@@ -157,6 +157,10 @@ def _refused(done, *words):
       ],
       ["config.index.factory='L2norm,Flat'", "does not keep inner products"],
     ),
+    (
+      ["embed", "--config=CONFIG", "--workdir=w", "--shard=0"],
+      ["--shard: only for index"],
+    ),
     (["train", "--workdir=w"], ["--config is missing"]),
     (["train", "--config=CONFIG"], ["--workdir is missing"]),
     (["train", "--config=no.py", "--workdir=w"], ["no.py"]),

@@ -21,7 +21,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dpr_jax import configuration, parallel
+from dpr_jax import configuration, memory, parallel
 from dpr_jax.retrieval import faiss_index_build, faiss_index_search
 
 STORAGES = ("float32", "bfloat16")
@@ -79,7 +79,7 @@ class ExactSearch:
     self._settings = settings
     self._cores = parallel.cores()
     width = 4 if settings.storage == "float32" else 2
-    fitting = settings.core_bytes // (width * max(vectors.dim, 1))
+    fitting = _core_bytes(settings) // (width * max(vectors.dim, 1))
     even = -(-len(vectors) // self._cores)  # rows a core for all of them
     block = min(settings.block, max(even, 1))
     self._per_core = block * max(1, min(fitting // block, -(-even // block)))
@@ -123,8 +123,9 @@ class ExactSearch:
   def _search(
     self, questions: np.ndarray, k: int
   ) -> tuple[np.ndarray, np.ndarray]:
+    width = min(k, self._cores * self._per_core)
     function = _mapped(
-      min(k, self._per_core),
+      width,
       self._block,
       self._settings.approximate,
       self._settings.recall_target,
@@ -136,16 +137,18 @@ class ExactSearch:
     best_rows = np.zeros((count, 0), np.int64)
     best_scores = np.zeros((count, 0), np.float32)
     for part in self._parts():
-      # One batch is on the cores while the last one is fetched.
-      found = [
-        function(filled[first : first + QUESTIONS], part)
-        for first in range(0, len(filled), QUESTIONS)
-      ]
-      rows, scores = (
-        np.concatenate([_side_by_side(each[i]) for each in found])[:count]
-        for i in (0, 1)
-      )
-      rows = np.where(rows == _NONE, -1, rows).astype(np.int64)
+      rows = np.empty((len(filled), width), np.int64)
+      scores = np.empty((len(filled), width), np.float32)
+      pending: list[tuple[int, tuple]] = []
+      for first in range(0, len(filled), QUESTIONS):
+        some = filled[first : first + QUESTIONS]
+        pending.append((first, function(some, part)))
+        if len(pending) > 1:  # one batch is on the cores meanwhile
+          _fetch(*pending.pop(0), rows, scores)
+      for first, found in pending:
+        _fetch(first, found, rows, scores)
+      rows, scores = rows[:count], scores[:count]
+      rows = np.where(rows == _NONE, -1, rows)
       best_rows, best_scores = faiss_index_search.in_order(
         np.hstack([best_rows, rows]), np.hstack([best_scores, scores]), k
       )
@@ -190,6 +193,17 @@ class ExactSearch:
     return parallel.split_over_cores({"vectors": part, "rows": rows})
 
 
+def _core_bytes(settings: Settings) -> int:
+  """Of each core's memory; cores on a CPU share the host's, twice over.
+
+  There a part is in memory once more while it is placed.
+  """
+  available = memory.available_memory()
+  if jax.default_backend() != "cpu" or available is None:
+    return settings.core_bytes
+  return min(settings.core_bytes, available // (3 * parallel.cores()))
+
+
 @functools.lru_cache(maxsize=32)
 def _mapped(k: int, block: int, approximate: bool, recall_target: float):
   """`best_of_core` over the cores: compiled once for all corpora."""
@@ -212,8 +226,8 @@ def best_of_core(
   block: int,
   approximate: bool = False,
   recall_target: float = 0.95,
-) -> tuple[Int[Array, "cores questions k"], Float[Array, "cores questions k"]]:
-  """One core's k best rows and scores, gathered from all cores.
+) -> tuple[Int[Array, "questions k"], Float[Array, "questions k"]]:
+  """The k best rows and scores of all cores.
 
   Blocks come in the order of their rows, and of equal scores the sort keeps
   the first: so ties stand in the order of rows.
@@ -222,7 +236,7 @@ def best_of_core(
     questions: float32, the same on every core.
     part: "vectors" [rows, dim] and "rows" [rows], `_NONE` for none; rows is a
       multiple of `block`.
-    k: at most rows.
+    k: at most the rows of all cores together.
     block: rows compared at once.
     approximate: see `Settings`.
     recall_target: of approximate.
@@ -231,7 +245,8 @@ def best_of_core(
   blocks = rows.shape[0] // block
   asked = questions.astype(vectors.dtype)
   precision = "highest" if vectors.dtype == jnp.float32 else "default"
-  k_block = min(k, block)
+  k_core = min(k, rows.shape[0])
+  k_block = min(k_core, block)
 
   def step(best, this):
     best_rows, best_scores = best
@@ -253,23 +268,30 @@ def best_of_core(
       scores, places = jax.lax.top_k(scores, k_block)
     both_rows = jnp.concatenate([best_rows, this["rows"][places]], axis=1)
     both_scores = jnp.concatenate([best_scores, scores], axis=1)
-    scores, places = jax.lax.top_k(both_scores, k)
+    scores, places = jax.lax.top_k(both_scores, k_core)
     return (jnp.take_along_axis(both_rows, places, axis=1), scores), None
 
   start = (
-    jnp.full((questions.shape[0], k), _NONE, jnp.int32),
-    jnp.full((questions.shape[0], k), -jnp.inf, jnp.float32),
+    jnp.full((questions.shape[0], k_core), _NONE, jnp.int32),
+    jnp.full((questions.shape[0], k_core), -jnp.inf, jnp.float32),
   )
   split = {
     "vectors": vectors.reshape(blocks, block, -1),
     "rows": rows.reshape(blocks, block),
   }
   best, _ = jax.lax.scan(step, start, split)
-  return jax.lax.all_gather(best, parallel.AXIS)
+  all_rows, all_scores = (
+    # Side by side in the order of the cores, which is that of the rows.
+    jnp.moveaxis(each, 0, 1).reshape(each.shape[1], -1)
+    for each in jax.lax.all_gather(best, parallel.AXIS)
+  )
+  scores, places = jax.lax.top_k(all_scores, k)
+  return jnp.take_along_axis(all_rows, places, axis=1), scores
 
 
-def _side_by_side(found: Array) -> np.ndarray:
-  """The first core's copy of all cores' lists, side by side in their order."""
-  first = np.asarray(found.addressable_shards[0].data)
-  lists = first.reshape(-1, *first.shape[-2:])
-  return np.moveaxis(lists, 0, 1).reshape(lists.shape[1], -1)
+def _fetch(
+  first: int, found: tuple[Array, Array], rows: np.ndarray, scores: np.ndarray
+) -> None:
+  """Copies one core's results of a batch: all cores have the same."""
+  for each, place in zip(found, (rows, scores), strict=True):
+    place[first : first + QUESTIONS] = each.addressable_shards[0].data[0]

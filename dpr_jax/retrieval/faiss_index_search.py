@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from dpr_jax import errors
 from dpr_jax.retrieval import faiss_index_build
 
+_AGAIN = 50_000  # hits whose vectors are in memory at once
 TIES = 16  # equal scores at the end of a list that are put in order
 # Names of FAISS's parameters, and what they are before anything is tuned.
 DEFAULTS = {"ef_search": 128, "nprobe": 64, "refine_factor": 4.0}
@@ -217,7 +218,8 @@ def score_again(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Hits of a compressed index, scored and sorted by their own vectors.
 
-  Reads the distinct rows and nothing else of the vectors.
+  Reads the distinct rows and nothing else of the vectors, those of a bounded
+  number of hits at a time.
 
   Args:
     vectors: those that the index was made from.
@@ -225,14 +227,17 @@ def score_again(
     rows: what was found, -1 for no hit.
     columns: hits to return.
   """
-  distinct = np.unique(rows[rows >= 0])
-  if not len(distinct):
-    return in_order(rows, np.zeros(rows.shape, np.float32), columns)
-  found = faiss_index_build.take(vectors, distinct)
-  scores = np.empty(rows.shape, np.float32)
-  for number, (question, some) in enumerate(zip(questions, rows, strict=True)):
-    places = np.searchsorted(distinct, np.maximum(some, distinct[0]))
-    scores[number] = found[places] @ question
+  scores = np.zeros(rows.shape, np.float32)
+  step = max(1, _AGAIN // max(rows.shape[1], 1))
+  for first in range(0, len(rows), step):
+    batch = rows[first : first + step]
+    distinct = np.unique(batch[batch >= 0])
+    if not len(distinct):
+      continue
+    found = faiss_index_build.take(vectors, distinct)
+    for number, some in enumerate(batch, start=first):
+      places = np.searchsorted(distinct, np.maximum(some, distinct[0]))
+      scores[number] = found[places] @ questions[number]
   return in_order(rows, scores, columns)
 
 
