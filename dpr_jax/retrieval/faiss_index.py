@@ -110,7 +110,9 @@ def index(
       faiss_index_plan.check_fits(config, settings, vectors, shards)
       if shards == 1:
         _write_part(stage, settings, vectors, range(len(vectors)))
-      elif not _write_shards(stage, settings, vectors, shards, shard):
+      elif not _write_shards(
+        stage, settings, vectors, shards, shard, overwrite
+      ):
         return
     _report(config, workdir, stage, vectors, model, tune)
 
@@ -177,6 +179,7 @@ def _write_shards(
   vectors: Vectors,
   shards: int,
   only: int | None,
+  overwrite: bool = False,
 ) -> bool:
   """Builds the parts that are not there; True when the index is whole.
 
@@ -186,7 +189,7 @@ def _write_shards(
   stage.folder.mkdir(parents=True, exist_ok=True)
   stage.manifest.unlink(missing_ok=True)
   learnt = dataclasses.replace(stage, folder=stage.folder / "trained")
-  if not learnt.is_current():
+  if not learnt.is_current(overwrite and only is None):
     _write_part(learnt, settings, vectors, range(0))
   learnt_files = workdir_lib.read_manifest(learnt.folder, "index")["files"]
   bounds = np.linspace(0, len(vectors), shards + 1).astype(np.int64).tolist()
@@ -203,7 +206,7 @@ def _write_shards(
         "trained": learnt_files[FILE],
       },
     )
-    if only in (None, number) and not part.is_current():
+    if only in (None, number) and not part.is_current(overwrite):
       trained, _ = faiss_index_files.load_file(learnt.folder, mmap=False)
       _write_part(part, settings, vectors, rows, trained)
     parts.append(part)

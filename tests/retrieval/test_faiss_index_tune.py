@@ -155,6 +155,12 @@ def test_sharded_index_through_the_stage(world):
   manifest = _manifest(world, "Flat")
   assert manifest["recall"]["recall@20"] == 1.0
   assert manifest["count"] == len(world.passages)
+  file = folder / "shard-00001-of-00002" / faiss_index.FILE
+  file.write_bytes(b"damaged")
+  with pytest.raises(errors.InputError, match="index --overwrite"):
+    faiss_index.load_index(folder)
+  faiss_index.index(world.config, world.workdir, overwrite=True)
+  assert faiss_index.load_index(folder)[0].ntotal == len(world.passages)
   world.config.index.shards = 1  # another index: the parts go
   faiss_index.index(world.config, world.workdir)
   assert {path.name for path in folder.iterdir()} == {
