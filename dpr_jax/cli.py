@@ -54,7 +54,10 @@ _QUESTIONS = flags.DEFINE_string(
 )
 _NAME = flags.DEFINE_string("name", "dev", "Name of the question set.")
 _METHOD = flags.DEFINE_list(
-  "method", None, "retrieve: bm25, dense, dense-start; default: the config's."
+  "method",
+  None,
+  "retrieve: some of bm25, dense, dense-start, exact, hybrid; default: the"
+  " config's.",
 )
 _MODEL = flags.DEFINE_enum(
   "model",
@@ -66,6 +69,42 @@ _MODEL = flags.DEFINE_enum(
 _MATCH = flags.DEFINE_enum(
   "match", None, ["string", "regex"], "evaluate: how answers are looked for."
 )
+_QRELS = flags.DEFINE_string(
+  "qrels",
+  None,
+  "evaluate: judgements in BEIR's or TREC's format, or \"gold\": the"
+  " questions' own positives; adds nDCG, recall, MRR and MAP. retrieve: ask"
+  " only the questions judged there.",
+)
+_COMPARE = flags.DEFINE_list(
+  "compare",
+  None,
+  "evaluate: two methods; tests their difference, and lists the questions that"
+  " one finds and the other misses.",
+)
+_TUNE = flags.DEFINE_bool(
+  "tune",
+  False,
+  "index: search as carefully as config.index.recall_target needs; retrieve:"
+  " the weight of dense in hybrid, on the dev set. Stored in the workdir.",
+)
+_SHARD = flags.DEFINE_integer(
+  "shard", None, "index: build this one of config.index.shards alone, from 0."
+)
+_PLAN = flags.DEFINE_bool(
+  "plan",
+  False,
+  "index: what it would take, and what to choose; builds nothing.",
+)
+_VECTORS = flags.DEFINE_integer(
+  "vectors",
+  0,
+  "index --plan: so many; default: those of the workdir. bench search: so many"
+  " made-up ones, in clusters; default: the workdir's.",
+)
+_DIM = flags.DEFINE_integer(
+  "dim", 768, "index --plan, bench search: width of those vectors."
+)
 _FROM = flags.DEFINE_string(
   "from",
   None,
@@ -75,9 +114,9 @@ _FROM = flags.DEFINE_string(
 _AGAINST = flags.DEFINE_enum(
   "against",
   None,
-  ["sentence-transformers", "sentence-transformers-bfloat16"],
-  "bench train, encode: another library to compare with, needs dpr-jax[bench];"
-  " the second for encode alone.",
+  ["sentence-transformers", "sentence-transformers-bfloat16", "bm25s"],
+  "A library to compare with; bench train, encode: sentence-transformers, which"
+  " needs dpr-jax[bench] (in bfloat16 for encode alone); bench search: bm25s.",
 )
 _JSON = flags.DEFINE_string("json", None, "bench, plan: a file for the report.")
 _TOPOLOGY = flags.DEFINE_string(
@@ -104,6 +143,12 @@ _REPEATS = flags.DEFINE_integer(
 _SEPARATE = flags.DEFINE_bool(
   "separate", False, "bench train: two towers of ours, not a shared one."
 )
+_FACTORIES = flags.DEFINE_string(
+  "factories",
+  "",
+  'bench search: FAISS factory strings between semicolons, and "exact" for'
+  " search on the cores; default: one of each kind.",
+)
 _BATCH_SIZES = flags.DEFINE_list(
   "batch_sizes",
   ["128", "1024", "8192"],
@@ -129,7 +174,14 @@ _WIDE = "xla_cpu_prefer_vector_width"
 STAGES = ("prepare", "mine", "train", "embed", "index", "retrieve", "evaluate")
 # Several processes do these together; of other stages, the first alone.
 TOGETHER = ("train", "embed")
-BENCHES = ("train", "encode", "batch")
+_ONLY_FOR = {
+  "plan": ("index",),
+  "shard": ("index",),
+  "tune": ("index", "retrieve"),
+  "qrels": ("retrieve", "evaluate"),
+  "compare": ("evaluate",),
+}
+BENCHES = ("train", "encode", "batch", "search")
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
 
@@ -196,6 +248,13 @@ def _help() -> None:
     _METHOD,
     _MODEL,
     _MATCH,
+    _QRELS,
+    _COMPARE,
+    _TUNE,
+    _SHARD,
+    _PLAN,
+    _VECTORS,
+    _DIM,
     _FROM,
     _AGAINST,
     _JSON,
@@ -205,6 +264,7 @@ def _help() -> None:
     _QUICK,
     _REPEATS,
     _SEPARATE,
+    _FACTORIES,
     _BATCH_SIZES,
     _WHAT,
     _FORMAT,
@@ -259,6 +319,8 @@ def _run(arguments: list[str]) -> None:
       _export()
     elif stage == "import":
       _import()
+    elif stage == "index" and _PLAN.value:
+      _plan_index()
     else:
       with _experiment() as (config, workdir):
         _stages(stage, config, workdir)
@@ -363,7 +425,10 @@ def _stages(
     raise errors.InputError(
       f"--from={_FROM.value}: only `dpr-jax mine` mines from something else"
     )
-  functions = _functions(config, workdir)
+  for name, stages in _ONLY_FOR.items():
+    if flags.FLAGS[name].present and stage not in stages:
+      raise errors.InputError(f"--{name}: only for {' and '.join(stages)}")
+  functions = _functions(config, workdir, stage)
   for name in STAGES if stage == "run" else (stage,):
     logging.info("== %s", name)
     if name in TOGETHER:
@@ -373,24 +438,26 @@ def _stages(
 
 
 def _functions(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, stage: str
 ) -> dict[str, Callable[[], object]]:
   """Every stage as a call without arguments."""
   from dpr_jax.data import prepare
   from dpr_jax.evaluation import ranking
-  from dpr_jax.retrieval import embedding, faiss_index, mining, search
+  from dpr_jax.retrieval import (
+    embedding,
+    faiss_index,
+    mining,
+    rankers,
+    search,
+  )
   from dpr_jax.training import train_retriever
 
   again = {"overwrite": _OVERWRITE.value}
-  models = (
-    [_MODEL.value]
-    if _MODEL.value
-    else [method for method in config.retrieve.methods if method != "bm25"]
-  )
 
-  def for_models(function: Callable) -> None:
-    for model in models:
-      function(config, workdir, model=model, **again)
+  def for_models(function: Callable, room: dict[str, str], **kwargs) -> None:
+    models = rankers.models_of(config.retrieve.methods, room)
+    for model in [_MODEL.value] if _MODEL.value else models:
+      function(config, workdir, model=model, **again, **kwargs)
 
   return {
     "prepare": lambda: prepare.prepare(config, workdir, **again),
@@ -398,18 +465,31 @@ def _functions(
       config, workdir, ranker=_FROM.value or "bm25", **again
     ),
     "train": lambda: train_retriever.train(config, workdir, **again),
-    "embed": lambda: for_models(embedding.embed),
-    "index": lambda: for_models(faiss_index.index),
+    "embed": lambda: for_models(embedding.embed, rankers.VECTORS),
+    "index": lambda: for_models(
+      faiss_index.index,
+      rankers.INDEXES,
+      shard=_SHARD.value,
+      tune=_TUNE.value,
+    ),
     "retrieve": lambda: search.retrieve(
       config,
       workdir,
       questions_file=_QUESTIONS.value,
       name=_NAME.value,
       methods=_METHOD.value,
+      qrels=_QRELS.value if stage == "retrieve" else None,
+      tune=_TUNE.value,
       **again,
     ),
     "evaluate": lambda: ranking.evaluate(
-      config, workdir, name=_NAME.value, match=_MATCH.value, **again
+      config,
+      workdir,
+      name=_NAME.value,
+      match=_MATCH.value,
+      qrels=_QRELS.value,
+      compare=_COMPARE.value,
+      **again,
     ),
   }
 
@@ -431,6 +511,20 @@ def _bench(kind: str) -> None:
       config,
       cpu_devices=_CPU_DEVICES.value,
       batch_sizes=_integers("batch_sizes", _BATCH_SIZES.value),
+      **common,
+    )
+    return
+  if kind == "search":
+    from dpr_jax.benchmarking import search
+
+    search.bench(
+      config,
+      workdir_lib.Workdir(_WORKDIR.value) if _WORKDIR.value else None,
+      vectors=_VECTORS.value,
+      dim=_DIM.value,
+      factories=[each for each in _FACTORIES.value.split(";") if each],
+      against=_AGAINST.value,
+      cpu_devices=_CPU_DEVICES.value,
       **common,
     )
     return
@@ -511,6 +605,22 @@ def _import() -> None:
   from dpr_jax.retrieval import vector_formats
 
   vector_formats.import_(pathlib.Path(_FROM.value), out)
+
+
+def _plan_index() -> None:
+  """Prints what an index would take; reads the workdir at most."""
+  from dpr_jax.retrieval import faiss_index_plan
+
+  config, count, dim = _config(), _VECTORS.value, _DIM.value
+  if not count:
+    if not _WORKDIR.value:
+      raise errors.InputError("--plan needs --vectors=N, or a --workdir")
+    folder = workdir_lib.Workdir(_WORKDIR.value).embeddings(
+      _MODEL.value or "dense"
+    )
+    manifest = workdir_lib.read_manifest(folder, "embed")
+    count, dim = manifest["count"], manifest["dim"]
+  faiss_index_plan.print_plan(config, count, dim)
 
 
 def _integers(flag: str, values: Sequence[str]) -> list[int]:

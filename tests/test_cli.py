@@ -156,6 +156,22 @@ def _refused(done, *words):
       ["import", "--out=o", "--what=embeddings", "--from=nothing.pkl"],
       ["cannot read nothing.pkl"],
     ),
+    (["bench", "search", "--config=CONFIG"], ["--workdir, or --vectors=N"]),
+    (["index", "--plan", "--config=CONFIG"], ["--plan needs --vectors=N"]),
+    (
+      [
+        "index",
+        "--plan",
+        "--config=CONFIG",
+        "--vectors=9",
+        "--config.index.factory=L2norm,Flat",
+      ],
+      ["config.index.factory='L2norm,Flat'", "does not keep inner products"],
+    ),
+    (
+      ["embed", "--config=CONFIG", "--workdir=w", "--shard=0"],
+      ["--shard: only for index"],
+    ),
     (["train", "--workdir=w"], ["--config is missing"]),
     (["train", "--config=CONFIG"], ["--workdir is missing"]),
     (["train", "--config=no.py", "--workdir=w"], ["no.py"]),

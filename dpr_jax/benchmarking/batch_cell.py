@@ -8,7 +8,6 @@ there.  The peak is the process's resident set, the compiler's own excluded.
 
 import json
 import pathlib
-import re
 import sys
 import time
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from dpr_jax import configuration, errors, parallel, workdir
+from dpr_jax import configuration, errors, memory, parallel, workdir
 from dpr_jax.benchmarking import harness, synthetic
 from dpr_jax.models import towers
 from dpr_jax.training import train_step
@@ -39,7 +38,7 @@ def measure(
     before the first step), `seconds`, `step_seconds` (their spread),
     `questions_per_second` and `loss` (of the first step).
   """
-  available = harness.available_memory()
+  available = memory.available_memory()
   model = towers.start(config)
   source = synthetic.make_source(config, model)
   built = train_step.build(config, model, source.steps)
@@ -66,7 +65,7 @@ def measure(
   if not found["fits"]:
     return found
   _forget_peak()
-  found["start_bytes"] = _status("VmRSS")
+  found["start_bytes"] = memory.status("VmRSS")
   seconds = []
   for _ in range(1 + repeats):
     started = time.perf_counter()
@@ -77,7 +76,7 @@ def measure(
     found.setdefault("loss", loss)
   step = harness.spread(seconds[1:])
   return found | {
-    "peak_bytes": _status("VmHWM"),
+    "peak_bytes": memory.status("VmHWM"),
     "seconds": seconds[1:],
     "step_seconds": step,
     "questions_per_second": config.train.batch_size / step["median"],
@@ -90,19 +89,6 @@ def _forget_peak() -> None:
     pathlib.Path("/proc/self/clear_refs").write_text("5")
   except OSError:
     pass  # then the compiler's peak counts too: more, never less
-
-
-def _status(name: str) -> int | None:
-  """A line of /proc/self/status in bytes; None where there is none.
-
-  Not `getrusage`: its peak starts from the parent's.
-  """
-  try:
-    text = pathlib.Path("/proc/self/status").read_text()
-  except OSError:
-    return None
-  match = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
-  return 1024 * int(match.group(1)) if match else None
 
 
 def main() -> None:

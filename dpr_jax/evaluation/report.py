@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import rich.console
 import rich.table
 
-_MEASURE = re.compile(r"(gold_)?top(\d+)")
+_MEASURE = re.compile(r"(gold_)?top(\d+)|[A-Za-z]+@(\d+)")
 _WIDTH = 1000  # wider than any table: rich wraps and cuts at this width
 
 
@@ -23,7 +23,7 @@ def comparison_table(
   *,
   quoted: Mapping[str, Mapping[str, float | int]] | None = None,
 ) -> rich.table.Table:
-  """Methods as rows, answer top-k and then gold top-k as columns, in percent.
+  """Methods as rows; answer top-k, gold top-k, judged measures, in percent.
 
   Args:
     rows: {"dense": {"top20": 0.784, "gold_top20": 0.65}, ...}; keys that are
@@ -37,8 +37,8 @@ def comparison_table(
   table = rich.table.Table(title=title, title_justify="left")
   table.add_column("method", no_wrap=True)
   for column in columns:
-    gold, rank = _MEASURE.fullmatch(column).groups()
-    name = f"{'gold' if gold else 'answer'} top-{rank}"
+    gold, rank, judged = _MEASURE.fullmatch(column).groups()
+    name = column if judged else f"{'gold' if gold else 'answer'} top-{rank}"
     table.add_column(name, justify="right", no_wrap=True)
   for name, measures in rows.items():
     table.add_row(name, *(_percent(measures.get(key)) for key in columns))
@@ -52,11 +52,16 @@ def comparison_table(
 
 
 def _columns(rows: Sequence[Mapping[str, float | int]]) -> list[str]:
-  """Measures of any row: answers before gold passages, then by rank."""
+  """Measures of any row: answers, gold passages, judgements; by rank."""
   found = {key for row in rows for key in row if _MEASURE.fullmatch(key)}
   return sorted(
     found,
-    key=lambda key: (key.startswith("gold_"), int(key.rpartition("top")[2])),
+    key=lambda key: (
+      "@" in key,
+      key.startswith("gold_"),
+      int(re.search(r"\d+$", key)[0]),
+      key,
+    ),
   )
 
 

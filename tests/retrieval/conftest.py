@@ -12,7 +12,7 @@ import dpr_jax.data
 import dpr_jax.retrieval
 from dpr_jax import configuration, workdir
 from dpr_jax.data import records
-from dpr_jax.retrieval import vectors
+from dpr_jax.retrieval import faiss_index_tune, vectors
 
 TEXTS = [
   ("p0", "Paris", "Paris is the capital of France on the Seine."),
@@ -154,6 +154,7 @@ def world(tmp_path, monkeypatch):
   monkeypatch.setattr(
     vectors, "open_vectors", lambda folder: world.vectors[folder]
   )
+  monkeypatch.setattr(faiss_index_tune, "LEAST_SECONDS", 0.0)
   return world
 
 
