@@ -38,11 +38,16 @@ _OVERWRITE = flags.DEFINE_bool(
   "overwrite", False, "Do the stage again even if nothing has changed."
 )
 _QUESTIONS = flags.DEFINE_string(
-  "questions", None, "retrieve: a *.qa.csv or DPR JSON; default: the dev set."
+  "questions",
+  None,
+  "retrieve: a *.qa.csv or DPR JSON; default: the dev set. read: a file in"
+  " SQuAD's format; default: what was retrieved.",
 )
 _NAME = flags.DEFINE_string("name", "dev", "Name of the question set.")
 _METHOD = flags.DEFINE_list(
-  "method", None, "retrieve: bm25, dense, dense-start; default: the config's."
+  "method",
+  None,
+  "retrieve, read, ask: bm25, dense, dense-start; default: the config's.",
 )
 _MODEL = flags.DEFINE_enum(
   "model",
@@ -60,13 +65,30 @@ _FROM = flags.DEFINE_string(
   'mine: "bm25", or "model" = the trained towers of this workdir with their'
   " index; default: bm25.",
 )
+_RERANK = flags.DEFINE_enum(
+  "rerank",
+  None,
+  ["reader"],
+  "retrieve: reorder the first config.read.rerank_depth passages by the"
+  " reader's rank head, as another method.",
+)
+_FORMAT = flags.DEFINE_enum(
+  "format",
+  None,
+  ["dpr-reader", "question-answering"],
+  "export: the trained reader as a DPRReader or a BertForQuestionAnswering.",
+)
+_OUT = flags.DEFINE_string("out", None, "export: a new folder.")
+_K = flags.DEFINE_integer("k", 20, "ask: passages to read per question.")
 _AGAINST = flags.DEFINE_enum(
   "against",
   None,
   ["sentence-transformers"],
   "bench train: another library to compare with, needs dpr-jax[bench].",
 )
-_JSON = flags.DEFINE_string("json", None, "bench: a file for the report.")
+_JSON = flags.DEFINE_string(
+  "json", None, "bench: a file for the report. ask: --json alone prints JSON."
+)
 _REPEATS = flags.DEFINE_integer(
   "repeats", 0, "bench: rounds that count; 0 = what the bench is made for."
 )
@@ -80,7 +102,11 @@ _BATCH_SIZES = flags.DEFINE_list(
 )
 
 _WIDE = "xla_cpu_prefer_vector_width"
-STAGES = ("prepare", "mine", "train", "embed", "index", "retrieve", "evaluate")
+STAGES = (
+  *("prepare", "mine", "train", "embed", "index", "retrieve"),
+  *("train-reader", "read", "evaluate"),
+)
+READING = ("train-reader", "read")  # `run` does them if config.reader.train
 BENCHES = ("train", "batch")
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
@@ -89,6 +115,9 @@ STAGE is one of
   {"  ".join(STAGES)}
   run       all of them in order; what is done and unchanged is skipped
   demo      the whole flow on the embedded sample
+or "ask QUESTION ...": answers from a finished workdir; without a question,
+   one per line of standard input; --json for programs
+or "export --format=FORMAT --out=DIR": the workdir's reader for transformers
 or "bench KIND": how fast, and in how much memory; KIND is one of
   {"  ".join(BENCHES)}
 dpr-jax --help lists the flags."""
@@ -142,6 +171,10 @@ def _help() -> None:
     _MODEL,
     _MATCH,
     _FROM,
+    _RERANK,
+    _FORMAT,
+    _OUT,
+    _K,
     _AGAINST,
     _JSON,
     _REPEATS,
@@ -159,6 +192,8 @@ def _fail(message: object) -> None:
 
 def _parse(arguments: Sequence[str]) -> list[str]:
   """Parses flags; anything wrong with them is the user's to mend."""
+  if arguments[1:2] == ["ask"]:  # there --json needs no file
+    arguments = ["--json=-" if a == "--json" else a for a in arguments]
   try:
     return flags.FLAGS(list(arguments))
   except flags.Error as error:
@@ -176,10 +211,10 @@ def _run(arguments: list[str]) -> None:
   if arguments[1:2] == ["bench"]:
     if len(arguments) != 3 or arguments[2] not in BENCHES:
       _fail(f"bench needs one KIND: {', '.join(BENCHES)}")
-  elif len(arguments) != 2:
+  elif arguments[1:2] != ["ask"] and len(arguments) != 2:
     _fail(USAGE if len(arguments) < 2 else f"one STAGE only: {arguments[1:]}")
   stage = arguments[1]
-  others = ("run", "demo", "bench")
+  others = ("run", "demo", "ask", "export", "bench")
   if stage not in (*STAGES, *others):
     known = ", ".join((*STAGES, *others))
     _fail(f"unknown stage {stage!r}: one of {known}")
@@ -190,6 +225,11 @@ def _run(arguments: list[str]) -> None:
       _demo()
     elif stage == "bench":
       _bench(arguments[2])
+    elif stage == "ask":
+      _ask(arguments[2:])
+    elif stage == "export":
+      with _experiment() as (config, workdir):
+        _export(config, workdir)
     else:
       with _experiment() as (config, workdir):
         _stages(stage, config, workdir)
@@ -282,7 +322,10 @@ def _stages(
       f"--from={_FROM.value}: only `dpr-jax mine` mines from something else"
     )
   functions = _functions(config, workdir)
-  for name in STAGES if stage == "run" else (stage,):
+  wanted = STAGES if stage == "run" else (stage,)
+  if stage == "run" and not config.reader.train:
+    wanted = tuple(name for name in wanted if name not in READING)
+  for name in wanted:
     logging.info("== %s", name)
     functions[name]()
 
@@ -293,8 +336,15 @@ def _functions(
   """Every stage as a call without arguments."""
   from dpr_jax.data import prepare
   from dpr_jax.evaluation import ranking
-  from dpr_jax.retrieval import embedding, faiss_index, mining, search
-  from dpr_jax.training import train_retriever
+  from dpr_jax.retrieval import (
+    answering,
+    embedding,
+    faiss_index,
+    mining,
+    reranking,
+    search,
+  )
+  from dpr_jax.training import train_reader, train_retriever
 
   again = {"overwrite": _OVERWRITE.value}
   models = (
@@ -307,6 +357,21 @@ def _functions(
     for model in models:
       function(config, workdir, model=model, **again)
 
+  def retrieve() -> None:
+    search.retrieve(
+      config,
+      workdir,
+      questions_file=_QUESTIONS.value,
+      name=_NAME.value,
+      methods=_METHOD.value,
+      **again,
+    )
+    if _RERANK.value:
+      for method in _METHOD.value or config.retrieve.methods:
+        reranking.rerank(
+          config, workdir, name=_NAME.value, method=method, **again
+        )
+
   return {
     "prepare": lambda: prepare.prepare(config, workdir, **again),
     "mine": lambda: mining.mine(
@@ -315,11 +380,13 @@ def _functions(
     "train": lambda: train_retriever.train(config, workdir, **again),
     "embed": lambda: for_models(embedding.embed),
     "index": lambda: for_models(faiss_index.index),
-    "retrieve": lambda: search.retrieve(
+    "retrieve": retrieve,
+    "train-reader": lambda: train_reader.train_reader(config, workdir, **again),
+    "read": lambda: answering.read(
       config,
       workdir,
-      questions_file=_QUESTIONS.value,
       name=_NAME.value,
+      questions_file=_QUESTIONS.value,
       methods=_METHOD.value,
       **again,
     ),
@@ -327,6 +394,38 @@ def _functions(
       config, workdir, name=_NAME.value, match=_MATCH.value, **again
     ),
   }
+
+
+def _ask(questions: list[str]) -> None:
+  """Answers questions from a finished workdir."""
+  from dpr_jax.retrieval import asking
+
+  if not _WORKDIR.value:
+    raise errors.InputError("--workdir is missing: --workdir=DIR")
+  as_json = _JSON.value is not None
+  if as_json and _JSON.value != "-":
+    raise errors.InputError(f"--json={_JSON.value}: ask prints: --json alone")
+  if _K.value < 1:
+    raise errors.InputError(f"--k={_K.value}: must be at least 1")
+  answerer = asking.Answerer.load(
+    _WORKDIR.value, method=(_METHOD.value or [""])[0], k=_K.value
+  )
+  for question in questions or sys.stdin:
+    if question.strip():
+      reply = answerer.ask(question.strip())
+      print(reply.json() if as_json else reply.text(), flush=True)
+
+
+def _export(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> None:
+  """Writes the trained reader for transformers."""
+  from dpr_jax.models import readers
+
+  if not _FORMAT.value or not _OUT.value:
+    raise errors.InputError("export needs --format=FORMAT and --out=DIR")
+  readers.export(readers.trained(config, workdir), _OUT.value, _FORMAT.value)
+  logging.info("export: %s", _OUT.value)
 
 
 def _bench(kind: str) -> None:

@@ -4,6 +4,7 @@ In come `results/<name>.<method>.json` (ours or any in DPR's results format),
 out come `evaluation/<name>.json` and a table.  "top20" is the share of all
 questions with an answer string in one of the first 20 passages, "gold_top20"
 the share with one of their own positive passages there, where those are known.
+Where a reader has been, `answers/<name>.<method>.json` add "em" and "f1".
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from absl import logging
 from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.evaluation import answers as answers_lib
-from dpr_jax.evaluation import report
+from dpr_jax.evaluation import exact_match, report
 
 _METHOD = re.compile(r"[\w-]+")
 
@@ -76,7 +77,9 @@ def evaluate(
     overwrite: also where nothing has changed.
 
   Returns:
-    {method: {"top1": fraction, ..., "gold_top1": fraction, ...}}.
+    {method: {"top1": fraction, ..., "gold_top1": fraction, ..., "em":
+    fraction, "f1": fraction, "em_10": ..., ...}}; the last ones of a method
+    whose results were read, with the numbers of passages read.
 
   Raises:
     InputError: no results of this name, or malformed or damaged ones.
@@ -91,7 +94,8 @@ def evaluate(
     }
   )
   paths = results_files(workdir, name)
-  if not paths:
+  answered = answer_files(workdir, name)
+  if not paths and not answered:
     raise errors.InputError(
       f"{workdir.results(name, '*')}: no results of this name; run `dpr-jax"
       f" retrieve --name={name}` first"
@@ -107,6 +111,10 @@ def evaluate(
         [workdir_lib.fingerprint_file(path), sidecars[method]]
       )
       for method, path in paths.items()
+    }
+    | {
+      f"{method} answers": workdir_lib.fingerprint_file(path)
+      for method, path in answered.items()
     },
     manifest_name=f"{name}.manifest.json",
   )
@@ -119,6 +127,8 @@ def evaluate(
       measures[method] = _measures(ranks, ks, path.name)
       counts[f"{method}_questions"] = len(ranks.answer)
       counts[f"{method}_questions_with_gold"] = len(ranks.gold)
+    for method, path in answered.items():
+      measures.setdefault(method, {}).update(exact_match.file_scores(path))
     workdir_lib.write_json(output, measures)
     stage.finish(counts)
   title = f"{name}: percent of questions"
@@ -130,7 +140,17 @@ def results_files(
   workdir: workdir_lib.Workdir, name: str
 ) -> dict[str, pathlib.Path]:
   """Results of a question set by method, in alphabetical order."""
-  folder = workdir.results(name, "bm25").parent
+  return _by_method(workdir.results(name, "bm25").parent, name)
+
+
+def answer_files(
+  workdir: workdir_lib.Workdir, name: str
+) -> dict[str, pathlib.Path]:
+  """Answers to a question set by method, in alphabetical order."""
+  return _by_method(workdir.answers(name).parent, name)
+
+
+def _by_method(folder: pathlib.Path, name: str) -> dict[str, pathlib.Path]:
   found = {}
   for path in sorted(folder.glob("*.json")):
     method = path.name.removeprefix(f"{name}.").removesuffix(".json")

@@ -9,6 +9,7 @@ three lines of Python.
 
 import os
 import re
+import time
 from collections.abc import Iterable, Sequence
 
 import ml_collections
@@ -34,13 +35,21 @@ class DenseRanker:
     """Takes an `embedding.Encoder` and a FAISS index."""
     self._encoder = encoder
     self._index = index
+    self.seconds: dict[str, float] = {}  # of the steps of the last search
 
   def search(
     self, questions: Sequence[str], k: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """As `faiss_index.search_index`, from texts."""
+    began = time.perf_counter()
     vectors = self._encoder.encode_questions(list(questions))
-    return faiss_index.search_index(self._index, vectors, k)
+    encoded = time.perf_counter()
+    found = faiss_index.search_index(self._index, vectors, k)
+    self.seconds = {
+      "encode": encoded - began,
+      "search": time.perf_counter() - encoded,
+    }
+    return found
 
 
 class Retriever:
@@ -83,6 +92,11 @@ class Retriever:
       factory = factory or _configured_factory(workdir)
       ranker = load_dense(workdir, method, factory, len(passages))
     return cls(ranker, passages)
+
+  @property
+  def seconds(self) -> dict[str, float]:
+    """Of the steps of the last search, {} where its method has one alone."""
+    return getattr(self._ranker, "seconds", {})
 
   def search(
     self, questions: str | Sequence[str], k: int = 20
@@ -136,6 +150,7 @@ def retrieve(
   questions_file: str | os.PathLike | None = None,
   name: str = "dev",
   methods: Sequence[str] | None = None,
+  split: str = "dev",
   overwrite: bool = False,
 ) -> None:
   """Writes the results of every method for one question set.
@@ -143,9 +158,10 @@ def retrieve(
   Args:
     config: reads `retrieve`, `bm25`, `index`, `evaluate.match`, `model`.
     workdir: holds the corpus, and the index of each dense method.
-    questions_file: `*.qa.csv` or DPR JSON; the workdir's dev set without it.
+    questions_file: `*.qa.csv` or DPR JSON; the workdir's `split` without it.
     name: the results are `results/<name>.<method>.json`.
     methods: instead of `config.retrieve.methods`.
+    split: "dev" or "train".
     overwrite: also where results are current.
 
   Raises:
@@ -163,13 +179,15 @@ def retrieve(
     )
   source = workdir_lib.dataset_inputs(workdir, "passages")
   if questions_file is None:
-    source |= workdir_lib.dataset_inputs(workdir, "dev")
+    source |= workdir_lib.dataset_inputs(workdir, split)
   else:
     source["questions"] = workdir_lib.fingerprint_file(questions_file)
   for method in methods:
     stage = _stage(config, workdir, name, method, source)
     if not stage.is_current(overwrite):
-      _retrieve_with(config, workdir, method, stage, questions_file, name)
+      _retrieve_with(
+        config, workdir, method, stage, questions_file, name, split
+      )
 
 
 def check_methods(methods: Iterable[str]) -> tuple[str, ...]:
@@ -229,6 +247,7 @@ def _retrieve_with(
   stage: workdir_lib.Stage,
   questions_file: str | os.PathLike | None,
   name: str,
+  split: str,
 ) -> None:
   """Runs one method and writes its three files."""
   from dpr_jax.data import prepare
@@ -239,7 +258,7 @@ def _retrieve_with(
     bm25.check_size(ranker, passages)
   else:
     ranker = load_dense(workdir, method, config.index.factory, len(passages))
-  questions = _questions(workdir, questions_file)
+  questions = _questions(workdir, questions_file, split)
   output = workdir.results(name, method)
   run = output.with_suffix(".trec")
   depth, match = stage.config["depth"], stage.config["match"]
@@ -278,7 +297,9 @@ def _retrieve_with(
 
 
 def _questions(
-  workdir: workdir_lib.Workdir, questions_file: str | os.PathLike | None
+  workdir: workdir_lib.Workdir,
+  questions_file: str | os.PathLike | None,
+  split: str,
 ) -> list[records.Question]:
   """All questions of the set, without what retrieval does not need."""
   from dpr_jax.data import formats, prepare
@@ -287,9 +308,9 @@ def _questions(
     table = formats.read_questions(questions_file)
     where = str(questions_file)
   else:
-    dev = prepare.open_questions(workdir, "dev")
-    table = dev.take(range(len(dev)))
-    where = f"{workdir.data / 'dev'} (config.data.dev)"
+    stored = prepare.open_questions(workdir, split)
+    table = stored.take(range(len(stored)))
+    where = f"{workdir.data / split} (config.data.{split})"
   questions = [
     records.Question(
       question.question, question.answers, positives=question.positives

@@ -48,8 +48,8 @@ def train(
   if stage.is_current(overwrite):
     return
   choice = selection.Selection.of(config)
-  _claim(stage, overwrite)
-  run = _Run(config, workdir, choice)
+  claim(stage, overwrite)
+  run = Run(config, workdir, choice)
   try:
     with interrupts.deferred() as asked:
       run.go(asked)
@@ -67,11 +67,12 @@ def train(
   )
 
 
-class _Run:
+class Run:
   """One call of the stage: from the last checkpoint to the last step."""
 
   def __init__(self, config, workdir, choice: selection.Selection):
     self.config, self.workdir, self.choice = config, workdir, choice
+    self.settings = config.train
     self.model = towers.start(config)
     self.source = sources.make_source(config, workdir, self.model)
     self.plan, self.steps = self.source.plan, self.source.steps
@@ -155,7 +156,7 @@ class _Run:
 
   def _take(self, step: int, loader) -> None:
     """One step, and what is due after it."""
-    settings = self.config.train
+    settings = self.settings
     batch = self.timer.wait_for(loader)
     self.profiler.before(step)
     self.state, reported = self.step(
@@ -187,7 +188,7 @@ class _Run:
     if step > self.first + 2 and self.compilations.count > self.compiled:
       logging.warning("train: step %d was compiled anew", step)
     self.compiled = self.compilations.count
-    if step % max(self.config.train.log_every, 1) == 0 or step == 1:
+    if step % max(self.settings.log_every, 1) == 0 or step == 1:
       self.log.write({"step": step, **row})
     self.log.advance(row)
 
@@ -238,7 +239,7 @@ def _stage(config, workdir: workdir_lib.Workdir) -> workdir_lib.Stage:
   )
 
 
-def _claim(stage: workdir_lib.Stage, overwrite: bool) -> None:
+def claim(stage: workdir_lib.Stage, overwrite: bool) -> None:
   """Starts the folder anew, or makes sure that it is this very run's.
 
   Raises:
