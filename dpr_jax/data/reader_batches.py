@@ -109,7 +109,8 @@ class ReaderBatches:
     limit = self.data.tokenizer.length
     if not self.length_step:
       return [limit] * (len(starts) - 1)
-    longest = -np.sort(-shares, axis=1)[:, starts[:-1]].max(axis=0)
+    descending = -np.sort(-shares, axis=1)
+    longest = descending[:, starts[:-1]].max(axis=0)
     steps = -(-longest // self.length_step)
     return np.minimum(steps * self.length_step, limit).tolist()
 

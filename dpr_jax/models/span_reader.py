@@ -45,9 +45,9 @@ class Scores:
     rank: of the passage.
   """
 
-  start: Float[Array, "rows length"]
-  end: Float[Array, "rows length"]
-  rank: Float[Array, " rows"]
+  start: Float[Array, "*chunks rows length"]
+  end: Float[Array, "*chunks rows length"]
+  rank: Float[Array, "*chunks rows"]
 
 
 @flax.struct.dataclass

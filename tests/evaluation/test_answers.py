@@ -214,9 +214,10 @@ def test_a_single_string_is_not_a_list_of_answers():
 
 TEXTS = strategies.text(
   alphabet=strategies.sampled_from(
-    list(
-      "aAbB \n.-,\u0301\u0327\u00e9\u00c5\u212b\u0344\u0f73\u0130\u03a3\u03c2\uac00\u00df\u2060"
-    )
+    [
+      *"aAbB \n.-,\u0301\u0327\u00e9\u00c5\u212b\u0344\u0f73",
+      *"\u0130\u03a3\u03c2\uac00\u00df\u2060",
+    ]
   ),
   max_size=24,
 )
