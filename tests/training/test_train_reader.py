@@ -21,7 +21,7 @@ def config(tiny_config):
   reader.train, reader.method = "results", "bm25"
   reader.length, reader.question_length, reader.overlap = 64, 16, 8
   reader.passages, reader.batch_size, reader.max_steps = 3, 8, 4
-  reader.length_groups, reader.length_step, reader.sort_batches = 2, 32, 2
+  reader.sort_batches = 2
   reader.learning_rate, reader.log_every = 1e-3, 1
   reader.checkpoint_every, reader.dev_every = 2, 2
   reader.dev_questions, reader.dev_passages = 8, 3
@@ -159,7 +159,7 @@ def test_squad_then_results(config, retrieved, tmp_path):
   place = _copy(retrieved, tmp_path)
   first = copy.deepcopy(config)
   first.reader.train = first.reader.dev = str(path)
-  first.reader.passages, first.reader.max_steps = 1, 3
+  first.reader.passages, first.reader.max_steps = 1, 2
   workdir.write_json(place.root / "config.json", _plain(first))
   train_reader.train_reader(first, place)
   reader = readers.trained(first, place)
@@ -171,14 +171,9 @@ def test_squad_then_results(config, retrieved, tmp_path):
     answering.read(first, place, questions_file=place.results("dev", "bm25"))
 
   second = copy.deepcopy(config)
-  second.reader.checkpoint, second.reader.max_steps = str(place.root), 1
-  second.reader.dev_questions = 0
-  other = workdir.Workdir(tmp_path / "second")
-  shutil.copytree(retrieved.root, other.root)
+  second.reader.checkpoint = str(place.root)
   start = readers.start(second)
   jax.tree.map(np.testing.assert_array_equal, start.params, reader.params)
-  train_reader.train_reader(second, other)
-  assert readers.trained(second, other).ranks
 
 
 def _plain(config):
