@@ -83,8 +83,9 @@ _K = flags.DEFINE_integer("k", 20, "ask: passages to read per question.")
 _AGAINST = flags.DEFINE_enum(
   "against",
   None,
-  ["sentence-transformers"],
-  "bench train: another library to compare with, needs dpr-jax[bench].",
+  ["sentence-transformers", "transformers"],
+  "bench train (sentence-transformers), bench reader (transformers): another"
+  " library to compare with, needs dpr-jax[bench].",
 )
 _JSON = flags.DEFINE_string(
   "json", None, "bench: a file for the report. ask: --json alone prints JSON."
@@ -107,7 +108,7 @@ STAGES = (
   *("train-reader", "read", "evaluate"),
 )
 READING = ("train-reader", "read")  # `run` does them if config.reader.train
-BENCHES = ("train", "batch")
+BENCHES = ("train", "batch", "reader")
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
 
@@ -450,6 +451,17 @@ def _bench(kind: str) -> None:
     return
   if not _WORKDIR.value:
     raise errors.InputError("--workdir is missing: --workdir=DIR")
+  if kind == "reader":
+    from dpr_jax.benchmarking import reader
+
+    if _AGAINST.value not in (None, "transformers"):
+      raise errors.InputError(
+        f"--against={_AGAINST.value}: bench reader knows transformers alone"
+      )
+    reader.bench(
+      config, workdir_lib.Workdir(_WORKDIR.value), json_file=_JSON.value
+    )
+    return
   from dpr_jax.benchmarking import train
 
   train.bench(
@@ -479,13 +491,16 @@ def _demo() -> None:
   folder = _WORKDIR.value or tempfile.mkdtemp(prefix="dpr-jax-demo-")
   with _open(config, folder) as (config, workdir):
     _stages("run", config, workdir)
-  from dpr_jax.retrieval import search
+  from dpr_jax.retrieval import asking, search
 
   question = "Where was Einstein born?"
   hits = search.Retriever.load(workdir.root).search([question], k=3)[0]
   print(f"\n{question}")
   for rank, hit in enumerate(hits, start=1):
     print(f"  {rank}. {hit.score:8.4f}  {hit.title}: {hit.text}")
+  if config.reader.train:
+    reply = asking.Answerer.load(workdir.root, k=3).ask(question)
+    print(f"\n{reply.text()}")
   print(f"\nEverything is in {pathlib.Path(folder).absolute()}")
 
 

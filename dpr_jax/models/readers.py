@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -129,23 +130,7 @@ def load_tensors(
   config = bert.BertConfig.read(folder)
   tensors = pretrained.read_tensors(folder)
   is_dpr = any(name.startswith(_DPR) for name in tensors)
-  stem = _DPR if is_dpr else ""
-  heads = {}
-  for ours, theirs in _HEADS.items():
-    kernel = tensors.pop(f"{stem}{theirs}.weight", None)
-    bias = tensors.pop(f"{stem}{theirs}.bias", None)
-    if kernel is None:
-      continue
-    shape = (2 if ours == "span" else 1, config.hidden_size)
-    if kernel.shape != shape or bias is None or bias.shape != shape[:1]:
-      raise errors.InputError(
-        f"{folder}: {stem}{theirs}.weight is {kernel.shape}, not {shape}, or"
-        " its bias is missing or misshapen"
-      )
-    heads[ours] = {
-      "kernel": np.asarray(kernel, np.float32).T,
-      "bias": np.asarray(bias, np.float32),
-    }
+  heads, tensors = split_heads(tensors, config, str(folder))
   if is_dpr and len(heads) < len(_HEADS):
     raise errors.InputError(
       f"{folder}: a DPRReader without {_DPR}qa_outputs or qa_classifier"
@@ -158,6 +143,34 @@ def load_tensors(
   )
   layout = "dpr-hf" if is_dpr else "squad" if heads else "dpr"
   return config, tower, heads or None, layout
+
+
+def split_heads(
+  tensors: Mapping[str, np.ndarray], config: bert.BertConfig, source: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """The heads among Hugging Face's tensors, by our names, and the others.
+
+  Raises:
+    InputError: a head of another shape; `source` is named.
+  """
+  rest, heads = dict(tensors), {}
+  stem = _DPR if any(name.startswith(_DPR) for name in rest) else ""
+  for ours, theirs in _HEADS.items():
+    kernel = rest.pop(f"{stem}{theirs}.weight", None)
+    bias = rest.pop(f"{stem}{theirs}.bias", None)
+    if kernel is None:
+      continue
+    shape = (2 if ours == "span" else 1, config.hidden_size)
+    if kernel.shape != shape or bias is None or bias.shape != shape[:1]:
+      raise errors.InputError(
+        f"{source}: {stem}{theirs}.weight is {kernel.shape}, not {shape}, or"
+        " its bias is missing or misshapen"
+      )
+    heads[ours] = {
+      "kernel": np.asarray(kernel, np.float32).T,
+      "bias": np.asarray(bias, np.float32),
+    }
+  return heads, rest
 
 
 def from_folder(folder: str | os.PathLike) -> Reader:

@@ -101,14 +101,17 @@ class _ReaderRun(train_retriever.Run):
 
   def __init__(self, config, workdir, choice: selection.Selection):
     self.config, self.workdir, self.choice = config, workdir, choice
-    self.settings = config.reader
+    reader = config.reader
+    self.every = train_retriever.Every(
+      reader.log_every, reader.dev_every, reader.checkpoint_every
+    )
     self.reader = readers.start(config)
     self.data = reader_sources.examples(config, workdir, self.reader.tokenizer)
     self.source = make_source(config, self.data)
     self.plan, self.steps = self.source.plan, self.source.steps
     self.starts = [0]
     self.ranks = self.reader.ranks or self.source.passages > 1
-    transformation, schedule = _optimizer(config, self.steps)
+    transformation, schedule = make_optimizer(config, self.steps)
     self.profiler = metrics.Profiler(
       workdir.reader / "profile", config.reader.profile_steps, self.steps
     )
@@ -189,7 +192,7 @@ def make_source(
   )
 
 
-def _optimizer(config: ml_collections.ConfigDict, steps: int):
+def make_optimizer(config: ml_collections.ConfigDict, steps: int):
   """AdamW and learning rate of `config.reader`, as the retriever's."""
   reader = config.reader
   warmup = configuration.at_least("reader.warmup_steps", reader.warmup_steps, 0)

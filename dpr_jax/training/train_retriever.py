@@ -6,6 +6,7 @@ function for one core, mapped over all cores; while the cores work on step N the
 host reads the metrics of step N-1 and Grain prepares the batches to come.
 """
 
+import dataclasses
 import shutil
 from typing import Any
 
@@ -67,12 +68,26 @@ def train(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Every:
+  """How often something is due, in steps; 0 = at the end alone."""
+
+  log: int
+  dev: int
+  checkpoint: int
+
+
 class Run:
   """One call of the stage: from the last checkpoint to the last step."""
 
   def __init__(self, config, workdir, choice: selection.Selection):
     self.config, self.workdir, self.choice = config, workdir, choice
-    self.settings = config.train
+    train_config = config.train
+    self.every = Every(
+      train_config.log_every,
+      train_config.dev_every,
+      train_config.checkpoint_every,
+    )
     self.model = towers.start(config)
     self.source = sources.make_source(config, workdir, self.model)
     self.plan, self.steps = self.source.plan, self.source.steps
@@ -156,7 +171,6 @@ class Run:
 
   def _take(self, step: int, loader) -> None:
     """One step, and what is due after it."""
-    settings = self.settings
     batch = self.timer.wait_for(loader)
     self.profiler.before(step)
     self.state, reported = self.step(
@@ -165,9 +179,9 @@ class Run:
     self.profiler.after(step, reported)
     self._settle()  # the step before: the cores are busy with this one
     self.pending = (step, reported)
-    saves = _is_due(step, settings.checkpoint_every, self.steps)
+    saves = _is_due(step, self.every.checkpoint, self.steps)
     evaluates = self.dev is not None and _is_due(
-      step, settings.dev_every, self.steps
+      step, self.every.dev, self.steps
     )
     if saves or evaluates:
       self._settle()
@@ -188,7 +202,7 @@ class Run:
     if step > self.first + 2 and self.compilations.count > self.compiled:
       logging.warning("train: step %d was compiled anew", step)
     self.compiled = self.compilations.count
-    if step % max(self.settings.log_every, 1) == 0 or step == 1:
+    if step % max(self.every.log, 1) == 0 or step == 1:
       self.log.write({"step": step, **row})
     self.log.advance(row)
 
