@@ -37,13 +37,14 @@ class Request:
       raise Interrupted(self.number)
 
 
-_deferred: list[Request] = []
+_deferred: list[Request | None] = []  # None = inside `at_once`
 
 
 def _handle(number: int, frame: object) -> None:
   del frame
-  if _deferred and _deferred[-1].number is None:
-    _deferred[-1].number = number
+  innermost = _deferred[-1] if _deferred else None
+  if innermost is not None and innermost.number is None:
+    innermost.number = number
   else:
     raise Interrupted(number)
 
@@ -63,5 +64,18 @@ def deferred() -> Iterator[Request]:
   _deferred.append(Request())
   try:
     yield _deferred[-1]
+  finally:
+    _deferred.pop()
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+  """A block inside `deferred()` that a signal breaks off all the same.
+
+  For long work that leaves nothing half-done; the caller may still save.
+  """
+  _deferred.append(None)
+  try:
+    yield
   finally:
     _deferred.pop()

@@ -28,6 +28,7 @@ class MetricsLog:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
       _keep_rows_until(path, first_step)
+    self._path = path
     self._file = open(path, "a", encoding="utf-8")
     self._bar = progress.Progress(steps, "train", "steps", first_step)
 
@@ -35,6 +36,11 @@ class MetricsLog:
     """Appends one row; it is on disk when this returns."""
     self._file.write(json.dumps(dict(row)) + "\n")
     self._file.flush()
+
+  def read(self) -> list[dict[str, Any]]:
+    """All rows so far."""
+    lines = self._path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
   def advance(self, row: Mapping[str, Any]) -> None:
     """Moves the progress on by one step, with the figures of `row`."""
@@ -182,12 +188,6 @@ def _keep_rows_until(path: pathlib.Path, step: int) -> None:
       rows.append(line)
   with workdir.replace_file(path) as temporary:
     temporary.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-
-
-def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-  """All rows of a `metrics.jsonl`."""
-  lines = path.read_text(encoding="utf-8").splitlines()
-  return [json.loads(line) for line in lines]
 
 
 def check_finite(step: int, row: Mapping[str, float], last_good: str) -> None:

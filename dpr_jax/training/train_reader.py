@@ -139,9 +139,10 @@ class _ReaderRun(train_retriever.Run):
       )
     )
     self.last_good = f"step {self.first}" if self.first else "none"
-    path = workdir.reader / "metrics.jsonl"
-    self.log = metrics.MetricsLog(path, self.first, self.steps)
-    choice.recall(metrics.read_rows(path), self.saved.steps())
+    self.log = metrics.MetricsLog(
+      workdir.reader / "metrics.jsonl", self.first, self.steps
+    )
+    choice.recall(self.log.read(), self.saved.steps())
     size = self.plan.batch_size
     self.timer = metrics.Timer(size, size * self.source.passages)
     self.compilations = metrics.Compilations()

@@ -115,9 +115,10 @@ class Run:
       )
     )
     self.last_good = f"step {self.first}" if self.first else "none"
-    path = workdir.training / "metrics.jsonl"
-    self.log = metrics.MetricsLog(path, self.first, self.steps)
-    choice.recall(metrics.read_rows(path), self.saved.steps())
+    self.log = metrics.MetricsLog(
+      workdir.training / "metrics.jsonl", self.first, self.steps
+    )
+    choice.recall(self.log.read(), self.saved.steps())
     self.timer = metrics.Timer(
       self.plan.batch_size,
       self.plan.batch_size * self.source.sampler.per_question,
@@ -134,7 +135,8 @@ class Run:
       logging.info(
         "train: %d steps of %d questions", self.steps, self.plan.batch_size
       )
-      self._evaluate(0)
+    if self._lacks_dev_row() and self._evaluate(self.first):
+      self._save(self.first)
     done = self.first
     while done < self.steps:
       number = rounds.round_of(done, self.starts)
@@ -145,9 +147,7 @@ class Run:
         self._take(step, loader)
         if asked.number is not None:
           self._settle()
-          self._save(step)
-          self.saved.wait()
-          logging.info("train: saved after step %d of %d", step, self.steps)
+          self._save_now(step)
           asked.raise_if_asked()
       done = end
 
@@ -160,7 +160,7 @@ class Run:
       if done > self.first:
         self._save(done)
         self.saved.wait()
-      with self.timer.paused():
+      with self.timer.paused(), interrupts.at_once():
         rounds.refresh(
           self.config, self.workdir, self.model, self.state.params, number
         )
@@ -180,9 +180,7 @@ class Run:
     self._settle()  # the step before: the cores are busy with this one
     self.pending = (step, reported)
     saves = _is_due(step, self.every.checkpoint, self.steps)
-    evaluates = self.dev is not None and _is_due(
-      step, self.every.dev, self.steps
-    )
+    evaluates = self._evaluates(step)
     if saves or evaluates:
       self._settle()
     # First the row, then the checkpoint: who resumes finds every row before.
@@ -206,25 +204,46 @@ class Run:
       self.log.write({"step": step, **row})
     self.log.advance(row)
 
+  def _evaluates(self, step: int) -> bool:
+    """True where a step gets a dev row: before the first one, when due."""
+    return self.dev is not None and (
+      step == 0 or _is_due(step, self.every.dev, self.steps)
+    )
+
+  def _lacks_dev_row(self) -> bool:
+    """True at step 0, and where a run was broken off while it evaluated."""
+    return self._evaluates(self.first) and not any(
+      row["step"] == self.first and any(key.startswith("dev_") for key in row)
+      for row in self.log.read()
+    )
+
   def _evaluate(self, step: int) -> bool:
     """Writes a dev row; True where it is the best so far, by the metric."""
-    if self.dev is None:
-      return False
-    with self.timer.paused():
-      row = {"step": step, **self.dev.evaluate(self.state.params)}
+    try:
+      with self.timer.paused(), interrupts.at_once():
+        row = {"step": step, **self.dev.evaluate(self.state.params)}
+    except interrupts.Interrupted:
+      if step > self.first:
+        self._save_now(step)
+      raise
     self.log.write(row)
     self.compiled = self.compilations.count
     return step > 0 and self.choice.is_best(row)
 
+  def _save_now(self, step: int) -> None:
+    """Saves before the run ends early."""
+    self._save(step)
+    self.saved.wait()
+    logging.info("train: saved after step %d of %d", step, self.steps)
+
   def _save(self, step: int) -> None:
     """Starts saving, unless the state is not finite."""
-    if step in self.saved.steps():
-      return
-    metrics.check_parameters(
-      step, jax.device_get(self.state.params), self.last_good
-    )
-    with self.timer.paused():
-      self.saved.save(step, self.state.params, self.state.optimizer)
+    if step not in self.saved.steps():
+      metrics.check_parameters(
+        step, jax.device_get(self.state.params), self.last_good
+      )
+      with self.timer.paused():
+        self.saved.save(step, self.state.params, self.state.optimizer)
     steps, why = self.choice.steps([*self.saved.steps(), step])
     self.saved.select(steps, **why)
     self.last_good = f"step {step}"

@@ -2,15 +2,22 @@
 
 import copy
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpr_jax import errors
+from dpr_jax import errors, interrupts
 from dpr_jax.models import checkpoints
-from dpr_jax.training import metrics, train_retriever, train_step
+from dpr_jax.training import (
+  metrics,
+  train_retriever,
+  train_step,
+  validation,
+)
 
 
 def test_dropout_keys_follow_step_and_row():
@@ -118,6 +125,43 @@ def test_bad_settings(tiny_config, fresh_workdir, key, value, message):
   config.train[key] = value
   with pytest.raises(errors.InputError, match=message):
     train_retriever.train(config, fresh_workdir)
+
+
+def test_sigterm_does_not_wait_for_an_evaluation(
+  tiny_config, fresh_workdir, monkeypatch
+):
+  """Broken off at step 3, saved there; the dev row is made when it goes on."""
+  config = copy.deepcopy(tiny_config)
+  config.train.checkpoint_every = 0
+  config.train.best_metric = "dev_loss"
+  evaluate = validation.DevPool.evaluate
+  finished = []
+
+  def stopped(pool, params):
+    if finished:
+      os.kill(os.getpid(), signal.SIGTERM)
+    finished.append(evaluate(pool, params))
+    return finished[-1]
+
+  before = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+  try:
+    interrupts.listen()
+    with monkeypatch.context() as patch:
+      patch.setattr(validation.DevPool, "evaluate", stopped)
+      with pytest.raises(interrupts.Interrupted, match="SIGTERM"):
+        train_retriever.train(config, fresh_workdir)
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+  assert len(finished) == 1  # the one at step 0
+  folder = fresh_workdir.training / "checkpoints"
+  assert checkpoints.load_params(folder)[0] == 3
+  train_retriever.train(config, fresh_workdir)
+  rows = _rows(fresh_workdir)
+  assert [row["step"] for row in rows] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
+  losses = {row["step"]: row["dev_loss"] for row in rows if "dev_loss" in row}
+  best = min((3, 6), key=losses.get)
+  assert checkpoints.read_selected(folder)["steps"] == [best]
 
 
 @pytest.mark.parametrize("kind", ["random", "given"])
