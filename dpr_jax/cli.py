@@ -322,7 +322,12 @@ def _stages(
     raise errors.InputError(
       f"--from={_FROM.value}: only `dpr-jax mine` mines from something else"
     )
-  functions = _functions(config, workdir)
+  if _RERANK.value is not None and stage != "retrieve":
+    raise errors.InputError(
+      f"--rerank={_RERANK.value}: only `dpr-jax retrieve` reranks, once there"
+      " is a reader"
+    )
+  functions = _functions(config, workdir, stage)
   wanted = STAGES if stage == "run" else (stage,)
   if stage == "run" and not config.reader.train:
     wanted = tuple(name for name in wanted if name not in READING)
@@ -332,9 +337,9 @@ def _stages(
 
 
 def _functions(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, asked: str
 ) -> dict[str, Callable[[], object]]:
-  """Every stage as a call without arguments."""
+  """Every stage as a call without arguments; `asked` is the command's."""
   from dpr_jax.data import prepare
   from dpr_jax.evaluation import ranking
   from dpr_jax.retrieval import (
@@ -387,7 +392,8 @@ def _functions(
       config,
       workdir,
       name=_NAME.value,
-      questions_file=_QUESTIONS.value,
+      # In `run` they have been retrieved for.
+      questions_file=_QUESTIONS.value if asked == "read" else None,
       methods=_METHOD.value,
       **again,
     ),
