@@ -337,9 +337,9 @@ def _stages(
 
 
 def _functions(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, asked: str
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, stage: str
 ) -> dict[str, Callable[[], object]]:
-  """Every stage as a call without arguments; `asked` is the command's."""
+  """Every stage as a call without arguments, for the command `stage`."""
   from dpr_jax.data import prepare
   from dpr_jax.evaluation import ranking
   from dpr_jax.retrieval import (
@@ -393,7 +393,7 @@ def _functions(
       workdir,
       name=_NAME.value,
       # In `run` they have been retrieved for.
-      questions_file=_QUESTIONS.value if asked == "read" else None,
+      questions_file=_QUESTIONS.value if stage == "read" else None,
       methods=_METHOD.value,
       **again,
     ),
