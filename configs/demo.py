@@ -38,7 +38,7 @@ def get_config(variant: str = ""):
   # A reader in half a minute: one passage a question, so that there is nothing
   # for the rank head to learn, and the retriever decides with it.
   config.reader.train = "results"
-  config.reader.length = 128
+  config.reader.length = 112
   config.reader.question_length = 24
   config.reader.overlap = 16
   config.reader.passages = 1
@@ -47,9 +47,8 @@ def get_config(variant: str = ""):
   config.reader.learning_rate = 3e-4
   config.reader.warmup_steps = 5
   config.reader.dropout = 0.0
-  config.reader.length_step = 32
-  config.reader.sort_batches = 20
   config.reader.dev_questions = 0
+  config.read.length_step = 112
   config.read.passages = (1, 3)
   config.read.retriever_weight = 5.0
   return config
