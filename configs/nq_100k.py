@@ -40,6 +40,7 @@ def get_config(variant: str = ""):
   config.train.passage_length = 144
   config.train.length_groups = 4
   config.train.chunk_size = 4  # stays in a CPU's cache
+  config.train.question_chunk_size = 32
   config.train.batch_size = 64
   config.train.epochs = 1.0
   config.train.learning_rate = 2e-5

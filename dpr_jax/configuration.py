@@ -70,6 +70,7 @@ def base_config() -> ml_collections.ConfigDict:
   train.passage_length = 0  # tokens; 0 = as `model.passage_length`
   train.length_groups = 1  # groups by length, each padded to its own length
   train.chunk_size = 0  # texts encoded at once per core; 0 = a whole group
+  train.question_chunk_size = 0  # of questions, which are short; 0 = the same
   train.gradient_cache = False  # forget a chunk's activations, encode it twice
   train.remat = "none"  # "layer": the backward pass computes layers again
   train.loss = "gathered"  # "tiled", "ring": never holds a whole score row

@@ -9,6 +9,7 @@ encoder and the reader put heads on top.
 """
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -24,7 +25,8 @@ from dpr_jax.models import kernels
 WORDS = "word_embeddings"
 REMATS = ("none", "layer")
 ACTIVATIONS = {
-  "gelu": lambda x: nn.gelu(x, approximate=False),
+  # By erf: JAX's own takes erfc, two and a half times the work on a CPU.
+  "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5))),
   "gelu_new": lambda x: nn.gelu(x, approximate=True),
   "relu": nn.relu,
 }

@@ -50,6 +50,7 @@ class DualEncoder:
     dtype: of the computation; vectors come out in float32.
     chunk_size: texts encoded at once on a core; 0 = all. A chunk that stays in
       the CPU's cache is faster.
+    question_chunk_size: the same of questions, which are short; 0 = chunk_size.
     gradient_cache: keep nothing of a chunk but its vectors, and encode it again
       in the backward pass: memory follows the chunk, not the batch, for a third
       more work. Dropout is the same both times.
@@ -62,6 +63,7 @@ class DualEncoder:
   shared: bool = False
   dtype: Any = jnp.float32
   chunk_size: int = 0
+  question_chunk_size: int = 0
   gradient_cache: bool = False
   remat: str = "none"
 
@@ -88,16 +90,19 @@ class DualEncoder:
     self, params: dict[str, Any], questions: Texts
   ) -> Float[Array, "rows dim"]:
     """Vectors of questions."""
-    return self._encode(params[SHARED if self.shared else QUESTION], questions)
+    tower = params[SHARED if self.shared else QUESTION]
+    size = self.question_chunk_size or self.chunk_size
+    return self._encode(tower, questions, size)
 
   def encode_passages(
     self, params: dict[str, Any], passages: Texts
   ) -> Float[Array, "rows dim"]:
     """Vectors of passages."""
-    return self._encode(params[SHARED if self.shared else PASSAGE], passages)
+    tower = params[SHARED if self.shared else PASSAGE]
+    return self._encode(tower, passages, self.chunk_size)
 
-  def _encode(self, tower: dict[str, Any], texts: Texts) -> Array:
-    rows, size = texts.token_ids.shape[0], self.chunk_size
+  def _encode(self, tower: dict[str, Any], texts: Texts, size: int) -> Array:
+    rows = texts.token_ids.shape[0]
     encode = self._encode_chunk
     if self.gradient_cache:
       encode = jax.checkpoint(encode)
@@ -106,7 +111,8 @@ class DualEncoder:
     if rows % size:
       raise errors.InputError(
         f"config.train.chunk_size={size} does not divide the {rows} texts of a"
-        " core: choose a divisor, or 0 for all at once"
+        " core: choose a divisor, or 0 for all at once (for questions,"
+        " config.train.question_chunk_size)"
       )
     words = None
     if not self.gradient_cache:

@@ -183,21 +183,23 @@ def _with_groups(
       rows=count,
       cores=source.cores,
       groups=most,
-      chunk=train_config.chunk_size,
+      chunk=chunk,
       limit=limit,
     )
-    for ids, count, limit, most in (
+    for ids, count, limit, most, chunk in (
       (
         tokenizer.question_ids([q.question for q in questions]),
         share,
         tokenizer.question_length,
         min(wanted, 2),  # questions are short: more would only be compiled
+        train_config.question_chunk_size or train_config.chunk_size,
       ),
       (
         tokenizer.passage_ids([p for p in passages if p is not None]),
         share * source.sampler.per_question,
         tokenizer.passage_length,
         wanted,
+        train_config.chunk_size,
       ),
     )
   ]

@@ -194,6 +194,7 @@ def build(
   encoder = dataclasses.replace(
     model.encoder,
     chunk_size=train_config.chunk_size,
+    question_chunk_size=train_config.question_chunk_size,
     gradient_cache=train_config.gradient_cache,
     remat=train_config.remat,
   )

@@ -25,7 +25,11 @@ QUESTIONS = 16
 WAYS = {
   "plain": {},
   "cache-1": {"chunk_size": 1, "gradient_cache": True},
-  "cache-2": {"chunk_size": 2, "gradient_cache": True},
+  "cache-2": {
+    "chunk_size": 2,
+    "question_chunk_size": 1,
+    "gradient_cache": True,
+  },
   "tiled": {"loss": "tiled", "loss_tile": 2},
   "ring": {"loss": "ring", "chunk_size": 2, "remat": "layer"},
 }
@@ -50,7 +54,7 @@ PROBLEMS = [
 ]
 
 
-def _encoder(problem, chunk_size=0, gradient_cache=False, remat="none"):
+def _encoder(problem, **settings):
   config = bert.BertConfig(
     vocab_size=40,
     hidden_size=8,
@@ -66,9 +70,7 @@ def _encoder(problem, chunk_size=0, gradient_cache=False, remat="none"):
     # With one layer: [CLS] takes the path of a last layer, the mean of another.
     pooling="mean" if problem.shared else "cls",
     shared=problem.shared,
-    chunk_size=chunk_size,
-    gradient_cache=gradient_cache,
-    remat=remat,
+    **settings,
   )
 
 
