@@ -12,7 +12,7 @@ INPUTS := setup.py pyproject.toml constraints.txt dpr_jax/version.py
 SHELL_SCRIPTS := $(wildcard launch/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test-venv parity demo test lint format clean
+.PHONY: help venv test-venv parity planner demo test lint format clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets.
@@ -52,11 +52,20 @@ venv: $(VENV)/.test ## Make .venv with dpr-jax and the test tools.
 
 parity: $(if $(filter 1,$(PARITY)),$(VENV)/.parity)
 
+# Plans are compiled by libtpu (Linux on x86-64 alone, 200 MB).
+$(VENV)/.planner: $(VENV)/.test
+	@if $(BIN)/python -m pip install --quiet --no-deps -c constraints.txt \
+	    libtpu==0.0.42; then touch $@; else \
+	  echo "warning: libtpu==0.0.42 cannot be installed here: the tests that \
+	compile for TPUs will be SKIPPED" >&2; fi
+
+planner: $(if $(filter 1,$(PARITY)),$(VENV)/.planner)
+
 demo: $(VENV)/.runtime ## Run the whole flow on the embedded sample.
 	$(BIN)/dpr-jax demo --workdir=runs/demo
 
 # A file's tests stay in one worker: what they share is made once.
-test: $(VENV)/.test parity ## Run all tests (PARITY=0: without torch).
+test: $(VENV)/.test parity planner ## Run all tests (PARITY=0: without torch, libtpu).
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.test ## Check style, formatting and shell scripts.

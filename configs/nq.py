@@ -5,6 +5,9 @@ r"""The paper's recipe on NaturalQuestions and all of Wikipedia.
     --config.data.train=biencoder-nq-train.json.gz \
     --config.data.dev=biencoder-nq-dev.json.gz
 
+On TPUs, and how large a batch fits: docs/tpu.md (65,536 questions on v5e:16x16
+with --config.train.gradient_cache=True --config.train.chunk_size=64).
+
 Not yet run here: it needs a TPU and BERT-base from a hub.  Quoted from the
 paper (Karpukhin et al. 2020), NQ test, 21,015,324 passages, top-20 / top-100:
 BM25 59.1 / 73.7, DPR trained on NQ alone 78.4 / 85.4, DPR on several sets
@@ -46,6 +49,5 @@ def get_config(variant: str = ""):
   config.train.dev_hard_negatives = 30
   config.train.dev_other_negatives = 30
 
-  config.embed.batch_size = 2048
-  config.embed.length_step = 64
+  config.embed.rows_per_shard = 200_000
   return config

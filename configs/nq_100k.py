@@ -51,8 +51,6 @@ def get_config(variant: str = ""):
   config.train.dev_hard_negatives = 2
   config.train.dev_other_negatives = 1
 
-  config.embed.batch_size = 32
-  config.embed.length_step = 16
   config.embed.rows_per_shard = 10_000
 
   if variant == "quick":
@@ -62,7 +60,7 @@ def get_config(variant: str = ""):
     config.train.batch_size = 32
     config.train.warmup_steps = 1
     config.train.dev_questions = 32
-    config.embed.length_step = 64
+    config.embed.shapes = 4
   elif variant == "ablation":
     config.data.max_train = 512
     config.data.max_dev = 400
@@ -70,7 +68,7 @@ def get_config(variant: str = ""):
     config.train.batch_size = 32
     config.train.warmup_steps = 2
     config.train.dev_questions = 32
-    config.embed.length_step = 64
+    config.embed.shapes = 4
   elif variant == "batch_size":
     config.train.epochs = 0.5
     config.train.hard_negatives = 0

@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
     return Retriever
   if name == "Encoder":
-    from dpr_jax.retrieval.embedding import Encoder
+    from dpr_jax.retrieval.encoding import Encoder
 
     return Encoder
   if name == "Answerer":

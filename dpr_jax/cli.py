@@ -22,7 +22,14 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dpr_jax import configuration, errors, interrupts, version
+from dpr_jax import (
+  configuration,
+  errors,
+  interrupts,
+  parallel,
+  processes,
+  version,
+)
 from dpr_jax import workdir as workdir_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -34,20 +41,23 @@ _CPU_DEVICES = flags.DEFINE_integer(
   int(os.environ.get("DPR_JAX_CPU_DEVICES", "0")),
   "Emulate so many cores on this machine's CPU; 0 = the devices there are.",
 )
+_POD = flags.DEFINE_bool(
+  "pod",
+  False,
+  "On every host of a TPU pod: the processes find each other and work as one.",
+)
 _OVERWRITE = flags.DEFINE_bool(
   "overwrite", False, "Do the stage again even if nothing has changed."
 )
 _QUESTIONS = flags.DEFINE_string(
-  "questions",
-  None,
-  "retrieve: a *.qa.csv or DPR JSON; default: the dev set. read: a file in"
-  " SQuAD's format; default: what was retrieved.",
+  "questions", None, "retrieve: a *.qa.csv or DPR JSON; default: the dev set."
 )
 _NAME = flags.DEFINE_string("name", "dev", "Name of the question set.")
 _METHOD = flags.DEFINE_list(
   "method",
   None,
-  "retrieve, read, ask: bm25, dense, dense-start; default: the config's.",
+  "retrieve, read, ask: some of bm25, dense, dense-start, exact, hybrid;"
+  " default: the config's.",
 )
 _MODEL = flags.DEFINE_enum(
   "model",
@@ -59,11 +69,47 @@ _MODEL = flags.DEFINE_enum(
 _MATCH = flags.DEFINE_enum(
   "match", None, ["string", "regex"], "evaluate: how answers are looked for."
 )
+_QRELS = flags.DEFINE_string(
+  "qrels",
+  None,
+  "evaluate: judgements in BEIR's or TREC's format, or \"gold\": the"
+  " questions' own positives; adds nDCG, recall, MRR and MAP. retrieve: ask"
+  " only the questions judged there.",
+)
+_COMPARE = flags.DEFINE_list(
+  "compare",
+  None,
+  "evaluate: two methods; tests their difference, and lists the questions that"
+  " one finds and the other misses.",
+)
+_TUNE = flags.DEFINE_bool(
+  "tune",
+  False,
+  "index: search as carefully as config.index.recall_target needs; retrieve:"
+  " the weight of dense in hybrid, on the dev set. Stored in the workdir.",
+)
+_SHARD = flags.DEFINE_integer(
+  "shard", None, "index: build this one of config.index.shards alone, from 0."
+)
+_PLAN = flags.DEFINE_bool(
+  "plan",
+  False,
+  "index: what it would take, and what to choose; builds nothing.",
+)
+_VECTORS = flags.DEFINE_integer(
+  "vectors",
+  0,
+  "index --plan: so many; default: those of the workdir. bench search: so many"
+  " made-up ones, in clusters; default: the workdir's.",
+)
+_DIM = flags.DEFINE_integer(
+  "dim", 768, "index --plan, bench search: width of those vectors."
+)
 _FROM = flags.DEFINE_string(
   "from",
   None,
   'mine: "bm25", or "model" = the trained towers of this workdir with their'
-  " index; default: bm25.",
+  " index; default: bm25. import: a file or folder.",
 )
 _RERANK = flags.DEFINE_enum(
   "rerank",
@@ -72,23 +118,42 @@ _RERANK = flags.DEFINE_enum(
   "retrieve: reorder the first config.read.rerank_depth passages by the"
   " reader's rank head, as another method.",
 )
-_FORMAT = flags.DEFINE_enum(
-  "format",
-  None,
-  ["dpr-reader", "question-answering"],
-  "export: the trained reader as a DPRReader or a BertForQuestionAnswering.",
-)
-_OUT = flags.DEFINE_string("out", None, "export: a new folder.")
 _K = flags.DEFINE_integer("k", 20, "ask: passages to read per question.")
 _AGAINST = flags.DEFINE_enum(
   "against",
   None,
-  ["sentence-transformers", "transformers"],
-  "bench train (sentence-transformers), bench reader (transformers): another"
-  " library to compare with, needs dpr-jax[bench].",
+  [
+    "sentence-transformers",
+    "sentence-transformers-bfloat16",
+    "bm25s",
+    "transformers",
+  ],
+  "A library to compare with; bench train, encode: sentence-transformers, which"
+  " needs dpr-jax[bench] (in bfloat16 for encode alone); bench search: bm25s;"
+  " bench reader: transformers.",
 )
 _JSON = flags.DEFINE_string(
-  "json", None, "bench: a file for the report. ask: --json alone prints JSON."
+  "json",
+  None,
+  "bench, plan: a file for the report. ask: --json alone prints JSON.",
+)
+_TOPOLOGY = flags.DEFINE_string(
+  "topology", None, "plan: chips and how they are laid out, as v5e:16x16."
+)
+_SEARCH = flags.DEFINE_bool(
+  "search",
+  False,
+  "plan: look for the largest batch that fits; with the gradient cache, for the"
+  " largest chunk.",
+)
+_EMBED = flags.DEFINE_bool(
+  "embed", True, "plan: of the embed step too; --noembed: the train step alone."
+)
+_QUICK = flags.DEFINE_bool(
+  "quick",
+  False,
+  "plan: the compiler tries less hard; a fifth of the time, about the same"
+  " memory.",
 )
 _REPEATS = flags.DEFINE_integer(
   "repeats", 0, "bench: rounds that count; 0 = what the bench is made for."
@@ -96,11 +161,35 @@ _REPEATS = flags.DEFINE_integer(
 _SEPARATE = flags.DEFINE_bool(
   "separate", False, "bench train: two towers of ours, not a shared one."
 )
+_FACTORIES = flags.DEFINE_string(
+  "factories",
+  "",
+  'bench search: FAISS factory strings between semicolons, and "exact" for'
+  " search on the cores; default: one of each kind.",
+)
 _BATCH_SIZES = flags.DEFINE_list(
   "batch_sizes",
   ["128", "1024", "8192"],
   "bench batch: questions in the global batch, one size after the other.",
 )
+
+_WHAT = flags.DEFINE_enum(
+  "what",
+  "model",
+  ["model", "embeddings", "reader"],
+  "export, import: the trained towers, vectors of passages, or the reader.",
+)
+_FORMAT = flags.DEFINE_enum(
+  "format",
+  None,
+  [
+    *("hf", "sentence-transformers", "dpr", "tevatron", "contriever", "npy"),
+    *("dpr-reader", "question-answering"),
+  ],
+  "export: hf or sentence-transformers for the towers, the last two for the"
+  " reader (DPRReader, BertForQuestionAnswering), the others for embeddings.",
+)
+_OUT = flags.DEFINE_string("out", None, "export, import: the folder to write.")
 
 _WIDE = "xla_cpu_prefer_vector_width"
 STAGES = (
@@ -108,7 +197,17 @@ STAGES = (
   *("train-reader", "read", "evaluate"),
 )
 READING = ("train-reader", "read")  # `run` does them if config.reader.train
-BENCHES = ("train", "batch", "reader")
+# Several processes do these together; of other stages, the first alone.
+TOGETHER = ("train", "embed", "train-reader")
+_ONLY_FOR = {
+  "plan": ("index",),
+  "shard": ("index",),
+  "tune": ("index", "retrieve"),
+  "qrels": ("retrieve", "evaluate"),
+  "compare": ("evaluate",),
+  "rerank": ("retrieve",),
+}
+BENCHES = ("train", "encode", "batch", "search", "reader")
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
 
@@ -116,9 +215,15 @@ STAGE is one of
   {"  ".join(STAGES)}
   run       all of them in order; what is done and unchanged is skipped
   demo      the whole flow on the embedded sample
-or "ask QUESTION ...": answers from a finished workdir; without a question,
-   one per line of standard input; --json for programs
-or "export --format=FORMAT --out=DIR": the workdir's reader for transformers
+  plan      compiles for a TPU without one: does it fit, how fast at best?
+  ask       answers the questions behind it from a finished workdir, or one per
+            line of standard input; --json for programs
+  export    the trained towers, or with --what=embeddings the vectors, into
+            --out=DIR as --format=hf, sentence-transformers, dpr, tevatron,
+            contriever or npy; with --what=reader the reader, as dpr-reader or
+            question-answering
+  import    with --what=embeddings: vectors in one of those formats, --from=FILE
+            or DIR, into --out=DIR as `embed` leaves them
 or "bench KIND": how fast, and in how much memory; KIND is one of
   {"  ".join(BENCHES)}
 dpr-jax --help lists the flags."""
@@ -165,22 +270,36 @@ def _help() -> None:
     _CONFIG,
     _WORKDIR,
     _CPU_DEVICES,
+    _POD,
     _OVERWRITE,
     _QUESTIONS,
     _NAME,
     _METHOD,
     _MODEL,
     _MATCH,
+    _QRELS,
+    _COMPARE,
+    _TUNE,
+    _SHARD,
+    _PLAN,
+    _VECTORS,
+    _DIM,
     _FROM,
     _RERANK,
-    _FORMAT,
-    _OUT,
     _K,
     _AGAINST,
     _JSON,
+    _TOPOLOGY,
+    _SEARCH,
+    _EMBED,
+    _QUICK,
     _REPEATS,
     _SEPARATE,
+    _FACTORIES,
     _BATCH_SIZES,
+    _WHAT,
+    _FORMAT,
+    _OUT,
   ):
     print(f"  --{flag.name}\n      {flags.FLAGS[flag.name].help}")
 
@@ -215,37 +334,50 @@ def _run(arguments: list[str]) -> None:
   elif arguments[1:2] != ["ask"] and len(arguments) != 2:
     _fail(USAGE if len(arguments) < 2 else f"one STAGE only: {arguments[1:]}")
   stage = arguments[1]
-  others = ("run", "demo", "ask", "export", "bench")
+  others = ("run", "demo", "ask", "export", "import", "plan", "bench")
   if stage not in (*STAGES, *others):
     known = ", ".join((*STAGES, *others))
     _fail(f"unknown stage {stage!r}: one of {known}")
   interrupts.listen()
   try:
-    _set_up_cores(_CPU_DEVICES.value or (8 if stage == "demo" else 0))
+    cores = _CPU_DEVICES.value or (8 if stage == "demo" else 0)
+    _set_up_cores(cores, stage)
     if stage == "demo":
       _demo()
     elif stage == "bench":
       _bench(arguments[2])
     elif stage == "ask":
       _ask(arguments[2:])
+    elif stage == "plan":
+      _plan()
     elif stage == "export":
-      with _experiment() as (config, workdir):
-        _export(config, workdir)
+      _export()
+    elif stage == "import":
+      _import()
+    elif stage == "index" and _PLAN.value:
+      _plan_index()
     else:
       with _experiment() as (config, workdir):
         _stages(stage, config, workdir)
+    processes.finish()
   except errors.InputError as error:
+    processes.fail(2, str(error))
     _fail(error)
   except FloatingPointError as error:
+    processes.fail(1, str(error))
     print(f"dpr-jax: {error}", file=sys.stderr)
     sys.exit(1)
   except interrupts.Interrupted as interrupted:
+    processes.fail(interrupted.exit_code, str(interrupted))
     print(f"dpr-jax: {interrupted}", file=sys.stderr)
     sys.exit(interrupted.exit_code)
+  except Exception as error:
+    processes.fail_of(error)
+    raise
 
 
-def _set_up_cores(cpu_devices: int) -> None:
-  """Emulated cores; before JAX is used."""
+def _set_up_cores(cpu_devices: int, stage: str) -> None:
+  """Emulated cores, and the other processes; before JAX is used."""
   import jax
 
   if cpu_devices < 0:
@@ -256,12 +388,13 @@ def _set_up_cores(cpu_devices: int) -> None:
       os.environ["XLA_FLAGS"] = f"{xla_flags} --{_WIDE}=512".strip()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", cpu_devices)
-  if os.environ.get("DPR_JAX_COORDINATOR"):
-    raise errors.InputError(
-      "several processes (DPR_JAX_COORDINATOR is set) cannot work in one"
-      " workdir yet: checkpoints, metrics and shards would be written twice;"
-      " run dpr-jax as one process, with --cpu_devices=N for N cores"
-    )
+  if stage == "plan":
+    jax.config.update("jax_platforms", "cpu")
+    return
+  os.environ["LIBTPU_INIT_ARGS"] = parallel.libtpu_arguments()
+  processes.start(_POD.value)
+  if processes.count() > 1 and stage in ("demo", "bench"):
+    raise errors.InputError(f"{stage} is for one process")
 
 
 def _experiment():
@@ -301,6 +434,10 @@ def _open(
   """Config and workdir, locked for the block, the config saved there."""
   config = _known(config)
   workdir = workdir_lib.Workdir(folder)
+  if not processes.is_first():  # the first holds the lock for all
+    processes.barrier()
+    yield config, workdir
+    return
   with workdir_lib.locked(workdir):
     try:
       workdir_lib.write_json(
@@ -310,6 +447,7 @@ def _open(
       raise errors.InputError(
         f"--workdir={folder} cannot be written: {error.strerror}"
       ) from error
+    processes.barrier()
     yield config, workdir
 
 
@@ -322,24 +460,25 @@ def _stages(
     raise errors.InputError(
       f"--from={_FROM.value}: only `dpr-jax mine` mines from something else"
     )
-  if _RERANK.value is not None and stage != "retrieve":
-    raise errors.InputError(
-      f"--rerank={_RERANK.value}: only `dpr-jax retrieve` reranks, once there"
-      " is a reader"
-    )
+  for name, stages in _ONLY_FOR.items():
+    if flags.FLAGS[name].present and stage not in stages:
+      raise errors.InputError(f"--{name}: only for {' and '.join(stages)}")
   functions = _functions(config, workdir, stage)
   wanted = STAGES if stage == "run" else (stage,)
   if stage == "run" and not config.reader.train:
     wanted = tuple(name for name in wanted if name not in READING)
   for name in wanted:
     logging.info("== %s", name)
-    functions[name]()
+    if name in TOGETHER:
+      functions[name]()
+    else:
+      processes.first_alone(functions[name])
 
 
 def _functions(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, stage: str
 ) -> dict[str, Callable[[], object]]:
-  """Every stage as a call without arguments, for the command `stage`."""
+  """Every stage as a call without arguments."""
   from dpr_jax.data import prepare
   from dpr_jax.evaluation import ranking
   from dpr_jax.retrieval import (
@@ -347,21 +486,18 @@ def _functions(
     embedding,
     faiss_index,
     mining,
+    rankers,
     reranking,
     search,
   )
   from dpr_jax.training import train_reader, train_retriever
 
   again = {"overwrite": _OVERWRITE.value}
-  models = (
-    [_MODEL.value]
-    if _MODEL.value
-    else [method for method in config.retrieve.methods if method != "bm25"]
-  )
 
-  def for_models(function: Callable) -> None:
-    for model in models:
-      function(config, workdir, model=model, **again)
+  def for_models(function: Callable, room: dict[str, str], **kwargs) -> None:
+    models = rankers.models_of(config.retrieve.methods, room)
+    for model in [_MODEL.value] if _MODEL.value else models:
+      function(config, workdir, model=model, **again, **kwargs)
 
   def retrieve() -> None:
     search.retrieve(
@@ -370,6 +506,8 @@ def _functions(
       questions_file=_QUESTIONS.value,
       name=_NAME.value,
       methods=_METHOD.value,
+      qrels=_QRELS.value if stage == "retrieve" else None,
+      tune=_TUNE.value,
       **again,
     )
     if _RERANK.value:
@@ -384,8 +522,13 @@ def _functions(
       config, workdir, ranker=_FROM.value or "bm25", **again
     ),
     "train": lambda: train_retriever.train(config, workdir, **again),
-    "embed": lambda: for_models(embedding.embed),
-    "index": lambda: for_models(faiss_index.index),
+    "embed": lambda: for_models(embedding.embed, rankers.VECTORS),
+    "index": lambda: for_models(
+      faiss_index.index,
+      rankers.INDEXES,
+      shard=_SHARD.value,
+      tune=_TUNE.value,
+    ),
     "retrieve": retrieve,
     "train-reader": lambda: train_reader.train_reader(config, workdir, **again),
     "read": lambda: answering.read(
@@ -398,7 +541,13 @@ def _functions(
       **again,
     ),
     "evaluate": lambda: ranking.evaluate(
-      config, workdir, name=_NAME.value, match=_MATCH.value, **again
+      config,
+      workdir,
+      name=_NAME.value,
+      match=_MATCH.value,
+      qrels=_QRELS.value,
+      compare=_COMPARE.value,
+      **again,
     ),
   }
 
@@ -423,18 +572,6 @@ def _ask(questions: list[str]) -> None:
       print(reply.json() if as_json else reply.text(), flush=True)
 
 
-def _export(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
-) -> None:
-  """Writes the trained reader for transformers."""
-  from dpr_jax.models import readers
-
-  if not _FORMAT.value or not _OUT.value:
-    raise errors.InputError("export needs --format=FORMAT and --out=DIR")
-  readers.export(readers.trained(config, workdir), _OUT.value, _FORMAT.value)
-  logging.info("export: %s", _OUT.value)
-
-
 def _bench(kind: str) -> None:
   """Measures; unlike a stage it leaves nothing in the workdir."""
   config = _config()
@@ -455,8 +592,32 @@ def _bench(kind: str) -> None:
       **common,
     )
     return
+  if kind == "search":
+    from dpr_jax.benchmarking import search
+
+    search.bench(
+      config,
+      workdir_lib.Workdir(_WORKDIR.value) if _WORKDIR.value else None,
+      vectors=_VECTORS.value,
+      dim=_DIM.value,
+      factories=[each for each in _FACTORIES.value.split(";") if each],
+      against=_AGAINST.value,
+      cpu_devices=_CPU_DEVICES.value,
+      **common,
+    )
+    return
   if not _WORKDIR.value:
     raise errors.InputError("--workdir is missing: --workdir=DIR")
+  if kind == "encode":
+    from dpr_jax.benchmarking import encode
+
+    encode.bench(
+      config,
+      workdir_lib.Workdir(_WORKDIR.value),
+      against=_AGAINST.value,
+      **common,
+    )
+    return
   if kind == "reader":
     from dpr_jax.benchmarking import reader
 
@@ -477,6 +638,83 @@ def _bench(kind: str) -> None:
     separate=_SEPARATE.value,
     **common,
   )
+
+
+def _plan() -> None:
+  """Compiles for a topology; needs no workdir, no data and no TPU."""
+  from dpr_jax.benchmarking import harness
+  from dpr_jax.planning import chips, report, search, tpu_plan
+
+  config = _config()
+  if not _TOPOLOGY.value:
+    raise errors.InputError("--topology is missing: --topology=v5e:16x16")
+  topology = chips.Topology.parse(_TOPOLOGY.value)
+  if _JSON.value:
+    harness.check_writable(_JSON.value)
+  options = {"quick": _QUICK.value, "say": lambda line: logging.info(line)}
+  if _SEARCH.value:
+    config = search.largest(config, topology, **options)
+  found = tpu_plan.plan(config, topology, embed=_EMBED.value, **options)
+  print(report.table(found))
+  if _JSON.value:
+    workdir_lib.write_json(_JSON.value, found)
+
+
+def _out(name: str) -> pathlib.Path:
+  if not _OUT.value:
+    raise errors.InputError(f"{name} needs --out=DIR")
+  return pathlib.Path(_OUT.value)
+
+
+def _export() -> None:
+  """The towers or the vectors of a workdir, for other libraries."""
+  out = _out("export")
+  with _experiment() as (config, workdir):
+    if _WHAT.value == "embeddings":
+      from dpr_jax.retrieval import vector_formats, vectors
+
+      found = vectors.open_vectors(workdir.embeddings(_MODEL.value or "dense"))
+      vector_formats.export(found, _FORMAT.value, out)
+      return
+    if _WHAT.value == "reader":
+      from dpr_jax.models import readers
+
+      readers.export(readers.trained(config, workdir), out, _FORMAT.value or "")
+      return
+    from dpr_jax.models import export
+
+    export.export(config, workdir, _FORMAT.value, out, _MODEL.value or "dense")
+
+
+def _import() -> None:
+  """Vectors of other libraries."""
+  out = _out("import")
+  if _WHAT.value != "embeddings":
+    raise errors.InputError(
+      "import: --what=embeddings is all that can be imported; checkpoints are"
+      " loaded as they are: --config.model.checkpoint=DIR"
+    )
+  if not _FROM.value:
+    raise errors.InputError("import needs --from=FILE or --from=DIR")
+  from dpr_jax.retrieval import vector_formats
+
+  vector_formats.import_(pathlib.Path(_FROM.value), out)
+
+
+def _plan_index() -> None:
+  """Prints what an index would take; reads the workdir at most."""
+  from dpr_jax.retrieval import faiss_index_plan
+
+  config, count, dim = _config(), _VECTORS.value, _DIM.value
+  if not count:
+    if not _WORKDIR.value:
+      raise errors.InputError("--plan needs --vectors=N, or a --workdir")
+    folder = workdir_lib.Workdir(_WORKDIR.value).embeddings(
+      _MODEL.value or "dense"
+    )
+    manifest = workdir_lib.read_manifest(folder, "embed")
+    count, dim = manifest["count"], manifest["dim"]
+  faiss_index_plan.print_plan(config, count, dim)
 
 
 def _integers(flag: str, values: Sequence[str]) -> list[int]:

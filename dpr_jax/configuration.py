@@ -23,7 +23,7 @@ def base_config() -> ml_collections.ConfigDict:
 
   config.data = data = ml_collections.ConfigDict()
   data.passages = ""  # psgs_w100.tsv[.gz]; "sample" = the embedded sample
-  data.train = ""  # DPR JSON, JSONL [.gz]
+  data.train = ""  # DPR JSON, JSONL [.gz]; "none" = nothing to train on
   data.dev = ""  # DPR JSON, JSONL [.gz] or *.qa.csv
   data.max_passages = 0  # 0 = all; gold passages of kept questions come first
   data.max_train = 0  # 0 = all, else the first so many questions
@@ -72,11 +72,19 @@ def base_config() -> ml_collections.ConfigDict:
   train.chunk_size = 0  # texts encoded at once per core; 0 = a whole group
   train.question_chunk_size = 0  # of questions, which are short; 0 = the same
   train.gradient_cache = False  # forget a chunk's activations, encode it twice
+  # "scanned": one program for all layers, "unrolled": one for each; "auto" is
+  # scanned on a TPU, where it compiles in a fraction of the time
+  train.layers = "auto"
+  train.shard_optimizer = False  # Adam's moments cut over the cores
+  train.reduce_dtype = "float32"  # of gradients between cores; "bfloat16"
   train.remat = "none"  # "layer": the backward pass computes layers again
   train.loss = "gathered"  # "tiled", "ring": never holds a whole score row
   train.loss_tile = 0  # passages scored at once; 0 = those of one core
   train.accumulate_steps = 1  # only 1: see train.gradient_cache
   train.rounds = 1  # of train, embed, mine from the model, train
+  # Several processes: seconds after which a step that does not end ends all;
+  # 0 = ten times the longest so far, at least 30
+  train.step_timeout = 0.0
   train.log_every = 10  # steps
   train.profile_steps = ()  # (first, last): trace in training/profile
   train.dev_every = 0  # steps; 0 = at the end of training alone
@@ -101,15 +109,45 @@ def base_config() -> ml_collections.ConfigDict:
 
   config.embed = embed = ml_collections.ConfigDict()
   embed.rows_per_shard = 50_000
-  embed.batch_size = 32  # passages encoded at once, over all cores
-  embed.length_step = 32  # passages are padded to a multiple of it
+  embed.dtype = "float32"  # of the vectors on disk; or "float16", "bfloat16"
+  embed.shapes = 12  # widths that a corpus's passages are padded to, at most
+  embed.tokens_per_core = 0  # encoded at once on a core; 0 = as fits the device
+  embed.length_step = 32  # questions etc. are padded to a multiple of it
 
   config.index = index = ml_collections.ConfigDict()
-  index.factory = "Flat"
+  index.factory = "Flat"  # a FAISS factory string, or "dpr" (the paper's HNSW)
+  index.threads = 0  # that build and search use; 0 = all
+  index.train_sample = 262_144  # vectors that quantisers learn from, at most
+  index.ef_construction = 200  # HNSW, while building
+  index.ef_search = 0  # HNSW, while searching; 0 = as the index's manifest says
+  index.nprobe = 0  # IVF: lists searched; 0 = as the manifest says
+  index.refine_factor = 0.0  # Refine: hits looked at per hit; 0 = the same
+  index.rescore = True  # hits of a compressed index by their own vectors
+  index.mmap = True  # vectors stay in the file, where FAISS can
+  index.shards = 1  # index files, each of a range of rows
+  index.memory_gb = 0.0  # that a build may take; 0 = what is free
+  index.allow_too_large = False  # build what is predicted not to fit
+  index.recall_questions = 500  # dev questions; recall and speed; 0 = none
+  index.recall_target = 0.98  # recall@20 that `index --tune` looks for
 
   config.retrieve = retrieve = ml_collections.ConfigDict()
-  retrieve.methods = ("bm25", "dense")  # "dense-start": towers untrained
+  # "dense-start": towers untrained; "exact": on the cores, without an index;
+  # "hybrid": bm25 and dense together, see `fusion`
+  retrieve.methods = ("bm25", "dense")
   retrieve.depth = 100  # passages per question
+  retrieve.pyserini = False  # also in Pyserini's format
+
+  config.exact = exact = ml_collections.ConfigDict()
+  exact.storage = "float32"  # "bfloat16": half of it, hits scored again
+  exact.approximate = False  # lax.approx_max_k: on a TPU
+  exact.recall_target = 0.95  # of approximate
+  exact.core_gb = 4.0  # of each core's memory, for vectors; more are streamed
+
+  config.fusion = fusion = ml_collections.ConfigDict()
+  fusion.method = "linear"  # paper; "minmax" (Pyserini), "reciprocal" (ranks)
+  fusion.weight = 1.1  # of dense; negative: as `retrieve --tune` stored it
+  fusion.depth = 2000  # hits of each that are joined
+  fusion.rank_constant = 60  # of "reciprocal"
 
   config.reader = reader = ml_collections.ConfigDict()
   # What it learns from: "" = there is no reader; "results" = what
@@ -165,6 +203,10 @@ def base_config() -> ml_collections.ConfigDict:
   config.evaluate = evaluate = ml_collections.ConfigDict()
   evaluate.match = "string"  # "string" or "regex"
   evaluate.ranks = (1, 5, 20, 100)
+
+  config.plan = plan = ml_collections.ConfigDict()  # what `plan` reckons with
+  plan.train_questions = 58_880  # NaturalQuestions as DPR trains on it
+  plan.passages = 21_015_324  # Wikipedia in blocks of 100 words
 
   return config.lock()
 

@@ -141,6 +141,11 @@ class Workdir:
     return self.root / "bm25"
 
   @property
+  def tokens(self) -> pathlib.Path:
+    """`tokens/passages`: the corpus as token ids, see `data.token_store`."""
+    return self.root / "tokens" / "passages"
+
+  @property
   def training(self) -> pathlib.Path:
     """`training/metrics.jsonl` and `training/checkpoints/<step>`."""
     return self.root / "training"

@@ -181,6 +181,8 @@ def tiny_config(tiny_checkpoint):
   config.mine.keep = 5
   config.embed.rows_per_shard = 50
   config.embed.length_step = 48
+  config.embed.shapes = 2
+  config.embed.tokens_per_core = 192
   config.retrieve.methods = ("bm25", "dense-start", "dense")
   return config
 

@@ -157,7 +157,9 @@ def test_reader_from_training_to_answers(call, finished, config_file, tmp_path):
   assert done.returncode == 0, done.stderr
   assert (workdir / "results/dev.bm25-reader.trec").exists()
   out = tmp_path / "exported"
-  done = call("export", *common, "--format=dpr-reader", f"--out={out}")
+  done = call(
+    "export", *common, "--what=reader", "--format=dpr-reader", f"--out={out}"
+  )
   assert done.returncode == 0, done.stderr
   assert (out / "model.safetensors").exists()
 
@@ -178,8 +180,8 @@ def _refused(done, *words):
     ([], ["usage: dpr-jax STAGE"]),
     (["fly"], ["unknown stage 'fly'", "prepare, mine, train"]),
     (["prepare", "mine"], ["one STAGE only"]),
-    (["bench"], ["bench needs one KIND: train, batch"]),
-    (["bench", "fly"], ["bench needs one KIND: train, batch"]),
+    (["bench"], ["bench needs one KIND: train, encode, batch"]),
+    (["bench", "fly"], ["bench needs one KIND: train, encode, batch"]),
     (["bench", "train", "--config=CONFIG"], ["--workdir is missing"]),
     (
       ["bench", "train", "--config=CONFIG", "--workdir=w"],
@@ -192,6 +194,33 @@ def _refused(done, *words):
     (
       ["bench", "batch", "--config=CONFIG", "--json=."],
       ["--json=. cannot be written: it is a folder"],
+    ),
+    (["export", "--config=CONFIG", "--workdir=w"], ["export needs --out=DIR"]),
+    (
+      ["export", "--config=CONFIG", "--workdir=w", "--out=o", "--format=npy"],
+      ["--format=npy: the towers can be written as hf or sentence"],
+    ),
+    (["import", "--out=o", "--from=x"], ["--what=embeddings is all"]),
+    (["import", "--out=o", "--what=embeddings"], ["import needs --from=FILE"]),
+    (
+      ["import", "--out=o", "--what=embeddings", "--from=nothing.pkl"],
+      ["cannot read nothing.pkl"],
+    ),
+    (["bench", "search", "--config=CONFIG"], ["--workdir, or --vectors=N"]),
+    (["index", "--plan", "--config=CONFIG"], ["--plan needs --vectors=N"]),
+    (
+      [
+        "index",
+        "--plan",
+        "--config=CONFIG",
+        "--vectors=9",
+        "--config.index.factory=L2norm,Flat",
+      ],
+      ["config.index.factory='L2norm,Flat'", "does not keep inner products"],
+    ),
+    (
+      ["embed", "--config=CONFIG", "--workdir=w", "--shard=0"],
+      ["--shard: only for index"],
     ),
     (["train", "--workdir=w"], ["--config is missing"]),
     (["train", "--config=CONFIG"], ["--workdir is missing"]),

@@ -8,16 +8,14 @@ there.  The peak is the process's resident set, the compiler's own excluded.
 
 import json
 import pathlib
-import re
 import sys
 import time
 from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 
-from dpr_jax import configuration, errors, parallel, workdir
+from dpr_jax import configuration, errors, memory, parallel, workdir
 from dpr_jax.benchmarking import harness, synthetic
 from dpr_jax.models import towers
 from dpr_jax.training import train_step
@@ -40,19 +38,13 @@ def measure(
     before the first step), `seconds`, `step_seconds` (their spread),
     `questions_per_second` and `loss` (of the first step).
   """
-  available = harness.available_memory()
+  available = memory.available_memory()
   model = towers.start(config)
   source = synthetic.make_source(config, model)
   built = train_step.build(config, model, source.steps)
-  state = parallel.replicate(
-    train_step.TrainState(
-      step=np.int32(0),
-      params=model.params,
-      optimizer=built.transformation.init(model.params),
-    )
-  )
+  state = built.place(0, *built.init(model.params))
   batch = parallel.split_over_cores(source[0])
-  mapped = parallel.map_train_step(built.step)
+  mapped = built.mapped()
   compiled = mapped.lower(state, batch).compile()
   analysis = compiled.memory_analysis()
   temp, arguments = (
@@ -73,7 +65,7 @@ def measure(
   if not found["fits"]:
     return found
   _forget_peak()
-  found["start_bytes"] = _status("VmRSS")
+  found["start_bytes"] = memory.status("VmRSS")
   seconds = []
   for _ in range(1 + repeats):
     started = time.perf_counter()
@@ -84,7 +76,7 @@ def measure(
     found.setdefault("loss", loss)
   step = harness.spread(seconds[1:])
   return found | {
-    "peak_bytes": _status("VmHWM"),
+    "peak_bytes": memory.status("VmHWM"),
     "seconds": seconds[1:],
     "step_seconds": step,
     "questions_per_second": config.train.batch_size / step["median"],
@@ -97,19 +89,6 @@ def _forget_peak() -> None:
     pathlib.Path("/proc/self/clear_refs").write_text("5")
   except OSError:
     pass  # then the compiler's peak counts too: more, never less
-
-
-def _status(name: str) -> int | None:
-  """A line of /proc/self/status in bytes; None where there is none.
-
-  Not `getrusage`: its peak starts from the parent's.
-  """
-  try:
-    text = pathlib.Path("/proc/self/status").read_text()
-  except OSError:
-    return None
-  match = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
-  return 1024 * int(match.group(1)) if match else None
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from dpr_jax import errors
+from dpr_jax import errors, memory
 
 PACKAGES = (
   "dpr-jax",
@@ -156,11 +156,11 @@ def matrix_peak(
 
 def machine() -> dict[str, Any]:
   """What the figures were measured on: no names, no paths."""
-  memory = _meminfo()
+  found = memory.meminfo()
   return {
     "cpu": _cpu_model(),
     "cores": cores(),
-    "memory_gb": round(memory["MemTotal"] / GIGA, 1) if memory else None,
+    "memory_gb": round(found["MemTotal"] / GIGA, 1) if found else None,
     "system": f"{platform.system()} {platform.machine()}",
     "python": platform.python_version(),
     "load_average": [round(load, 2) for load in os.getloadavg()],
@@ -219,35 +219,6 @@ def machine_line(report: Mapping[str, Any]) -> str:
     ),
   ]
   return "; ".join(parts)
-
-
-def available_memory() -> int | None:
-  """Bytes that this process may still take; None where nobody says."""
-  memory = _meminfo()
-  found = [memory["MemAvailable"]] if memory else []
-  group = pathlib.Path("/sys/fs/cgroup")
-  try:
-    limit = (group / "memory.max").read_text().strip()
-    used = (group / "memory.current").read_text().strip()
-    if limit != "max":
-      found.append(int(limit) - int(used))
-  except (OSError, ValueError):
-    pass
-  return min(found) if found else None
-
-
-def _meminfo() -> dict[str, int]:
-  """Some lines of Linux's /proc/meminfo, in bytes; empty elsewhere."""
-  try:
-    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-  except OSError:
-    return {}
-  rows = (line.split() for line in lines)
-  return {
-    row[0].rstrip(":"): 1024 * int(row[1])
-    for row in rows
-    if row[0] in ("MemTotal:", "MemAvailable:")
-  }
 
 
 def _cpu_model() -> str:

@@ -1,7 +1,8 @@
-"""The peer in training: sentence-transformers on PyTorch, at its leanest.
+"""The peer, in training and in encoding: sentence-transformers on PyTorch.
 
-One model for questions and passages, `MultipleNegativesRankingLoss`, AdamW in
-its fused form, and nothing around them: no Trainer, no data loader, no logs.
+At its leanest: one model for questions and passages,
+`MultipleNegativesRankingLoss`, AdamW in its fused form, and nothing around
+them: no Trainer, no data loader, no logs.
 Texts are tokenized and padded to the longest of their column as
 sentence-transformers does, and cut to the same tokens as ours.
 
@@ -21,17 +22,30 @@ from dpr_jax.benchmarking import rounds
 NAME = "sentence-transformers"
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What the peer must have in common with us.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodingSettings:
+  """What the peer must have in common with us to encode.
 
   Attributes:
     folder: the checkpoint, as Hugging Face lays it out.
     pooling: "cls" or "mean".
     normalize: unit vectors.
+    passage_length: tokens of a passage at most.
+  """
+
+  folder: pathlib.Path
+  pooling: str
+  normalize: bool
+  passage_length: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(EncodingSettings):
+  """What it must have in common with us to train, besides.
+
+  Attributes:
     temperature: scores are divided by it.
     question_length: tokens of a question at most.
-    passage_length: tokens of a passage at most.
     dropout: rate everywhere; negative = the checkpoint's.
     b1: Adam's.
     b2: Adam's.
@@ -41,12 +55,8 @@ class Settings:
     seed: of dropout.
   """
 
-  folder: pathlib.Path
-  pooling: str
-  normalize: bool
   temperature: float
   question_length: int
-  passage_length: int
   dropout: float
   b1: float
   b2: float
@@ -69,6 +79,73 @@ def _import_torch() -> Any:
   return torch
 
 
+def _load(settings: EncodingSettings, dtype: Any) -> Any:
+  """The checkpoint as a SentenceTransformer on the CPU."""
+  from sentence_transformers import SentenceTransformer
+  from sentence_transformers.sentence_transformer import modules
+  from transformers.utils import logging as transformers_logging
+
+  transformers_logging.disable_progress_bar()
+  transformers_logging.set_verbosity_error()
+  # Without token types, as DPR encodes: all are 0.
+  transformer = modules.Transformer(
+    str(settings.folder),
+    processor_kwargs={"model_input_names": ["input_ids", "attention_mask"]},
+    model_kwargs={"dtype": dtype},
+  )
+  parts = [
+    transformer,
+    modules.Pooling(
+      transformer.get_embedding_dimension(), pooling_mode=settings.pooling
+    ),
+  ]
+  if settings.normalize:
+    parts.append(modules.Normalize())
+  return SentenceTransformer(modules=parts, device="cpu")
+
+
+class Embedder:
+  """The peer in encoding: `SentenceTransformer.encode`, which sorts by length.
+
+  Attributes:
+    batch_size: passages a call.
+  """
+
+  def __init__(
+    self,
+    settings: EncodingSettings,
+    dtype: str = "float32",
+    batch_size: int = 32,
+  ):
+    """Loads the checkpoint.
+
+    Raises:
+      InputError: PyTorch or sentence-transformers is not installed.
+    """
+    self._torch = _import_torch()
+    self._model = _load(settings, getattr(self._torch, dtype))
+    self._model.eval()
+    self._length = settings.passage_length
+    self._model.max_seq_length = self._length
+    self.batch_size = batch_size
+
+  @property
+  def threads(self) -> int:
+    """Threads that PyTorch computes with."""
+    return self._torch.get_num_threads()
+
+  def encode(self, passages: Sequence[rounds.Text]) -> np.ndarray:
+    """float32 vectors of passages, from their texts."""
+    vectors = self._model.encode(
+      list(passages),
+      batch_size=self.batch_size,
+      show_progress_bar=False,
+      convert_to_numpy=False,
+      convert_to_tensor=True,
+    )
+    return vectors.float().numpy()
+
+
 class Peer:
   """A model in training."""
 
@@ -79,30 +156,13 @@ class Peer:
       InputError: PyTorch or sentence-transformers is not installed.
     """
     torch = _import_torch()
-    from sentence_transformers import SentenceTransformer, util
-    from sentence_transformers.sentence_transformer import losses, modules
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     torch.manual_seed(settings.seed)
     self._torch = torch
     self._settings = settings
-    # Without token types, as DPR encodes: all are 0.
-    transformer = modules.Transformer(
-      str(settings.folder),
-      processor_kwargs={"model_input_names": ["input_ids", "attention_mask"]},
-      model_kwargs={"dtype": torch.float32},
-    )
-    parts = [
-      transformer,
-      modules.Pooling(
-        transformer.get_embedding_dimension(), pooling_mode=settings.pooling
-      ),
-    ]
-    if settings.normalize:
-      parts.append(modules.Normalize())
-    self._model = SentenceTransformer(modules=parts, device="cpu")
+    self._model = _load(settings, torch.float32)
+    from sentence_transformers import util
+    from sentence_transformers.sentence_transformer import losses
+
     self._model.train()
     self._dropouts = [
       (module, module.p)

@@ -45,16 +45,10 @@ class Trainer:
   ):
     """Loads the checkpoint; the step compiles when it is first run."""
     self.model = towers.start(config)
-    self.source = sources.make_source(config, workdir, self.model)
+    self.source = sources.make_source(config, workdir, self.model, store=False)
     built = train_step.build(config, self.model, self.source.steps)
-    self._mapped = parallel.map_train_step(built.step)
-    self._state = parallel.replicate(
-      train_step.TrainState(
-        step=np.int32(0),
-        params=self.model.params,
-        optimizer=built.transformation.init(self.model.params),
-      )
-    )
+    self._mapped = built.mapped()
+    self._state = built.place(0, *built.init(self.model.params))
     self.learning_rate = float(built.schedule(0))
 
   def step(

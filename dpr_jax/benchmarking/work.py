@@ -28,6 +28,24 @@ def layer_flops(config: bert.BertConfig, length: int) -> int:
   return 2 * (4 * width**2 + 2 * width * inner) + 4 * length * width
 
 
+def encoding_flops(
+  config: bert.BertConfig, length: int, *, first_only: bool = False
+) -> int:
+  """FLOPs of encoding a text of `length` tokens.
+
+  Args:
+    config: sizes.
+    length: of the text.
+    first_only: the last layer is computed for position 0 alone: the others only
+      give keys and values.
+  """
+  each, layers = layer_flops(config, length), config.num_hidden_layers
+  if not first_only:
+    return layers * length * each
+  keys = 2 * 2 * config.hidden_size**2
+  return (layers - 1) * length * each + each + (length - 1) * keys
+
+
 @dataclasses.dataclass(frozen=True)
 class Work:
   """The work of some texts; of several steps when added up.

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dpr_jax.data import negatives as negatives_lib
-from dpr_jax.data import records, tokenization
+from dpr_jax.data import records, token_store, tokenization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,7 @@ class _Arranged:
 
 def _arrange(
   tokenizer: tokenization.TextTokenizer,
-  ids: Sequence[Sequence[int]],
+  ids: Sequence[Sequence[int] | np.ndarray],
   groups: Sequence[Group],
   cores: int,
   limit: int,
@@ -198,6 +198,8 @@ class BatchSource:
     questions: the training questions.
     sampler: chooses their passages.
     tokenizer: text to ids.
+    tokens: the corpus's ids, so that negatives need not be tokenized; None =
+      from their text.
     question_groups: shapes, see `length_groups`; () = one, all of full length.
     passage_groups: shapes of the passages.
     answer_rows: masks passages that hold an answer; None = no such mask.
@@ -211,6 +213,7 @@ class BatchSource:
   questions: negatives_lib.Rows
   sampler: negatives_lib.Sampler
   tokenizer: tokenization.TextTokenizer
+  tokens: token_store.TokenStore | None = None
   question_groups: tuple[Group, ...] = ()
   passage_groups: tuple[Group, ...] = ()
   answer_rows: AnswerRows | None = None
@@ -243,10 +246,9 @@ class BatchSource:
     each = self.sampler.per_question
     questions = self.questions.take([int(i) for i in indexes[mine]])
     passages, keys = self.sampler.passages_of_batch(
-      questions, indexes[mine], epochs[mine]
+      questions, indexes[mine], epochs[mine], texts=self.tokens is None
     )
     keys = np.asarray(keys, np.int32)
-    empty = records.Passage("", "", "")
     asked = _arrange(
       self.tokenizer,
       self.tokenizer.question_ids([q.question for q in questions]),
@@ -256,7 +258,7 @@ class BatchSource:
     )
     read = _arrange(
       self.tokenizer,
-      self.tokenizer.passage_ids([passage or empty for passage in passages]),
+      self._passage_ids(passages),
       self.passage_groups,
       self.cores,
       self.tokenizer.passage_length,
@@ -281,6 +283,18 @@ class BatchSource:
         indexes[mine][asked.order], everyone, labels
       )
     return batch
+
+  def _passage_ids(
+    self, passages: Sequence[records.Passage | int | None]
+  ) -> list[Sequence[int] | np.ndarray]:
+    """Token ids: of a text, of a row of the corpus, of nothing."""
+    empty = records.Passage("", "", "")
+    texts = [each or empty for each in passages if not isinstance(each, int)]
+    ids = iter(self.tokenizer.passage_ids(texts))
+    return [
+      self.tokens.ids(each) if isinstance(each, int) else next(ids)
+      for each in passages
+    ]
 
 
 @runtime_checkable

@@ -1,9 +1,10 @@
 """Readers of the files that dense retrieval people have on disk.
 
 In comes a path: a corpus (`psgs_w100.tsv`), questions in DPR's JSON or JSONL,
-or a bare question file (`*.qa.csv`), each also gzipped.  Out goes a stream of
-`records.Passage` or `records.Question`, one row at a time, so that memory stays
-flat whatever the size of the file.  `prepare.py` stores what these yield.
+a bare question file (`*.qa.csv`), or BEIR's files, each also gzipped.  Out goes
+a stream of `records.Passage` or `records.Question`, one row at a time, so that
+memory stays flat whatever the size of the file.  `prepare.py` stores what these
+yield.
 
 A row that is not what its format says raises `errors.InputError` with file,
 line or row, field and value; no row is skipped or repaired silently.
@@ -24,7 +25,7 @@ import ijson
 import ijson.backends.yajl2_c
 
 from dpr_jax import errors
-from dpr_jax.data import records, streams
+from dpr_jax.data import beir, records, streams
 
 PASSAGE_COLUMNS = ("id", "text", "title")
 
@@ -41,11 +42,15 @@ def read_passages(path: str | os.PathLike) -> Iterator[records.Passage]:
 
   Tab separated, fields may be `"`-quoted as in csv (and then hold newlines);
   the header names the columns `id`, `text`, `title` in any order, further
-  columns are ignored.  Ids are not compared here: the writer does that.
+  columns are ignored.  BEIR's `corpus.jsonl` is read as well.  Ids are not
+  compared here: the writer does that.
 
   Raises:
     InputError: naming the line where a row starts, and what is wrong there.
   """
+  if beir.is_beir(path):
+    yield from beir.read_corpus(path)
+    return
   with (
     streams.open_bytes(path) as file,
     streams.stream_errors(path) as position,
@@ -83,7 +88,8 @@ def read_questions(path: str | os.PathLike) -> Iterator[records.Question]:
 
   `*.csv` and `*.tsv` (before a `.gz`) hold a question, a tab and a Python list
   of answers; any other name is DPR JSON if its first character is `[`, JSONL if
-  it is `{`.  A row without positives is yielded like the others.
+  it is `{`, and BEIR's `queries.jsonl` if that has an `_id`.  A row
+  without positives is yielded like the others.
 
   Raises:
     InputError: naming the row (and the line, where the format has lines), the
@@ -91,6 +97,9 @@ def read_questions(path: str | os.PathLike) -> Iterator[records.Question]:
   """
   if _is_csv(path):
     yield from _read_question_answers(path)
+    return
+  if beir.is_beir(path):
+    yield from (question for _, question in beir.read_queries(path))
     return
   with (
     streams.open_bytes(path) as file,

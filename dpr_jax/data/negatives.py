@@ -294,13 +294,17 @@ class Sampler:
     questions: Sequence[records.Question],
     indexes: Sequence[int] | np.ndarray,
     epochs: Sequence[int] | np.ndarray,
-  ) -> tuple[list[records.Passage | None], list[int]]:
+    *,
+    texts: bool = True,
+  ) -> tuple[list[records.Passage | int | None], list[int]]:
     """Some questions' passages, each one's positive first, then negatives.
 
     Args:
       questions: the records of `indexes`.
       indexes: numbers of training questions.
       epochs: the epoch of each.
+      texts: False to get the row in place of a passage of the corpus, which is
+        then not read.
 
     Returns:
       (passages, keys), both flat in the order of the questions; None where
@@ -314,8 +318,9 @@ class Sampler:
     in_corpus = (chosen >= 0) & ~given
     in_corpus[:, 0] = False  # the positive stands with the question
     rows = np.unique(chosen[in_corpus])
-    found = dict(zip(rows.tolist(), self.passages.take(rows), strict=True))
-    passages: list[records.Passage | None] = []
+    read = self.passages.take(rows) if texts else rows.tolist()
+    found = dict(zip(rows.tolist(), read, strict=True))
+    passages: list[records.Passage | int | None] = []
     for question, index, row in zip(questions, indexes, chosen, strict=True):
       passages.append(question.positives[0])
       for entry, is_given in zip(row[1:].tolist(), given[1:], strict=True):

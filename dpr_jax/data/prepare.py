@@ -23,6 +23,7 @@ from dpr_jax.data import formats, records, tables, tfds_builders
 from dpr_jax.evaluation import answers
 
 SPLITS = ("train", "dev")
+NONE = "none"  # as `data.train`: a corpus to search, nothing to train on
 
 _SAMPLE_FILES = {
   "passages": "passages.tsv",
@@ -69,7 +70,8 @@ def prepare(
   with workdir_module.replace_folder(workdir.data) as folder:
     counts = {}
     questions = {}
-    for split in SPLITS:
+    splits = [split for split in SPLITS if split in sources]
+    for split in splits:
       questions[split] = _KeptQuestions(
         split, sources[split], data[f"max_{split}"]
       )
@@ -77,12 +79,12 @@ def prepare(
     corpus = _KeptPassages(
       sources["passages"],
       data.max_passages,
-      {gold.id for split in SPLITS for gold in questions[split].gold},
+      {gold.id for split in splits for gold in questions[split].gold},
     )
     tfds_builders.write_passages(corpus, folder / "passages")
     counts.update(corpus.counts)
     table = tables.PassageTable.open(folder / "passages")
-    for split in SPLITS:
+    for split in splits:
       counts.update(questions[split].counts)
       counts.update(_compare_gold(split, questions[split].gold, table))
     stage.finish(counts, folder=folder, files=_file_hashes(folder))
@@ -129,6 +131,9 @@ def _sources(data: ml_collections.ConfigDict) -> dict[str, pathlib.Path]:
   """Paths by role; "sample" stands for the files in this package."""
   sources = {}
   for role, sample_file in _SAMPLE_FILES.items():
+    if role == "train" and data[role] == NONE:
+      logging.info("prepare: no train questions, as config.data.train says")
+      continue
     if not data[role]:
       raise errors.InputError(
         f"config.data.{role} is empty: give a path, or"

@@ -101,7 +101,9 @@ class TextTokenizer:
     texts = [self.passage_text(passage) for passage in passages]
     return self._encode(texts, self.passage_length)
 
-  def pad(self, ids: Sequence[Sequence[int]], length: int) -> TokenBatch:
+  def pad(
+    self, ids: Sequence[Sequence[int] | np.ndarray], length: int
+  ) -> TokenBatch:
     """Pads id lists of at most `length` to a batch."""
     batch = np.zeros((len(ids), length), np.int32)
     mask = np.zeros((len(ids), length), bool)

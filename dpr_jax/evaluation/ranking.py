@@ -4,10 +4,10 @@ In come `results/<name>.<method>.json` (ours or any in DPR's results format),
 out come `evaluation/<name>.json` and a table.  "top20" is the share of all
 questions with an answer string in one of the first 20 passages, "gold_top20"
 the share with one of their own positive passages there, where those are known.
-Where a reader has been, `answers/<name>.<method>.json` add "em" and "f1".
 """
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +19,9 @@ from absl import logging
 
 from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
+from dpr_jax.data import beir
 from dpr_jax.evaluation import answers as answers_lib
-from dpr_jax.evaluation import exact_match, report
+from dpr_jax.evaluation import comparison, exact_match, judgements, report
 
 _METHOD = re.compile(r"[\w-]+")
 
@@ -52,11 +53,13 @@ class Ranks:
     answer: rank of the first passage with an answer, per question.
     gold: rank of the first positive passage, per question that has one.
     depth: passages retrieved per question, at most.
+    with_answers: questions that have answer strings.
   """
 
   answer: list[int | None]
   gold: list[int | None]
   depth: int
+  with_answers: int = 0
 
 
 def evaluate(
@@ -65,6 +68,8 @@ def evaluate(
   *,
   name: str = "dev",
   match: str | None = None,
+  qrels: str | os.PathLike | None = None,
+  compare: Sequence[str] | None = None,
   overwrite: bool = False,
 ) -> dict[str, dict[str, float]]:
   """Measures every results file of a question set, writes and prints them.
@@ -74,6 +79,10 @@ def evaluate(
     workdir: holds `results/<name>.<method>.json`.
     name: the question set, as it was retrieved.
     match: "string" or "regex", instead of `config.evaluate.match`.
+    qrels: judgements in BEIR's or TREC's format, or "gold": the questions' own
+      positives; measures over them are added.
+    compare: two methods whose difference is tested, and reported question by
+      question in `evaluation/<name>.<one>-vs-<other>.json`.
     overwrite: also where nothing has changed.
 
   Returns:
@@ -100,22 +109,30 @@ def evaluate(
       f"{workdir.results(name, '*')}: no results of this name; run `dpr-jax"
       f" retrieve --name={name}` first"
     )
+  pair = _pair(compare, paths)
   output = workdir.evaluation(name)
   sidecars = {method: _sidecar(path) for method, path in paths.items()}
+  inputs = {
+    method: workdir_lib.fingerprint(
+      [workdir_lib.fingerprint_file(path), sidecars[method]]
+    )
+    for method, path in paths.items()
+  }
+  inputs |= {
+    f"{method} answers": workdir_lib.fingerprint_file(path)
+    for method, path in answered.items()
+  }
+  if qrels is not None and qrels != judgements.GOLD:
+    inputs["qrels"] = workdir_lib.fingerprint_file(qrels)
   stage = workdir_lib.Stage(
     name="evaluate",
     folder=output.parent,
-    config={"ranks": ks, "match": match},
-    inputs={
-      method: workdir_lib.fingerprint(
-        [workdir_lib.fingerprint_file(path), sidecars[method]]
-      )
-      for method, path in paths.items()
-    }
-    | {
-      f"{method} answers": workdir_lib.fingerprint_file(path)
-      for method, path in answered.items()
+    config={
+      "ranks": ks,
+      "match": match,
+      **({"judged": True} if qrels is not None else {}),
     },
+    inputs=inputs,
     manifest_name=f"{name}.manifest.json",
   )
   if stage.is_current(overwrite) and output.exists():
@@ -127,13 +144,87 @@ def evaluate(
       measures[method] = _measures(ranks, ks, path.name)
       counts[f"{method}_questions"] = len(ranks.answer)
       counts[f"{method}_questions_with_gold"] = len(ranks.gold)
+      if qrels is not None:
+        measures[method] |= _judged(path, sidecars[method], qrels, ranks.depth)
     for method, path in answered.items():
       measures.setdefault(method, {}).update(exact_match.file_scores(path))
     workdir_lib.write_json(output, measures)
     stage.finish(counts)
   title = f"{name}: percent of questions"
   report.print_table(report.comparison_table(measures, title))
+  if pair:
+    _compare(paths, sidecars, match, ks, pair, output)
   return measures
+
+
+def _pair(
+  compare: Sequence[str] | None, paths: Mapping[str, pathlib.Path]
+) -> tuple[str, str] | None:
+  """The two methods to compare; `InputError` where they are not two."""
+  if not compare:
+    return None
+  if len(set(compare)) != 2 or not set(compare) <= paths.keys():
+    raise errors.InputError(
+      f"--compare={','.join(compare)}: must be two of the methods with results:"
+      f" {', '.join(paths)}"
+    )
+  return compare[0], compare[1]
+
+
+def _judged(
+  path: pathlib.Path,
+  sidecar: Mapping[str, Any],
+  qrels: str | os.PathLike,
+  depth: int,
+) -> dict[str, float]:
+  """Measures over judgements of one method's run."""
+  if qrels == judgements.GOLD:
+    found = judgements.of_gold(sidecar.get("gold", []))
+    if not found:
+      raise errors.InputError(
+        f"--qrels={judgements.GOLD}: {path} has no questions with positives:"
+        " give a file of judgements"
+      )
+  else:
+    found = beir.read_qrels(qrels)
+  # A run of the whole corpus is as deep as any measure.
+  whole = depth == sidecar.get("counts", {}).get("passages")
+  return judgements.measures(
+    path.with_suffix(".trec"), found, None if whole else depth
+  )
+
+
+def _compare(
+  paths: Mapping[str, pathlib.Path],
+  sidecars: Mapping[str, Mapping[str, Any]],
+  match: str,
+  ks: Sequence[int],
+  pair: tuple[str, str],
+  output: pathlib.Path,
+) -> None:
+  """Tests and reports the difference of two methods."""
+  one, other = (
+    read_ranks(paths[method], sidecars[method], match) for method in pair
+  )
+  if len(one.answer) != len(other.answer) or len(one.gold) != len(other.gold):
+    raise errors.InputError(
+      f"--compare={','.join(pair)}: {len(one.answer)} and {len(other.answer)}"
+      " questions: retrieve both again"
+    )
+  shown = [k for k in ks if k <= min(one.depth, other.depth)]
+  found = comparison.compare(
+    pair, (one.answer, other.answer), (one.gold, other.gold), shown
+  )
+  found["disagreements"] = {
+    f"top{k}": comparison.disagreements(
+      read_results(paths[pair[0]]), (one.answer, other.answer), k
+    )
+    for k in shown
+  }
+  path = comparison.file_of(output, pair)
+  workdir_lib.write_json(path, found)
+  report.print_table(comparison.table(found))
+  logging.info("evaluate: question by question in %s", path)
 
 
 def results_files(
@@ -171,8 +262,11 @@ def _measures(ranks: Ranks, ks: Sequence[int], file: str) -> dict[str, float]:
       ", top-".join(str(k) for k in ks if k > ranks.depth),
     )
   measures = {}
-  for k, share in top_k_accuracy(ranks.answer, shown).items():
-    measures[f"top{k}"] = share
+  if ranks.with_answers:
+    for k, share in top_k_accuracy(ranks.answer, shown).items():
+      measures[f"top{k}"] = share
+  else:
+    logging.info("evaluate: %s: no question has an answer string", file)
   if not ranks.gold:
     logging.info("evaluate: %s: no gold passages are known", file)
     return measures
@@ -230,6 +324,7 @@ def read_ranks(
         " {question, answers, ctxs: [{id, title, text, score, has_answer}]}"
       ) from error
     ranks.answer.append(_first(found))
+    ranks.with_answers += bool(entry.get("answers"))
     wanted = set(gold[row]) if row < len(gold) else ()
     if wanted:
       ranks.gold.append(_first([passage in wanted for passage in ids]))

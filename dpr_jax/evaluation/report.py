@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import rich.console
 import rich.table
 
-_MEASURE = re.compile(r"(gold_)?top(\d+)")
+_MEASURE = re.compile(r"(gold_)?top(\d+)|[A-Za-z]+@(\d+)")
 _ANSWERS = re.compile(r"(em|f1)(?:_(\d+))?")
 _NAMES = {"em": "EM", "f1": "F1"}
 _WIDTH = 1000  # wider than any table: rich wraps and cuts at this width
@@ -25,11 +25,10 @@ def comparison_table(
   *,
   quoted: Mapping[str, Mapping[str, float | int]] | None = None,
 ) -> rich.table.Table:
-  """Methods as rows, measures as columns, in percent.
+  """Methods as rows; answer top-k, gold top-k, judged measures, in percent.
 
-  Answer top-k comes first, then gold top-k, then EM and F1 of the answers;
-  these also by the number of passages read, but the last, which is that of EM
-  and F1 themselves.
+  Behind them EM and F1 of the answers, also by the number of passages read, but
+  the last, which is that of EM and F1 themselves.
 
   Args:
     rows: {"dense": {"top20": 0.784, "gold_top20": 0.65}, ...}; keys that are
@@ -60,16 +59,21 @@ def _title(column: str) -> str:
   if match := _ANSWERS.fullmatch(column):
     name = _NAMES[match[1]]
     return f"{name}, {match[2]} read" if match[2] else name
-  gold, rank = _MEASURE.fullmatch(column).groups()
-  return f"{'gold' if gold else 'answer'} top-{rank}"
+  gold, rank, judged = _MEASURE.fullmatch(column).groups()
+  return column if judged else f"{'gold' if gold else 'answer'} top-{rank}"
 
 
 def _columns(rows: Sequence[Mapping[str, float | int]]) -> list[str]:
-  """Measures of any row: answers before gold passages, then by rank."""
+  """Measures of any row: answers, gold passages, judgements; by rank."""
   keys = {key for row in rows for key in row}
   found = sorted(
     filter(_MEASURE.fullmatch, keys),
-    key=lambda key: (key.startswith("gold_"), int(key.rpartition("top")[2])),
+    key=lambda key: (
+      "@" in key,
+      key.startswith("gold_"),
+      int(re.search(r"\d+$", key)[0]),
+      key,
+    ),
   )
   read = filter(None, map(_ANSWERS.fullmatch, keys))
   counts = sorted({int(match[2]) for match in read if match[2]})

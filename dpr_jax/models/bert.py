@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dpr_jax import errors, workdir
-from dpr_jax.models import kernels
+from dpr_jax.models import dropout, kernels, layer_stacks
 
 WORDS = "word_embeddings"
 REMATS = ("none", "layer")
@@ -89,46 +89,6 @@ class BertConfig:
     return cls(**{key: raw[key] for key in known & raw.keys()})
 
 
-def keep_mask(
-  keys: Key[Array, " rows"], shape: tuple[int, ...], rate: float, site: int
-) -> Bool[Array, "rows ..."]:
-  """Which values dropout keeps; a row's depend on its key and the site alone.
-
-  16 random bits decide for a value: half the work of a random float32.
-
-  Args:
-    keys: one random key per text.
-    shape: of one text's values.
-    rate: share of values dropped, exact to 2**-16.
-    site: number of the place in the network, so that no two masks are alike.
-  """
-  site_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, site)
-  bits = jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint16))(
-    site_keys
-  )
-  return bits >= jnp.uint16(round(rate * 2**16))
-
-
-def row_dropout(
-  values: Float[ArrayLike, "rows ..."],
-  keys: Key[Array, " rows"] | None,
-  rate: float,
-  site: int,
-) -> Float[Array, "rows ..."]:
-  """Dropout whose mask for a row depends on that row's key and site alone.
-
-  Args:
-    values: any activations, one row per text.
-    keys: one random key per text; None turns dropout off.
-    rate: share of values set to zero; the rest is scaled by 1 / (1 - rate).
-    site: see `keep_mask`.
-  """
-  if keys is None or rate == 0.0:
-    return values
-  keep = keep_mask(keys, values.shape[1:], rate, site)
-  return jnp.where(keep, values / (1.0 - rate), 0.0).astype(values.dtype)
-
-
 class Weights(nn.Module):
   """Kernel and bias of a dense layer, in float32.
 
@@ -180,12 +140,10 @@ class BertLayer(nn.Module):
 
   Attributes:
     config: sizes.
-    number: place in the stack, from 0; keeps dropout masks apart.
     first_only: compute position 0 alone.
   """
 
   config: BertConfig
-  number: int
   first_only: bool = False
 
   @nn.compact
@@ -194,12 +152,20 @@ class BertLayer(nn.Module):
     hidden: Float[Array, "rows length dim"],
     bias: Float[Array, "rows 1 1 length"],
     keys: Key[Array, " rows"] | None,
+    number: Int[ArrayLike, ""],
   ) -> Float[Array, "rows positions dim"]:
-    """Returns new hidden states, computed in the dtype of `hidden`."""
+    """Returns new hidden states, computed in the dtype of `hidden`.
+
+    Args:
+      hidden: what the layer below made.
+      bias: added to the scores.
+      keys: for dropout, or None.
+      number: place in the stack, from 0; keeps dropout masks apart.
+    """
     config = self.config
     width, heads = config.hidden_size, config.num_attention_heads
     initializer = nn.initializers.normal(config.initializer_range)
-    site = 3 * self.number
+    site = 3 * number
 
     def weights(name: str, inputs: int = width, outputs: int = width):
       return Weights(inputs, outputs, initializer, name=name)()
@@ -223,22 +189,22 @@ class BertLayer(nn.Module):
       query, key, value = jnp.split(
         kernels.dense(hidden, *_side_by_side(projections)), 3, axis=-1
       )
-    keep, rate = None, config.attention_probs_dropout_prob
+    rate = config.attention_probs_dropout_prob
+    words = None
     if keys is not None and rate > 0:
-      shape = (heads, asking.shape[1], hidden.shape[1])
-      keep = keep_mask(keys, shape, rate, site)
+      words = dropout.words(keys, site)
     context = kernels.attention(
       split(query * (width // heads) ** -0.5),
       split(key),
       split(value),
       bias,
-      keep,
+      words,
       rate,
     )
     context = context.transpose(0, 2, 1, 3).reshape(asking.shape)
     context = kernels.dense(context, *weights("attention_output"))
     rate = config.hidden_dropout_prob
-    context = row_dropout(context, keys, rate, site + 1)
+    context = dropout.drop(context, keys, rate, site + 1)
     attended = norm("attention_norm", asking + context)
 
     inner = config.intermediate_size
@@ -248,7 +214,7 @@ class BertLayer(nn.Module):
       *weights("output", inner, width),
       ACTIVATIONS[config.hidden_act],
     )
-    output = row_dropout(output, keys, rate, site + 2)
+    output = dropout.drop(output, keys, rate, site + 2)
     return norm("output_norm", attended + output)
 
 
@@ -323,16 +289,27 @@ class Bert(nn.Module):
     )
     hidden = LayerNorm(config.layer_norm_eps, name="embeddings_norm")(hidden)
     layers = config.num_hidden_layers
-    hidden = row_dropout(
+    hidden = dropout.drop(
       hidden, dropout_keys, config.hidden_dropout_prob, 3 * layers
     )
     bias = jnp.where(mask, 0.0, -1e9)[:, None, None, :].astype(jnp.float32)
     layer = nn.remat(BertLayer) if self.remat == "layer" else BertLayer
-    for number in range(layers):
+    stack = self.variables.get("params", {}).get(layer_stacks.STACK)
+    if stack is not None:
+      # Functional, for the parameters of all layers are one array.
+      one = layer(config, parent=None)
+
+      def apply(hidden, numbered):
+        number, params = numbered
+        variables = {"params": params}
+        return one.apply(variables, hidden, bias, dropout_keys, number), None
+
+      hidden, _ = jax.lax.scan(apply, hidden, (jnp.arange(layers - 1), stack))
+    for number in range(0 if stack is None else layers - 1, layers):
       last = number == layers - 1
-      hidden = layer(
-        config, number, first_only and last, name=f"layer_{number}"
-      )(hidden, bias, dropout_keys)
+      hidden = layer(config, first_only and last, name=f"layer_{number}")(
+        hidden, bias, dropout_keys, number
+      )
     return hidden
 
 

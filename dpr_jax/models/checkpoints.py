@@ -25,25 +25,25 @@ SELECTED = "selected.json"
 class Checkpoints:
   """The checkpoints of one training run."""
 
-  def __init__(self, folder: pathlib.Path, keep: int = 2):
+  def __init__(self, folder: pathlib.Path, keep: int = 2, writes: bool = True):
     """Opens `training/checkpoints`.
 
     Args:
       folder: of the checkpoints.
       keep: so many stay, the newest; and those that are selected.
+      writes: of several processes one writes and opens the folder first; the
+        others only restore.
     """
     self.folder = folder
-    self._keep = max(keep, 1)
+    self._keep, self._writes = max(keep, 1), writes
     folder.mkdir(parents=True, exist_ok=True)
     self._manager = ocp.CheckpointManager(
       folder,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=None, cleanup_tmp_directories=True
-      ),
+      options=_options(max_to_keep=None, cleanup_tmp_directories=writes),
     )
     self._unrecorded: set[int] = set()
     self._selection: dict[str, Any] | None = None
-    for step in self.steps():
+    for step in self.steps() if writes else ():
       if not _checksums_path(folder, step).exists():
         logging.warning("checkpoint %d was not completed: removed", step)
         self._manager.delete(step)
@@ -54,6 +54,8 @@ class Checkpoints:
 
   def save(self, step: int, params: Any, optimizer: Any) -> None:
     """Starts saving; the state is copied before this returns."""
+    if not self._writes:
+      raise ValueError("this process only restores")
     self._record()
     if step in self.steps():
       return
@@ -123,6 +125,8 @@ class Checkpoints:
 
   def _record(self) -> None:
     """Waits for the running save and records the sha256 of its files."""
+    if not self._writes:
+      return
     self._manager.wait_until_finished()
     for step in self._unrecorded:
       workdir.write_json(
@@ -140,6 +144,22 @@ class Checkpoints:
     for path in self.folder.glob("*.sha256.json"):
       if path.name.split(".")[0] not in kept:
         path.unlink()
+
+
+def _options(**values: Any) -> ocp.CheckpointManagerOptions:
+  """Orbax's options; a process does not wait for the others.
+
+  The state that is saved is the same on all of them, and on the host.
+  """
+  if jax.process_count() > 1:
+    me = jax.process_index()
+    values["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+      primary_host=me,
+      active_processes={me},
+      barrier_sync_key_prefix=f"process_{me}",
+    )
+    values["create"] = False
+  return ocp.CheckpointManagerOptions(**values)
 
 
 def _checksums_path(folder: pathlib.Path, step: int) -> pathlib.Path:
@@ -208,7 +228,7 @@ def load_params(
       f" {', '.join(map(str, there))}"
     )
   mean = None
-  with ocp.CheckpointManager(folder) as manager:
+  with ocp.CheckpointManager(folder, options=_options()) as manager:
     for step in steps:
       _check(folder, step)
       params = manager.restore(

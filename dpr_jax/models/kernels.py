@@ -16,7 +16,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, UInt32
+
+from dpr_jax.models import dropout
 
 
 def _weight_gradient(
@@ -103,10 +105,8 @@ def _weights(query, key, bias):
   return jax.nn.softmax(scores + bias, axis=-1)
 
 
-def _drop(weights, keep, rate):
-  if keep is None:
-    return weights
-  return jnp.where(keep, weights / (1.0 - rate), 0.0)
+def _drop(weights, words, rate):
+  return weights if words is None else dropout.masked(weights, words, rate)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -115,7 +115,7 @@ def attention(
   key: Float[Array, "rows heads k d"],
   value: Float[Array, "rows heads k d"],
   bias: Float[Array, "rows 1 1 k"],
-  keep: Bool[Array, "rows heads q k"] | None,
+  words: UInt32[Array, "rows two"] | None,
   rate: float,
 ) -> Float[Array, "rows heads q d"]:
   """Softmax attention; queries are already scaled.
@@ -125,28 +125,33 @@ def attention(
     key: of every position.
     value: of every position.
     bias: float32, added to the scores: very negative where padded.
-    keep: False where dropout takes a weight out; None = no dropout.
+    words: decide which weights are dropped (`dropout`); None = none.
     rate: of that dropout; what is kept is scaled by 1 / (1 - rate).
   """
-  weights = _drop(_weights(query, key, bias), keep, rate)
+  weights = _drop(_weights(query, key, bias), words, rate)
   return jnp.einsum("rhqk,rhkd->rhqd", weights.astype(value.dtype), value)
 
 
-def _attention_forward(query, key, value, bias, keep, rate):
-  output = attention(query, key, value, bias, keep, rate)
-  return output, (query, key, value, bias, keep)
+def _attention_forward(query, key, value, bias, words, rate):
+  output = attention(query, key, value, bias, words, rate)
+  return output, (query, key, value, bias, words, output)
 
 
 def _attention_backward(rate, saved, gradient):
-  query, key, value, bias, keep = saved
+  query, key, value, bias, words, output = saved
   weights = _weights(query, key, bias)
-  dropped = _drop(weights, keep, rate).astype(value.dtype)
+  dropped = _drop(weights, words, rate).astype(value.dtype)
   to_value = jnp.einsum("rhqk,rhqd->rhkd", dropped, gradient)
   to_weights = jnp.einsum(
     "rhqd,rhkd->rhqk", gradient, value, preferred_element_type=jnp.float32
   )
-  to_weights = _drop(to_weights, keep, rate)
-  mean = jnp.sum(to_weights * weights, axis=-1, keepdims=True)
+  to_weights = _drop(to_weights, words, rate)
+  # The mean of `to_weights` by `weights`, without another pass over them.
+  mean = jnp.sum(
+    gradient.astype(jnp.float32) * output.astype(jnp.float32),
+    axis=-1,
+    keepdims=True,
+  )
   to_scores = (weights * (to_weights - mean)).astype(query.dtype)
   return (
     jnp.einsum("rhqk,rhkd->rhqd", to_scores, key),

@@ -30,13 +30,13 @@ class Towers:
   Attributes:
     encoder: the towers' structure.
     params: their parameters, on the host.
-    tokenizer: text to token ids.
+    tokenizer: text to token ids; None where nothing is to be encoded.
     step: training steps behind the parameters, 0 = as pretrained.
   """
 
   encoder: dual_encoder.DualEncoder
   params: Any
-  tokenizer: tokenization.TextTokenizer
+  tokenizer: tokenization.TextTokenizer | None
   step: int = 0
 
   @functools.cached_property
@@ -80,10 +80,24 @@ def compute_dtype(name: str) -> Any:
   return jnp.dtype(name)
 
 
-def start(config: ml_collections.ConfigDict) -> Towers:
-  """The towers before training, as `config.model` describes them."""
-  model = config.model
-  folder, bert_config, tower = load_base(config, model.checkpoint)
+def random_sizes(model: ml_collections.ConfigDict) -> bert.BertConfig:
+  """Sizes of `config.model.checkpoint="random"`."""
+  return bert.BertConfig(
+    hidden_size=model.random_width,
+    num_hidden_layers=model.random_layers,
+    num_attention_heads=model.random_heads,
+    intermediate_size=4 * model.random_width,
+  )
+
+
+def structure(
+  model: ml_collections.ConfigDict, bert_config: bert.BertConfig
+) -> dual_encoder.DualEncoder:
+  """The towers of `config.model`, for a checkpoint of these sizes.
+
+  Raises:
+    InputError: texts would be longer than the checkpoint knows positions.
+  """
   bert_config = with_dropout(bert_config, model.dropout)
   for name in ("question_length", "passage_length"):
     if model[name] > bert_config.max_position_embeddings:
@@ -91,14 +105,21 @@ def start(config: ml_collections.ConfigDict) -> Towers:
         f"config.model.{name}={model[name]}: checkpoint {model.checkpoint} has"
         f" {bert_config.max_position_embeddings} positions"
       )
-  backend = checked_tokenizer(folder, bert_config)
-  encoder = dual_encoder.DualEncoder(
+  return dual_encoder.DualEncoder(
     bert_config,
     pooling=model.pooling,
     normalize=model.normalize,
     shared=model.shared_towers,
     dtype=compute_dtype(model.compute_dtype),
   )
+
+
+def start(config: ml_collections.ConfigDict) -> Towers:
+  """The towers before training, as `config.model` describes them."""
+  model = config.model
+  folder, bert_config, tower = load_base(config, model.checkpoint)
+  encoder = structure(model, bert_config)
+  backend = checked_tokenizer(folder, bert_config)
   tokenizer = tokenization.TextTokenizer(
     backend,
     question_length=model.question_length,
@@ -119,17 +140,11 @@ def load_base(
     config: `config.model` has the sizes of "random".
     checkpoint: as `config.model.checkpoint`.
   """
-  model = config.model
   if checkpoint != "random":
     folder = resources.checkpoint_folder(checkpoint)
     return folder, *pretrained.load_bert(folder)
   folder = resources.checkpoint_folder("starter")
-  bert_config = bert.BertConfig(
-    hidden_size=model.random_width,
-    num_hidden_layers=model.random_layers,
-    num_attention_heads=model.random_heads,
-    intermediate_size=4 * model.random_width,
-  )
+  bert_config = random_sizes(config.model)
   tower = bert.init_params(bert_config, jax.random.key(config.seed))
   return folder, bert_config, jax.tree.map(np.asarray, tower)
 

@@ -73,6 +73,15 @@ class BM25Index:
     self._model = model
     self._words = _word_splitter(parameters)
 
+  @property
+  def library(self):
+    """The bm25s.BM25 inside, for those who compare with it."""
+    return self._model
+
+  def word_ids(self, question: str) -> list[int]:
+    """Numbers of the question's words that the corpus knows, in order."""
+    return self._model.get_tokens_ids(list(self._words(question)))
+
   def __len__(self) -> int:
     """Passages in the index."""
     return int(self._model.scores["num_docs"])
@@ -174,7 +183,7 @@ class BM25Index:
     rows = np.full((len(questions), columns), -1, np.int64)
     scores = np.zeros((len(questions), columns), np.float32)
     for i, question in enumerate(questions):
-      ids = self._model.get_tokens_ids(list(self._words(question)))
+      ids = self.word_ids(question)
       if ids and columns:
         best, best_scores = best_rows(
           self._model.get_scores_from_ids(ids), columns

@@ -1,50 +1,58 @@
 """FAISS on the host's CPUs: passage vectors become an index to search.
 
 In come the vectors of `embeddings/`, block by block, out comes
-`index/<factory>/index.faiss` with its manifest, and from it the rows with the
-largest inner product.  Row i of the index is passage i.
-
-FAISS files carry no checksum and are parsed by C++ code that trusts them: the
-sha256 of the manifest is compared first, and FAISS is told that no array in
-the file can be larger than the file.
+`index/<factory>/index.faiss` with its manifest: what it is, what it was made
+from, and how much of exact search it finds on real questions.  Row i of the
+index is passage i.  With `index.shards` there are several such files, each of
+a range of rows, in folders of their own.
 """
 
-import contextlib
-import os
+import dataclasses
 import pathlib
-import re
-from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+import shutil
+import time
+from typing import Any
 
 import faiss
 import ml_collections
 import numpy as np
 from absl import logging
 
-from dpr_jax import errors
+from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
+from dpr_jax.retrieval import (
+  faiss_index_files,
+  faiss_index_plan,
+  faiss_index_search,
+  faiss_index_tune,
+)
+from dpr_jax.retrieval import vectors as vectors_lib
+from dpr_jax.retrieval.faiss_index_build import (
+  METRIC,
+  Settings,
+  Vectors,
+  build_index,
+  check_factory,
+)
+from dpr_jax.retrieval.faiss_index_files import FILE, load_index
+from dpr_jax.retrieval.faiss_index_search import search_index, search_vectors
 
-FILE = "index.faiss"
-METRIC = "inner_product"
-_BLOCK = 16_384  # vectors handed to FAISS at once
-_TRAINING_SAMPLE = 262_144  # vectors that a quantiser is trained on, at most
-_TIES = 16  # equal scores at the end of a list that are put in order
-_LOOP_LIMIT = 100_000_000  # inverted lists, levels and the like in one file
-_FOLDER_NAME = re.compile(r"[\w(),+\-\[\]=]+")
+__all__ = [
+  "ENCODERS",
+  "FILE",
+  "build_index",
+  "check_factory",
+  "check_origin",
+  "index",
+  "load_index",
+  "search_overrides",
+  "set_parameters",
+  "search_index",
+  "search_vectors",
+]
 
-
-@runtime_checkable
-class Vectors(Protocol):
-  """What an index needs of `embedding.Vectors`."""
-
-  manifest: dict[str, Any]
-  dim: int
-
-  def __len__(self) -> int: ...
-
-  def blocks(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, float32 [rows, dim]), in order."""
-    ...
+# Which towers encode the questions that a model's vectors are compared with.
+ENCODERS = {"dense": "best", "dense-start": "start"}
 
 
 def index(
@@ -53,62 +61,59 @@ def index(
   *,
   model: str = "dense",
   overwrite: bool = False,
+  shard: int | None = None,
+  tune: bool = False,
 ) -> None:
   """Writes `index/<factory>` from the vectors of `model`.
 
   Args:
-    config: reads `index.factory`, a string for FAISS's index factory.
+    config: reads `index`.
     workdir: holds `embeddings/passages` (or `-start`, for "dense-start").
     model: which towers' vectors, "dense" or "dense-start".
     overwrite: also where the index is current.
+    shard: builds this part of `index.shards` alone, from 0; the call without
+      it, when all parts are there, makes them one index.
+    tune: walks `ef_search` or `nprobe` to `index.recall_target` and stores it.
 
   Raises:
-    InputError: no vectors, or a factory string that does not fit them.
+    InputError: no vectors, a factory string that does not fit them, or an
+      index that would not fit into memory.
   """
-  from dpr_jax.retrieval import embedding  # starts JAX: only when needed
-
-  factory = check_factory(config.index.factory)
+  settings = Settings.of(config)
+  shards = int(configuration.at_least("index.shards", config.index.shards, 1))
+  if shard is not None and not 0 <= shard < shards:
+    raise errors.InputError(
+      f"--shard={shard}: must be 0 to {shards - 1} (config.index.shards is"
+      f" {shards})"
+    )
   source = workdir.embeddings(model)
   embeddings = workdir_lib.read_manifest(source, "embed")
   stage = workdir_lib.Stage(
     name="index",
-    folder=workdir.index(factory, model),
-    config={"index": {"factory": factory}},
+    folder=workdir.index(config.index.factory, model),
+    config={"index": {**settings.plain(), "shards": shards}},
     inputs={
       "embeddings": workdir_lib.manifest_fingerprint(source, "embed"),
       **workdir_lib.dataset_inputs(workdir, "passages"),
     },
   )
-  if stage.is_current(overwrite):
-    return
+  current = stage.is_current(overwrite)
+  if current and not tune:
+    # An interruption may have come between the index and its measures.
+    if "recall" in workdir_lib.read_manifest(stage.folder, "index"):
+      return
   check_origin(embeddings, stage.inputs["passages"], source)
-  vectors = embedding.open_vectors(source)
-  built = build_index(vectors, factory)
-  with workdir_lib.replace_folder(stage.folder) as temporary:
-    faiss.write_index(built, str(temporary / FILE))
-    stage.finish(
-      {"vectors": built.ntotal},
-      folder=temporary,
-      files={FILE: workdir_lib.fingerprint_file(temporary / FILE)},
-      factory=factory,
-      metric=METRIC,
-      count=built.ntotal,
-      dim=built.d,
-      model=vectors.manifest["model"],
-    )
-  logging.info(
-    "index: %s over %d vectors of %d", factory, built.ntotal, built.d
-  )
-
-
-def check_factory(factory: str) -> str:
-  """Returns `factory`; `InputError` where it cannot name a folder."""
-  if not _FOLDER_NAME.fullmatch(factory):
-    raise errors.InputError(
-      f"config.index.factory={factory!r}: must be a FAISS factory string, as"
-      " Flat, HNSW32 or IVF1024,Flat"
-    )
-  return factory
+  vectors = vectors_lib.open_vectors(source)
+  with faiss_index_search.threads(settings.threads):
+    if not current:
+      faiss_index_plan.check_fits(config, settings, vectors, shards)
+      if shards == 1:
+        _write_part(stage, settings, vectors, range(len(vectors)))
+      elif not _write_shards(
+        stage, settings, vectors, shards, shard, overwrite
+      ):
+        return
+    _report(config, workdir, stage, vectors, model, tune)
 
 
 def check_origin(
@@ -122,189 +127,222 @@ def check_origin(
     )
 
 
-def build_index(vectors: Vectors, factory: str) -> faiss.Index:
-  """A FAISS index over all vectors, for the inner product.
-
-  Indexes that learn (IVF, PQ, ...) are trained on evenly spaced rows.
-
-  Args:
-    vectors: read in blocks; only the index itself is held in memory.
-    factory: a string for FAISS's index factory.
-
-  Raises:
-    InputError: no vectors, not finite ones, or a factory string that FAISS
-      does not know or that does not fit the vectors' number or width.
-  """
-  count, dim = len(vectors), vectors.dim
-  if not count or not dim:
-    raise errors.InputError(
-      f"index: {count} vectors of width {dim}; run `dpr-jax embed` first"
+def _write_part(
+  stage: workdir_lib.Stage,
+  settings: Settings,
+  vectors: Vectors,
+  rows: range,
+  trained: faiss.Index | None = None,
+) -> None:
+  """Builds and writes the index of some rows, with its manifest."""
+  started = time.monotonic()
+  built = build_index(vectors, settings, rows=rows, trained=trained)
+  seconds = time.monotonic() - started
+  with workdir_lib.replace_folder(stage.folder) as temporary:
+    faiss.write_index(built, str(temporary / FILE))
+    stage.finish(
+      {"vectors": built.ntotal},
+      folder=temporary,
+      files={FILE: workdir_lib.fingerprint_file(temporary / FILE)},
+      **_description(settings, vectors, built.ntotal),
+      first_row=rows.start,
+      build_seconds=round(seconds, 2),
+      bytes=(temporary / FILE).stat().st_size,
     )
-  try:
-    built = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-    if not built.is_trained:
-      built.train(_sample(vectors, _TRAINING_SAMPLE))
-    for first_row, block in _finite_blocks(vectors):
-      if first_row != built.ntotal:
-        raise ValueError(f"block at row {first_row} after {built.ntotal} rows")
-      built.add(block)
-  except RuntimeError as error:  # what faiss raises for everything
-    raise errors.InputError(
-      f"config.index.factory={factory!r} for {count} vectors of width {dim}:"
-      f" {_reason(error)}"
-    ) from error
-  if built.ntotal != count:
-    raise ValueError(f"{built.ntotal} vectors in the index of {count}")
-  return built
+  logging.info(
+    "index: %s over %d vectors of %d in %.1f s",
+    settings.factory,
+    built.ntotal,
+    built.d,
+    seconds,
+  )
 
 
-def _finite_blocks(vectors: Vectors) -> Iterator[tuple[int, np.ndarray]]:
-  for first_row, block in vectors.blocks(_BLOCK):
-    block = np.ascontiguousarray(block, np.float32)
-    finite = np.isfinite(block).all(axis=1)
-    if not finite.all():
-      row = first_row + int(np.argmin(finite))
-      raise errors.InputError(
-        f"index: the vector of passage row {row} is not finite (NaN or"
-        " infinite): the model is broken; train and embed again"
-      )
-    yield first_row, block
-
-
-def _sample(vectors: Vectors, size: int) -> np.ndarray:
-  """At most `size` evenly spaced rows: the same for the same vectors."""
-  count = len(vectors)
-  rows = np.linspace(0, count - 1, min(size, count)).round().astype(np.int64)
-  parts = []
-  for first_row, block in _finite_blocks(vectors):
-    start, stop = np.searchsorted(rows, [first_row, first_row + len(block)])
-    parts.append(block[rows[start:stop] - first_row])
-  return np.concatenate(parts)
-
-
-def _reason(error: RuntimeError) -> str:
-  """FAISS's message without the C++ function and source line before it."""
-  return re.sub(r"^Error in .*? at \S+:\d+: ", "", str(error)).strip()
-
-
-def load_index(folder: str | os.PathLike) -> tuple[faiss.Index, dict[str, Any]]:
-  """The index in `folder` and its manifest, after all checks.
-
-  Raises:
-    InputError: there is none, its bytes are not those written, or it does not
-      hold what the manifest says.
-  """
-  folder = pathlib.Path(folder)
-  manifest = workdir_lib.read_manifest(folder, "index")
-  if FILE not in manifest.get("files", {}):
-    raise errors.InputError(
-      f"{folder / workdir_lib.MANIFEST} does not list {FILE}: run `dpr-jax"
-      " index --overwrite`"
-    )
-  workdir_lib.check_files(folder, manifest)  # before FAISS sees a byte of it
-  path = folder / FILE
-  try:
-    with _deserialization_limits(path.stat().st_size):
-      loaded = faiss.read_index(str(path))
-  except RuntimeError as error:
-    raise errors.InputError(
-      f"{path} is not a FAISS index: {_reason(error)}; run `dpr-jax index"
-      " --overwrite`"
-    ) from error
-  found = {
-    "count": loaded.ntotal,
-    "dim": loaded.d,
-    "metric": METRIC
-    if loaded.metric_type == faiss.METRIC_INNER_PRODUCT
-    else str(loaded.metric_type),
+def _description(
+  settings: Settings, vectors: Vectors, count: int
+) -> dict[str, Any]:
+  return {
+    "factory": settings.factory,
+    "metric": METRIC,
+    "parameters": settings.plain(),
+    "search": dict(faiss_index_search.DEFAULTS),
+    "count": count,
+    "dim": vectors.dim,
+    "model": vectors.manifest["model"],
   }
-  for key, value in found.items():
-    if manifest.get(key) != value:
-      raise errors.InputError(
-        f"{path}: {key} is {value}, the manifest says {manifest.get(key)}: run"
-        " `dpr-jax index --overwrite`"
-      )
-  return loaded, manifest
 
 
-@contextlib.contextmanager
-def _deserialization_limits(size: int) -> Iterator[None]:
-  """No array of a file is larger than the file; the limits are global."""
-  old_bytes = faiss.get_deserialization_vector_byte_limit()
-  old_loops = faiss.get_deserialization_loop_limit()
-  faiss.set_deserialization_vector_byte_limit(size)
-  faiss.set_deserialization_loop_limit(_LOOP_LIMIT)
-  try:
-    yield
-  finally:
-    faiss.set_deserialization_vector_byte_limit(old_bytes)
-    faiss.set_deserialization_loop_limit(old_loops)
+def _write_shards(
+  stage: workdir_lib.Stage,
+  settings: Settings,
+  vectors: Vectors,
+  shards: int,
+  only: int | None,
+  overwrite: bool = False,
+) -> bool:
+  """Builds the parts that are not there; True when the index is whole.
 
-
-def search_index(
-  loaded: faiss.Index, questions: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """The rows with the largest inner products.
-
-  Equal scores stand in the order of their rows, also where the list is cut
-  off (FAISS leaves it open there: a few more hits are asked for and sorted).
-  Only where more than 16 other passages have the very score of the last hit,
-  which of them are in the list is FAISS's own choice.
-
-  Args:
-    loaded: from `build_index` or `load_index`.
-    questions: float32 [questions, dim].
-    k: hits wanted; columns are min(k, vectors in the index).
-
-  Returns:
-    int64 rows and float32 scores, both [questions, columns], best first; row
-    -1 with score 0 after the last hit, where an approximate index found fewer.
+  All parts share what was learnt (`trained/`), so that vectors are compressed
+  alike: the same hits and scores as of one index, except for graphs.
   """
-  questions = np.ascontiguousarray(questions, np.float32)
-  scores, rows = loaded.search(questions, min(k + _TIES, loaded.ntotal))
-  return _in_order(rows, scores, min(k, loaded.ntotal))
-
-
-def search_vectors(
-  vectors: Vectors, questions: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """As `search_index` of a Flat index, without one: a block at a time.
-
-  Memory is that of the questions, their hits and one block, however many
-  vectors there are.
-
-  Args:
-    vectors: read once, in blocks.
-    questions: float32 [questions, dim].
-    k: hits wanted; columns are min(k, vectors).
-
-  Returns:
-    As of `search_index`.
-
-  Raises:
-    InputError: a vector is not finite.
-  """
-  questions = np.ascontiguousarray(questions, np.float32)
-  wanted = min(k + _TIES, len(vectors))
-  best = faiss.ResultHeap(len(questions), wanted, keep_max=True)
-  for first_row, block in _finite_blocks(vectors):
-    scores, rows = faiss.knn(
-      questions,
-      block,
-      min(wanted, len(block)),
-      metric=faiss.METRIC_INNER_PRODUCT,
+  stage.folder.mkdir(parents=True, exist_ok=True)
+  stage.manifest.unlink(missing_ok=True)
+  learnt = dataclasses.replace(stage, folder=stage.folder / "trained")
+  if not learnt.is_current(overwrite and only is None):
+    _write_part(learnt, settings, vectors, range(0))
+  learnt_files = workdir_lib.read_manifest(learnt.folder, "index")["files"]
+  bounds = np.linspace(0, len(vectors), shards + 1).astype(np.int64).tolist()
+  parts = []
+  for number in range(shards):
+    folder = stage.folder / f"shard-{number:05d}-of-{shards:05d}"
+    rows = range(bounds[number], bounds[number + 1])
+    part = dataclasses.replace(
+      stage,
+      folder=folder,
+      config={**stage.config, "rows": [rows.start, rows.stop]},
+      inputs={
+        **stage.inputs,
+        "trained": learnt_files[FILE],
+      },
     )
-    best.add_result(scores, rows + first_row)
-  best.finalize()
-  return _in_order(best.I, best.D, min(k, len(vectors)))
+    if only in (None, number) and not part.is_current(overwrite):
+      trained, _ = faiss_index_files.load_file(learnt.folder, mmap=False)
+      _write_part(part, settings, vectors, rows, trained)
+    parts.append(part)
+  missing = [part.folder.name for part in parts if not part.is_current()]
+  if missing:
+    logging.info("index: still missing: %s", ", ".join(missing))
+    return False
+  for folder in stage.folder.iterdir():
+    if folder not in [learnt.folder, *(part.folder for part in parts)]:
+      shutil.rmtree(folder, ignore_errors=True)
+      folder.unlink(missing_ok=True)
+  manifests = [
+    workdir_lib.read_manifest(part.folder, "index") for part in parts
+  ]
+  stage.finish(
+    {"vectors": len(vectors)},
+    **_description(settings, vectors, len(vectors)),
+    build_seconds=round(sum(each["build_seconds"] for each in manifests), 2),
+    bytes=sum(each["bytes"] for each in manifests),
+    shards=[
+      {
+        "folder": part.folder.name,
+        "first_row": found["first_row"],
+        "rows": found["count"],
+        "sha256": found["files"][FILE],
+      }
+      for part, found in zip(parts, manifests, strict=True)
+    ],
+  )
+  return True
 
 
-def _in_order(
-  rows: np.ndarray, scores: np.ndarray, columns: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """The first columns by score, then by row; those without a hit last."""
-  scores = np.where(rows < 0, -np.inf, scores).astype(np.float32)
-  order = np.lexsort((rows, -scores), axis=-1)[:, :columns]
-  rows = np.take_along_axis(rows, order, axis=-1)
-  scores = np.take_along_axis(scores, order, axis=-1)
-  return rows, np.where(rows < 0, np.float32(0), scores)
+def _report(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  stage: workdir_lib.Stage,
+  vectors: Vectors,
+  model: str,
+  tune: bool,
+) -> None:
+  """Adds to the manifest what the index finds of exact search, and how fast."""
+  loaded, manifest = load_index(stage.folder, mmap=config.index.mmap)
+  questions, why = _question_vectors(config, workdir, vectors, model)
+  if questions is None:
+    logging.warning("index: recall is not measured: %s", why)
+    found: dict[str, Any] = {"recall": {"skipped": why}}
+  else:
+    found = {}
+    chosen = set_parameters(config, loaded, manifest)
+    if tune:
+      target = float(
+        configuration.at_least(
+          "index.recall_target", config.index.recall_target, 0.0
+        )
+      )
+      chosen, tried = faiss_index_tune.tune(loaded, vectors, questions, target)
+      found["tuning"] = {"target": target, "tried": tried}
+    found["search"] = chosen
+    found["recall"] = faiss_index_tune.measure(loaded, vectors, questions)
+    speeds = found["recall"]["questions_per_second"]
+    logging.info(
+      "index: recall@20 %.4f, recall@100 %.4f against exact search;"
+      " %.0f questions/s with one thread, %.0f with %d",
+      found["recall"]["recall@20"],
+      found["recall"]["recall@100"],
+      speeds["1 thread"],
+      speeds["all threads"],
+      found["recall"]["threads"],
+    )
+  workdir_lib.write_json(stage.manifest, manifest | found)
+
+
+def _question_vectors(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  vectors: Vectors,
+  model: str,
+) -> tuple[np.ndarray | None, str]:
+  """Vectors of some dev questions; None, and why, where there are none."""
+  from dpr_jax.data import prepare
+  from dpr_jax.retrieval import encoding  # starts JAX: only when needed
+
+  wanted = int(
+    configuration.at_least(
+      "index.recall_questions", config.index.recall_questions, 0
+    )
+  )
+  if not wanted:
+    return None, "config.index.recall_questions is 0"
+  if not (workdir.data / "dev").exists():
+    return None, f"{workdir.data} has no dev questions"
+  table = prepare.open_questions(workdir, "dev")
+  rows = np.unique(
+    np.linspace(0, len(table) - 1, min(wanted, len(table))).astype(np.int64)
+  )
+  encoder = encoding.Encoder.load(workdir.root, which=ENCODERS[model])
+  if encoder.fingerprint != vectors.manifest["model"]:
+    return None, (
+      f"the vectors are of model {str(vectors.manifest['model'])[:12]}, the"
+      f" workdir's own is {encoder.fingerprint[:12]}"
+    )
+  texts = [question.question for question in table.take(rows)]
+  found = np.asarray(encoder.encode_questions(texts), np.float32)
+  if found.shape[1] != vectors.dim:
+    return None, (
+      f"the vectors have width {vectors.dim}, those of questions"
+      f" {found.shape[1]}"
+    )
+  return found, ""
+
+
+def set_parameters(
+  config: ml_collections.ConfigDict | None,
+  loaded: faiss_index_search.Index,
+  manifest: dict[str, Any],
+) -> dict[str, float | int]:
+  """How carefully is searched: the config where it says, else the manifest.
+
+  Returns:
+    What holds for this index.
+  """
+  return faiss_index_search.set_parameters(
+    loaded, {**manifest.get("search", {}), **search_overrides(config)}
+  )
+
+
+def search_overrides(
+  config: ml_collections.ConfigDict | None,
+) -> dict[str, float | int]:
+  """What the config says on searching, where it does not leave it open."""
+  if config is None:
+    return {}
+  values = {
+    "ef_search": config.index.ef_search,
+    "nprobe": config.index.nprobe,
+    "refine_factor": config.index.refine_factor,
+  }
+  for name, value in values.items():
+    configuration.at_least(f"index.{name}", value, 0)
+  return {name: value for name, value in values.items() if value}

@@ -45,7 +45,7 @@ def command(ranker: str) -> str:
 
 @runtime_checkable
 class Ranker(Protocol):
-  """Questions to rows of the corpus: BM25Index or `search.DenseRanker`."""
+  """Questions to rows of the corpus: BM25Index or a class of `rankers`."""
 
   def search(
     self, questions: Sequence[str], k: int
@@ -163,7 +163,8 @@ def _stage(
     "model": workdir_lib.read_manifest(index, "index")["model"],
   }
   # How questions are encoded is in no input's fingerprint.
-  settings |= configuration.sections(config, "model", "index")
+  settings |= configuration.sections(config, "model")
+  settings["search"] = faiss_index.search_overrides(config)
   return workdir_lib.Stage(
     name=command(ranker).removeprefix("dpr-jax "),
     folder=workdir.negatives,
@@ -184,10 +185,10 @@ def _load(
     index = bm25.build_or_load(config, workdir, overwrite=overwrite)
     bm25.check_size(index, passages)
     return index
-  from dpr_jax.retrieval import search  # imports this module
+  from dpr_jax.retrieval import rankers
 
-  return search.load_dense(
-    workdir, "dense", config.index.factory, len(passages)
+  return rankers.load_dense(
+    workdir, "dense", config.index.factory, len(passages), config
   )
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from dpr_jax import configuration, parallel
@@ -75,7 +76,9 @@ class PassageReader:
     configuration.at_least("read.span_tokens", span_tokens, 1)
     self.reader = reader
     self._params = (
-      parallel.replicate(reader.params) if params is None else params
+      parallel.replicate(reader.params, jax.local_devices())
+      if params is None
+      else params
     )
     self._batch_size = -(-batch_size // parallel.cores()) * parallel.cores()
     self._length_step = length_step

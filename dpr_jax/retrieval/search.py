@@ -1,16 +1,18 @@
 """Retrieval: the best passages of each question, by any method.
 
-In come questions (the workdir's dev set or any question file), the BM25 index
-or the FAISS index with the encoder of the same model; out come
-`results/<name>.<method>.json` in DPR's results format, the same as a TREC run,
-and a manifest beside them that evaluation reads.  `Retriever` is the same in
-three lines of Python.
+In come questions (the workdir's dev set or any question file) and a ranker of
+`rankers`; out come `results/<name>.<method>.json` in DPR's results format, the
+same as a TREC run, and a manifest beside them that evaluation reads.
+`Retriever` is the same in three lines of Python.
 """
 
+import contextlib
+import copy
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -20,36 +22,12 @@ from dpr_jax import configuration, errors, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.evaluation import answers as answers_lib
-from dpr_jax.retrieval import bm25, faiss_index, mining
+from dpr_jax.retrieval import fusion, mining, question_sets, rankers
 from dpr_jax.retrieval.results import Hit, ResultsWriter
 
-METHODS = ("bm25", "dense", "dense-start")
 _BATCH = 256  # questions at once
+_TUNED_ON = 2000  # dev questions, at most
 _NAME = re.compile(r"\w[\w.+-]*")
-
-
-class DenseRanker:
-  """Encodes questions and searches the passages of the same model."""
-
-  def __init__(self, encoder, index):
-    """Takes an `embedding.Encoder` and a FAISS index."""
-    self._encoder = encoder
-    self._index = index
-    self.seconds: dict[str, float] = {}  # of the steps of the last search
-
-  def search(
-    self, questions: Sequence[str], k: int
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """As `faiss_index.search_index`, from texts."""
-    began = time.perf_counter()
-    vectors = self._encoder.encode_questions(list(questions))
-    encoded = time.perf_counter()
-    found = faiss_index.search_index(self._index, vectors, k)
-    self.seconds = {
-      "encode": encoded - began,
-      "search": time.perf_counter() - encoded,
-    }
-    return found
 
 
 class Retriever:
@@ -72,7 +50,7 @@ class Retriever:
 
     Args:
       workdir_path: where `dpr-jax run` has been.
-      method: "bm25", "dense" or "dense-start".
+      method: one of `rankers.METHODS`.
       factory: the FAISS index to use; by default the one of the workdir's own
         config.
 
@@ -82,15 +60,16 @@ class Retriever:
     """
     from dpr_jax.data import prepare
 
-    check_methods([method])
+    rankers.check_methods([method])
     workdir = workdir_lib.Workdir(workdir_path)
     passages = prepare.open_passages(workdir)
-    if method == "bm25":
-      ranker = bm25.load_checked(workdir.bm25)
-      bm25.check_size(ranker, passages)
-    else:
+    config = configuration.base_config()
+    if method != "bm25":
       factory = factory or _configured_factory(workdir)
-      ranker = load_dense(workdir, method, factory, len(passages))
+      if (workdir.root / "config.json").exists():
+        config = configuration.read(workdir.root / "config.json")
+      config.index.factory = factory
+    ranker = rankers.load(config, workdir, method, passages, build=False)
     return cls(ranker, passages)
 
   @property
@@ -115,12 +94,11 @@ class Retriever:
     if k < 1:
       raise errors.InputError(f"k={k}: must be at least 1")
     cache = mining.PassageCache(self._passages)
-    found = []
-    for first in range(0, len(questions), _BATCH):
-      batch = questions[first : first + _BATCH]
-      for hits in search_batch(self._ranker, cache, batch, k):
-        found.append([hit for _, hit in hits])
-    return found
+    return [
+      [hit for _, hit in ranked]
+      for batch in _batches(questions, _at_once(self._ranker))
+      for ranked in search_batch(self._ranker, cache, batch, k)
+    ]
 
 
 def search_batch(
@@ -128,19 +106,37 @@ def search_batch(
   cache: mining.PassageCache,
   questions: Sequence[str],
   k: int,
-) -> list[list[tuple[int, Hit]]]:
+) -> Iterator[list[tuple[int, Hit]]]:
   """Rows with their hits for every question, best first."""
   rows, scores = ranker.search(questions, k)
-  passages = cache.take(np.unique(rows[rows >= 0]).tolist())
-  found = []
-  for ranked, values in zip(rows.tolist(), scores.tolist(), strict=True):
-    hits = []
-    for row, score in zip(ranked, values, strict=True):
-      if row >= 0:
-        passage = passages[row]
-        hits.append((row, Hit(passage.id, passage.title, passage.text, score)))
-    found.append(hits)
-  return found
+  for first in range(0, len(rows), _BATCH):
+    some = rows[first : first + _BATCH]
+    passages = cache.take(np.unique(some[some >= 0]).tolist())
+    values = scores[first : first + _BATCH]
+    for ranked, found in zip(some.tolist(), values.tolist(), strict=True):
+      hits = []
+      for row, score in zip(ranked, found, strict=True):
+        if row >= 0:
+          passage = passages[row]
+          hit = Hit(passage.id, passage.title, passage.text, score)
+          hits.append((row, hit))
+      yield hits
+
+
+def _at_once(ranker: mining.Ranker) -> int:
+  """Questions of a batch: more where they share one way over the corpus."""
+  return max(_BATCH, getattr(ranker, "questions_at_once", 0))
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+  batch = []
+  for item in items:
+    batch.append(item)
+    if len(batch) == size:
+      yield batch
+      batch = []
+  if batch:
+    yield batch
 
 
 def retrieve(
@@ -151,24 +147,29 @@ def retrieve(
   name: str = "dev",
   methods: Sequence[str] | None = None,
   split: str = "dev",
+  qrels: str | os.PathLike | None = None,
+  tune: bool = False,
   overwrite: bool = False,
 ) -> None:
   """Writes the results of every method for one question set.
 
   Args:
-    config: reads `retrieve`, `bm25`, `index`, `evaluate.match`, `model`.
+    config: reads `retrieve`, `evaluate.match`, and what `rankers` read.
     workdir: holds the corpus, and the index of each dense method.
     questions_file: `*.qa.csv` or DPR JSON; the workdir's `split` without it.
     name: the results are `results/<name>.<method>.json`.
     methods: instead of `config.retrieve.methods`.
     split: "dev" or "train".
+    qrels: only the questions judged there are asked (BEIR's files hold those of
+      all splits).
+    tune: first chooses the weight of "hybrid" on the dev set, and uses it.
     overwrite: also where results are current.
 
   Raises:
     InputError: an unknown method, a bad name, no questions, or an index,
       vectors and model that do not belong together.
   """
-  methods = check_methods(methods or config.retrieve.methods)
+  methods = rankers.check_methods(methods or config.retrieve.methods)
   configuration.at_least("retrieve.depth", config.retrieve.depth, 1)
   configuration.one_of(
     "evaluate.match", config.evaluate.match, answers_lib.MATCHES
@@ -177,29 +178,28 @@ def retrieve(
     raise errors.InputError(
       f"--name={name!r}: must be letters, digits, and . _ + - inside"
     )
+  if tune:
+    if "hybrid" not in methods:
+      raise errors.InputError(
+        "--tune: only --method=hybrid has a weight to tune"
+      )
+    tune_fusion(config, workdir)
+    config = copy.deepcopy(config)
+    config.fusion.weight = -1.0
   source = workdir_lib.dataset_inputs(workdir, "passages")
   if questions_file is None:
     source |= workdir_lib.dataset_inputs(workdir, split)
   else:
     source["questions"] = workdir_lib.fingerprint_file(questions_file)
+  if qrels is not None:
+    if questions_file is None:
+      raise errors.InputError(f"--qrels={qrels}: needs --questions as well")
+    source["qrels"] = workdir_lib.fingerprint_file(qrels)
   for method in methods:
     stage = _stage(config, workdir, name, method, source)
     if not stage.is_current(overwrite):
-      _retrieve_with(
-        config, workdir, method, stage, questions_file, name, split
-      )
-
-
-def check_methods(methods: Iterable[str]) -> tuple[str, ...]:
-  """Returns the distinct methods in order; `InputError` for an unknown one."""
-  methods = tuple(dict.fromkeys(methods))
-  for method in methods:
-    configuration.one_of("retrieve.methods", method, METHODS)
-  if not methods:
-    raise errors.InputError(
-      f"config.retrieve.methods is empty: name some of {', '.join(METHODS)}"
-    )
-  return methods
+      questions = question_sets.open_set(workdir, questions_file, qrels, split)
+      _retrieve_with(config, workdir, method, stage, questions, name)
 
 
 def _stage(
@@ -210,32 +210,17 @@ def _stage(
   source: dict[str, str],
 ) -> workdir_lib.Stage:
   """What the results of one method depend on."""
-  settings = {
-    "method": method,
-    "depth": int(config.retrieve.depth),
-    "match": config.evaluate.match,
-  }
-  inputs = dict(source)
-  if method == "bm25":
-    settings |= configuration.sections(config, "bm25")
-  else:
-    factory = faiss_index.check_factory(config.index.factory)
-    # How questions are encoded is in no input's fingerprint.
-    settings |= configuration.sections(config, "model")
-    settings["factory"] = factory
-    inputs["index"] = workdir_lib.manifest_fingerprint(
-      workdir.index(factory, method), "index"
-    )
-    if method == "dense":
-      # So that towers trained anew are noticed, and old vectors refused.
-      inputs["training"] = workdir_lib.manifest_fingerprint(
-        workdir.training, "train"
-      )
+  settings, inputs = rankers.depends_on(config, workdir, method)
   return workdir_lib.Stage(
     name="retrieve",
     folder=workdir.results(name, method).parent,
-    config=settings,
-    inputs=inputs,
+    config={
+      **settings,
+      "depth": int(config.retrieve.depth),
+      "match": config.evaluate.match,
+      "pyserini": bool(config.retrieve.pyserini),
+    },
+    inputs={**source, **inputs},
     manifest_name=f"{name}.{method}.manifest.json",
   )
 
@@ -245,141 +230,156 @@ def _retrieve_with(
   workdir: workdir_lib.Workdir,
   method: str,
   stage: workdir_lib.Stage,
-  questions_file: str | os.PathLike | None,
+  questions: question_sets.QuestionSet,
   name: str,
-  split: str,
 ) -> None:
-  """Runs one method and writes its three files."""
+  """Runs one method and writes its files, a batch of questions at a time."""
   from dpr_jax.data import prepare
 
   passages = prepare.open_passages(workdir)
-  if method == "bm25":
-    ranker = bm25.build_or_load(config, workdir)
-    bm25.check_size(ranker, passages)
-  else:
-    ranker = load_dense(workdir, method, config.index.factory, len(passages))
-  questions = _questions(workdir, questions_file, split)
-  output = workdir.results(name, method)
-  run = output.with_suffix(".trec")
+  ranker = rankers.load(config, workdir, method, passages)
   depth, match = stage.config["depth"], stage.config["match"]
-  stage.manifest.unlink(missing_ok=True)  # not for half-replaced files
   matcher = answers_lib.AnswerMatcher(match=match)
   cache = mining.PassageCache(passages)
-  with (
-    workdir_lib.replace_file(output) as temporary_output,
-    workdir_lib.replace_file(run) as temporary_run,
-    ResultsWriter(temporary_output, temporary_run, method, matcher) as writer,
-  ):
-    for batch in _batches(questions, f"retrieve {method}"):
-      texts = [question.question for question in batch]
+  output = workdir.results(name, method)
+  outputs = [output, output.with_suffix(".trec")]
+  if stage.config["pyserini"]:
+    outputs.append(output.with_suffix(".pyserini.json"))
+  stage.manifest.unlink(missing_ok=True)  # not for half-replaced files
+  gold: list[list[str]] = []
+  started = time.monotonic()
+  with contextlib.ExitStack() as stack:
+    temporary = [
+      stack.enter_context(workdir_lib.replace_file(path)) for path in outputs
+    ]
+    writer = stack.enter_context(
+      ResultsWriter(*temporary[:2], method, matcher, *temporary[2:])
+    )
+    bar = stack.enter_context(
+      progress.Progress(questions.count, f"retrieve {method}", "questions")
+    )
+    for batch in _batches(questions, _at_once(ranker)):
+      texts = [each.question.question for each in batch]
       found = search_batch(ranker, cache, texts, depth)
-      for question, ranked in zip(batch, found, strict=True):
+      for each, ranked in zip(batch, found, strict=True):
         rows = [row for row, _ in ranked]
-        writer.write(question, rows, [hit for _, hit in ranked])
-  gold = [
-    [passage.id for passage in question.positives if passage.id]
-    for question in questions
-  ]
+        hits = [hit for _, hit in ranked]
+        writer.write(each.question, rows, hits, each.id)
+        gold.append([p.id for p in each.question.positives if p.id])
+      bar.update(len(batch))
+    if not gold:
+      raise errors.InputError(
+        f"{questions.where}: no questions to retrieve for"
+      )
+  seconds = time.monotonic() - started
   stage.finish(
     {
       **writer.counts,
       "passages": len(passages),
       "with_gold": sum(map(bool, gold)),
     },
-    files={
-      path.name: workdir_lib.fingerprint_file(path) for path in (output, run)
-    },
+    files={path.name: workdir_lib.fingerprint_file(path) for path in outputs},
     depth=min(depth, len(passages)),
     match=match,
     gold=gold,
   )
-  logging.info("retrieve: %s", output)
+  logging.info(
+    "retrieve: %s, %.1f questions/s, encoding and writing included",
+    output,
+    len(gold) / seconds,
+  )
 
 
-def _questions(
-  workdir: workdir_lib.Workdir,
-  questions_file: str | os.PathLike | None,
-  split: str,
-) -> list[records.Question]:
-  """All questions of the set, without what retrieval does not need."""
-  from dpr_jax.data import formats, prepare
+def tune_fusion(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> dict[str, Any]:
+  """Chooses the weight of dense in "hybrid" on the dev set, and stores it.
 
-  if questions_file is not None:
-    table = formats.read_questions(questions_file)
-    where = str(questions_file)
-  else:
-    stored = prepare.open_questions(workdir, split)
-    table = stored.take(range(len(stored)))
-    where = f"{workdir.data / split} (config.data.{split})"
-  questions = [
-    records.Question(
-      question.question, question.answers, positives=question.positives
-    )
-    for question in table
-  ]
-  if not questions:
-    raise errors.InputError(f"{where}: no questions to retrieve for")
-  return questions
-
-
-def _batches(
-  questions: Sequence[records.Question], title: str
-) -> Iterable[Sequence[records.Question]]:
-  with progress.Progress(len(questions), title, "questions") as bar:
-    for first in range(0, len(questions), _BATCH):
-      batch = questions[first : first + _BATCH]
-      yield batch
-      bar.update(len(batch))
-
-
-def load_dense(
-  workdir: workdir_lib.Workdir, method: str, factory: str, passages: int
-) -> DenseRanker:
-  """Encoder and index of a dense method, after checking that they fit.
+  The measure is the mean reciprocal rank of the first passage with an answer
+  among the first `retrieve.depth`, over at most `_TUNED_ON` dev questions.
 
   Args:
-    workdir: holds `index/<factory>` and the model.
-    method: "dense" (the best trained towers) or "dense-start".
-    factory: the FAISS index.
-    passages: how many passages the corpus has.
+    config: reads `fusion`, `retrieve.depth`, `evaluate.match`, and what both
+      rankers read.
+    workdir: holds BM25's corpus, the index, the dev questions.
 
   Raises:
-    InputError: the index is not of these passages, vectors or model.
+    InputError: no dev question has an answer, or something is missing.
   """
-  folder = workdir.index(faiss_index.check_factory(factory), method)
-  index, manifest = faiss_index.load_index(folder)
-  rebuild = "run `dpr-jax embed` and `dpr-jax index` again"
-  corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
-  if index.ntotal != passages or manifest["inputs"]["passages"] != corpus:
+  from dpr_jax.data import prepare
+
+  passages = prepare.open_passages(workdir)
+  fusion_settings = {**fusion.settings(_untuned(config), workdir)}
+  ranker = rankers.load(_untuned(config), workdir, "hybrid", passages)
+  dev = prepare.open_questions(workdir, "dev")
+  rows = np.linspace(0, len(dev) - 1, min(len(dev), _TUNED_ON)).astype(np.int64)
+  questions = [each for each in dev.take(np.unique(rows)) if each.answers]
+  if not questions:
     raise errors.InputError(
-      f"{folder}: this index of {index.ntotal} vectors was not made from the"
-      f" {passages} passages in {workdir.data}: {rebuild}"
+      f"{workdir.data / 'dev'}: no question has an answer: the weight of"
+      " `hybrid` cannot be tuned"
     )
-  embeddings = workdir.embeddings(method)
-  # The vectors may have been deleted since: the index holds what is needed.
-  if (embeddings / workdir_lib.MANIFEST).exists():
-    made_from = workdir_lib.manifest_fingerprint(embeddings, "embed")
-    if manifest["inputs"].get("embeddings") != made_from:
-      raise errors.InputError(
-        f"{folder}: this index was made from other vectors than those in"
-        f" {embeddings}: run `dpr-jax index` again"
-      )
-  encoder = _load_encoder(
-    workdir, "start" if method == "dense-start" else "best"
+  depth = int(
+    configuration.at_least("retrieve.depth", config.retrieve.depth, 1)
   )
-  if manifest.get("model") != encoder.fingerprint:
-    raise errors.InputError(
-      f"{folder}: this index holds vectors of model"
-      f" {str(manifest.get('model'))[:12]}, questions would be encoded by model"
-      f" {encoder.fingerprint[:12]}: {rebuild}"
+  batches = list(_batches(questions, _BATCH))
+  found = [
+    ranker.search_both([each.question for each in batch], depth)
+    for batch in batches
+  ]
+  cache = mining.PassageCache(passages)
+  matcher = answers_lib.AnswerMatcher(match=config.evaluate.match)
+
+  def reciprocal_rank(rows: Sequence[np.ndarray]) -> float:
+    total = 0.0
+    for batch, some in zip(batches, rows, strict=True):
+      for question, ranked in zip(batch, some, strict=True):
+        total += _first_answer(question, ranked, cache, matcher)
+    return total / len(questions)
+
+  chosen = fusion.tune(found, reciprocal_rank, fusion_settings, depth)
+  fusion.store_tuned(
+    workdir,
+    fusion_settings["method"],
+    {
+      **chosen,
+      "questions": len(questions),
+      "inputs": workdir_lib.dataset_inputs(workdir, "passages", "dev"),
+      "depends_on": rankers.depends_on(config, workdir, "dense")[1],
+    },
+  )
+  logging.info(
+    "fusion: %s, weight %.4g of dense is the best on dev (%.4f)",
+    fusion_settings["method"],
+    chosen["weight"],
+    chosen["measure"],
+  )
+  return chosen
+
+
+def _untuned(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config with a weight to begin with, where it asks for the tuned one."""
+  config = copy.deepcopy(config)
+  config.fusion.weight = abs(float(config.fusion.weight))
+  return config
+
+
+def _first_answer(
+  question: records.Question,
+  ranked: np.ndarray,
+  cache: mining.PassageCache,
+  matcher: answers_lib.AnswerMatcher,
+) -> float:
+  """1 / rank of the first passage with an answer, 0 where there is none."""
+  for first in range(0, len(ranked), 10):
+    some = [int(row) for row in ranked[first : first + 10] if row >= 0]
+    taken = cache.take(some)
+    hits = matcher.hits(
+      question.answers, some, [taken[row].text for row in some]
     )
-  return DenseRanker(encoder, index)
-
-
-def _load_encoder(workdir: workdir_lib.Workdir, which: str):
-  from dpr_jax.retrieval import embedding  # starts JAX: only when needed
-
-  return embedding.Encoder.load(workdir.root, which=which)
+    if any(hits):
+      return 1 / (first + hits.index(True) + 1)
+  return 0.0
 
 
 def _configured_factory(workdir: workdir_lib.Workdir) -> str:

@@ -23,19 +23,27 @@ from dpr_jax import errors, progress, workdir
 class MetricsLog:
   """Appends rows to `metrics.jsonl` and shows progress on a terminal."""
 
-  def __init__(self, path: pathlib.Path, first_step: int, steps: int):
-    """Opens the log of a run that goes on after `first_step`."""
+  def __init__(
+    self, path: pathlib.Path, first_step: int, steps: int, writes: bool = True
+  ):
+    """Opens the log of a run that goes on after `first_step`.
+
+    Of several processes one `writes`; the others may only read.
+    """
+    self._path, self._file, self._bar = path, None, None
+    if not writes:
+      return
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
       _keep_rows_until(path, first_step)
-    self._path = path
     self._file = open(path, "a", encoding="utf-8")
     self._bar = progress.Progress(steps, "train", "steps", first_step)
 
   def write(self, row: Mapping[str, Any]) -> None:
     """Appends one row; it is on disk when this returns."""
-    self._file.write(json.dumps(dict(row)) + "\n")
-    self._file.flush()
+    if self._file is not None:
+      self._file.write(json.dumps(dict(row)) + "\n")
+      self._file.flush()
 
   def read(self) -> list[dict[str, Any]]:
     """All rows so far."""
@@ -44,6 +52,8 @@ class MetricsLog:
 
   def advance(self, row: Mapping[str, Any]) -> None:
     """Moves the progress on by one step, with the figures of `row`."""
+    if self._bar is None:
+      return
     self._bar.show(
       **{
         key: f"{row[key]:.3g}"
@@ -55,8 +65,9 @@ class MetricsLog:
 
   def close(self) -> None:
     """Ends the bar and closes the file."""
-    self._bar.close()
-    self._file.close()
+    if self._file is not None:
+      self._bar.close()
+      self._file.close()
 
 
 class Timer:

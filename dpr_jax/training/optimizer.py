@@ -7,8 +7,10 @@ puts it together; `scaled` is for batches of another size than the recipe's.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 from absl import logging
@@ -19,13 +21,16 @@ SCALE_RULES = ("none", "linear", "sqrt")
 
 
 def from_config(
-  train: ml_collections.ConfigDict, steps: int
+  train: ml_collections.ConfigDict,
+  steps: int,
+  norm: Callable = optax.tree.norm,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Optimizer and learning rate of `config.train`.
 
   Args:
     train: the section `train`.
     steps: of the whole training.
+    norm: gives the global norm of the gradients that the transformation gets.
 
   Returns:
     The transformation, scaling and clipping included, and the schedule from
@@ -70,6 +75,7 @@ def from_config(
     weight_decay=train.weight_decay,
     clip_norm=train.clip_norm,
     dpr_compat_workers=train.dpr_compat_workers,
+    norm=norm,
   )
   return transformation, schedule
 
@@ -159,6 +165,7 @@ def adamw(
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
   dpr_compat_workers: int = 0,
+  norm: Callable = optax.tree.norm,
 ) -> optax.GradientTransformation:
   """Clipping (if `clip_norm` is positive), then AdamW with a schedule.
 
@@ -175,6 +182,7 @@ def adamw(
       true gradient.  Adam itself does not mind the scale of gradients, so W
       matters in two places: fewer gradients reach `clip_norm`, and `epsilon`
       weighs more.  It has nothing to do with the number of cores here.
+    norm: gives the global norm of the gradients: a core may hold only a part.
 
   Raises:
     InputError: `dpr_compat_workers` is negative.
@@ -193,7 +201,21 @@ def adamw(
     )
   ]
   if clip_norm > 0:
-    steps.insert(0, optax.clip_by_global_norm(clip_norm))
+    steps.insert(0, _clip(clip_norm, norm))
   if workers > 0:
     steps.insert(0, optax.scale(1 / workers))
   return optax.chain(*steps)
+
+
+def _clip(
+  most: float, norm: Callable[..., jax.Array]
+) -> optax.GradientTransformation:
+  """As `optax.clip_by_global_norm`, which knows but one norm."""
+
+  def update(gradients, state, params=None):
+    del params
+    length = norm(gradients)
+    scale = jnp.where(length < most, 1.0, most / length)
+    return jax.tree.map(lambda x: x * scale, gradients), state
+
+  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)

@@ -149,9 +149,12 @@ def make_reader_step(
       params=optax.apply_updates(state.params, updates),
       optimizer=new_optimizer,
     )
-    return new_state, reported | {
+    reported |= {
       "gradient_norm": optax.tree.norm(gradients),
       "learning_rate": schedule(state.step),
     }
+    if "asked" in batch:  # a signal that any of several processes has got
+      reported["asked"] = jax.lax.pmax(jnp.max(batch["asked"]), parallel.AXIS)
+    return new_state, reported
 
   return step

@@ -23,8 +23,9 @@ from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches, prepare
 from dpr_jax.evaluation import answers as answers_lib
-from dpr_jax.models import towers
-from dpr_jax.retrieval import embedding, faiss_index, mining
+from dpr_jax.models import layer_stacks, towers
+from dpr_jax.retrieval import embedding, encoding, faiss_index, mining
+from dpr_jax.retrieval import vectors as vectors_lib
 
 FILE = "negatives.jsonl.gz"
 _COMMAND = "dpr-jax train --overwrite"
@@ -95,7 +96,9 @@ def refresh(
   stage = _stage(config, workdir, number, len(questions))
   step = stage.config["step"]
   model = dataclasses.replace(
-    model, params=jax.tree.map(np.asarray, params), step=step
+    model,
+    params=layer_stacks.unstack(jax.tree.map(np.asarray, params)),
+    step=step,
   )
   stage = dataclasses.replace(
     stage, inputs={**stage.inputs, "model": model.fingerprint}
@@ -103,7 +106,7 @@ def refresh(
   shards = workdir_lib.Stage(
     "train",
     stage.folder / "embeddings",
-    {"rows_per_shard": config.embed.rows_per_shard},
+    embedding.settings(config),
     {key: stage.inputs[key] for key in ("passages", "model")},
   )
   label = f"round {number}"
@@ -112,15 +115,19 @@ def refresh(
   else:
     logging.info("train: %s begins after step %d, mines first", label, step)
     stage.manifest.unlink(missing_ok=True)
-    encoder = embedding.Encoder(
-      model,
-      batch_size=config.embed.batch_size,
-      length_step=config.embed.length_step,
-      params=params,
+    encoder = embedding.make_encoder(config, model, params)
+    embedding.embed_corpus(
+      lambda: encoder,
+      passages,
+      workdir,
+      shards,
+      label=f"{label} embed",
+      shapes=config.embed.shapes,
+      replace=True,
+      process=0,  # of several processes the first mines for all
+      processes=1,
     )
-    if not _is_done(shards):
-      embedding.embed_corpus(encoder, passages, shards, label=f"{label} embed")
-    vectors = embedding.Vectors(
+    vectors = vectors_lib.Vectors(
       shards.folder, workdir_lib.read_json(shards.manifest)
     )
     rows = _search(config, encoder, vectors, questions)
@@ -215,8 +222,8 @@ def _is_done(stage: workdir_lib.Stage) -> bool:
 
 def _search(
   config: ml_collections.ConfigDict,
-  encoder: embedding.Encoder,
-  vectors: embedding.Vectors,
+  encoder: encoding.Encoder,
+  vectors: vectors_lib.Vectors,
   questions,
 ) -> np.ndarray:
   """Rows of the best passages [questions, depth], best first."""

@@ -16,7 +16,13 @@ from absl import logging
 
 from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
-from dpr_jax.data import batches, negatives, prepare
+from dpr_jax.data import (
+  batches,
+  negatives,
+  prepare,
+  token_store,
+  tokenization,
+)
 from dpr_jax.data import tables as tables_lib
 from dpr_jax.models import towers
 from dpr_jax.retrieval import mining
@@ -30,6 +36,8 @@ def make_source(
   workdir: workdir_lib.Workdir,
   model: towers.Towers,
   round_number: int = 0,
+  *,
+  store: bool = True,
 ) -> batches.BatchSource:
   """The run's batches: a function of (seed, step, process).
 
@@ -39,6 +47,8 @@ def make_source(
     model: the run's towers, for their tokenizer.
     round_number: the round whose negatives are used: from 1 on, the model's
       are those that `rounds.refresh` has mined.
+    store: read the corpus's token ids from the workdir's store (made where it
+      is not there), not its texts.
 
   Raises:
     InputError: a bad setting, or negatives are missing or of other data.
@@ -75,6 +85,7 @@ def make_source(
     questions=tables.questions,
     sampler=_sampler(config, workdir, tables, round_number),
     tokenizer=tokenizer,
+    tokens=_tokens(workdir, tables, model, tokenizer) if store else None,
     cores=jax.local_device_count(),
     process=jax.process_index(),
     processes=jax.process_count(),
@@ -102,6 +113,24 @@ class _Tables:
 
   questions: tables_lib.QuestionTable
   passages: tables_lib.PassageTable
+
+
+def _tokens(
+  workdir: workdir_lib.Workdir,
+  tables: _Tables,
+  model: towers.Towers,
+  tokenizer: tokenization.TextTokenizer,
+) -> token_store.TokenStore:
+  """The corpus's token ids, cut where training cuts."""
+  store = token_store.make(
+    workdir,
+    tables.passages,
+    # As embedding needs it, so that one store serves both.
+    max(model.tokenizer, tokenizer, key=lambda each: each.passage_length),
+    process=jax.process_index(),
+    processes=jax.process_count(),
+  )
+  return dataclasses.replace(store, limit=tokenizer.passage_length)
 
 
 def inputs(

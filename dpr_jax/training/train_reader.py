@@ -8,9 +8,8 @@ that moment gives.
 
 import jax
 import ml_collections
-import numpy as np
 
-from dpr_jax import configuration, errors, interrupts, parallel
+from dpr_jax import configuration, errors, interrupts, parallel, processes
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches, reader_batches, reader_examples
 from dpr_jax.models import checkpoints, readers
@@ -20,6 +19,7 @@ from dpr_jax.training import (
   reader_sources,
   reader_step,
   selection,
+  sharding,
   train_retriever,
   train_step,
 )
@@ -42,28 +42,30 @@ def train_reader(
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
   choice = _choice(config)
-  reader_sources.retrieve(config, workdir)
+  processes.first_alone(lambda: reader_sources.retrieve(config, workdir))
   stage = _stage(config, workdir)
-  if stage.is_current(overwrite):
+  if processes.first_alone(lambda: stage.is_current(overwrite)):
     return
-  train_retriever.claim(stage, overwrite)
-  run = _ReaderRun(config, workdir, choice)
+  processes.first_alone(lambda: train_retriever.claim(stage, overwrite))
+  with processes.in_turn():
+    run = _ReaderRun(config, workdir, choice)
   try:
     with interrupts.deferred() as asked:
       run.go(asked)
   finally:
     run.close()
-  stage.finish(
-    {
-      "steps": run.steps,
-      "questions_seen": run.steps * run.plan.batch_size,
-      **run.data.counts,
-    },
-    cores=jax.device_count(),
-    seconds=round(run.timer.total(), 1),
-    selected=run.saved.selected(),
-    ranks=run.ranks,
-  )
+  if processes.is_first():
+    stage.finish(
+      {
+        "steps": run.steps,
+        "questions_seen": run.steps * run.plan.batch_size,
+        **run.data.counts,
+      },
+      cores=jax.device_count(),
+      seconds=round(run.timer.total(), 1),
+      selected=run.saved.selected(),
+      ranks=run.ranks,
+    )
 
 
 def _choice(config: ml_collections.ConfigDict) -> selection.Selection:
@@ -123,24 +125,30 @@ class _ReaderRun(train_retriever.Run):
       questions=self.plan.batch_size,
       passages=self.source.passages,
     )
-    self.step = parallel.map_train_step(step)
+    self.built = train_step.Built(
+      step, transformation, schedule, sharding.Sharing(), scanned=False
+    )
+    self.step = self.built.mapped()
     self.dev = reader_sources.DevQuestions.make(
       config, workdir, self.reader, self.ranks
     )
     self.saved = checkpoints.Checkpoints(
-      workdir.reader / "checkpoints", config.reader.keep_checkpoints
+      workdir.reader / "checkpoints",
+      config.reader.keep_checkpoints,
+      writes=processes.is_first(),
     )
     self.first, params, opt_state = self.saved.restore_latest(
-      self.reader.params, transformation.init(self.reader.params)
+      *self.built.init(self.reader.params)
     )
-    self.state = parallel.replicate(
-      train_step.TrainState(
-        step=np.int32(self.first), params=params, optimizer=opt_state
-      )
-    )
+    self.state = self.built.place(self.first, params, opt_state)
+    self.last_saved = self.first
+    self.watch = processes.watch(config.train.step_timeout)
     self.last_good = f"step {self.first}" if self.first else "none"
     self.log = metrics.MetricsLog(
-      workdir.reader / "metrics.jsonl", self.first, self.steps
+      workdir.reader / "metrics.jsonl",
+      self.first,
+      self.steps,
+      writes=processes.is_first(),
     )
     choice.recall(self.log.read(), self.saved.steps())
     size = self.plan.batch_size
@@ -148,6 +156,7 @@ class _ReaderRun(train_retriever.Run):
     self.compilations = metrics.Compilations()
     self.pending = None
     self.compiled = 0
+    self.stop = None
 
 
 def make_source(

@@ -6,8 +6,10 @@ function for one core, mapped over all cores; while the cores work on step N the
 host reads the metrics of step N-1 and Grain prepares the batches to come.
 """
 
+import contextlib
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,7 +18,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array
 
-from dpr_jax import configuration, errors, interrupts, parallel
+from dpr_jax import configuration, errors, interrupts, parallel, processes
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches
 from dpr_jax.models import checkpoints, towers
@@ -46,26 +48,28 @@ def train(
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
   stage = _stage(config, workdir)
-  if stage.is_current(overwrite):
+  if processes.first_alone(lambda: stage.is_current(overwrite)):
     return
   choice = selection.Selection.of(config)
-  claim(stage, overwrite)
-  run = Run(config, workdir, choice)
+  processes.first_alone(lambda: claim(stage, overwrite))
+  with processes.in_turn():
+    run = Run(config, workdir, choice)
   try:
     with interrupts.deferred() as asked:
       run.go(asked)
   finally:
     run.close()
-  stage.finish(
-    {
-      "steps": run.steps,
-      "questions": run.plan.questions,
-      "questions_seen": run.steps * run.plan.batch_size,
-    },
-    cores=jax.device_count(),
-    seconds=round(run.timer.total(), 1),
-    selected=run.saved.selected(),
-  )
+  if processes.is_first():
+    stage.finish(
+      {
+        "steps": run.steps,
+        "questions": run.plan.questions,
+        "questions_seen": run.steps * run.plan.batch_size,
+      },
+      cores=jax.device_count(),
+      seconds=round(run.timer.total(), 1),
+      selected=run.saved.selected(),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +82,11 @@ class Every:
 
 
 class Run:
-  """One call of the stage: from the last checkpoint to the last step."""
+  """One call of the stage: from the last checkpoint to the last step.
+
+  Of several processes each reads its share of every batch; the first alone
+  writes, evaluates and mines, and what it finds is told to the others.
+  """
 
   def __init__(self, config, workdir, choice: selection.Selection):
     self.config, self.workdir, self.choice = config, workdir, choice
@@ -92,11 +100,11 @@ class Run:
     self.source = sources.make_source(config, workdir, self.model)
     self.plan, self.steps = self.source.plan, self.source.steps
     self.starts = rounds.boundaries(self.steps, config.train.rounds)
-    built = train_step.build(config, self.model, self.steps)
+    self.built = train_step.build(config, self.model, self.steps)
     self.profiler = metrics.Profiler(
       workdir.training / "profile", config.train.profile_steps, self.steps
     )
-    self.step = parallel.map_train_step(built.step)
+    self.step = self.built.mapped()
     self.dev = (
       validation.DevPool.make(config, workdir, self.model)
       if _has_dev(config)
@@ -104,19 +112,22 @@ class Run:
     )
     choice.check(self.dev is not None)
     self.saved = checkpoints.Checkpoints(
-      workdir.training / "checkpoints", config.train.keep_checkpoints
+      workdir.training / "checkpoints",
+      config.train.keep_checkpoints,
+      writes=processes.is_first(),
     )
     self.first, params, opt_state = self.saved.restore_latest(
-      self.model.params, built.transformation.init(self.model.params)
+      *self.built.init(self.model.params)
     )
-    self.state = parallel.replicate(
-      train_step.TrainState(
-        step=np.int32(self.first), params=params, optimizer=opt_state
-      )
-    )
+    self.state = self.built.place(self.first, params, opt_state)
+    self.last_saved = self.first
     self.last_good = f"step {self.first}" if self.first else "none"
+    self.watch = processes.watch(config.train.step_timeout)
     self.log = metrics.MetricsLog(
-      workdir.training / "metrics.jsonl", self.first, self.steps
+      workdir.training / "metrics.jsonl",
+      self.first,
+      self.steps,
+      writes=processes.is_first(),
     )
     choice.recall(self.log.read(), self.saved.steps())
     self.timer = metrics.Timer(
@@ -126,6 +137,7 @@ class Run:
     self.compilations = metrics.Compilations()
     self.pending: tuple[int, dict[str, Array]] | None = None
     self.compiled = 0
+    self.stop: int | None = None  # the signal that asked for an end
 
   def go(self, asked: interrupts.Request) -> None:
     """Trains to the last step, or until a signal asks for an end."""
@@ -144,11 +156,11 @@ class Run:
       loader = batches.in_background(self.source, done)
       end = [*self.starts, self.steps][number + 1]
       for step in range(done + 1, end + 1):
-        self._take(step, loader)
-        if asked.number is not None:
+        self._take(step, loader, asked)
+        if self.stop is not None:
           self._settle()
           self._save_now(step)
-          asked.raise_if_asked()
+          raise interrupts.Interrupted(self.stop)
       done = end
 
   def _begin_round(self, number: int, done: int) -> None:
@@ -160,18 +172,39 @@ class Run:
       if done > self.first:
         self._save(done)
         self.saved.wait()
-      with self.timer.paused(), interrupts.at_once():
-        rounds.refresh(
-          self.config, self.workdir, self.model, self.state.params, number
+      with self._apart():
+        params = parallel.local(self.state.params)
+        processes.first_alone(
+          lambda: rounds.refresh(
+            self.config, self.workdir, self.model, params, number
+          )
         )
       self.compiled = self.compilations.count
     self.source = sources.make_source(
       self.config, self.workdir, self.model, number
     )
 
-  def _take(self, step: int, loader) -> None:
+  @contextlib.contextmanager
+  def _apart(self) -> Iterator[None]:
+    """Long work between steps, whose time is no step's.
+
+    A signal breaks it off; of several processes all must end after the same
+    step, and so they finish it.
+    """
+    breakable = (
+      interrupts.at_once()
+      if processes.count() == 1
+      else contextlib.nullcontext()
+    )
+    with self.timer.paused(), self.watch.paused(), breakable:
+      yield
+
+  def _take(self, step: int, loader, asked: interrupts.Request) -> None:
     """One step, and what is due after it."""
     batch = self.timer.wait_for(loader)
+    if processes.count() > 1:
+      batch["asked"] = np.full(parallel.cores(), asked.number or 0, np.int32)
+    self.watch.begin(step)
     self.profiler.before(step)
     self.state, reported = self.step(
       self.state, parallel.split_over_cores(batch)
@@ -188,6 +221,8 @@ class Run:
       saves |= self._evaluate(step)
     if saves:
       self._save(step)
+    if processes.count() == 1:
+      self.stop = asked.number
 
   def _settle(self) -> None:
     """Fetches the pending step's metrics (waits for it) and writes them."""
@@ -195,6 +230,9 @@ class Run:
       return
     (step, reported), self.pending = self.pending, None
     row = {key: float(value) for key, value in reported.items()}
+    self.watch.end(step)
+    if processes.count() > 1:
+      self.stop = int(row.pop("asked")) or None
     row |= self.timer.lap() | self.compilations.figures()
     metrics.check_finite(step, row, self.last_good)
     if step > self.first + 2 and self.compilations.count > self.compiled:
@@ -212,16 +250,22 @@ class Run:
 
   def _lacks_dev_row(self) -> bool:
     """True at step 0, and where a run was broken off while it evaluated."""
-    return self._evaluates(self.first) and not any(
-      row["step"] == self.first and any(key.startswith("dev_") for key in row)
-      for row in self.log.read()
+    return self._evaluates(self.first) and processes.first_alone(
+      lambda: (
+        not any(
+          row["step"] == self.first and any(k.startswith("dev_") for k in row)
+          for row in self.log.read()
+        )
+      )
     )
 
   def _evaluate(self, step: int) -> bool:
     """Writes a dev row; True where it is the best so far, by the metric."""
     try:
-      with self.timer.paused(), interrupts.at_once():
-        row = {"step": step, **self.dev.evaluate(self.state.params)}
+      with self._apart():
+        params = parallel.local(self.state.params)
+        figures = processes.first_alone(lambda: self.dev.evaluate(params))
+        row = {"step": step, **figures}
     except interrupts.Interrupted:
       if step > self.first:
         self._save_now(step)
@@ -238,18 +282,21 @@ class Run:
 
   def _save(self, step: int) -> None:
     """Starts saving, unless the state is not finite."""
-    if step not in self.saved.steps():
-      metrics.check_parameters(
-        step, jax.device_get(self.state.params), self.last_good
-      )
-      with self.timer.paused():
-        self.saved.save(step, self.state.params, self.state.optimizer)
+    if step != self.last_saved:
+      if processes.is_first() or self.built.sharing.cores:
+        params, opt_state = self.built.fetch(self.state)
+      if processes.is_first():
+        metrics.check_parameters(step, params, self.last_good)
+        with self.timer.paused():
+          self.saved.save(step, params, opt_state)
+      self.last_saved = step
     steps, why = self.choice.steps([*self.saved.steps(), step])
     self.saved.select(steps, **why)
     self.last_good = f"step {step}"
 
   def close(self) -> None:
     """Whatever happened: what was begun is on disk."""
+    self.watch.close()
     self.profiler.close()
     self.compilations.close()
     self.saved.finish()

@@ -14,26 +14,31 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
 from dpr_jax import configuration, errors, parallel
-from dpr_jax.models import dual_encoder, towers
-from dpr_jax.training import objectives, optimizer
+from dpr_jax.models import dual_encoder, layer_stacks, towers
+from dpr_jax.training import objectives, optimizer, sharding
+
+LAYERS = ("auto", "scanned", "unrolled")
+REDUCE_DTYPES = ("float32", "bfloat16")
 
 
 @flax.struct.dataclass
 class TrainState:
-  """What a step changes; replicated over the cores.
+  """What a step changes.
 
   Attributes:
-    step: steps taken.
-    params: the towers'.
-    optimizer: optax's state.
+    step: steps taken, an int32; of no type, for trees of axes, shapes and the
+      like have this form too.
+    params: the towers', replicated over the cores.
+    optimizer: optax's state, replicated; or cut, with a leading axis of cores.
   """
 
-  step: Int[ArrayLike, ""]
+  step: Any
   params: Any
   optimizer: Any
 
@@ -73,6 +78,7 @@ def make_train_step(
   temperature: float,
   loss: str = "gathered",
   loss_tile: int = 0,
+  sharing: sharding.Sharing | None = None,
 ) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict]]:
   """The train step of one core, to be mapped with `parallel`.
 
@@ -84,6 +90,7 @@ def make_train_step(
     temperature: scores are divided by it.
     loss: one of `objectives.KINDS`.
     loss_tile: see `objectives.in_batch_loss`.
+    sharing: who keeps the optimizer's state; None = every core all of it.
 
   Returns:
     A function of a replicated state and one core's batch (see
@@ -93,6 +100,7 @@ def make_train_step(
     clipping), learning_rate.
   """
   configuration.one_of("train.loss", loss, objectives.KINDS)
+  sharing = sharing or sharding.Sharing()
   drops = max(
     encoder.config.hidden_dropout_prob,
     encoder.config.attention_probs_dropout_prob,
@@ -134,22 +142,26 @@ def make_train_step(
     (_, sums), gradients = jax.value_and_grad(loss_function, has_aux=True)(
       state.params
     )
-    gradients = jax.lax.pmean(gradients, parallel.AXIS)
+    gradients = sharing.mean(gradients)
+    own = sharing.part(state.params)
     updates, new_optimizer = transformation.update(
-      gradients, state.optimizer, state.params
+      gradients, state.optimizer, own
     )
+    params = sharing.whole(optax.apply_updates(own, updates), state.params)
     sums = jax.lax.psum(sums, parallel.AXIS)
     reported = {
       "loss": sums.loss / sums.count,
       "accuracy": sums.correct / sums.count,
       "masked_duplicates": sums.duplicates,
       "masked_answers": sums.answers,
-      "gradient_norm": optax.tree.norm(gradients),
+      "gradient_norm": sharing.norm(gradients, state.params),
       "learning_rate": schedule(state.step),
     }
+    if "asked" in batch:  # a signal that any of several processes has got
+      reported["asked"] = jax.lax.pmax(jnp.max(batch["asked"]), parallel.AXIS)
     new_state = TrainState(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       optimizer=new_optimizer,
     )
     return new_state, reported
@@ -162,18 +174,88 @@ class Built:
   """A train step and what belongs to it.
 
   Attributes:
-    step: of one core, to be mapped with `parallel.map_train_step`.
-    transformation: the optimizer, for its initial state.
+    step: of one core; `mapped` maps it over the cores.
+    transformation: the optimizer.
     schedule: step to learning rate.
+    sharing: who keeps the optimizer's state.
+    scanned: the layers' parameters stand side by side, see `layer_stacks`.
   """
 
   step: Callable
   transformation: optax.GradientTransformation
   schedule: optax.Schedule
+  sharing: sharding.Sharing
+  scanned: bool
+
+  def mapped(self, devices: parallel.Devices = None) -> Callable:
+    """The step over all cores, from state and batch to state and metrics."""
+    axis = 0 if self.sharing.cores else None
+    return parallel.map_train_step(
+      self.step, devices, TrainState(None, None, axis)
+    )
+
+  def init(self, params: Any) -> tuple[Any, Any]:
+    """(parameters, optimizer state) of a run's begin, whole, not stacked."""
+    return params, self.transformation.init(params)
+
+  def layout(self, step: Any, params: Any, optimizer: Any) -> TrainState:
+    """The state as the step wants it, on the host.
+
+    Args:
+      step: steps taken.
+      params: not stacked.
+      optimizer: whole and not stacked, as in `init` and in checkpoints.
+    """
+    if self.scanned:
+      params, optimizer = layer_stacks.stack((params, optimizer), np.stack)
+    return TrainState(np.int32(step), params, self.sharing.cut(optimizer))
+
+  def shapes(self, params: Any) -> TrainState:
+    """Shapes of the state of towers of these shapes, nothing computed."""
+
+    def begin(params):
+      params, optimizer = self.init(params)
+      if self.scanned:
+        return layer_stacks.stack((params, optimizer), jnp.stack)
+      return params, optimizer
+
+    params, optimizer = jax.eval_shape(begin, params)
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    return TrainState(step, params, self.sharing.cut_shapes(optimizer))
+
+  def place(
+    self,
+    step: Any,
+    params: Any,
+    optimizer: Any,
+    devices: parallel.Devices = None,
+  ) -> TrainState:
+    """`layout`, on the cores."""
+    state = self.layout(step, params, optimizer)
+    if not self.sharing.cores:
+      return parallel.replicate(state, devices)
+    return TrainState(
+      parallel.replicate(state.step, devices),
+      parallel.replicate(state.params, devices),
+      parallel.distribute(state.optimizer, devices),
+    )
+
+  def fetch(self, state: TrainState) -> tuple[Any, Any]:
+    """The inverse of `place`: (parameters, optimizer state) as NumPy arrays.
+
+    With several processes all must call it.
+    """
+    params, optimizer = parallel.fetch((state.params, state.optimizer))
+    whole = jax.eval_shape(self.transformation.init, params)
+    optimizer = self.sharing.join(optimizer, whole)
+    return layer_stacks.unstack((params, optimizer))
 
 
 def build(
-  config: ml_collections.ConfigDict, model: towers.Towers, steps: int
+  config: ml_collections.ConfigDict,
+  model: towers.Towers,
+  steps: int,
+  cores: int | None = None,
 ) -> Built:
   """The very step that training runs, of `config.train` and `config.model`.
 
@@ -181,6 +263,7 @@ def build(
     config: the experiment.
     model: the towers' structure; its parameters are not used.
     steps: of the whole training, for the schedule.
+    cores: of all processes; None = those there are.
   """
   train_config = config.train
   if train_config.accumulate_steps != 1:
@@ -190,7 +273,26 @@ def build(
       " part would see its own negatives alone; set"
       " config.train.gradient_cache=True and a bigger config.train.batch_size"
     )
-  transformation, schedule = optimizer.from_config(train_config, steps)
+  layers = configuration.one_of("train.layers", train_config.layers, LAYERS)
+  sharing = sharding.Sharing(
+    (cores or jax.device_count()) if train_config.shard_optimizer else 0,
+    jnp.dtype(
+      configuration.one_of(
+        "train.reduce_dtype", train_config.reduce_dtype, REDUCE_DTYPES
+      )
+    ),
+  )
+  scanned = layers == "scanned" or (
+    layers == "auto" and jax.default_backend() == "tpu"
+  )
+  whole = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), model.params
+  )
+  if scanned:
+    whole = jax.eval_shape(lambda x: layer_stacks.stack(x, jnp.stack), whole)
+  transformation, schedule = optimizer.from_config(
+    train_config, steps, lambda parts: sharing.norm(parts, whole)
+  )
   encoder = dataclasses.replace(
     model.encoder,
     chunk_size=train_config.chunk_size,
@@ -206,5 +308,6 @@ def build(
     temperature=config.model.temperature,
     loss=train_config.loss,
     loss_tile=train_config.loss_tile,
+    sharing=sharing,
   )
-  return Built(step, transformation, schedule)
+  return Built(step, transformation, schedule, sharing, scanned)

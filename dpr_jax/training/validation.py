@@ -22,7 +22,7 @@ from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import prepare, records
 from dpr_jax.evaluation import answers as answers_lib
 from dpr_jax.models import towers
-from dpr_jax.retrieval import embedding, mining
+from dpr_jax.retrieval import embedding, encoding, mining
 
 LOWER_IS_BETTER = ("dev_loss", "dev_average_rank")
 SIZES = ("dev_pool", "dev_topk_passages")  # in the dev rows, but no figures
@@ -109,7 +109,7 @@ class DevPool:
   passages: list[records.Passage]
   pool: Int[np.ndarray, " pool"]
   sub_corpus: SubCorpus | None
-  encoder: embedding.Encoder
+  encoder: encoding.Encoder
   temperature: float
 
   @classmethod
@@ -169,12 +169,7 @@ class DevPool:
       corpus.take(rows),
       np.searchsorted(rows, pool_rows),
       sub_corpus,
-      embedding.Encoder(
-        model,
-        batch_size=config.embed.batch_size,
-        length_step=config.embed.length_step,
-        params={},
-      ),
+      embedding.make_encoder(config, model, params={}),
       config.model.temperature,
     )
 

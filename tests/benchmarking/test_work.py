@@ -54,3 +54,13 @@ def test_the_compiler_counts_about_the_same():
   mask = np.ones((rows, length), bool)
   forward = work.training_work(config, [mask]).flops / work.TRAINING
   assert 0.98 * forward < cost["flops"] < 1.1 * forward
+
+
+def test_encoding_for_position_0_alone():
+  """Of all positions a layer is whole; others give keys and values only."""
+  each, length = work.layer_flops(CONFIG, 8), 8
+  assert work.encoding_flops(CONFIG, length) == 3 * length * each
+  keys = 2 * 2 * 16 * 16
+  assert work.encoding_flops(CONFIG, length, first_only=True) == (
+    2 * length * each + each + 7 * keys
+  )

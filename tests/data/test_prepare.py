@@ -191,6 +191,15 @@ def test_summary_says_what_is_left_out(run, monkeypatch):
   assert "1 without positives" in line
 
 
+def test_a_corpus_to_search_needs_no_train_questions(run):
+  counts = run(train_path="none")
+  assert (counts["dev"], "train" in counts) == (1, False)
+  assert not (run.workdir.data / "train").exists()
+  assert len(prepare.open_questions(run.workdir, "dev")) == 1
+  with pytest.raises(errors.InputError, match="run `dpr-jax prepare`"):
+    prepare.open_questions(run.workdir, "train")
+
+
 @pytest.mark.parametrize("role", ["passages", "train", "dev"])
 def test_source_not_given_or_not_there(run, role):
   missing = str(run.folder / "none.tsv")

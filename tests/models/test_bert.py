@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpr_jax import errors
-from dpr_jax.models import bert
+from dpr_jax.models import bert, dropout
 
 CONFIG = bert.BertConfig(
   vocab_size=50,
@@ -92,16 +92,16 @@ def test_dropout_follows_the_row_not_its_place(params):
   assert np.abs(together - without).max() > 0.01
 
 
-def test_row_dropout_drops_the_rate_and_keeps_the_mean():
+def test_dropout_drops_the_rate_and_keeps_the_mean():
   """A tenth is zero, the rest is scaled up; sites and rows differ."""
   ones = jnp.ones((4, 5000))
   keys = jax.random.split(jax.random.key(0), 4)
-  dropped = np.asarray(bert.row_dropout(ones, keys, 0.1, 0))
+  dropped = np.asarray(dropout.drop(ones, keys, 0.1, 0))
   assert 0.08 < (dropped == 0).mean() < 0.12
   np.testing.assert_allclose(dropped[dropped != 0], 1 / 0.9, rtol=1e-6)
   assert (dropped[0] != dropped[1]).any()
-  assert (dropped != np.asarray(bert.row_dropout(ones, keys, 0.1, 1))).any()
-  assert bert.row_dropout(ones, None, 0.1, 0) is ones
+  assert (dropped != np.asarray(dropout.drop(ones, keys, 0.1, 1))).any()
+  assert dropout.drop(ones, None, 0.1, 0) is ones
 
 
 def test_bfloat16_compute_keeps_float32_parameters():

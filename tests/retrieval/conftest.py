@@ -12,6 +12,7 @@ import dpr_jax.data
 import dpr_jax.retrieval
 from dpr_jax import configuration, workdir
 from dpr_jax.data import records
+from dpr_jax.retrieval import faiss_index_tune, vectors
 
 TEXTS = [
   ("p0", "Paris", "Paris is the capital of France on the Seine."),
@@ -38,7 +39,7 @@ class Table(list):
 
 
 class Vectors:
-  """Stands for embedding.Vectors."""
+  """Stands for vectors.Vectors."""
 
   def __init__(self, array, model="model-1", block=4):
     self.array = np.asarray(array, np.float32)
@@ -66,7 +67,7 @@ def encode(texts, dim=16):
 
 
 class Encoder:
-  """Stands for embedding.Encoder: `best` and `start` are two models."""
+  """Stands for encoding.Encoder: `best` and `start` are two models."""
 
   fingerprints = {"best": "model-1", "start": "model-0"}
 
@@ -145,19 +146,21 @@ def world(tmp_path, monkeypatch):
     (dpr_jax.data, "formats"): types.SimpleNamespace(
       read_questions=read_questions
     ),
-    (dpr_jax.retrieval, "embedding"): types.SimpleNamespace(
-      Encoder=Encoder, open_vectors=lambda folder: world.vectors[folder]
-    ),
+    (dpr_jax.retrieval, "encoding"): types.SimpleNamespace(Encoder=Encoder),
   }
   for (package, name), fake in fakes.items():
     monkeypatch.setattr(package, name, fake, raising=False)
     monkeypatch.setitem(sys.modules, f"{package.__name__}.{name}", fake)
+  monkeypatch.setattr(
+    vectors, "open_vectors", lambda folder: world.vectors[folder]
+  )
+  monkeypatch.setattr(faiss_index_tune, "LEAST_SECONDS", 0.0)
   return world
 
 
 @pytest.fixture
 def make_vectors():
-  """The stand-in for embedding.Vectors."""
+  """The stand-in for vectors.Vectors."""
   return Vectors
 
 

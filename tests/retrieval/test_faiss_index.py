@@ -5,11 +5,16 @@ import numpy as np
 import pytest
 
 from dpr_jax import errors, workdir
-from dpr_jax.retrieval import faiss_index
+from dpr_jax.retrieval import faiss_index, faiss_index_build
 
 
 def _vectors(count, dim=8, seed=0):
   return np.random.default_rng(seed).normal(size=(count, dim))
+
+
+def _build(vectors, factory, **settings):
+  settings = faiss_index_build.Settings(factory, **settings)
+  return faiss_index.build_index(vectors, settings)
 
 
 def _brute_force(passages, questions, k):
@@ -22,7 +27,7 @@ def _brute_force(passages, questions, k):
 def test_flat_equals_brute_force(make_vectors, block):
   passages = make_vectors(_vectors(50), block=block)
   questions = _vectors(30, seed=1).astype(np.float32)
-  index = faiss_index.build_index(passages, "Flat")
+  index = _build(passages, "Flat")
   rows, scores = faiss_index.search_index(index, questions, 10)
   expected_rows, expected = _brute_force(passages.array, questions, 10)
   assert rows.dtype == np.int64
@@ -31,7 +36,7 @@ def test_flat_equals_brute_force(make_vectors, block):
   np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
   # The inner product, not the distance: long vectors win.
   passages.array[3] *= 100
-  index = faiss_index.build_index(passages, "Flat")
+  index = _build(passages, "Flat")
   assert faiss_index.search_index(index, passages.array[3:4], 1)[0] == [[3]]
 
 
@@ -40,7 +45,7 @@ def test_equal_scores_stand_in_the_order_of_rows(make_vectors):
   few = np.random.default_rng(2).integers(-2, 3, size=(5, 4))
   passages = make_vectors(np.tile(few, (6, 1)))
   questions = np.random.default_rng(3).integers(-2, 3, size=(40, 4))
-  index = faiss_index.build_index(passages, "Flat")
+  index = _build(passages, "Flat")
   for k in (1, 3, 10, 30):  # 3 and 10 cut between equal scores
     rows, scores = faiss_index.search_index(index, questions, k)
     expected_rows, expected = _brute_force(passages.array, questions, k)
@@ -67,7 +72,7 @@ def test_vectors_are_searched_as_by_a_flat_index(make_vectors, block):
 
 
 def test_no_more_columns_than_vectors(make_vectors):
-  index = faiss_index.build_index(make_vectors(_vectors(3)), "Flat")
+  index = _build(make_vectors(_vectors(3)), "Flat")
   rows, scores = faiss_index.search_index(index, _vectors(2), 100)
   assert rows.shape == scores.shape == (2, 3)
   assert sorted(rows[0]) == [0, 1, 2]
@@ -76,7 +81,7 @@ def test_no_more_columns_than_vectors(make_vectors):
 def test_missing_hits_stand_last(make_vectors):
   """An approximate index may find fewer than it was asked for."""
   vectors = np.repeat(np.eye(4), 30, axis=0)
-  index = faiss_index.build_index(make_vectors(vectors, block=50), "IVF4,Flat")
+  index = _build(make_vectors(vectors, block=50), "IVF4,Flat")
   assert index.ntotal == 120
   rows, scores = faiss_index.search_index(index, np.eye(4), 100)
   found = rows >= 0
@@ -93,16 +98,16 @@ def test_missing_hits_stand_last(make_vectors):
 @pytest.mark.parametrize("factory", ["HNSW8", "SQ8", "IVF2,Flat"])
 def test_other_factories(make_vectors, factory):
   passages = make_vectors(_vectors(200), block=64)
-  index = faiss_index.build_index(passages, factory)
+  index = _build(passages, factory)
   assert index.metric_type == faiss.METRIC_INNER_PRODUCT
   assert index.ntotal == 200
 
 
 def test_sample_is_spread_over_all_blocks(make_vectors):
   vectors = make_vectors(np.arange(10)[:, None], block=3)
-  sample = faiss_index._sample(vectors, 4)
+  sample = faiss_index_build.sample(vectors, 4)
   assert sample[:, 0].tolist() == [0, 3, 6, 9]
-  assert len(faiss_index._sample(vectors, 99)) == 10
+  assert len(faiss_index_build.sample(vectors, 99)) == 10
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,7 @@ def test_sample_is_spread_over_all_blocks(make_vectors):
 )
 def test_bad_factory_is_refused(make_vectors, factory, count):
   with pytest.raises(errors.InputError, match=r"config\.index\.factory=") as e:
-    faiss_index.build_index(make_vectors(_vectors(count)), factory)
+    _build(make_vectors(_vectors(count)), factory)
   assert ".cpp" not in str(e.value)
 
 
@@ -125,11 +130,11 @@ def test_factory_that_is_no_folder_name_is_refused(world, factory):
 
 def test_empty_and_broken_vectors_are_refused(make_vectors):
   with pytest.raises(errors.InputError, match="0 vectors"):
-    faiss_index.build_index(make_vectors(np.zeros((0, 4))), "Flat")
+    _build(make_vectors(np.zeros((0, 4))), "Flat")
   vectors = _vectors(10)
   vectors[7, 2] = np.nan
   with pytest.raises(errors.InputError, match="passage row 7 is not finite"):
-    faiss_index.build_index(make_vectors(vectors), "Flat")
+    _build(make_vectors(vectors), "Flat")
 
 
 def _index(world, **kwargs):

@@ -8,7 +8,7 @@ import pytest
 from dpr_jax import errors, workdir
 from dpr_jax.data import records
 from dpr_jax.evaluation import answers
-from dpr_jax.retrieval import bm25, faiss_index, mining, search
+from dpr_jax.retrieval import bm25, faiss_index, mining, rankers
 
 PARIS = "What is the capital of France?"
 
@@ -136,7 +136,7 @@ def test_the_model_mines_beside_bm25(world):
   world.config.mine.depth = 5
   of_bm25 = _mine(world)[1]
   found = _mine_from_model(world)
-  ranker = search.load_dense(world.workdir, "dense", "Flat", 9)
+  ranker = rankers.load_dense(world.workdir, "dense", "Flat", 9)
   texts = {passage.id: passage.text for passage in world.passages}
   for split, questions in world.questions.items():
     rows, _ = ranker.search([q.question for q in questions], 5)

@@ -9,14 +9,14 @@ import pytest
 from dpr_jax import errors, workdir
 from dpr_jax.data import records
 from dpr_jax.evaluation import ranking
-from dpr_jax.retrieval import bm25, faiss_index, mining, search
+from dpr_jax.retrieval import bm25, faiss_index, mining, rankers, search
 from dpr_jax.retrieval.results import Hit
 
 
 @pytest.fixture
 def ready(world):
   """A workdir in which everything before `retrieve` is done."""
-  world.config.retrieve.methods = ("bm25", "dense", "dense-start")
+  world.config.retrieve.methods = rankers.METHODS
   _embed_and_index(world)
   return world
 
@@ -44,7 +44,7 @@ def _sidecar(world, method, name="dev"):
   return json.loads(path.with_suffix(".manifest.json").read_text())
 
 
-@pytest.mark.parametrize("method", search.METHODS)
+@pytest.mark.parametrize("method", rankers.METHODS)
 def test_results_are_in_the_field_s_format(ready, method):
   _retrieve(ready)
   results = _results(ready, method)
@@ -88,7 +88,7 @@ def test_bm25_results_are_those_of_the_index(ready):
 
 def test_trec_run_says_the_same(ready):
   _retrieve(ready)
-  for method in search.METHODS:
+  for method in rankers.METHODS:
     path = ready.workdir.results("dev", method).with_suffix(".trec")
     lines = [line.split(" ") for line in path.read_text().splitlines()]
     expected = [
@@ -116,7 +116,7 @@ def test_sidecar_holds_what_evaluation_needs(ready):
   }
   workdir.check_files(ready.workdir.root / "results", sidecar)
   measures = ranking.evaluate(ready.config, ready.workdir)
-  assert set(measures) == set(search.METHODS)
+  assert set(measures) == set(rankers.METHODS)
   assert set(measures["bm25"]) == {
     "top1",
     "top5",
@@ -129,7 +129,7 @@ def test_sidecar_holds_what_evaluation_needs(ready):
 def test_depth(ready):
   ready.config.retrieve.depth = 3
   _retrieve(ready)
-  for method in search.METHODS:
+  for method in rankers.METHODS:
     assert [len(entry["ctxs"]) for entry in _results(ready, method)] == [3, 3]
     assert _sidecar(ready, method)["depth"] == 3
 
@@ -137,10 +137,10 @@ def test_depth(ready):
 def test_batches_do_not_matter(ready, monkeypatch):
   ready.questions["dev"] = ready.questions["train"]
   _retrieve(ready)
-  whole = [_results(ready, method) for method in search.METHODS]
+  whole = [_results(ready, method) for method in rankers.METHODS]
   monkeypatch.setattr(search, "_BATCH", 3)
   _retrieve(ready, overwrite=True)
-  assert [_results(ready, method) for method in search.METHODS] == whole
+  assert [_results(ready, method) for method in rankers.METHODS] == whole
   assert _results(ready, "bm25")[2]["ctxs"] == []  # no word is known
   assert _sidecar(ready, "bm25")["counts"]["no_hits"] == 1
   assert _sidecar(ready, "bm25")["counts"]["no_answers"] == 1
@@ -168,7 +168,7 @@ def test_any_question_file(ready, tmp_path):
 
 def test_skipped_when_done_and_again_when_changed(ready, monkeypatch):
   _retrieve(ready)
-  paths = [ready.workdir.results("dev", m) for m in search.METHODS]
+  paths = [ready.workdir.results("dev", m) for m in rankers.METHODS]
 
   def times():
     return [path.stat().st_mtime_ns for path in paths]
@@ -182,12 +182,16 @@ def test_skipped_when_done_and_again_when_changed(ready, monkeypatch):
     False,
     True,
     True,
+    True,
+    False,
   ]
   before = times()
   ready.config.model.question_prefix = "query: "
   _retrieve(ready)
   assert [a == b for a, b in zip(before, times(), strict=True)] == [
     True,
+    False,
+    False,
     False,
     False,
   ]
@@ -231,7 +235,7 @@ def test_ids_with_white_space_do_not_break_the_run(ready):
   assert _sidecar(ready, "bm25")["counts"]["ids_with_space"] == 1
 
 
-@pytest.mark.parametrize("methods", [["hybrid"], ["bm25", "dens"], [""]])
+@pytest.mark.parametrize("methods", [["hybri"], ["bm25", "dens"], [""]])
 def test_unknown_method_is_refused(ready, methods):
   with pytest.raises(
     errors.InputError, match="must be one of bm25, dense, dense-start"
@@ -299,7 +303,7 @@ def test_retriever(ready):
   workdir.write_json(
     ready.workdir.root / "config.json", {"index": {"factory": "Flat"}}
   )
-  for method in search.METHODS:
+  for method in rankers.METHODS:
     retriever = search.Retriever.load(str(ready.workdir.root), method)
     found = retriever.search(questions, k=4)
     expected = [
@@ -325,7 +329,7 @@ def test_retriever(ready):
 def test_retriever_refuses_what_is_not_there(world):
   root = world.workdir.root
   with pytest.raises(errors.InputError, match="must be one of bm25"):
-    search.Retriever.load(root, "hybrid")
+    search.Retriever.load(root, "hybri")
   with pytest.raises(errors.InputError, match=r"config\.json"):
     search.Retriever.load(root)
   workdir.write_json(root / "config.json", {"index": {}})
@@ -335,3 +339,124 @@ def test_retriever_refuses_what_is_not_there(world):
     search.Retriever.load(pathlib.Path(root), factory="Flat")
   with pytest.raises(errors.InputError, match="dpr-jax mine"):
     search.Retriever.load(root, "bm25")
+
+
+def test_pyserini_s_format_says_the_same(ready):
+  ready.config.retrieve.pyserini = True
+  _retrieve(ready, methods=["bm25", "dense"])
+  for method in ("bm25", "dense"):
+    path = ready.workdir.results("dev", method).with_suffix(".pyserini.json")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert list(found) == ["0", "1"]
+    for entry, ours in zip(
+      found.values(), _results(ready, method), strict=True
+    ):
+      assert entry["question"] == ours["question"]
+      assert entry["answers"] == ours["answers"]
+      assert entry["contexts"] == [
+        {
+          "docid": hit["id"],
+          "score": hit["score"],
+          "has_answer": hit["has_answer"],
+          "text": f"{hit['title']}\n{hit['text']}",
+        }
+        for hit in ours["ctxs"]
+      ]
+    assert path.name in _sidecar(ready, method)["files"]
+  measures = ranking.evaluate(ready.config, ready.workdir)
+  assert set(measures) == {"bm25", "dense"}  # it is no method of its own
+
+
+def test_beir_s_questions_keep_their_ids(ready, tmp_path):
+  """From queries and judgements to nDCG; answers there are none."""
+  path = tmp_path / "queries.jsonl"
+  rows = [{"_id": "q-7", "text": "capital of Italy"}]
+  rows.append({"_id": "q-8", "text": "yellow bananas"})
+  rows.append({"_id": "q-9", "text": "of another split"})
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  qrels = tmp_path / "test.tsv"
+  qrels.write_text("query-id\tcorpus-id\tscore\nq-7\tp2\t1\nq-8\tp6\t1\n")
+  _retrieve(
+    ready, questions_file=path, name="beir", methods=["bm25"], qrels=qrels
+  )
+  run = ready.workdir.results("beir", "bm25").with_suffix(".trec")
+  assert {line.split()[0] for line in run.read_text().splitlines()} == {
+    "q-7",
+    "q-8",
+  }
+  with pytest.raises(errors.InputError, match="needs --questions"):
+    _retrieve(ready, qrels=qrels)
+  found = ranking.evaluate(
+    ready.config, ready.workdir, name="beir", qrels=qrels
+  )
+  assert found == {
+    "bm25": dict.fromkeys(("nDCG@10", "R@20", "R@100", "RR@10", "AP@100"), 1.0)
+  }
+
+
+def test_judgements_by_gold_and_the_test_of_two_methods(ready, capsys):
+  _retrieve(ready, methods=["bm25", "dense"])
+  found = ranking.evaluate(
+    ready.config, ready.workdir, qrels="gold", compare=["dense", "bm25"]
+  )
+  assert found["bm25"]["RR@10"] == 1.0
+  assert "nDCG@10" in capsys.readouterr().out
+  path = ready.workdir.evaluation("dev").with_name("dev.dense-vs-bm25.json")
+  compared = workdir.read_json(path)
+  assert compared["questions"] == 2
+  assert set(compared["disagreements"]) == {"top1", "top5"}
+  for test in compared["tests"].values():
+    assert 0 <= test["p"] <= 1
+  for pair in (["dense"], ["dense", "dense"], ["dense", "hybrid"]):
+    with pytest.raises(errors.InputError, match="--compare="):
+      ranking.evaluate(ready.config, ready.workdir, compare=pair)
+  with pytest.raises(errors.InputError, match="gone.tsv"):
+    ranking.evaluate(ready.config, ready.workdir, qrels="gone.tsv")
+
+
+def test_hits_of_a_compressed_index_are_scored_again(ready):
+  """Scores are inner products, as of the Flat index; estimates without."""
+  ready.config.index.factory = "SQ4"
+  faiss_index.index(ready.config, ready.workdir)
+  _retrieve(ready, methods=["dense", "exact"])
+  for ours, exact in zip(
+    _results(ready, "dense"), _results(ready, "exact"), strict=True
+  ):
+    assert [hit["id"] for hit in ours["ctxs"]] == [
+      hit["id"] for hit in exact["ctxs"]
+    ]
+    np.testing.assert_allclose(
+      [float(hit["score"]) for hit in ours["ctxs"]],
+      [float(hit["score"]) for hit in exact["ctxs"]],
+      rtol=1e-4,
+      atol=1e-4,
+    )
+  (ready.workdir.embeddings("dense") / "manifest.json").unlink()
+  _retrieve(ready, methods=["dense"], overwrite=True)
+  estimated = [
+    float(hit["score"]) for hit in _results(ready, "dense")[0]["ctxs"]
+  ]
+  exact = [float(hit["score"]) for hit in _results(ready, "exact")[0]["ctxs"]]
+  assert not np.allclose(estimated, exact, rtol=1e-4)
+
+
+def test_more_hits_than_passages_and_one_question(ready):
+  found = search.Retriever.load(ready.workdir.root, "dense", factory="Flat")
+  (hits,) = found.search("Paris", k=1000)
+  assert len(hits) == len(ready.passages)
+  ready.config.retrieve.depth = 1000
+  _retrieve(ready)
+  for method in rankers.METHODS:
+    assert _sidecar(ready, method)["depth"] == len(ready.passages)
+
+
+def test_exact_refuses_other_vectors(ready):
+  ready.embed(fingerprint="some-other-model")
+  with pytest.raises(errors.InputError, match="vectors of model some-other-m"):
+    _retrieve(ready, methods=["exact"])
+  ready.embed(array=np.ones((4, 16)))
+  with pytest.raises(errors.InputError, match="4 vectors for the 9 passages"):
+    _retrieve(ready, methods=["exact"])
+  ready.prepare("2")
+  with pytest.raises(errors.InputError, match="not of the passages"):
+    _retrieve(ready, methods=["exact"])

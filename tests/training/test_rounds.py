@@ -12,7 +12,7 @@ from dpr_jax import errors, parallel, workdir
 from dpr_jax.data import prepare
 from dpr_jax.evaluation import answers
 from dpr_jax.models import towers
-from dpr_jax.retrieval import embedding, faiss_index, mining
+from dpr_jax.retrieval import embedding, encoding, faiss_index, mining
 from dpr_jax.training import rounds, sources
 
 
@@ -72,9 +72,9 @@ def encoded(monkeypatch):
   rows_seen = []
   encode_rows = embedding._encode_rows
 
-  def counts(encoder, passages, rows, bar):
+  def counts(encoder, tokens, rows, *rest):
     rows_seen.append(int(rows[0]))
-    return encode_rows(encoder, passages, rows, bar)
+    return encode_rows(encoder, tokens, rows, *rest)
 
   monkeypatch.setattr(embedding, "_encode_rows", counts)
   return rows_seen
@@ -82,7 +82,7 @@ def encoded(monkeypatch):
 
 def _brute_force(config, place, model, params):
   """Every question's best passages without an answer, one by one."""
-  encoder = embedding.Encoder(model, length_step=48, params=params)
+  encoder = encoding.Encoder(model, length_step=48, params=params)
   passages = prepare.open_passages(place)
   passages = passages.take(range(len(passages)))
   table = prepare.open_questions(place, "train")

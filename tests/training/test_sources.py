@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -212,3 +213,21 @@ def test_negatives_of_other_data(
     workdir.write_json(path, manifest | {key: manifest[key] | values})
     with pytest.raises(errors.InputError, match="the same files and limits"):
       sources.make_source(config, fresh_workdir, model)
+
+
+def test_batches_from_the_store_are_those_from_texts(
+  tiny_config, fresh_workdir, model
+):
+  """Token ids of the store, also cut shorter than it: the same bytes."""
+  config = copy.deepcopy(tiny_config)
+  for length in (0, 20):
+    config.train.passage_length = length
+    found, wanted = (
+      sources.make_source(config, fresh_workdir, model, store=store)
+      for store in (True, False)
+    )
+    assert found.tokens is not None
+    assert wanted.tokens is None
+    for step in (0, 5):
+      jax.tree.map(np.testing.assert_array_equal, found[step], wanted[step])
+  assert (fresh_workdir.tokens / "manifest.json").exists()

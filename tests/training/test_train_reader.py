@@ -65,8 +65,8 @@ def test_interrupted_training_ends_bit_equal(
   place = _copy(retrieved, tmp_path)
   take = train_reader._ReaderRun._take
 
-  def dies(run, step, loader):
-    take(run, step, loader)
+  def dies(run, step, *others):
+    take(run, step, *others)
     if step == 3:
       raise RuntimeError("power cut")
 

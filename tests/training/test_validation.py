@@ -13,7 +13,7 @@ from dpr_jax import configuration, errors, parallel
 from dpr_jax.data import prepare, records
 from dpr_jax.evaluation import answers
 from dpr_jax.models import towers
-from dpr_jax.retrieval import embedding, mining
+from dpr_jax.retrieval import encoding, mining
 from dpr_jax.training import validation
 
 
@@ -61,7 +61,7 @@ def test_sub_corpus_takes_gold_then_ranks_then_others():
     validation.sub_corpus_rows(gold, mined, others, 1)
 
 
-class _Vectors(embedding.Encoder):
+class _Vectors(encoding.Encoder):
   """Gives fixed vectors and counts what it encodes."""
 
   def __init__(self, questions, passages):
@@ -166,14 +166,8 @@ def test_figures_are_equal_on_1_and_8_devices(
   )
 
   device = jax.devices()[:1]
-  map_over_cores = parallel.map_over_cores
-  monkeypatch.setattr(parallel, "cores", lambda: 1)
-  monkeypatch.setattr(
-    parallel,
-    "map_over_cores",
-    lambda function: map_over_cores(function, device),
-  )
-  config.embed.batch_size = 5
+  monkeypatch.setattr(jax, "local_devices", lambda: device)
+  config.embed.tokens_per_core = 5
   one = validation.DevPool.make(config, mined_workdir, model)
   found = one.evaluate(parallel.replicate(model.params, device))
   assert found == pytest.approx(wanted, rel=1e-5)

@@ -1,0 +1,313 @@
+"""`dpr-jax bench encode`: our passage encoder beside another library's.
+
+Same checkpoint, same passages of the corpus, same text format, pooling and
+greatest length, float32.  Timed is everything from texts to vectors,
+tokenizing included; each round has passages of its own.  Before the contest the
+vectors of both sides are compared, and the bench fails where they do not
+agree.  How much of the machine was ours is told by its peak of matrix products,
+measured anew beside every round, and by the processor time of each side.
+"""
+
+import copy
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import rich.table
+from absl import logging
+
+from dpr_jax import configuration, errors
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.benchmarking import harness, work
+from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
+from dpr_jax.data import prepare, records, resources
+from dpr_jax.evaluation import report as report_lib
+from dpr_jax.models import towers
+from dpr_jax.retrieval import embedding, encoding
+
+OURS = "dpr-jax"
+BFLOAT16 = f"{peer_lib.NAME}-bfloat16"
+PEERS = (peer_lib.NAME, BFLOAT16)  # the second brings the first with it
+REPEATS = 5
+PASSAGES = 256  # in a round
+TOLERANCE = 1e-5
+_SAMPLE = 2000  # passages whose lengths choose the widths
+
+
+class Ours:
+  """Our side: the tiles of `dpr-jax embed`, from texts."""
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    model: towers.Towers,
+    sample: Sequence[records.Passage],
+  ):
+    """Chooses the widths; programs compile when they are first met.
+
+    Args:
+      config: its section `embed` sizes the calls.
+      model: what is encoded with.
+      sample: passages that have the corpus's lengths.
+    """
+    self.encoder = embedding.make_encoder(config, model)
+    self._tokenizer = model.tokenizer
+    lengths = [len(ids) for ids in self._tokenizer.passage_ids(sample)]
+    lengths += [self._tokenizer.passage_length]  # the longest there may be
+    self.widths = encoding.choose_widths(
+      np.bincount(lengths),
+      configuration.at_least("embed.shapes", config.embed.shapes, 1),
+    )
+
+  def encode(self, passages: Sequence[records.Passage]) -> np.ndarray:
+    """float32 vectors."""
+    ids = self._tokenizer.passage_ids(passages)
+    return self.encoder.collect(encoding.PASSAGE, ids, self.widths)
+
+
+def bench(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  *,
+  against: str | None = None,
+  repeats: int = 0,
+  passages: int = PASSAGES,
+  json_file: str | None = None,
+  peak_size: int = harness.PEAK_SIZE,
+) -> dict[str, Any]:
+  """Runs the contest, prints the table, returns (and writes) the report.
+
+  Args:
+    config: the experiment; encoded with the towers before training, in float32.
+    workdir: after `prepare`; nothing is written there.
+    against: one of `PEERS`; None = ourselves alone.
+    repeats: rounds that count; 0 = `REPEATS`.
+    passages: of a round; fewer where the corpus has fewer.
+    json_file: where the report goes too.
+    peak_size: see `harness.matrix_peak`.
+
+  Raises:
+    InputError: the workdir lacks something, or the peer is not installed.
+    RuntimeError: the vectors of the two do not agree.
+  """
+  if against not in (None, *PEERS):
+    raise errors.InputError(
+      f"--against={against}: must be one of {', '.join(PEERS)}"
+    )
+  config = copy.deepcopy(config)
+  config.model.compute_dtype = "float32"
+  model = towers.start(config)
+  rounds, sample = _rounds(workdir, repeats or REPEATS, passages)
+  ours = Ours(config, model, sample)
+  peers = _peers(config, against) if against else {}
+  report: dict[str, Any] = {
+    "bench": "encode",
+    "machine": harness.machine(),
+    "versions": harness.versions(),
+    "settings": {
+      "cores": jax.local_device_count(),
+      "passages": len(rounds[0]),
+      "rounds": len(rounds),
+      "widths": ours.widths,
+      "config": configuration.plain(config),
+    },
+  }
+  texts = [[model.tokenizer.passage_text(p) for p in some] for some in rounds]
+  if peers:
+    report["settings"]["peer_threads"] = peers[peer_lib.NAME].threads
+    report["checks"] = compare(ours, peers, rounds[0], texts[0])
+  for some in rounds:  # every shape is compiled before it counts
+    ours.encode(some)
+  ours.encoder.work = encoding.Work()
+  peaks: list[float] = []
+  contenders = [
+    harness.Contender(OURS, _timed(lambda n: ours.encode(rounds[n]))),
+    *(
+      harness.Contender(
+        name, _timed(lambda n, peer=peer: peer.encode(texts[n]))
+      )
+      for name, peer in peers.items()
+    ),
+    harness.Contender(
+      "peak", lambda n: peaks.append(harness.matrix_peak(peak_size))
+    ),
+  ]
+  programs = ours.encoder.programs
+  outcome = harness.contest(contenders, rounds=len(rounds), warmups=())
+  report["compiled_in_rounds"] = ours.encoder.programs - programs
+  report["padding_share"] = ours.encoder.work.padding
+  report["matrix_peak_gflops"] = float(np.median(peaks))
+  report["matrix_peaks_gflops"] = peaks
+  flops = [_flops(model, some) for some in rounds]
+  report["contenders"] = {
+    name: figures(seconds, outcome.results[name], len(rounds[0]), flops, peaks)
+    for name, seconds in outcome.seconds.items()
+    if name != "peak"
+  }
+  if peers:
+    report["speedup"] = {
+      name: harness.speedup(outcome.seconds[OURS], outcome.seconds[name])
+      for name in peers
+    }
+  if json_file:
+    workdir_lib.write_json(json_file, report)
+  print_report(report)
+  return report
+
+
+def _rounds(
+  workdir: workdir_lib.Workdir, count: int, size: int
+) -> tuple[list[list[records.Passage]], list[records.Passage]]:
+  """Passages of each round, and a sample for the widths; evenly spaced.
+
+  Only passages with a title, or only such without: a peer takes no mixture.
+  """
+  table = prepare.open_passages(workdir)
+  rows = np.linspace(0, len(table) - 1, min(_SAMPLE, len(table))).astype(int)
+  sample = table.take(np.unique(rows))
+  size = min(size, len(table))
+  rows = np.linspace(0, len(table) - 1, min(2 * count * size, len(table)))
+  found = table.take(np.unique(rows.astype(int)))
+  titled = [bool(passage.title) for passage in found]
+  wanted = 2 * sum(titled) >= len(titled)
+  usable = [p for p, has in zip(found, titled, strict=True) if has == wanted]
+  order = np.random.default_rng(5).permutation(len(usable))
+  places = np.resize(order, count * size).reshape(count, size)
+  return [[usable[i] for i in row] for row in places], sample
+
+
+def _peers(
+  config: ml_collections.ConfigDict, against: str
+) -> dict[str, peer_lib.Embedder]:
+  model = config.model
+  if model.checkpoint == "random":
+    raise errors.InputError(
+      'config.model.checkpoint="random" is no checkpoint that another library'
+      ' could load: "starter" or a folder'
+    )
+  settings = peer_lib.EncodingSettings(
+    folder=resources.checkpoint_folder(model.checkpoint),
+    pooling=model.pooling,
+    normalize=model.normalize,
+    passage_length=model.passage_length,
+  )
+  peers = {peer_lib.NAME: peer_lib.Embedder(settings)}
+  if against == BFLOAT16:
+    peers[BFLOAT16] = peer_lib.Embedder(settings, "bfloat16")
+  return peers
+
+
+def compare(
+  ours: Ours,
+  peers: dict[str, peer_lib.Embedder],
+  passages: Sequence[records.Passage],
+  texts: Sequence[Any],
+) -> dict[str, float]:
+  """Greatest difference of the vectors, as a share of the greatest number.
+
+  Raises:
+    RuntimeError: those of float32 differ by more than `TOLERANCE`.
+  """
+  vectors, found = ours.encode(passages), {}
+  for name, peer in peers.items():
+    theirs = peer.encode(texts)
+    scale = float(np.abs(theirs).max())
+    found[name] = float(np.abs(vectors - theirs).max()) / scale
+    logging.info("vectors: %s differs by at most %.1e", name, found[name])
+  if not found[peer_lib.NAME] <= TOLERANCE:
+    raise RuntimeError(
+      "the two sides do not compute the same: their vectors differ by"
+      f" {found[peer_lib.NAME]:.1e} of the greatest number"
+    )
+  return found
+
+
+def _timed(run: Any) -> Any:
+  """Processor seconds of a contender's turn, all threads together."""
+
+  def turn(number: int) -> float:
+    started = time.process_time()
+    run(number)
+    return time.process_time() - started
+
+  return turn
+
+
+def _flops(model: towers.Towers, passages: Sequence[records.Passage]) -> int:
+  """Of one round, on real tokens, as our program computes them."""
+  first_only = model.encoder.pooling == "cls"
+  return sum(
+    work.encoding_flops(model.encoder.config, len(ids), first_only=first_only)
+    for ids in model.tokenizer.passage_ids(passages)
+  )
+
+
+def figures(
+  seconds: Sequence[float],
+  processor_seconds: Sequence[float],
+  passages: int,
+  flops: Sequence[int],
+  peaks: Sequence[float],
+) -> dict[str, Any]:
+  """What is reported of a contender.
+
+  Args:
+    seconds: of each round.
+    processor_seconds: of each round, of all threads.
+    passages: in a round.
+    flops: of each round; those that must be computed, for either side.
+    peaks: GFLOP/s of the machine beside each round.
+  """
+  rates = [f / s / harness.GIGA for f, s in zip(flops, seconds, strict=True)]
+  shares = [rate / peak for rate, peak in zip(rates, peaks, strict=True)]
+  return {
+    "seconds": list(seconds),
+    "passages_per_second": harness.spread([passages / s for s in seconds]),
+    "passages_per_processor_second": harness.spread(
+      [passages / s for s in processor_seconds]
+    ),
+    "gflops": float(np.median(rates)),
+    "share_of_peak": harness.spread(shares),
+  }
+
+
+def print_report(report: dict[str, Any]) -> None:
+  """The report for people, on standard output."""
+  settings, model = report["settings"], report["settings"]["config"]["model"]
+  table = rich.table.Table(
+    title=f"Encoding, {settings['rounds']} rounds of {settings['passages']}"
+    f" passages, checkpoint {model['checkpoint']}, {model['pooling']} pooling",
+    title_justify="left",
+  )
+  table.add_column("", no_wrap=True)
+  for name in (
+    "passages/s (quartiles)",
+    "per processor second",
+    "GFLOP/s",
+    "of peak",
+  ):
+    table.add_column(name, justify="right", no_wrap=True)
+  for name, found in report["contenders"].items():
+    speed = found["passages_per_second"]
+    table.add_row(
+      name,
+      f"{speed['median']:.1f} ({speed['quartile1']:.1f} to"
+      f" {speed['quartile3']:.1f})",
+      f"{found['passages_per_processor_second']['median']:.1f}",
+      f"{found['gflops']:.0f}",
+      f"{100 * found['share_of_peak']['median']:.0f} %",
+    )
+  report_lib.print_table(table)
+  for name, found in report.get("speedup", {}).items():
+    print(harness.speedup_line(OURS, name, found) + ".")
+  print(
+    f"{100 * report['padding_share']:.1f} % of our tokens were padding, in"
+    f" {len(settings['widths'])} widths. GFLOP/s count real tokens, and of the"
+    " last layer what the pooling needs."
+  )
+  if report["compiled_in_rounds"]:
+    print("Some counted rounds of dpr-jax also waited for the compiler.")
+  print(harness.machine_line(report))

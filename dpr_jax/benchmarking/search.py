@@ -1,0 +1,335 @@
+"""`dpr-jax bench search`: indexes side by side, and beside BM25.
+
+On the vectors and dev questions of a workdir, or on made-up ones in clusters
+(`clusters.py`), every index is built in a process of its own
+(`search_cell.py`), tuned to the same recall and measured.  `--against=bm25s`
+then lets the fastest index that reaches the recall, and the library bm25s, take
+turns at the same questions with one thread each; encoding the questions is
+timed apart, as is splitting them into words.
+"""
+
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+import rich.table
+from absl import logging
+
+from dpr_jax import errors
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.benchmarking import harness, search_cell, search_sources
+from dpr_jax.evaluation import report as report_lib
+from dpr_jax.retrieval import (
+  bm25,
+  faiss_index_build,
+  faiss_index_search,
+  faiss_index_tune,
+)
+
+PEERS = ("bm25s",)
+REPEATS = 3
+EXACT = search_cell.EXACT
+_THREADS = ("1 thread", "all threads")
+
+
+def factories_for(count: int, dim: int) -> list[str]:
+  """What is compared where nothing else is asked for."""
+  lists = 2 ** max(1, round(math.log2(max(4 * math.sqrt(count), 2))))
+  parts = next(m for m in (96, 64, 48, 32, 16, 8, 4, 2, 1) if dim % m == 0)
+  return [
+    "Flat",
+    "HNSW32",
+    f"IVF{lists},Flat",
+    f"IVF{lists},PQ{parts}x4fs",
+    f"IVF{lists},PQ{parts}x4fs,Refine(SQ8)",
+    f"IVF{lists},RaBitQfs4",
+    "SQ8",
+    EXACT,
+  ]
+
+
+def bench(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir | None,
+  *,
+  vectors: int = 0,
+  dim: int = 768,
+  factories: Sequence[str] = (),
+  against: str | None = None,
+  cpu_devices: int = 0,
+  repeats: int = 0,
+  json_file: str | None = None,
+) -> dict[str, Any]:
+  """Measures every index, prints the table, returns (and writes) the report.
+
+  Args:
+    config: reads `index` and `exact.storage`.
+    workdir: after `embed`; nothing is written there, but for BM25's index where
+      that is missing.  None: made-up vectors.
+    vectors: how many of those; 0 = the workdir's.
+    dim: their width.
+    factories: factory strings, and "exact"; () = `factories_for`.
+    against: "bm25s", on a workdir's questions.
+    cpu_devices: emulated cores of "exact"; 0 = the devices there are.
+    repeats: rounds against the peer; 0 = `REPEATS`.
+    json_file: where the report goes too; written after every index.
+
+  Raises:
+    InputError: the workdir lacks something, or a factory string is wrong.
+  """
+  if against not in (None, *PEERS):
+    raise errors.InputError(f"--against={against}: must be {PEERS[0]}")
+  if (workdir is None) == (not vectors):
+    raise errors.InputError(
+      "bench search needs either a --workdir, or --vectors=N made-up ones"
+    )
+  if workdir is None and against:
+    raise errors.InputError(
+      f"--against={against} needs the text of a --workdir"
+    )
+  with tempfile.TemporaryDirectory(prefix="dpr-jax-bench-") as folder:
+    scratch = pathlib.Path(folder)
+    source = (
+      search_sources.Real(config, workdir, scratch)
+      if workdir is not None
+      else search_sources.MadeUp(scratch, vectors, dim)
+    )
+    exact = faiss_index_search.search_vectors(
+      source.vectors, source.questions, faiss_index_tune.RANKS[-1]
+    )[0]
+    np.save(scratch / "exact.npy", exact)
+    report = _header(config, source)
+    for factory in factories or factories_for(
+      len(source.vectors), source.vectors.dim
+    ):
+      logging.info("bench search: %s", factory)
+      found = _measure(config, source, scratch, factory, cpu_devices)
+      rows = scratch / "rows.npy"
+      if rows.exists():
+        found |= source.answers(np.load(rows))
+        rows.unlink()
+      report["indexes"][factory] = found
+      if json_file:
+        workdir_lib.write_json(json_file, report)
+    if against:
+      report["against"] = _against_bm25s(
+        config, workdir, source, report, repeats or REPEATS
+      )
+  if json_file:
+    workdir_lib.write_json(json_file, report)
+  print_report(report)
+  return report
+
+
+def _header(config: ml_collections.ConfigDict, source) -> dict[str, Any]:
+  return {
+    "bench": "search",
+    "machine": harness.machine(),
+    "versions": harness.versions(),
+    "settings": {
+      "vectors": source.name,
+      "questions": len(source.questions),
+      "encode_questions_per_second": len(source.questions)
+      / source.encode_seconds
+      if source.encode_seconds
+      else None,
+      "recall_target": float(config.index.recall_target),
+      "ef_construction": int(config.index.ef_construction),
+    },
+    "indexes": {},
+  }
+
+
+def _measure(
+  config: ml_collections.ConfigDict,
+  source,
+  scratch: pathlib.Path,
+  factory: str,
+  cpu_devices: int,
+) -> dict[str, Any]:
+  """One index; of "exact" one process a speed, on one core and on all."""
+  settings = faiss_index_build.Settings.of(config).plain()
+  spec = {
+    "factory": factory,
+    "vectors": str(source.path),
+    "questions": str(scratch / "questions.npy"),
+    "exact": str(scratch / "exact.npy"),
+    "scratch": str(scratch),
+    "rows": str(scratch / "rows.npy"),
+    "target": float(config.index.recall_target),
+    "settings": {**settings, "factory": factory},
+  }
+  if factory != EXACT:
+    return _run_cell(spec, scratch)
+  import jax
+
+  found: dict[str, Any] = {}
+  speeds = {}
+  for name in _THREADS:
+    found = _run_cell(
+      {
+        **spec,
+        "speed_of": name,
+        "storage": config.exact.storage,
+        "platform": jax.default_backend(),
+        "cpu_devices": 1 if name == _THREADS[0] else cpu_devices,
+      },
+      scratch,
+    )
+    speeds |= found.get("questions_per_second", {})
+  return {**found, "questions_per_second": speeds}
+
+
+def _run_cell(spec: dict[str, Any], scratch: pathlib.Path) -> dict[str, Any]:
+  """Runs `search_cell` in a process of its own and returns what it found."""
+  result = scratch / "result.json"
+  done = subprocess.run(
+    [sys.executable, "-m", "dpr_jax.benchmarking.search_cell"],
+    input=json.dumps({**spec, "result": str(result)}),
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+    errors="replace",
+    check=False,
+  )
+  last = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
+  if done.returncode == 2:
+    raise errors.InputError(last)
+  if done.returncode:
+    # Out of memory, most likely: it is a result, and is shown.
+    return {"failure": f"exit {done.returncode}: {last[:300]}"}
+  return workdir_lib.read_json(result)
+
+
+def _against_bm25s(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir | None,
+  source,
+  report: dict[str, Any],
+  rounds: int,
+) -> dict[str, Any]:
+  """Alternates with the library's own search, one thread each."""
+  import bm25s
+
+  depth, target = faiss_index_tune.RANKS[-1], float(config.index.recall_target)
+  reached = {
+    name: found["questions_per_second"]["1 thread"]
+    for name, found in report["indexes"].items()
+    if name != EXACT and found.get("recall@20", 0) >= target
+  }
+  if not reached:
+    raise errors.InputError(
+      f"--against: no index reaches recall@20 {target:g}: name others with"
+      " --factories"
+    )
+  factory = max(reached, key=reached.get)
+  settings = faiss_index_build.Settings.of(config).plain()
+  index = faiss_index_build.build_index(
+    source.vectors,
+    faiss_index_build.Settings(**{**settings, "factory": factory}),
+  )
+  faiss_index_search.set_parameters(index, report["indexes"][factory]["search"])
+  ours = bm25.build_or_load(config, workdir)
+  words, split_seconds = [], time.perf_counter()
+  for question in source.asked:
+    words.append(ours.word_ids(question.question))
+  split_seconds = time.perf_counter() - split_seconds
+  tokens = bm25s.tokenization.Tokenized(
+    ids=words, vocab=ours.library.vocab_dict
+  )
+
+  def dense(_: int) -> None:
+    for first in range(0, len(source.questions), faiss_index_tune.BATCH):
+      some = source.questions[first : first + faiss_index_tune.BATCH]
+      faiss_index_search.search_index(index, some, depth)
+
+  def peer(_: int) -> None:
+    ours.library.retrieve(
+      tokens,
+      k=depth,
+      n_threads=1,
+      show_progress=False,
+      backend_selection="numpy",
+    )
+
+  with faiss_index_search.threads(1):
+    outcome = harness.contest(
+      [harness.Contender(factory, dense), harness.Contender(PEERS[0], peer)],
+      rounds=rounds,
+    )
+  count = len(source.questions)
+  return {
+    "peer": PEERS[0],
+    "index": factory,
+    "search": report["indexes"][factory]["search"],
+    "questions_per_second": {
+      name: harness.spread([count / each for each in seconds])
+      for name, seconds in outcome.seconds.items()
+    },
+    "words_per_second": count / split_seconds,
+    "speedup": harness.speedup(
+      outcome.seconds[factory], outcome.seconds[PEERS[0]]
+    ),
+  }
+
+
+def print_report(report: dict[str, Any]) -> None:
+  """The report for people, on standard output."""
+  settings = report["settings"]
+  table = rich.table.Table(
+    title=f"Search: {settings['vectors']}, {settings['questions']} questions,"
+    f" tuned to recall@20 {settings['recall_target']:g}",
+    title_justify="left",
+  )
+  table.add_column("index", no_wrap=True)
+  for name in (
+    "build s",
+    "bytes/vector",
+    "peak / size",
+    "recall@20",
+    "@100",
+    "questions/s, 1 thread",
+    "all",
+    "answer top-20",
+    "search",
+  ):
+    table.add_column(name, justify="right", no_wrap=True)
+  for name, found in report["indexes"].items():
+    table.add_row(name, *_row(found))
+  report_lib.print_table(table)
+  print("Peak is the memory that building took, over the size of the index.")
+  if settings["encode_questions_per_second"]:
+    print(
+      "Encoding, timed apart and with all cores:"
+      f" {settings['encode_questions_per_second']:.0f} questions/s."
+    )
+  if "against" in report:
+    found = report["against"]
+    line = harness.speedup_line(found["index"], found["peer"], found["speedup"])
+    print(f"One thread each, top 100: {line}.")
+  print(harness.machine_line({**report, "matrix_peak_gflops": None}))
+
+
+def _row(found: dict[str, Any]) -> list[str]:
+  if "failure" in found:
+    return [found["failure"]]
+  peak, speeds = found["peak_bytes"], found["questions_per_second"]
+  answer = found.get("answer_top20")
+  return [
+    f"{found['build_seconds']:.1f}",
+    f"{found['bytes_per_vector']:.0f}",
+    "-" if peak is None else f"{peak / found['bytes']:.2f}",
+    f"{found['recall@20']:.4f}",
+    f"{found['recall@100']:.4f}",
+    *(f"{speeds[name]:.0f}" if name in speeds else "-" for name in _THREADS),
+    "-" if answer is None else f"{100 * answer:.1f}",
+    ", ".join(f"{key} {value:g}" for key, value in found["search"].items()),
+  ]

@@ -1,0 +1,162 @@
+"""One row of `bench search`, measured in a process of its own.
+
+In comes JSON on stdin (see `search.py`), out come a JSON file and the rows
+found: build time, bytes per vector, the most anonymous memory while building
+(pages of mapped files are the system's, not the process's), recall and speed.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import threading
+import time
+from typing import Any
+
+import faiss
+import numpy as np
+
+from dpr_jax import errors, memory, workdir
+from dpr_jax.benchmarking import clusters
+from dpr_jax.retrieval import (
+  faiss_index_build,
+  faiss_index_search,
+  faiss_index_tune,
+)
+
+EXACT = "exact"  # on the cores, in place of a factory string
+DEPTH = 100
+_SAMPLE_SECONDS = 0.02
+
+
+class PeakMemory:
+  """The most anonymous memory of this process inside the block.
+
+  Attributes:
+    bytes: that, less what was held before; None where nobody says.
+  """
+
+  def __enter__(self) -> "PeakMemory":
+    self._before = memory.status("RssAnon")
+    self._peak = self._before
+    self._done = threading.Event()
+    self._thread = threading.Thread(target=self._watch, daemon=True)
+    self._thread.start()
+    return self
+
+  def _watch(self) -> None:
+    while not self._done.wait(_SAMPLE_SECONDS):
+      self._look()
+
+  def _look(self) -> None:
+    now = memory.status("RssAnon")
+    if now is not None:
+      self._peak = max(self._peak, now)
+
+  def __exit__(self, *_) -> None:
+    self._look()
+    self._done.set()
+    self._thread.join()
+    self.bytes = None if self._before is None else self._peak - self._before
+
+
+def open_vectors(path: str) -> faiss_index_build.Vectors:
+  """One file, or the folder that `embed` has written."""
+  if path.endswith(".npy"):
+    return clusters.FileVectors(pathlib.Path(path))
+  from dpr_jax.retrieval import vectors
+
+  return vectors.open_vectors(pathlib.Path(path))
+
+
+def measure_index(
+  spec: dict[str, Any], folder: pathlib.Path
+) -> tuple[dict[str, Any], np.ndarray]:
+  """Builds, writes, opens, tunes and measures a FAISS index."""
+  vectors, questions = open_vectors(spec["vectors"]), np.load(spec["questions"])
+  settings = faiss_index_build.Settings(**spec["settings"])
+  with PeakMemory() as peak:
+    started = time.perf_counter()
+    built = faiss_index_build.build_index(vectors, settings)
+    seconds = time.perf_counter() - started
+  path = folder / "index.faiss"
+  faiss.write_index(built, str(path))
+  del built
+  flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE | faiss.IO_FLAG_MMAP_IFC
+  index = faiss.read_index(str(path), flags)
+  exact = np.load(spec["exact"])
+  chosen, _ = faiss_index_tune.tune(index, vectors, questions, spec["target"])
+  found = faiss_index_tune.measure(
+    index, vectors, questions, (exact, np.zeros(exact.shape, np.float32))
+  )
+  rows, _ = faiss_index_search.search_index(index, questions, DEPTH)
+  size = path.stat().st_size
+  return {
+    "build_seconds": seconds,
+    "peak_bytes": peak.bytes,
+    "bytes": size,
+    "bytes_per_vector": size / len(vectors),
+    "search": chosen,
+    **found,
+  }, rows
+
+
+def measure_exact(spec: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+  """Places the vectors on the cores and compares with all of them."""
+  from dpr_jax.retrieval import exact_search
+
+  vectors, questions = open_vectors(spec["vectors"]), np.load(spec["questions"])
+  search = exact_search.ExactSearch(
+    vectors, exact_search.Settings(storage=spec["storage"])
+  )
+  with PeakMemory() as peak:
+    started = time.perf_counter()
+    search.search(questions[:1], DEPTH)  # places, and compiles
+    seconds = time.perf_counter() - started
+  started = time.perf_counter()
+  rows, _ = search.search(questions, DEPTH)
+  speed = len(questions) / (time.perf_counter() - started)
+  exact = np.load(spec["exact"])
+  width = {"float32": 4, "bfloat16": 2}[spec["storage"]] * vectors.dim
+  return {
+    "build_seconds": seconds,
+    "peak_bytes": peak.bytes,
+    "bytes": width * len(vectors),
+    "bytes_per_vector": width,
+    "search": {},
+    "questions": len(questions),
+    **{
+      f"recall@{k}": faiss_index_tune.recall(rows, exact, k)
+      for k in faiss_index_tune.RANKS
+    },
+    "questions_per_second": {spec["speed_of"]: speed},
+  }, rows
+
+
+def main() -> None:
+  """Reads the JSON, measures, writes the JSON; exits with 2 on bad input."""
+  spec = json.load(sys.stdin)
+  if spec.get("speed_of") == "1 thread" and hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+  if spec["factory"] == EXACT:
+    import jax
+
+    jax.config.update("jax_platforms", spec["platform"])
+    if spec["cpu_devices"]:
+      jax.config.update("jax_num_cpu_devices", spec["cpu_devices"])
+  try:
+    if spec["factory"] == EXACT:
+      found, rows = measure_exact(spec)
+    else:
+      with tempfile.TemporaryDirectory(dir=spec["scratch"]) as folder:
+        found, rows = measure_index(spec, pathlib.Path(folder))
+  except errors.InputError as error:
+    print(" ".join(str(error).split()), file=sys.stderr)
+    sys.exit(2)
+  np.save(spec["rows"], rows)
+  workdir.write_json(spec["result"], found)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,88 @@
+"""What `bench search` searches: a workdir's vectors, or made-up ones.
+
+Both come with questions; a workdir's hold answers, so that it can be said how
+many are found among the first 20 passages.
+"""
+
+import pathlib
+import time
+
+import ml_collections
+import numpy as np
+
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.benchmarking import clusters
+from dpr_jax.evaluation import answers as answers_lib
+
+QUESTIONS = 500  # made-up ones
+
+
+class MadeUp:
+  """Vectors in clusters.
+
+  Attributes:
+    name: for the report.
+    path: what a cell opens.
+    vectors: the same, opened.
+    questions: float32 [questions, dim].
+    encode_seconds: 0, nothing is encoded.
+  """
+
+  encode_seconds = 0.0
+
+  def __init__(self, folder: pathlib.Path, count: int, dim: int):
+    self.name = f"{count} made-up vectors of {dim} in clusters"
+    self.path, asked = clusters.write(folder, count, dim, QUESTIONS)
+    self.vectors = clusters.FileVectors(self.path)
+    self.questions = np.load(asked)
+
+  def answers(self, rows: np.ndarray) -> dict[str, float]:
+    """Made-up passages hold no answers."""
+    del rows
+    return {}
+
+
+class Real:
+  """The vectors and dev questions of a workdir; attributes as above."""
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    workdir: workdir_lib.Workdir,
+    folder: pathlib.Path,
+  ):
+    from dpr_jax.data import prepare
+    from dpr_jax.retrieval import encoding
+    from dpr_jax.retrieval import vectors as vectors_lib
+
+    self.path = workdir.embeddings("dense")
+    self.vectors = vectors_lib.open_vectors(self.path)
+    self.name = f"{len(self.vectors)} vectors of {self.vectors.dim}"
+    self.passages = prepare.open_passages(workdir)
+    dev = prepare.open_questions(workdir, "dev")
+    self.asked = dev.take(range(len(dev)))
+    encoder = encoding.Encoder.load(workdir.root)
+    texts = [question.question for question in self.asked]
+    encoder.encode_questions(texts[:1])  # compiles
+    started = time.perf_counter()
+    self.questions = np.asarray(encoder.encode_questions(texts), np.float32)
+    self.encode_seconds = time.perf_counter() - started
+    self._matcher = answers_lib.AnswerMatcher(match=config.evaluate.match)
+    np.save(folder / "questions.npy", self.questions)
+
+  def answers(self, rows: np.ndarray) -> dict[str, float]:
+    """Share of the questions with an answer in the first 20."""
+    rows = rows[:, :20]
+    distinct = np.unique(rows[rows >= 0]).tolist()
+    texts = dict(zip(distinct, self.passages.take(distinct), strict=True))
+    hits = [
+      any(
+        self._matcher.hits(
+          question.answers,
+          [int(row) for row in some if row >= 0],
+          [texts[int(row)].text for row in some if row >= 0],
+        )
+      )
+      for question, some in zip(self.asked, rows, strict=True)
+    ]
+    return {"answer_top20": float(np.mean(hits))}

@@ -1,0 +1,295 @@
+"""The corpus as token ids, tokenized once: `tokens/passages/`.
+
+In come the corpus and a tokenizer; out come memory-mapped blocks of ids
+(`ids-*.npy`, uint16 where the vocabulary allows) with where each passage ends
+(`ends-*.npy`), and a manifest.  Embedding and training read passages from here,
+whatever their model, as long as it has the same tokenizer and text format; who
+cuts passages shorter than the store does gets them cut shorter.
+"""
+
+import concurrent.futures
+import ctypes
+import dataclasses
+import functools
+import multiprocessing
+import os
+import pathlib
+import signal
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import tokenizers
+from absl import logging
+from jaxtyping import Int, UInt
+
+from dpr_jax import parts, progress, workdir
+from dpr_jax.data import tables, tokenization
+
+STAGE = "tokens"
+BLOCK = 32_768  # passages
+_PIECE = 1024  # passages tokenized at once
+# A process of its own starts in seconds, in which a thread does this many.
+_WORTH_A_PROCESS = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenStore:
+  """Random access to the token ids of a corpus.
+
+  Attributes:
+    folder: `tokens/passages`.
+    manifest: its manifest.
+    limit: tokens of a passage at most; the rest is cut as in tokenization.
+  """
+
+  folder: pathlib.Path
+  manifest: dict[str, Any]
+  limit: int
+
+  def __len__(self) -> int:
+    return self.manifest["count"]
+
+  @functools.cached_property
+  def _blocks(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [
+      tuple(
+        np.load(self.folder / _name(kind, number), mmap_mode="r")
+        for kind in ("ids", "ends")
+      )
+      for number in range(len(self.manifest["parts"]))
+    ]
+
+  def __reduce__(self):
+    return TokenStore, (self.folder, self.manifest, self.limit)
+
+  def lengths(self, first: int, last: int) -> Int[np.ndarray, " rows"]:
+    """Tokens of the passages from row `first` to before `last`."""
+    found = []
+    while first < last:
+      number, start = divmod(first, self.manifest["block"])
+      ends = self._blocks[number][1][start : start + last - first + 1]
+      found.append(np.diff(ends))
+      first += len(ends) - 1
+    lengths = np.concatenate(found) if found else np.zeros(0)
+    return np.minimum(lengths, self.limit).astype(np.int64)
+
+  def ids(self, row: int) -> UInt[np.ndarray, " tokens"]:
+    """Token ids of one passage."""
+    number, place = divmod(int(row), self.manifest["block"])
+    ids, ends = self._blocks[number]
+    found = ids[ends[place] : ends[place + 1]]
+    if len(found) > self.limit:
+      found = found[: self.limit].copy()
+      found[-1] = self.manifest["separator"]
+    return found
+
+  def histogram(self) -> Int[np.ndarray, " lengths"]:
+    """Number of passages of each length from 0 to `limit`."""
+    counts = np.zeros(self.limit + 1, np.int64)
+    for part in self.manifest["parts"]:
+      for length, count in part["lengths"].items():
+        counts[min(int(length), self.limit)] += count
+    return counts
+
+
+def make(
+  where: workdir.Workdir,
+  passages: tables.PassageTable,
+  tokenizer: tokenization.TextTokenizer,
+  *,
+  overwrite: bool = False,
+  process: int = 0,
+  processes: int = 1,
+  workers: int = 0,
+) -> TokenStore:
+  """The token store of a workdir; made, or made whole, where it is not there.
+
+  Another tokenizer or corpus, or longer passages, make a new one.
+
+  Args:
+    where: the workdir; the store is its `tokens/passages`.
+    passages: the workdir's corpus.
+    tokenizer: says what a passage's ids are, and where it is cut.
+    overwrite: make it again.
+    process: number of this process; blocks are dealt to all.
+    processes: number of all processes.
+    workers: processes of our own that tokenize; 0 = as many as cores, and none
+      for a small corpus.
+  """
+  stage = workdir.Stage(
+    STAGE,
+    where.tokens,
+    {"block": BLOCK, "passage_length": tokenizer.passage_length},
+    workdir.dataset_inputs(where, "passages")
+    | {"tokenizer": fingerprint(tokenizer)},
+  )
+  found = _find(stage)
+  if found is not None and not overwrite:
+    return TokenStore(stage.folder, found, tokenizer.passage_length)
+  blocks = parts.Parts(
+    stage,
+    -(-len(passages) // BLOCK),
+    ("ids-*.npy", "ends-*.npy"),
+    process,
+    processes,
+  )
+  blocks.begin(overwrite, replace=True)
+  started = time.monotonic()
+  done = _tokenize(blocks, passages, tokenizer, workers)
+  seconds = time.monotonic() - started
+  records = blocks.collect()
+  if records is not None:
+    blocks.close(
+      records,
+      {"passages": len(passages), "tokenized_in_this_run": done},
+      count=len(passages),
+      block=BLOCK,
+      tokens=sum(record["tokens"] for record in records),
+      separator=tokenizer.separator,
+      passages_per_second=round(done / seconds, 1),
+    )
+  logging.info(
+    "tokens: %d passages in %.0f s, %.0f passages/s",
+    done,
+    seconds,
+    done / seconds,
+  )
+  manifest = workdir.read_json(stage.manifest)
+  return TokenStore(stage.folder, manifest, tokenizer.passage_length)
+
+
+def fingerprint(tokenizer: tokenization.TextTokenizer) -> str:
+  """sha256 of what decides a passage's ids, but for the cut."""
+  settings = tokenizer.text_format()
+  return workdir.fingerprint(
+    [
+      tokenizer.backend.to_str(),
+      settings["title"],
+      settings["passage_prefix"],
+    ]
+  )
+
+
+def _find(stage: workdir.Stage) -> dict[str, Any] | None:
+  """The manifest of a store that is whole and will do, or None."""
+  if not stage.manifest.exists():
+    return None
+  found = workdir.read_json(stage.manifest)
+  length = found["config"]["passage_length"]
+  if found["inputs"] != stage.inputs or length < stage.config["passage_length"]:
+    return None
+  there = dataclasses.replace(
+    stage, config={**stage.config, "passage_length": length}
+  )
+  whole = parts.Parts(there, len(found["parts"]), ()).begin()
+  return found if whole else None
+
+
+def _name(kind: str, number: int) -> str:
+  return f"{kind}-{number:05d}.npy"
+
+
+def _tokenize(
+  blocks: parts.Parts,
+  passages: tables.PassageTable,
+  tokenizer: tokenization.TextTokenizer,
+  workers: int,
+) -> int:
+  """Makes the blocks that are missing; returns how many passages they have."""
+  missing = [number for number in blocks.mine if blocks.find(number) is None]
+  rows = {
+    number: range(number * BLOCK, min((number + 1) * BLOCK, len(passages)))
+    for number in missing
+  }
+  total = sum(map(len, rows.values()))
+  if not workers:
+    cores = len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count()
+    workers = min(cores or 1, len(missing), 1 + total // _WORTH_A_PROCESS)
+  folder = blocks.stage.folder
+  with progress.Progress(total, "tokenize", "passages") as bar:
+    if workers <= 1:
+      for number in missing:
+        record = _make_block(folder, number, rows[number], passages, tokenizer)
+        blocks.finish(number, **record)
+        bar.update(len(rows[number]))
+      return total
+    settings = tokenizer.text_format()
+    start = (passages.folder, tokenizer.backend.to_str(), settings, os.getpid())
+    with concurrent.futures.ProcessPoolExecutor(
+      workers,
+      mp_context=multiprocessing.get_context("spawn"),
+      initializer=_start_worker,
+      initargs=start,
+    ) as pool:
+      try:
+        futures = {
+          pool.submit(_work, folder, number, rows[number]): number
+          for number in missing
+        }
+        for future in concurrent.futures.as_completed(futures):
+          blocks.finish(futures[future], **future.result())
+          bar.update(len(rows[futures[future]]))
+      except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+  return total
+
+
+_HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on every system
+_worker: dict[
+  str, Any
+] = {}  # of a process that tokenizes: its table, tokenizer
+
+
+def _start_worker(
+  folder: pathlib.Path, backend: str, settings: dict[str, Any], parent: int
+) -> None:
+  """In a new process: opens the corpus; signals are the parent's business."""
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+  if sys.platform == "linux":  # the parent may be killed: so are we then
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+      os._exit(1)
+  os.environ["TOKENIZERS_PARALLELISM"] = "false"  # we are parallel already
+  _worker["passages"] = tables.PassageTable.open(folder)
+  _worker["tokenizer"] = tokenization.TextTokenizer(
+    tokenizers.Tokenizer.from_str(backend), **settings
+  )
+
+
+def _work(folder: pathlib.Path, number: int, rows: range) -> dict[str, Any]:
+  return _make_block(folder, number, rows, **_worker)
+
+
+def _make_block(
+  folder: pathlib.Path,
+  number: int,
+  rows: range,
+  passages: tables.PassageTable,
+  tokenizer: tokenization.TextTokenizer,
+) -> dict[str, Any]:
+  """Writes one block; returns what `Parts.finish` needs to know of it."""
+  small = tokenizer.backend.get_vocab_size() <= 1 << 16
+  dtype = np.uint16 if small else np.uint32
+  pieces, ends = [], [0]
+  for first in range(0, len(rows), _PIECE):
+    texts = passages.take(rows[first : first + _PIECE])
+    lists = tokenizer.passage_ids(texts)
+    ends += [len(ids) for ids in lists]
+    pieces.append(np.fromiter((i for ids in lists for i in ids), dtype))
+  lengths, counts = np.unique(ends[1:], return_counts=True)
+  ends = np.cumsum(ends).astype(np.uint32)
+  files = {
+    _name(kind, number): parts.write_array(folder / _name(kind, number), array)
+    for kind, array in (("ids", np.concatenate(pieces)), ("ends", ends))
+  }
+  histogram = zip(lengths.tolist(), counts.tolist(), strict=True)
+  return {
+    "files": files,
+    "tokens": int(ends[-1]),
+    "lengths": {str(length): count for length, count in histogram},
+  }

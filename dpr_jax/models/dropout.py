@@ -1,0 +1,102 @@
+"""Dropout that knows a text, and neither its place, its core nor its chunk.
+
+Which values of a text are dropped follows from its key and the place in the
+network.  Masks are made anew in the backward pass: making one is cheap, keeping
+and fetching it is not.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Key, UInt32
+
+
+def words(
+  keys: Key[Array, " rows"], site: ArrayLike
+) -> UInt32[Array, "rows two"]:
+  """Two random 32-bit words per text, for `keep_mask`.
+
+  Args:
+    keys: one random key per text.
+    site: number of the place in the network, so that no two masks are alike.
+  """
+  site_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, site)
+  return jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(site_keys)
+
+
+def keep_mask(
+  words: UInt32[Array, "rows two"], shape: tuple[int, ...], rate: float
+) -> Bool[Array, "rows ..."]:
+  """Which values of each text dropout keeps.
+
+  A value's bits come from its place and the text's words through an integer
+  hash ("lowbias32", C. Wellons, https://github.com/skeeto/hash-prospector).
+  JAX's own generator, called for every value, would be a good part of a step
+  on a TPU.
+
+  Args:
+    words: of each text at this place in the network.
+    shape: of one text's values.
+    rate: share of values dropped, exact to 2**-32.
+  """
+  first, second = (
+    words[:, n].reshape(-1, *(1 for _ in shape)) for n in range(2)
+  )
+  places, stride = jnp.zeros((1, *shape), jnp.uint32), 1
+  for axis in reversed(range(len(shape))):
+    index = jax.lax.broadcasted_iota(jnp.uint32, (1, *shape), axis + 1)
+    places += index * jnp.uint32(stride)
+    stride *= shape[axis]
+  # The words go in at different points: rows are not shifts of one another.
+  bits = _hash(_hash(places ^ first) + second)
+  return bits >= jnp.uint32(round(rate * 2**32))
+
+
+def _hash(x: Array) -> Array:
+  """Mixes the bits of 32-bit integers, one to one."""
+  x = (x ^ (x >> 16)) * jnp.uint32(0x21F0AAAD)
+  x = (x ^ (x >> 15)) * jnp.uint32(0xD35A2D97)
+  return x ^ (x >> 15)
+
+
+def drop(
+  values: Float[ArrayLike, "rows ..."],
+  keys: Key[Array, " rows"] | None,
+  rate: float,
+  site: ArrayLike,
+) -> Float[Array, "rows ..."]:
+  """Values with some set to zero and the rest scaled by 1 / (1 - rate).
+
+  Args:
+    values: any activations, one row per text.
+    keys: one random key per text; None turns dropout off.
+    rate: share of values set to zero.
+    site: see `words`.
+  """
+  if keys is None or rate == 0.0:
+    return values
+  return masked(values, words(keys, site), rate)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def masked(
+  values: Float[ArrayLike, "rows ..."],
+  words: UInt32[Array, "rows two"],
+  rate: float,
+) -> Float[Array, "rows ..."]:
+  """`drop`, with the words already made."""
+  keep = keep_mask(words, values.shape[1:], rate)
+  return jnp.where(keep, values / (1.0 - rate), 0.0).astype(values.dtype)
+
+
+def _masked_forward(values, words, rate):
+  return masked(values, words, rate), words
+
+
+def _masked_backward(rate, words, gradient):
+  return masked(gradient, words, rate), None
+
+
+masked.defvjp(_masked_forward, _masked_backward)

@@ -1,0 +1,121 @@
+"""The trained towers as folders that other libraries load.
+
+`hf` is what `transformers.AutoModel` reads, `sentence-transformers` the same
+with its pooling and normalisation.  Two towers become two folders, `question`
+and `passage`; a shared one is the folder itself.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import ml_collections
+import safetensors.numpy
+from absl import logging
+
+from dpr_jax import errors, workdir
+from dpr_jax.models import dual_encoder, pretrained, towers
+
+FORMATS = ("hf", "sentence-transformers")
+_KIND = "sentence_transformers.models."
+
+
+def export(
+  config: ml_collections.ConfigDict,
+  where: workdir.Workdir,
+  form: str | None,
+  folder: pathlib.Path,
+  model: str = "dense",
+) -> list[pathlib.Path]:
+  """Writes the towers of a workdir.
+
+  Args:
+    config: the experiment.
+    where: its workdir.
+    form: one of `FORMATS`.
+    folder: where to; replaced where it is there.
+    model: "dense" = as trained, "dense-start" = before training.
+
+  Returns:
+    The folders that can be loaded.
+
+  Raises:
+    InputError: an unknown format, or no checkpoint.
+  """
+  if form not in FORMATS:
+    raise errors.InputError(
+      f"--format={form}: the towers can be written as {' or '.join(FORMATS)}"
+    )
+  if model == "dense":
+    loaded = towers.trained(config, where)
+  else:
+    loaded = towers.start(config)
+  written = []
+  with workdir.replace_folder(folder) as temporary:
+    for name, params in loaded.params.items():
+      shared = name == dual_encoder.SHARED
+      target = temporary if shared else temporary / name
+      target.mkdir(exist_ok=True)
+      _write(loaded, params, name, form, target)
+      written.append(folder if shared else folder / name)
+  logging.info("export: %s", ", ".join(map(str, written)))
+  return written
+
+
+def _write(
+  model: towers.Towers,
+  params: Any,
+  name: str,
+  form: str,
+  folder: pathlib.Path,
+) -> None:
+  encoder, tokenizer = model.encoder, model.tokenizer
+  question = name == dual_encoder.QUESTION
+  length = tokenizer.question_length if question else tokenizer.passage_length
+  workdir.write_json(
+    folder / "config.json",
+    dataclasses.asdict(encoder.config)
+    | {"model_type": "bert", "architectures": ["BertModel"], "pad_token_id": 0},
+  )
+  safetensors.numpy.save_file(
+    pretrained.tensors_from_params(params, encoder.config),
+    folder / "model.safetensors",
+    metadata={"format": "pt"},
+  )
+  tokenizer.backend.save(str(folder / "tokenizer.json"))
+  special = ("unk", "sep", "pad", "cls", "mask")
+  workdir.write_json(
+    folder / "tokenizer_config.json",
+    {f"{each}_token": f"[{each.upper()}]" for each in special}
+    | {
+      "tokenizer_class": "BertTokenizer",
+      "model_max_length": length,
+      "model_input_names": ["input_ids", "attention_mask"],
+    },
+  )
+  if form != "sentence-transformers":
+    return
+  kinds = ["Transformer", "Pooling", *["Normalize"] * encoder.normalize]
+  paths = ["", *(f"{n}_{kind}" for n, kind in enumerate(kinds) if n)]
+  workdir.write_json(
+    folder / "modules.json",
+    [
+      {"idx": n, "name": str(n), "path": path, "type": _KIND + kind}
+      for n, (path, kind) in enumerate(zip(paths, kinds, strict=True))
+    ],
+  )
+  workdir.write_json(
+    folder / "sentence_bert_config.json",
+    {"max_seq_length": length, "do_lower_case": False},
+  )
+  for path in paths[1:]:
+    (folder / path).mkdir()
+  modes = {"cls": "cls_token", "mean": "mean_tokens"}
+  workdir.write_json(
+    folder / paths[1] / "config.json",
+    {"word_embedding_dimension": encoder.config.hidden_size}
+    | {
+      f"pooling_mode_{mode}": mode == modes[encoder.pooling]
+      for mode in ("cls_token", "mean_tokens", "max_tokens")
+    },
+  )

@@ -1,0 +1,97 @@
+"""A plan as a table that a person reads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+GIB = 2**30
+
+
+def table(report: Mapping[str, Any]) -> str:
+  """The text of a report from `tpu_plan.plan`."""
+  train = report["config"]["train"]
+  lines = [
+    f"{report['topology']}: {report['cores']} cores on {report['hosts']}"
+    f" host{'s' if report['hosts'] > 1 else ''}",
+    f"train: {train['batch_size']} questions a step,"
+    f" {train['batch_size'] // report['cores']} a core,"
+    f" {train['hard_negatives']} hard negatives each,"
+    f" {'gradient cache, ' if train['gradient_cache'] else ''}"
+    f"chunks of {train['chunk_size'] or 'all'}, remat {train['remat']},"
+    f" loss {train['loss']}, optimizer"
+    f" {'sharded' if train['shard_optimizer'] else 'replicated'}, gradients"
+    f" travel in {train['reduce_dtype']}",
+    *_step(report["train"]),
+  ]
+  if report["train"]["fits"]:
+    lines += [
+      _line(
+        "speed", f"{report['train']['questions_per_second']:,.0f} questions/s"
+      ),
+      _line(
+        "training",
+        f"{report['train']['steps']:,} steps,"
+        f" {report['train']['hours']:,.2f} h,"
+        f" {report['train']['chip_hours']:,.1f} chip-hours",
+      ),
+    ]
+  if "embed" in report:
+    embed = report["embed"]
+    lines += [f"embed: {embed['passages_per_step']} passages a step"]
+    lines += _step(embed)
+    if embed["fits"]:
+      lines += [
+        _line("speed", f"{embed['passages_per_second']:,.0f} passages/s"),
+        _line(
+          "corpus",
+          f"{embed['passages']:,} passages, {embed['hours']:,.2f} h,"
+          f" {embed['chip_hours']:,.1f} chip-hours",
+        ),
+      ]
+  lines.append(
+    "Times are at the chip's peak figures, nothing overlapped with the"
+    " interconnect; a real step takes longer."
+  )
+  return "\n".join(lines)
+
+
+def _line(name: str, value: str) -> str:
+  return f"  {name:<16}{value}"
+
+
+def _step(step: Mapping[str, Any]) -> list[str]:
+  memory, limit = step["memory"], step["hbm_limit"] / GIB
+  total = memory["total"] / GIB
+  if not step["fits"]:
+    return [
+      _line("fits", f"NO: needs {total:.2f} GiB of {limit:.2f} GiB a core")
+    ]
+  kinds = ", ".join(
+    f"{name} {size / GIB:.2f}"
+    for name, size in memory.items()
+    if name != "total"
+  )
+  seconds, shares = step["seconds"], step["shares"]
+  lines = [
+    _line("fits", f"yes: {total:.2f} of {limit:.2f} GiB a core ({kinds})"),
+    _line(
+      "FLOPs",
+      f"model {step['model_flops'] / 1e12:,.2f} T, compiled"
+      f" {step['compiled_flops'] / 1e12:,.2f} T a step, ratio"
+      f" {step['flops_ratio']:.3f}",
+    ),
+    _line("HBM traffic", f"{step['hbm_bytes'] / 1e9:,.2f} GB a step and core"),
+  ]
+  lines += [
+    _line(row["kind"], f"{row['count']} x, {row['bytes'] / 1e6:,.3f} MB a step")
+    for row in step["collectives"]
+  ]
+  lines.append(
+    _line(
+      "roofline",
+      f"{1e3 * seconds['step']:,.2f} ms a step: "
+      + ", ".join(
+        f"{name} {100 * share:.1f} %" for name, share in shares.items()
+      ),
+    )
+  )
+  return lines

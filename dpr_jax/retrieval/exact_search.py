@@ -1,0 +1,300 @@
+"""Exact search on the cores: every passage is compared with every question.
+
+In come a corpus's vectors and question vectors, out come the rows with the
+largest inner products, equal ones in the order of their rows, as a sort of all
+scores would give them.  The rows are split over the cores; each core multiplies
+block after block and keeps its best so far; the cores' lists are gathered and
+merged.  A corpus that is too large for the cores is streamed through them in
+parts, once for all the questions of a call.
+
+No index, no approximation, and on a pod no disk: 21 million vectors of 768 in
+bfloat16 are 30 GiB over all cores.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dpr_jax import configuration, memory, parallel
+from dpr_jax.retrieval import faiss_index_build, faiss_index_search
+
+STORAGES = ("float32", "bfloat16")
+QUESTIONS = 256  # compared at once; the last batch is filled up
+BLOCK = 4096  # rows that a core compares at once
+CANDIDATES = 4  # per hit wanted, where they are scored again in float32
+_NONE = np.iinfo(np.int32).max  # row of a place without a hit
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How exactly, and in how much memory.
+
+  Attributes:
+    storage: "float32", or "bfloat16": half the memory; the best
+      `CANDIDATES` x k are then scored again in float32.
+    approximate: `lax.approx_max_k` in place of a sort; fast on a TPU alone.
+    recall_target: of approximate.
+    core_bytes: of each core's memory, for vectors.
+    block: rows that a core compares at once.
+  """
+
+  storage: str = "float32"
+  approximate: bool = False
+  recall_target: float = 0.95
+  core_bytes: int = 4_000_000_000
+  block: int = BLOCK
+
+  @classmethod
+  def of(cls, config: ml_collections.ConfigDict) -> "Settings":
+    """From `config.exact`; `InputError` for a value that makes no sense."""
+    exact = config.exact
+    return cls(
+      configuration.one_of("exact.storage", exact.storage, STORAGES),
+      bool(exact.approximate),
+      float(
+        configuration.at_least("exact.recall_target", exact.recall_target, 0.0)
+      ),
+      int(configuration.at_least("exact.core_gb", exact.core_gb, 0.0) * 1e9),
+    )
+
+
+class ExactSearch:
+  """`ExactSearch(vectors).search(question_vectors, k)`.
+
+  Where the whole corpus fits on the cores it stays there between calls.
+  """
+
+  def __init__(
+    self,
+    vectors: faiss_index_build.Vectors,
+    settings: Settings = Settings(),
+  ):
+    self._vectors = vectors
+    self._settings = settings
+    self._cores = parallel.cores()
+    width = 4 if settings.storage == "float32" else 2
+    fitting = _core_bytes(settings) // (width * max(vectors.dim, 1))
+    even = -(-len(vectors) // self._cores)  # rows a core for all of them
+    block = min(settings.block, max(even, 1))
+    self._per_core = block * max(1, min(fitting // block, -(-even // block)))
+    self._block = block
+    self._resident: list | None = None
+
+  @property
+  def streams(self) -> bool:
+    """Whether the corpus goes through the cores anew for every call."""
+    return len(self._vectors) > self._cores * self._per_core
+
+  def search(
+    self, questions: Float[np.ndarray, "questions dim"], k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The rows with the largest inner products.
+
+    Args:
+      questions: float32.
+      k: hits wanted; columns are min(k, vectors).
+
+    Returns:
+      int64 rows and float32 scores, both [questions, columns], best first.
+
+    Raises:
+      InputError: a vector is not finite, or questions have another width.
+    """
+    faiss_index_search.check_width(questions, self._vectors.dim)
+    columns = min(k, len(self._vectors))
+    if not len(questions) or not columns:
+      shape = (len(questions), columns)
+      return np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+    again = self._settings.storage != "float32"
+    wanted = min(CANDIDATES * k if again else k, len(self._vectors))
+    rows, scores = self._search(np.asarray(questions, np.float32), wanted)
+    if again:
+      return faiss_index_search.score_again(
+        self._vectors, questions, rows, columns
+      )
+    return rows, scores
+
+  def _search(
+    self, questions: np.ndarray, k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    width = min(k, self._cores * self._per_core)
+    function = _mapped(
+      width,
+      self._block,
+      self._settings.approximate,
+      self._settings.recall_target,
+    )
+    count = len(questions)
+    filled = np.zeros((-(-count // QUESTIONS) * QUESTIONS, questions.shape[1]))
+    filled = filled.astype(np.float32)
+    filled[:count] = questions
+    best_rows = np.zeros((count, 0), np.int64)
+    best_scores = np.zeros((count, 0), np.float32)
+    for part in self._parts():
+      rows = np.empty((len(filled), width), np.int64)
+      scores = np.empty((len(filled), width), np.float32)
+      pending: list[tuple[int, tuple]] = []
+      for first in range(0, len(filled), QUESTIONS):
+        some = filled[first : first + QUESTIONS]
+        pending.append((first, function(some, part)))
+        if len(pending) > 1:  # one batch is on the cores meanwhile
+          _fetch(*pending.pop(0), rows, scores)
+      for first, found in pending:
+        _fetch(first, found, rows, scores)
+      rows, scores = rows[:count], scores[:count]
+      rows = np.where(rows == _NONE, -1, rows)
+      best_rows, best_scores = faiss_index_search.in_order(
+        np.hstack([best_rows, rows]), np.hstack([best_scores, scores]), k
+      )
+    return best_rows, best_scores
+
+  def _parts(self) -> Iterator[dict[str, Array]]:
+    """The corpus on the cores, part after part."""
+    if self._resident is not None:
+      yield from self._resident
+      return
+    parts = (
+      parallel.distribute(part, jax.local_devices())
+      for part in self._host_parts()
+    )
+    if self.streams:
+      yield from parts
+    else:
+      self._resident = list(parts)
+      yield from self._resident
+
+  def _host_parts(self) -> Iterator[dict[str, np.ndarray]]:
+    """Consecutive rows, split over the cores; the last part is filled up."""
+    size = self._cores * self._per_core
+    dtype = jnp.dtype(self._settings.storage)
+    dim = self._vectors.dim
+    part, first, filled = np.zeros((size, dim), dtype), 0, 0
+    for _, block in faiss_index_build.finite_blocks(self._vectors):
+      while len(block):
+        some = block[: size - filled]
+        part[filled : filled + len(some)] = some
+        filled, block = filled + len(some), block[len(some) :]
+        if filled == size:
+          yield self._split(part, first, filled)
+          part = np.zeros((size, dim), dtype)
+          first, filled = first + size, 0
+    if filled:
+      yield self._split(part, first, filled)
+
+  def _split(
+    self, part: np.ndarray, first: int, filled: int
+  ) -> dict[str, np.ndarray]:
+    rows = np.where(
+      np.arange(len(part)) < filled, np.arange(len(part)) + first, _NONE
+    ).astype(np.int32)
+    return parallel.split_over_cores({"vectors": part, "rows": rows})
+
+
+def _core_bytes(settings: Settings) -> int:
+  """Of each core's memory; cores on a CPU share the host's, twice over.
+
+  There a part is in memory once more while it is placed.
+  """
+  available = memory.available_memory()
+  if jax.default_backend() != "cpu" or available is None:
+    return settings.core_bytes
+  return min(settings.core_bytes, available // (3 * parallel.cores()))
+
+
+@functools.lru_cache(maxsize=32)
+def _mapped(k: int, block: int, approximate: bool, recall_target: float):
+  """`best_of_core` over the cores: compiled once for all corpora."""
+  return parallel.map_over_cores(
+    functools.partial(
+      best_of_core,
+      k=k,
+      block=block,
+      approximate=approximate,
+      recall_target=recall_target,
+    )
+  )
+
+
+def best_of_core(
+  questions: Float[Array, "questions dim"],
+  part: dict[str, Array],
+  *,
+  k: int,
+  block: int,
+  approximate: bool = False,
+  recall_target: float = 0.95,
+) -> tuple[Int[Array, "questions k"], Float[Array, "questions k"]]:
+  """The k best rows and scores of all cores.
+
+  Blocks come in the order of their rows, and of equal scores the sort keeps
+  the first: so ties stand in the order of rows.
+
+  Args:
+    questions: float32, the same on every core.
+    part: "vectors" [rows, dim] and "rows" [rows], `_NONE` for none; rows is a
+      multiple of `block`.
+    k: at most the rows of all cores together.
+    block: rows compared at once.
+    approximate: see `Settings`.
+    recall_target: of approximate.
+  """
+  vectors, rows = part["vectors"], part["rows"]
+  blocks = rows.shape[0] // block
+  asked = questions.astype(vectors.dtype)
+  precision = "highest" if vectors.dtype == jnp.float32 else "default"
+  k_core = min(k, rows.shape[0])
+  k_block = min(k_core, block)
+
+  def step(best, this):
+    best_rows, best_scores = best
+    scores = jax.lax.dot_general(
+      asked,
+      this["vectors"],
+      (((1,), (1,)), ((), ())),
+      precision=precision,
+      preferred_element_type=jnp.float32,
+    )
+    # -0 would stand behind 0.
+    scores = jnp.where(scores == 0, 0.0, scores)
+    scores = jnp.where(this["rows"] == _NONE, -jnp.inf, scores)
+    if approximate:
+      scores, places = jax.lax.approx_max_k(
+        scores, k_block, recall_target=recall_target
+      )
+    else:
+      scores, places = jax.lax.top_k(scores, k_block)
+    both_rows = jnp.concatenate([best_rows, this["rows"][places]], axis=1)
+    both_scores = jnp.concatenate([best_scores, scores], axis=1)
+    scores, places = jax.lax.top_k(both_scores, k_core)
+    return (jnp.take_along_axis(both_rows, places, axis=1), scores), None
+
+  start = (
+    jnp.full((questions.shape[0], k_core), _NONE, jnp.int32),
+    jnp.full((questions.shape[0], k_core), -jnp.inf, jnp.float32),
+  )
+  split = {
+    "vectors": vectors.reshape(blocks, block, -1),
+    "rows": rows.reshape(blocks, block),
+  }
+  best, _ = jax.lax.scan(step, start, split)
+  all_rows, all_scores = (
+    # Side by side in the order of the cores, which is that of the rows.
+    jnp.moveaxis(each, 0, 1).reshape(each.shape[1], -1)
+    for each in jax.lax.all_gather(best, parallel.AXIS)
+  )
+  scores, places = jax.lax.top_k(all_scores, k)
+  return jnp.take_along_axis(all_rows, places, axis=1), scores
+
+
+def _fetch(
+  first: int, found: tuple[Array, Array], rows: np.ndarray, scores: np.ndarray
+) -> None:
+  """Copies one core's results of a batch: all cores have the same."""
+  for each, place in zip(found, (rows, scores), strict=True):
+    place[first : first + QUESTIONS] = each.addressable_shards[0].data[0]

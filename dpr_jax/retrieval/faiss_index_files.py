@@ -1,0 +1,116 @@
+"""Opening index files: checked before FAISS sees a byte of them.
+
+FAISS files carry no checksum and are parsed by C++ code that trusts them: the
+sha256 of the manifest is compared first, and FAISS is told that no array in
+the file can be larger than the file.
+"""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import faiss
+
+from dpr_jax import errors
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.retrieval import faiss_index_build, faiss_index_search
+from dpr_jax.retrieval.faiss_index_build import METRIC
+
+FILE = "index.faiss"
+_LOOP_LIMIT = 100_000_000  # inverted lists, levels and the like in one file
+
+
+def load_index(
+  folder: str | os.PathLike, *, mmap: bool = True
+) -> tuple[faiss_index_search.Index, dict[str, Any]]:
+  """The index in `folder` and its manifest, after all checks.
+
+  Args:
+    folder: `index/<factory>`.
+    mmap: leaves vectors in the file, where FAISS can; the system reads the
+      pages that are needed and shares them between processes.
+
+  Raises:
+    InputError: there is none, its bytes are not those written, or it does not
+      hold what the manifest says.
+  """
+  folder = pathlib.Path(folder)
+  manifest = workdir_lib.read_manifest(folder, "index")
+  if "shards" not in manifest:
+    return load_file(folder, mmap=mmap)
+  parts = []
+  for shard in manifest["shards"]:
+    part, found = load_file(folder / shard["folder"], mmap=mmap)
+    if found["files"][FILE] != shard["sha256"]:
+      raise errors.InputError(
+        f"{folder / shard['folder']} is not the part that the manifest of"
+        f" {folder} names: run `dpr-jax index --overwrite`"
+      )
+    parts.append(part)
+  whole = faiss_index_search.ShardedIndex(parts)
+  _check_what_it_is(folder, whole, manifest)
+  return whole, manifest
+
+
+def load_file(
+  folder: pathlib.Path, *, mmap: bool
+) -> tuple[faiss.Index, dict[str, Any]]:
+  """The one index in a folder; errors as of `load_index`."""
+  manifest = workdir_lib.read_manifest(folder, "index")
+  if FILE not in manifest.get("files", {}):
+    raise errors.InputError(
+      f"{folder / workdir_lib.MANIFEST} does not list {FILE}: run `dpr-jax"
+      " index --overwrite`"
+    )
+  workdir_lib.check_files(folder, manifest)  # before FAISS sees a byte of it
+  path = folder / FILE
+  # The table that is skipped is for L2 distances, and larger than the file.
+  flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
+  try:
+    with _deserialization_limits(path.stat().st_size):
+      loaded = faiss.read_index(
+        str(path), flags | (faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+      )
+  except RuntimeError as error:
+    raise errors.InputError(
+      f"{path} is not a FAISS index: {faiss_index_build.reason(error)}; run"
+      " `dpr-jax index --overwrite`"
+    ) from error
+  _check_what_it_is(path, loaded, manifest)
+  return loaded, manifest
+
+
+def _check_what_it_is(
+  path: pathlib.Path,
+  loaded: faiss_index_search.Index,
+  manifest: dict[str, Any],
+) -> None:
+  found = {
+    "count": loaded.ntotal,
+    "dim": loaded.d,
+    "metric": METRIC
+    if loaded.metric_type == faiss.METRIC_INNER_PRODUCT
+    else str(loaded.metric_type),
+  }
+  for key, value in found.items():
+    if manifest.get(key) != value:
+      raise errors.InputError(
+        f"{path}: {key} is {value}, the manifest says {manifest.get(key)}: run"
+        " `dpr-jax index --overwrite`"
+      )
+
+
+@contextlib.contextmanager
+def _deserialization_limits(size: int) -> Iterator[None]:
+  """No array of a file is larger than the file; the limits are global."""
+  old_bytes = faiss.get_deserialization_vector_byte_limit()
+  old_loops = faiss.get_deserialization_loop_limit()
+  faiss.set_deserialization_vector_byte_limit(size)
+  faiss.set_deserialization_loop_limit(_LOOP_LIMIT)
+  try:
+    yield
+  finally:
+    faiss.set_deserialization_vector_byte_limit(old_bytes)
+    faiss.set_deserialization_loop_limit(old_loops)

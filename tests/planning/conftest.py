@@ -1,0 +1,37 @@
+"""What the TPU compiler makes of a small model, compiled once."""
+
+import importlib.util
+
+import pytest
+
+from dpr_jax import configuration
+from dpr_jax.planning import chips, tpu_plan
+
+
+def pytest_report_header() -> str:
+  found = importlib.util.find_spec("libtpu") is not None
+  return f"TPU compiler: {'libtpu' if found else 'MISSING, plans are skipped'}"
+
+
+@pytest.fixture(scope="session")
+def compile_plan():
+  """`plan(topology, questions per core, **train settings)` of a small model."""
+  if importlib.util.find_spec("libtpu") is None:
+    pytest.skip("libtpu is NOT INSTALLED: pip install 'dpr-jax[tpu]'")
+  devices = {}
+
+  def compile_plan(name, questions, **settings):
+    topology = chips.Topology.parse(name)
+    config = configuration.base_config()
+    config.model.checkpoint = "random"
+    config.model.random_layers, config.model.random_width = 3, 128
+    config.model.question_length, config.model.passage_length = 16, 32
+    config.train.batch_size = questions * topology.cores
+    config.train.update(settings)
+    config = tpu_plan.resolved(config)
+    if name not in devices:
+      devices[name] = tpu_plan.devices(topology)
+    lowered, flops = tpu_plan.lower_train(config, devices[name])
+    return tpu_plan.compile_step(lowered, topology, flops, quick=True)
+
+  return compile_plan

@@ -1,0 +1,129 @@
+"""Claims about pods, held to what the TPU compiler makes of the train step."""
+
+import jax
+import pytest
+
+from dpr_jax import errors
+from dpr_jax.planning import chips, report, sizes, tpu_plan
+
+QUESTIONS = 8
+WIDTH, LAYERS, VOCABULARY, POSITIONS = 128, 3, 30522, 512
+
+
+def _bytes(step, kind):
+  return sum(row["bytes"] for row in step.collectives if row["kind"] == kind)
+
+
+def _parameters():
+  layer = 4 * (WIDTH**2 + WIDTH) + 2 * 4 * WIDTH**2 + 5 * WIDTH + 4 * WIDTH
+  tables = (VOCABULARY + POSITIONS + 2) * WIDTH + 2 * WIDTH
+  return 2 * (LAYERS * layer + tables)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v5e:2x4", "v5e:16x16"])
+def test_exactly_the_collectives_that_the_algorithm_needs(compile_plan, name):
+  """Passage vectors out, their gradients back, gradients once, small change."""
+  step = compile_plan(name, QUESTIONS)
+  cores = chips.Topology.parse(name).cores
+  vectors = cores * QUESTIONS * 2 * WIDTH * 4
+  gathers = [r for r in step.collectives if r["kind"] == "all-gather"]
+  assert [r["bytes"] for r in gathers] == [vectors]
+  assert not _bytes(step, "all-to-all")
+  assert not _bytes(step, "collective-permute")
+  # The compiler may write a reduce-scatter as an all-reduce and a slice.
+  reduced = _bytes(step, "all-reduce") + _bytes(step, "reduce-scatter")
+  small = 64 * cores * QUESTIONS + 4096  # keys and masks of passages, scalars
+  # Gradients of tables may travel in bfloat16, that they were made in.
+  gradients = 4 * _parameters()
+  tables = 2 * 2 * (VOCABULARY + POSITIONS) * WIDTH
+  assert gradients - tables <= reduced - vectors <= gradients + small
+  assert step.fits
+  assert step.flops_ratio() <= 1.15
+
+
+@pytest.mark.slow
+def test_memory_does_not_follow_the_batch_with_cache_and_ring(compile_plan):
+  """Four times the questions: but for the batch and its vectors, the same."""
+  settings = {
+    "gradient_cache": True,
+    "chunk_size": 8,
+    "loss": "ring",
+    "loss_tile": 16,
+  }
+  few = compile_plan("v5e:2x4", 16, **settings)
+  many = compile_plan("v5e:2x4", 64, **settings)
+  questions = 64 - 16
+  # ids, masks and vectors of a question and two passages, padded to tiles,
+  # and what travels with them.
+  of_question = 3 * (WIDTH * 4 * 6 + 128 * 5)
+  growth = many.memory["total"] - few.memory["total"]
+  assert growth <= questions * of_question + 2**20
+  assert many.flops_ratio() <= 1.45
+
+
+@pytest.mark.slow
+def test_a_sharded_optimizer_takes_its_part_of_the_memory(compile_plan):
+  whole = compile_plan("v5e:2x4", QUESTIONS)
+  cut = compile_plan("v5e:2x4", QUESTIONS, shard_optimizer=True)
+  saved = whole.memory["arguments"] - cut.memory["arguments"]
+  assert saved >= 0.8 * 2 * 4 * _parameters() * 7 / 8
+  assert _bytes(cut, "all-reduce") < 0.2 * _bytes(whole, "all-reduce")
+
+
+def test_the_table_says_what_the_report_holds(compile_plan):
+  step = compile_plan("v5e:1x1", 2)
+  found = {
+    "topology": "v5e:1x1",
+    "cores": 1,
+    "hosts": 1,
+    "config": {
+      "train": {
+        "batch_size": 2,
+        "hard_negatives": 1,
+        "gradient_cache": False,
+        "chunk_size": 0,
+        "remat": "none",
+        "loss": "gathered",
+        "shard_optimizer": False,
+        "reduce_dtype": "float32",
+      }
+    },
+    "train": tpu_plan._figures(step)
+    | {"questions_per_second": 5.0, "steps": 7, "hours": 1, "chip_hours": 2},
+  }
+  text = report.table(found)
+  assert "v5e:1x1: 1 cores on 1 host\n" in text
+  assert "fits            yes" in text
+  assert "7 steps, 1.00 h, 2.0 chip-hours" in text
+  found["train"] = tpu_plan._figures(
+    tpu_plan.Step(False, {"total": 2**35}, 2**34, 1.0)
+  )
+  assert "NO: needs 32.00 GiB of 16.00 GiB a core" in report.table(found)
+
+
+def test_sizes_need_no_weights(tiny_checkpoint, tiny_config):
+  config = tiny_config.copy_and_resolve_references()
+  model = sizes.model_of(config)
+  assert all(
+    isinstance(leaf, jax.ShapeDtypeStruct)
+    for leaf in jax.tree.leaves(model.params)
+  )
+  config.model.checkpoint = "hf:nobody/knows"
+  with pytest.raises(errors.InputError, match="looks nothing up.*starter"):
+    sizes.model_of(config)
+  config.model.checkpoint = "hf:google-bert/bert-base-uncased"
+  config.model.passage_length = 256
+  params = sizes.model_of(config).params["question"]
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert count == 108_891_648  # BERT-base without its pooler
+
+
+def test_model_flops_are_those_of_the_formula(tiny_config):
+  """LIMITS: 45.9 GFLOP for 256 tokens through BERT-base, every position."""
+  config = tiny_config.copy_and_resolve_references()
+  config.model.checkpoint = "hf:google-bert/bert-base-uncased"
+  config.model.pooling = "mean"
+  encoder = sizes.model_of(config).encoder
+  wanted = 256 * (169.87e6 + 36_864 * 256)
+  assert sizes.encode_flops(encoder, 1, 256) == pytest.approx(wanted, rel=1e-3)

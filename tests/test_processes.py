@@ -1,0 +1,227 @@
+"""Several processes train as one, and end as one, whatever happens to one.
+
+Real processes, started by the launcher, through the command line.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dpr_jax import processes, workdir
+from dpr_jax.models import checkpoints
+
+STEPS = 8
+
+# The command line, with something happening to process 1 before step 4.
+HURT = """
+import os, sys, time
+from dpr_jax import cli
+from dpr_jax.training import metrics
+wait_for = metrics.Timer.wait_for
+calls = []
+def hurt(self, loader):
+  calls.append(1)
+  if os.environ["DPR_JAX_PROCESS_ID"] == "1" and len(calls) == 4:
+    {what}
+  return wait_for(self, loader)
+metrics.Timer.wait_for = hurt
+cli.main()
+"""
+
+
+@pytest.fixture
+def launch(repository, config_file):
+  """Starts `dpr-jax train` as two processes of two cores each."""
+  started = []
+
+  def launch(folder, *arguments, hurt=None):
+    program = ["-m", "dpr_jax.cli"]
+    if hurt:
+      program = ["-c", HURT.format(what=hurt)]
+    process = subprocess.Popen(
+      [
+        sys.executable,
+        repository / "launch" / "cpu_emulate.py",
+        "--processes=2",
+        "--devices=2",
+        "--grace=10",
+        "--",
+        sys.executable,
+        *program,
+        "train",
+        f"--config={config_file}",
+        f"--workdir={folder}",
+        f"--config.train.max_steps={STEPS}",
+        "--config.train.dev_questions=8",
+        "--config.train.dev_every=4",
+        *arguments,
+      ],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      env={**os.environ, "PYTHONPATH": str(repository), "XLA_FLAGS": ""},
+    )
+    started.append(process)
+    return process
+
+  yield launch
+  for process in started:
+    if process.poll() is None:
+      process.send_signal(signal.SIGTERM)
+      process.send_signal(signal.SIGTERM)
+    process.communicate()
+
+
+def _rows(folder: pathlib.Path) -> list[dict]:
+  path = workdir.Workdir(folder).training / "metrics.jsonl"
+  if not path.exists():
+    return []
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _params(folder: pathlib.Path):
+  where = workdir.Workdir(folder).training / "checkpoints"
+  return checkpoints.load_params(where)
+
+
+def _end(process, timeout=120):
+  out, err = process.communicate(timeout=timeout)
+  return process.returncode, err
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_resumed_to_the_same_end(
+  launch, call, config_file, mined_workdir, tmp_path
+):
+  """As one process of four cores ends; one row a step, by process 0 alone."""
+  for name in ("whole", "killed"):
+    shutil.copytree(mined_workdir.root, tmp_path / name)
+  process = launch(tmp_path / "killed")
+  for line in process.stderr:  # the launcher's children lead groups
+    if "train: " in line:
+      break
+  while not any(row["step"] >= 4 for row in _rows(tmp_path / "killed")):
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.02)
+  children = subprocess.run(
+    ["ps", "--ppid", str(process.pid), "-o", "pid="],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  began = time.monotonic()
+  os.kill(int(children.stdout.split()[1]), signal.SIGKILL)
+  code, err = _end(process)
+  assert time.monotonic() - began < 60
+  assert code == 128 + signal.SIGKILL
+  assert "process 1 ended first, killed by SIGKILL" in err
+  code, err = _end(launch(tmp_path / "killed"))
+  assert code == 0, err
+  assert "goes on after step" in err
+  done = call(
+    "train",
+    f"--config={config_file}",
+    f"--workdir={tmp_path / 'whole'}",
+    f"--config.train.max_steps={STEPS}",
+    "--config.train.dev_questions=8",
+    "--config.train.dev_every=4",
+    "--cpu_devices=4",
+  )
+  assert done.returncode == 0, done.stderr
+  for one, other in zip(
+    _rows(tmp_path / "killed"), _rows(tmp_path / "whole"), strict=True
+  ):
+    assert one["step"] == other["step"]
+    keys = {"loss", "gradient_norm", "dev_loss"} & one.keys()
+    assert keys == {"loss", "gradient_norm", "dev_loss"} & other.keys()
+    for key in keys:
+      assert one[key] == pytest.approx(other[key], rel=1e-3)
+  step, params = _params(tmp_path / "killed")
+  wanted_step, wanted = _params(tmp_path / "whole")
+  assert step == wanted_step == STEPS
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-3), params, wanted
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("hurt", "option", "message"),
+  [
+    (
+      "raise ValueError('bad luck')",
+      "--config.train.step_timeout=0",
+      "process 1 ended: ValueError: bad luck; all processes end",
+    ),
+    (
+      "time.sleep(600)",
+      "--config.train.step_timeout=6",
+      "process 1 is stuck: no step has ended for",
+    ),
+    (
+      "os.kill(os.getpid(), 19)",
+      "--config.train.step_timeout=300",
+      "process 1 has not been heard of for",
+    ),
+  ],
+  ids=["exception", "stuck", "stopped"],
+)
+def test_all_end_with_one_line_that_names_the_culprit(
+  launch, fresh_workdir, hurt, option, message
+):
+  process = launch(fresh_workdir.root, option, hurt=hurt)
+  while not any(row["step"] >= 2 for row in _rows(fresh_workdir.root)):
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.05)
+  began = time.monotonic()
+  code, err = _end(process)
+  assert time.monotonic() - began < 60
+  assert code == 1
+  assert f"[0] dpr-jax: {message}" in err
+
+
+def test_a_watch_knows_what_is_overdue(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
+  watch = processes.Watch(0.0)
+  now[0] = 1000.0  # compiling
+  assert watch.overdue() is None
+  for step in (1, 2, 3):
+    watch.begin(step)
+    now[0] += 8.0
+    watch.end(step)
+  now[0] += 79.0
+  assert watch.overdue() is None
+  now[0] += 2.0
+  assert watch.overdue() == 81.0
+  with watch.paused():
+    assert watch.overdue() is None
+  assert watch.overdue() is None  # the pause was no step's
+  now[0] += 81.0
+  watch.close()
+  assert watch.overdue() is None
+
+
+def test_who_lags_is_stuck():
+  line = processes._who_is_stuck({0: 7, 1: 5, 2: 7}, 31.0)
+  assert "process 1 is stuck" in line
+  assert "begun step 7" in line
+  line = processes._who_is_stuck({0: 7, 1: 7}, 31.0)
+  assert line == "no process has finished step 7 for 31 s"
+
+
+def test_one_process_needs_no_exchange():
+  assert processes.first_alone(lambda: 3) == 3
+  processes.barrier()
+  processes.finish()
+  with processes.in_turn():
+    pass
