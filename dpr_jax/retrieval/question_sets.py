@@ -1,8 +1,8 @@
 """The questions that are retrieved for, one after the other.
 
 In comes a workdir (its dev or train set) or any question file; out comes a
-stream of questions without what retrieval does not need, each with its own id where the
-format has one.
+stream of questions without what retrieval does not need, each with its own id
+where the format has one.
 """
 
 import dataclasses
