@@ -6,18 +6,19 @@ Three lines for people who want three lines:
   retriever = Retriever.load(workdir)
   retriever.search(["Where was Einstein born?"], k=20)
 
-and `Encoder.load(workdir)` for vectors of questions and passages.
+`Encoder.load(workdir)` for vectors of questions and passages, and, where a
+reader was trained, `Answerer.load(workdir).ask("Where …?").answer`.
 """
 
 from typing import Any
 
 from dpr_jax.version import __version__
 
-__all__ = ["Encoder", "Retriever", "__version__"]
+__all__ = ["Answerer", "Encoder", "Retriever", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-  """Imports `Encoder` and `Retriever` when they are first used."""
+  """Imports `Answerer`, `Encoder`, `Retriever` when they are first used."""
   if name == "Retriever":
     from dpr_jax.retrieval.search import Retriever
 
@@ -26,4 +27,8 @@ def __getattr__(name: str) -> Any:
     from dpr_jax.retrieval.encoding import Encoder
 
     return Encoder
+  if name == "Answerer":
+    from dpr_jax.retrieval.asking import Answerer
+
+    return Answerer
   raise AttributeError(f"module 'dpr_jax' has no attribute {name!r}")

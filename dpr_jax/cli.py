@@ -56,8 +56,8 @@ _NAME = flags.DEFINE_string("name", "dev", "Name of the question set.")
 _METHOD = flags.DEFINE_list(
   "method",
   None,
-  "retrieve: some of bm25, dense, dense-start, exact, hybrid; default: the"
-  " config's.",
+  "retrieve, read, ask: some of bm25, dense, dense-start, exact, hybrid;"
+  " default: the config's.",
 )
 _MODEL = flags.DEFINE_enum(
   "model",
@@ -111,14 +111,32 @@ _FROM = flags.DEFINE_string(
   'mine: "bm25", or "model" = the trained towers of this workdir with their'
   " index; default: bm25. import: a file or folder.",
 )
+_RERANK = flags.DEFINE_enum(
+  "rerank",
+  None,
+  ["reader"],
+  "retrieve: reorder the first config.read.rerank_depth passages by the"
+  " reader's rank head, as another method.",
+)
+_K = flags.DEFINE_integer("k", 20, "ask: passages to read per question.")
 _AGAINST = flags.DEFINE_enum(
   "against",
   None,
-  ["sentence-transformers", "sentence-transformers-bfloat16", "bm25s"],
+  [
+    "sentence-transformers",
+    "sentence-transformers-bfloat16",
+    "bm25s",
+    "transformers",
+  ],
   "A library to compare with; bench train, encode: sentence-transformers, which"
-  " needs dpr-jax[bench] (in bfloat16 for encode alone); bench search: bm25s.",
+  " needs dpr-jax[bench] (in bfloat16 for encode alone); bench search: bm25s;"
+  " bench reader: transformers.",
 )
-_JSON = flags.DEFINE_string("json", None, "bench, plan: a file for the report.")
+_JSON = flags.DEFINE_string(
+  "json",
+  None,
+  "bench, plan: a file for the report. ask: --json alone prints JSON.",
+)
 _TOPOLOGY = flags.DEFINE_string(
   "topology", None, "plan: chips and how they are laid out, as v5e:16x16."
 )
@@ -158,30 +176,38 @@ _BATCH_SIZES = flags.DEFINE_list(
 _WHAT = flags.DEFINE_enum(
   "what",
   "model",
-  ["model", "embeddings"],
-  "export, import: the trained towers, or vectors of passages.",
+  ["model", "embeddings", "reader"],
+  "export, import: the trained towers, vectors of passages, or the reader.",
 )
 _FORMAT = flags.DEFINE_enum(
   "format",
   None,
-  ["hf", "sentence-transformers", "dpr", "tevatron", "contriever", "npy"],
-  "export: hf or sentence-transformers for the towers, the others for"
-  " embeddings.",
+  [
+    *("hf", "sentence-transformers", "dpr", "tevatron", "contriever", "npy"),
+    *("dpr-reader", "question-answering"),
+  ],
+  "export: hf or sentence-transformers for the towers, the last two for the"
+  " reader (DPRReader, BertForQuestionAnswering), the others for embeddings.",
 )
 _OUT = flags.DEFINE_string("out", None, "export, import: the folder to write.")
 
 _WIDE = "xla_cpu_prefer_vector_width"
-STAGES = ("prepare", "mine", "train", "embed", "index", "retrieve", "evaluate")
+STAGES = (
+  *("prepare", "mine", "train", "embed", "index", "retrieve"),
+  *("train-reader", "read", "evaluate"),
+)
+READING = ("train-reader", "read")  # `run` does them if config.reader.train
 # Several processes do these together; of other stages, the first alone.
-TOGETHER = ("train", "embed")
+TOGETHER = ("train", "embed", "train-reader")
 _ONLY_FOR = {
   "plan": ("index",),
   "shard": ("index",),
   "tune": ("index", "retrieve"),
   "qrels": ("retrieve", "evaluate"),
   "compare": ("evaluate",),
+  "rerank": ("retrieve",),
 }
-BENCHES = ("train", "encode", "batch", "search")
+BENCHES = ("train", "encode", "batch", "search", "reader")
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
 
@@ -190,9 +216,12 @@ STAGE is one of
   run       all of them in order; what is done and unchanged is skipped
   demo      the whole flow on the embedded sample
   plan      compiles for a TPU without one: does it fit, how fast at best?
+  ask       answers the questions behind it from a finished workdir, or one per
+            line of standard input; --json for programs
   export    the trained towers, or with --what=embeddings the vectors, into
             --out=DIR as --format=hf, sentence-transformers, dpr, tevatron,
-            contriever or npy
+            contriever or npy; with --what=reader the reader, as dpr-reader or
+            question-answering
   import    with --what=embeddings: vectors in one of those formats, --from=FILE
             or DIR, into --out=DIR as `embed` leaves them
 or "bench KIND": how fast, and in how much memory; KIND is one of
@@ -256,6 +285,8 @@ def _help() -> None:
     _VECTORS,
     _DIM,
     _FROM,
+    _RERANK,
+    _K,
     _AGAINST,
     _JSON,
     _TOPOLOGY,
@@ -281,6 +312,8 @@ def _fail(message: object) -> None:
 
 def _parse(arguments: Sequence[str]) -> list[str]:
   """Parses flags; anything wrong with them is the user's to mend."""
+  if arguments[1:2] == ["ask"]:  # there --json needs no file
+    arguments = ["--json=-" if a == "--json" else a for a in arguments]
   try:
     return flags.FLAGS(list(arguments))
   except flags.Error as error:
@@ -298,10 +331,10 @@ def _run(arguments: list[str]) -> None:
   if arguments[1:2] == ["bench"]:
     if len(arguments) != 3 or arguments[2] not in BENCHES:
       _fail(f"bench needs one KIND: {', '.join(BENCHES)}")
-  elif len(arguments) != 2:
+  elif arguments[1:2] != ["ask"] and len(arguments) != 2:
     _fail(USAGE if len(arguments) < 2 else f"one STAGE only: {arguments[1:]}")
   stage = arguments[1]
-  others = ("run", "demo", "export", "import", "plan", "bench")
+  others = ("run", "demo", "ask", "export", "import", "plan", "bench")
   if stage not in (*STAGES, *others):
     known = ", ".join((*STAGES, *others))
     _fail(f"unknown stage {stage!r}: one of {known}")
@@ -313,6 +346,8 @@ def _run(arguments: list[str]) -> None:
       _demo()
     elif stage == "bench":
       _bench(arguments[2])
+    elif stage == "ask":
+      _ask(arguments[2:])
     elif stage == "plan":
       _plan()
     elif stage == "export":
@@ -429,7 +464,10 @@ def _stages(
     if flags.FLAGS[name].present and stage not in stages:
       raise errors.InputError(f"--{name}: only for {' and '.join(stages)}")
   functions = _functions(config, workdir, stage)
-  for name in STAGES if stage == "run" else (stage,):
+  wanted = STAGES if stage == "run" else (stage,)
+  if stage == "run" and not config.reader.train:
+    wanted = tuple(name for name in wanted if name not in READING)
+  for name in wanted:
     logging.info("== %s", name)
     if name in TOGETHER:
       functions[name]()
@@ -444,13 +482,15 @@ def _functions(
   from dpr_jax.data import prepare
   from dpr_jax.evaluation import ranking
   from dpr_jax.retrieval import (
+    answering,
     embedding,
     faiss_index,
     mining,
     rankers,
+    reranking,
     search,
   )
-  from dpr_jax.training import train_retriever
+  from dpr_jax.training import train_reader, train_retriever
 
   again = {"overwrite": _OVERWRITE.value}
 
@@ -458,6 +498,23 @@ def _functions(
     models = rankers.models_of(config.retrieve.methods, room)
     for model in [_MODEL.value] if _MODEL.value else models:
       function(config, workdir, model=model, **again, **kwargs)
+
+  def retrieve() -> None:
+    search.retrieve(
+      config,
+      workdir,
+      questions_file=_QUESTIONS.value,
+      name=_NAME.value,
+      methods=_METHOD.value,
+      qrels=_QRELS.value if stage == "retrieve" else None,
+      tune=_TUNE.value,
+      **again,
+    )
+    if _RERANK.value:
+      for method in _METHOD.value or config.retrieve.methods:
+        reranking.rerank(
+          config, workdir, name=_NAME.value, method=method, **again
+        )
 
   return {
     "prepare": lambda: prepare.prepare(config, workdir, **again),
@@ -472,14 +529,15 @@ def _functions(
       shard=_SHARD.value,
       tune=_TUNE.value,
     ),
-    "retrieve": lambda: search.retrieve(
+    "retrieve": retrieve,
+    "train-reader": lambda: train_reader.train_reader(config, workdir, **again),
+    "read": lambda: answering.read(
       config,
       workdir,
-      questions_file=_QUESTIONS.value,
       name=_NAME.value,
+      # In `run` they have been retrieved for.
+      questions_file=_QUESTIONS.value if stage == "read" else None,
       methods=_METHOD.value,
-      qrels=_QRELS.value if stage == "retrieve" else None,
-      tune=_TUNE.value,
       **again,
     ),
     "evaluate": lambda: ranking.evaluate(
@@ -492,6 +550,26 @@ def _functions(
       **again,
     ),
   }
+
+
+def _ask(questions: list[str]) -> None:
+  """Answers questions from a finished workdir."""
+  from dpr_jax.retrieval import asking
+
+  if not _WORKDIR.value:
+    raise errors.InputError("--workdir is missing: --workdir=DIR")
+  as_json = _JSON.value is not None
+  if as_json and _JSON.value != "-":
+    raise errors.InputError(f"--json={_JSON.value}: ask prints: --json alone")
+  if _K.value < 1:
+    raise errors.InputError(f"--k={_K.value}: must be at least 1")
+  answerer = asking.Answerer.load(
+    _WORKDIR.value, method=(_METHOD.value or [""])[0], k=_K.value
+  )
+  for question in questions or sys.stdin:
+    if question.strip():
+      reply = answerer.ask(question.strip())
+      print(reply.json() if as_json else reply.text(), flush=True)
 
 
 def _bench(kind: str) -> None:
@@ -540,6 +618,17 @@ def _bench(kind: str) -> None:
       **common,
     )
     return
+  if kind == "reader":
+    from dpr_jax.benchmarking import reader
+
+    if _AGAINST.value not in (None, "transformers"):
+      raise errors.InputError(
+        f"--against={_AGAINST.value}: bench reader knows transformers alone"
+      )
+    reader.bench(
+      config, workdir_lib.Workdir(_WORKDIR.value), json_file=_JSON.value
+    )
+    return
   from dpr_jax.benchmarking import train
 
   train.bench(
@@ -586,6 +675,11 @@ def _export() -> None:
 
       found = vectors.open_vectors(workdir.embeddings(_MODEL.value or "dense"))
       vector_formats.export(found, _FORMAT.value, out)
+      return
+    if _WHAT.value == "reader":
+      from dpr_jax.models import readers
+
+      readers.export(readers.trained(config, workdir), out, _FORMAT.value or "")
       return
     from dpr_jax.models import export
 
@@ -641,13 +735,16 @@ def _demo() -> None:
   folder = _WORKDIR.value or tempfile.mkdtemp(prefix="dpr-jax-demo-")
   with _open(config, folder) as (config, workdir):
     _stages("run", config, workdir)
-  from dpr_jax.retrieval import search
+  from dpr_jax.retrieval import asking, search
 
   question = "Where was Einstein born?"
   hits = search.Retriever.load(workdir.root).search([question], k=3)[0]
   print(f"\n{question}")
   for rank, hit in enumerate(hits, start=1):
     print(f"  {rank}. {hit.score:8.4f}  {hit.title}: {hit.text}")
+  if config.reader.train:
+    reply = asking.Answerer.load(workdir.root, k=3).ask(question)
+    print(f"\n{reply.text()}")
   print(f"\nEverything is in {pathlib.Path(folder).absolute()}")
 
 

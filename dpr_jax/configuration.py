@@ -149,6 +149,57 @@ def base_config() -> ml_collections.ConfigDict:
   fusion.depth = 2000  # hits of each that are joined
   fusion.rank_constant = 60  # of "reciprocal"
 
+  config.reader = reader = ml_collections.ConfigDict()
+  # What it learns from: "" = there is no reader; "results" = what
+  # `reader.method` retrieves for the training questions; or a file, in SQuAD's
+  # format or DPR's results format
+  reader.train = ""
+  reader.dev = ""  # "" = the dev set's results; or a file, as `reader.train`
+  reader.method = "dense"  # whose results are "results"
+  # "" = as `model.checkpoint`; also a DPRReader, a BertForQuestionAnswering, or
+  # a workdir with a reader to go on from
+  reader.checkpoint = ""
+  # "dpr", "dpr-hf" (token types all 0), "squad" (no title); "auto" = as the
+  # checkpoint was made, "dpr" for a BERT
+  reader.layout = "auto"
+  reader.length = 350  # tokens of question, title and passage
+  reader.question_length = 64  # tokens of the question at most
+  reader.overlap = 64  # tokens shared by two windows of a long passage
+  reader.from_top = 200  # negatives are drawn from so many retrieved passages
+  reader.passages = 24  # per question: a positive and negatives
+  reader.spans = 10  # places of the answer in a passage, at most
+  reader.batch_size = 16  # questions in the global batch
+  reader.epochs = 10.0
+  reader.max_steps = 0  # 0 = what `epochs` gives
+  reader.learning_rate = 1e-5
+  reader.warmup_steps = 0
+  reader.weight_decay = 0.0
+  reader.clip_norm = 2.0
+  reader.dropout = -1.0  # negative: what the checkpoint's config says
+  reader.chunk_size = 0  # inputs read at once per core; 0 = a whole group
+  reader.remat = "none"  # as `train.remat`
+  reader.length_groups = 1  # groups by length, each padded to its own length
+  reader.length_step = 0  # padded to a multiple of it; 0 = to `reader.length`
+  reader.sort_batches = 1  # questions of so many batches are sorted by length
+  reader.log_every = 10  # steps
+  reader.profile_steps = ()  # as `train.profile_steps`
+  reader.dev_every = 0  # steps; 0 = at the end of training alone
+  reader.dev_questions = 500  # for dev_em and dev_f1; 0 = no such figures
+  reader.dev_passages = 20  # retrieved passages read per dev question
+  reader.checkpoint_every = 1000  # steps
+  reader.keep_checkpoints = 2  # the newest, and the best one
+  reader.best_metric = "dev_em"  # or "dev_f1"; "" = the last checkpoint
+
+  config.read = read_ = ml_collections.ConfigDict()
+  read_.reader = ""  # "" = the trained one; or a folder, as `reader.checkpoint`
+  read_.methods = ("dense",)  # whose results are read; the first one's count
+  read_.passages = (1, 10, 20, 50)  # read per question; the largest counts
+  read_.span_tokens = 10  # of an answer at most, before it is widened to words
+  read_.retriever_weight = 0.0  # of the retriever's score beside the reader's
+  read_.batch_size = 32  # inputs read at once, over all cores
+  read_.length_step = 32  # inputs are padded to a multiple of it
+  read_.rerank_depth = 50  # passages that `retrieve --rerank=reader` reorders
+
   config.evaluate = evaluate = ml_collections.ConfigDict()
   evaluate.match = "string"  # "string" or "regex"
   evaluate.ranks = (1, 5, 20, 100)

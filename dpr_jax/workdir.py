@@ -150,6 +150,11 @@ class Workdir:
     """`training/metrics.jsonl` and `training/checkpoints/<step>`."""
     return self.root / "training"
 
+  @property
+  def reader(self) -> pathlib.Path:
+    """`reader/metrics.jsonl` and `reader/checkpoints/<step>`."""
+    return self.root / "reader"
+
   def embeddings(self, model: str = "dense") -> pathlib.Path:
     """`embeddings/passages` of the trained towers, or of another model."""
     name = "passages" + model.removeprefix("dense")
@@ -162,6 +167,11 @@ class Workdir:
   def results(self, questions: str, method: str) -> pathlib.Path:
     """`results/<questions>.<method>.json`."""
     return self.root / "results" / f"{questions}.{method}.json"
+
+  def answers(self, questions: str, method: str = "") -> pathlib.Path:
+    """`answers/<questions>[.<method>].json`."""
+    dot = "." if method else ""
+    return self.root / "answers" / f"{questions}{dot}{method}.json"
 
   def evaluation(self, questions: str) -> pathlib.Path:
     """`evaluation/<questions>.json`."""

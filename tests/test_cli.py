@@ -114,6 +114,56 @@ def test_any_question_file(call, finished, config_file, tmp_path):
   assert evaluation["bm25"]["top20"] == 1.0
 
 
+@pytest.mark.slow
+def test_reader_from_training_to_answers(call, finished, config_file, tmp_path):
+  """`run` with a reader does only what is new; then ask, rerank, export."""
+  workdir = tmp_path / "work"
+  shutil.copytree(finished[0], workdir)
+  reader = {
+    "train": "results",
+    "method": "bm25",
+    "length": 64,
+    "question_length": 16,
+    "overlap": 8,
+    "passages": 2,
+    "batch_size": 8,
+    "max_steps": 2,
+    "dev_questions": 4,
+    "dev_passages": 2,
+  }
+  common = (
+    f"--config={config_file}",
+    f"--workdir={workdir}",
+    "--cpu_devices=2",
+    *(f"--config.reader.{key}={value}" for key, value in reader.items()),
+    "--config.read.methods=('bm25',)",
+    "--config.read.passages=(1,2)",
+    "--config.read.length_step=64",
+    "--config.read.rerank_depth=2",
+  )
+  done = call("run", *common)
+  assert done.returncode == 0, done.stderr
+  assert "embed: done and unchanged, skipped" in done.stderr
+  assert "train-reader: " in done.stderr
+  evaluation = json.loads((workdir / "evaluation/dev.json").read_text())
+  assert {"em", "f1", "em_1", "f1_1"} <= evaluation["bm25"].keys()
+  assert "EM, 1 read" in done.stdout
+
+  asked = call("ask", f"--workdir={workdir}", "--k=2", "Where was it?", "Who?")
+  assert asked.returncode == 0, asked.stderr
+  assert "Where was it?" in asked.stdout
+  assert "Who?" in asked.stdout
+  done = call("retrieve", *common, "--method=bm25", "--rerank=reader")
+  assert done.returncode == 0, done.stderr
+  assert (workdir / "results/dev.bm25-reader.trec").exists()
+  out = tmp_path / "exported"
+  done = call(
+    "export", *common, "--what=reader", "--format=dpr-reader", f"--out={out}"
+  )
+  assert done.returncode == 0, done.stderr
+  assert (out / "model.safetensors").exists()
+
+
 def _refused(done, *words):
   """Exit status 2 and one line on stderr that holds the words."""
   lines = done.stderr.strip().splitlines()
@@ -235,6 +285,13 @@ def _refused(done, *words):
       ["mine", "--config=CONFIG", "--workdir=w", "--from=dense"],
       ["--from='dense'", "bm25, model"],
     ),
+    (
+      ["read", "--config=CONFIG", "--workdir=w"],
+      ["dev.dense.json is missing", "run `dpr-jax retrieve --name=dev"],
+    ),
+    (["train-reader", "--config=CONFIG", "--workdir=w"], ["reader.train is"]),
+    (["ask", "Who?"], ["--workdir is missing"]),
+    (["ask", "--workdir=w", "--json", "Who?"], ["w/config.json"]),
     (
       ["train", "--config=CONFIG", "--workdir=w", "--from=model"],
       ["--from=model", "only `dpr-jax mine`"],

@@ -32,7 +32,10 @@ FORBIDDEN = {
 # Where we are compared with others; only the command line imports it.
 COMPARISONS = "benchmarking"
 # The only files that import an extra, and that only when they are asked to.
-PEERS = {"benchmarking/sentence_transformers_peer.py"}
+PEERS = {
+  "benchmarking/sentence_transformers_peer.py",
+  "benchmarking/transformers_reader_peer.py",
+}
 # Installed for a library of ours that imports it only when it is asked to.
 INDIRECT = {"array-record": "tensorflow-datasets, file_format=array_record"}
 

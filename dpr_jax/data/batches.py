@@ -297,8 +297,21 @@ class BatchSource:
     ]
 
 
+@runtime_checkable
+class Source(Protocol):
+  """Random access to a process's batches: the retriever's or the reader's."""
+
+  def __len__(self) -> int:
+    """Number of batches."""
+    ...
+
+  def __getitem__(self, step: int) -> dict[str, Any]:
+    """The batch of a step."""
+    ...
+
+
 def in_background(
-  source: BatchSource, first_step: int, buffer: int = 4
+  source: Source, first_step: int, buffer: int = 4
 ) -> Iterator[dict[str, np.ndarray]]:
   """Batches from `first_step` on, made by Grain's threads ahead of time."""
   dataset = grain.MapDataset.source(source)[first_step:]

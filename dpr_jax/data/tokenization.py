@@ -137,7 +137,7 @@ class TextTokenizer:
     try:
       encodings = self.backend.encode_batch_fast(texts)
     except TypeError as error:
-      raise errors.InputError(_name_bad_text(texts)) from error
+      raise errors.InputError(name_bad_text(texts)) from error
     cut = []
     for encoding in encodings:
       ids = encoding.ids
@@ -161,12 +161,13 @@ class TextTokenizer:
         if len(self.backend.encode(head).ids) > limit + _WORD_CHARACTERS + 2:
           return head
       except TypeError as error:
-        raise errors.InputError(_name_bad_text([text])) from error
+        raise errors.InputError(name_bad_text([text])) from error
       size *= 4
     return text
 
 
-def _name_bad_text(texts: Sequence) -> str:
+def name_bad_text(texts: Sequence) -> str:
+  """Which of some texts a tokenizer has refused, and why."""
   for text in texts:
     try:
       "".join(text).encode()

@@ -128,6 +128,63 @@ class AnswerMatcher:
       yield prepared
 
 
+def answer_spans(
+  answers: Sequence[str], text: str, *, match: str = "string"
+) -> list[tuple[int, int]]:
+  """Where the answers stand in a text that `has_answer` accepts.
+
+  Args:
+    answers: as in `has_answer`.
+    text: the passage's text.
+    match: as in `has_answer`.
+
+  Returns:
+    Distinct (start, end) in characters of `text` itself, in order; [] where
+    `has_answer` is False.  A pattern that matches nothing but an empty string
+    has no span.
+  """
+  if match not in MATCHES:
+    raise ValueError(f"match={match!r}: must be one of {', '.join(MATCHES)}")
+  decomposed, starts, ends = _places(text)
+  found = set()
+  if match == "regex":
+    for answer in answers:
+      pattern = _pattern(_decompose(answer))
+      for hit in pattern.finditer(decomposed) if pattern else ():
+        if hit.start() < hit.end():
+          found.add((starts[hit.start()], ends[hit.end() - 1]))
+    return sorted(found)
+  hits = list(_TOKEN.finditer(decomposed))
+  tokens = [hit[0].lower() for hit in hits]
+  for wanted in map(answer_tokens, answers):
+    count = len(wanted)
+    for first in range(len(tokens) - count + 1 if count else 0):
+      if tokens[first] == wanted[0] and tokens[first : first + count] == wanted:
+        last = hits[first + count - 1]
+        found.add((starts[hits[first].start()], ends[last.end() - 1]))
+  return sorted(found)
+
+
+def _places(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
+  """NFD of a text, and where each of its characters starts and ends in it."""
+  if text.isascii():
+    return text, range(len(text)), range(1, len(text) + 1)
+  # Decomposition may reorder marks, but never across a character that starts
+  # a new cluster: cluster by cluster it gives the same.
+  pieces, starts, ends, first = [], [], [], 0
+  for end in range(1, len(text) + 1):
+    if end < len(text) and unicodedata.combining(
+      unicodedata.normalize("NFD", text[end])[0]
+    ):
+      continue
+    piece = unicodedata.normalize("NFD", text[first:end])
+    pieces.append(piece)
+    starts += [first] * len(piece)
+    ends += [end] * len(piece)
+    first = end
+  return "".join(pieces), starts, ends
+
+
 def _decompose(text: str) -> str:
   return text if text.isascii() else unicodedata.normalize("NFD", text)
 

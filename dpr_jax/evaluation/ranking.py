@@ -21,7 +21,7 @@ from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import beir
 from dpr_jax.evaluation import answers as answers_lib
-from dpr_jax.evaluation import comparison, judgements, report
+from dpr_jax.evaluation import comparison, exact_match, judgements, report
 
 _METHOD = re.compile(r"[\w-]+")
 
@@ -86,7 +86,9 @@ def evaluate(
     overwrite: also where nothing has changed.
 
   Returns:
-    {method: {"top1": fraction, ..., "gold_top1": fraction, ...}}.
+    {method: {"top1": fraction, ..., "gold_top1": fraction, ..., "em":
+    fraction, "f1": fraction, "em_10": ..., ...}}; the last ones of a method
+    whose results were read, with the numbers of passages read.
 
   Raises:
     InputError: no results of this name, or malformed or damaged ones.
@@ -101,7 +103,8 @@ def evaluate(
     }
   )
   paths = results_files(workdir, name)
-  if not paths:
+  answered = answer_files(workdir, name)
+  if not paths and not answered:
     raise errors.InputError(
       f"{workdir.results(name, '*')}: no results of this name; run `dpr-jax"
       f" retrieve --name={name}` first"
@@ -114,6 +117,10 @@ def evaluate(
       [workdir_lib.fingerprint_file(path), sidecars[method]]
     )
     for method, path in paths.items()
+  }
+  inputs |= {
+    f"{method} answers": workdir_lib.fingerprint_file(path)
+    for method, path in answered.items()
   }
   if qrels is not None and qrels != judgements.GOLD:
     inputs["qrels"] = workdir_lib.fingerprint_file(qrels)
@@ -139,6 +146,8 @@ def evaluate(
       counts[f"{method}_questions_with_gold"] = len(ranks.gold)
       if qrels is not None:
         measures[method] |= _judged(path, sidecars[method], qrels, ranks.depth)
+    for method, path in answered.items():
+      measures.setdefault(method, {}).update(exact_match.file_scores(path))
     workdir_lib.write_json(output, measures)
     stage.finish(counts)
   title = f"{name}: percent of questions"
@@ -222,7 +231,17 @@ def results_files(
   workdir: workdir_lib.Workdir, name: str
 ) -> dict[str, pathlib.Path]:
   """Results of a question set by method, in alphabetical order."""
-  folder = workdir.results(name, "bm25").parent
+  return _by_method(workdir.results(name, "bm25").parent, name)
+
+
+def answer_files(
+  workdir: workdir_lib.Workdir, name: str
+) -> dict[str, pathlib.Path]:
+  """Answers to a question set by method, in alphabetical order."""
+  return _by_method(workdir.answers(name).parent, name)
+
+
+def _by_method(folder: pathlib.Path, name: str) -> dict[str, pathlib.Path]:
   found = {}
   for path in sorted(folder.glob("*.json")):
     method = path.name.removeprefix(f"{name}.").removesuffix(".json")

@@ -14,6 +14,8 @@ import rich.console
 import rich.table
 
 _MEASURE = re.compile(r"(gold_)?top(\d+)|[A-Za-z]+@(\d+)")
+_ANSWERS = re.compile(r"(em|f1)(?:_(\d+))?")
+_NAMES = {"em": "EM", "f1": "F1"}
 _WIDTH = 1000  # wider than any table: rich wraps and cuts at this width
 
 
@@ -24,6 +26,9 @@ def comparison_table(
   quoted: Mapping[str, Mapping[str, float | int]] | None = None,
 ) -> rich.table.Table:
   """Methods as rows; answer top-k, gold top-k, judged measures, in percent.
+
+  Behind them EM and F1 of the answers, also by the number of passages read, but
+  the last, which is that of EM and F1 themselves.
 
   Args:
     rows: {"dense": {"top20": 0.784, "gold_top20": 0.65}, ...}; keys that are
@@ -37,9 +42,7 @@ def comparison_table(
   table = rich.table.Table(title=title, title_justify="left")
   table.add_column("method", no_wrap=True)
   for column in columns:
-    gold, rank, judged = _MEASURE.fullmatch(column).groups()
-    name = column if judged else f"{'gold' if gold else 'answer'} top-{rank}"
-    table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(_title(column), justify="right", no_wrap=True)
   for name, measures in rows.items():
     table.add_row(name, *(_percent(measures.get(key)) for key in columns))
   if quoted:
@@ -51,11 +54,20 @@ def comparison_table(
   return table
 
 
+def _title(column: str) -> str:
+  """A measure as people read it."""
+  if match := _ANSWERS.fullmatch(column):
+    name = _NAMES[match[1]]
+    return f"{name}, {match[2]} read" if match[2] else name
+  gold, rank, judged = _MEASURE.fullmatch(column).groups()
+  return column if judged else f"{'gold' if gold else 'answer'} top-{rank}"
+
+
 def _columns(rows: Sequence[Mapping[str, float | int]]) -> list[str]:
   """Measures of any row: answers, gold passages, judgements; by rank."""
-  found = {key for row in rows for key in row if _MEASURE.fullmatch(key)}
-  return sorted(
-    found,
+  keys = {key for row in rows for key in row}
+  found = sorted(
+    filter(_MEASURE.fullmatch, keys),
     key=lambda key: (
       "@" in key,
       key.startswith("gold_"),
@@ -63,6 +75,15 @@ def _columns(rows: Sequence[Mapping[str, float | int]]) -> list[str]:
       key,
     ),
   )
+  read = filter(None, map(_ANSWERS.fullmatch, keys))
+  counts = sorted({int(match[2]) for match in read if match[2]})
+  suffixes = ["", *(f"_{count}" for count in counts[:-1])]
+  return found + [
+    name + suffix
+    for suffix in reversed(suffixes)
+    for name in _NAMES
+    if name + suffix in keys
+  ]
 
 
 def _percent(fraction: float | int | None) -> str:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import tokenizers
 
 from dpr_jax import configuration, errors, workdir
 from dpr_jax.data import resources, tokenization
@@ -42,9 +43,7 @@ class Towers:
   def fingerprint(self) -> str:
     """sha256 of all that decides a vector: weights, structure, text format."""
     digest = hashlib.sha256()
-    for path, value in jax.tree.leaves_with_path(self.params):
-      digest.update(jax.tree_util.keystr(path).encode())
-      digest.update(np.ascontiguousarray(value).tobytes())
+    _update(digest, self.params)
     structure = (
       dataclasses.asdict(self.encoder.config),
       self.encoder.pooling,
@@ -55,6 +54,20 @@ class Towers:
     )
     digest.update(repr(structure).encode())
     return digest.hexdigest()
+
+
+def _update(digest: Any, params: Any) -> None:
+  """Adds names and bytes of all parameters to a hash."""
+  for path, value in jax.tree.leaves_with_path(params):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(value).tobytes())
+
+
+def weights_digest(params: Any) -> str:
+  """sha256 of all parameters."""
+  digest = hashlib.sha256()
+  _update(digest, params)
+  return digest.hexdigest()
 
 
 def compute_dtype(name: str) -> Any:
@@ -85,12 +98,7 @@ def structure(
   Raises:
     InputError: texts would be longer than the checkpoint knows positions.
   """
-  if model.dropout >= 0:
-    bert_config = dataclasses.replace(
-      bert_config,
-      hidden_dropout_prob=model.dropout,
-      attention_probs_dropout_prob=model.dropout,
-    )
+  bert_config = with_dropout(bert_config, model.dropout)
   for name in ("question_length", "passage_length"):
     if model[name] > bert_config.max_position_embeddings:
       raise errors.InputError(
@@ -109,21 +117,9 @@ def structure(
 def start(config: ml_collections.ConfigDict) -> Towers:
   """The towers before training, as `config.model` describes them."""
   model = config.model
-  if model.checkpoint == "random":
-    folder = resources.checkpoint_folder("starter")
-    bert_config = random_sizes(model)
-    tower = bert.init_params(bert_config, jax.random.key(config.seed))
-    tower = jax.tree.map(np.asarray, tower)
-  else:
-    folder = resources.checkpoint_folder(model.checkpoint)
-    bert_config, tower = pretrained.load_bert(folder)
+  folder, bert_config, tower = load_base(config, model.checkpoint)
   encoder = structure(model, bert_config)
-  backend = tokenization.load_tokenizer(folder)
-  if backend.get_vocab_size() > bert_config.vocab_size:
-    raise errors.InputError(
-      f"{folder}: the tokenizer knows {backend.get_vocab_size()} tokens, the"
-      f" model {bert_config.vocab_size}: they do not belong together"
-    )
+  backend = checked_tokenizer(folder, bert_config)
   tokenizer = tokenization.TextTokenizer(
     backend,
     question_length=model.question_length,
@@ -133,6 +129,46 @@ def start(config: ml_collections.ConfigDict) -> Towers:
     passage_prefix=model.passage_prefix,
   )
   return Towers(encoder, encoder.towers(tower), tokenizer)
+
+
+def load_base(
+  config: ml_collections.ConfigDict, checkpoint: str
+) -> tuple[pathlib.Path, bert.BertConfig, Any]:
+  """Folder (for the tokenizer), sizes and parameters of a pretrained BERT.
+
+  Args:
+    config: `config.model` has the sizes of "random".
+    checkpoint: as `config.model.checkpoint`.
+  """
+  if checkpoint != "random":
+    folder = resources.checkpoint_folder(checkpoint)
+    return folder, *pretrained.load_bert(folder)
+  folder = resources.checkpoint_folder("starter")
+  bert_config = random_sizes(config.model)
+  tower = bert.init_params(bert_config, jax.random.key(config.seed))
+  return folder, bert_config, jax.tree.map(np.asarray, tower)
+
+
+def with_dropout(config: bert.BertConfig, rate: float) -> bert.BertConfig:
+  """One dropout rate everywhere; negative = as the checkpoint says."""
+  if rate < 0:
+    return config
+  return dataclasses.replace(
+    config, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate
+  )
+
+
+def checked_tokenizer(
+  folder: pathlib.Path, config: bert.BertConfig
+) -> tokenizers.Tokenizer:
+  """The tokenizer of a folder; `InputError` where it is another model's."""
+  backend = tokenization.load_tokenizer(folder)
+  if backend.get_vocab_size() > config.vocab_size:
+    raise errors.InputError(
+      f"{folder}: the tokenizer knows {backend.get_vocab_size()} tokens, the"
+      f" model {config.vocab_size}: they do not belong together"
+    )
+  return backend
 
 
 def from_folder(folder: str | os.PathLike) -> Towers:

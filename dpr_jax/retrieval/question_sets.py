@@ -1,8 +1,8 @@
 """The questions that are retrieved for, one after the other.
 
-In comes a workdir (its dev set) or any question file; out comes a stream of
-questions without what retrieval does not need, each with its own id where the
-format has one.
+In comes a workdir (its dev or train set) or any question file; out comes a
+stream of questions without what retrieval does not need, each with its own id
+where the format has one.
 """
 
 import dataclasses
@@ -35,19 +35,21 @@ class QuestionSet:
     source: a workdir, or the path of a file.
     judged: ids of BEIR's questions to keep; None = all.  A file of BEIR holds
       those of all splits.
+    split: of a workdir.
   """
 
   where: str
   count: int | None
   source: workdir_lib.Workdir | str | os.PathLike
   judged: frozenset[str] | None = None
+  split: str = "dev"
 
   def __iter__(self) -> Iterator[Asked]:
     from dpr_jax.data import formats, prepare
 
     if isinstance(self.source, workdir_lib.Workdir):
-      dev = prepare.open_questions(self.source, "dev")
-      for _, block in dev.blocks(_BLOCK):
+      table = prepare.open_questions(self.source, self.split)
+      for _, block in table.blocks(_BLOCK):
         yield from (Asked("", _bare(question)) for question in block)
     elif beir.is_beir(self.source):
       left_out = 0
@@ -75,6 +77,7 @@ def open_set(
   workdir: workdir_lib.Workdir,
   questions_file: str | os.PathLike | None,
   qrels: str | os.PathLike | None = None,
+  split: str = "dev",
 ) -> QuestionSet:
   """The workdir's dev questions, or those of a file.
 
@@ -82,12 +85,13 @@ def open_set(
     workdir: read where there is no file.
     questions_file: `*.qa.csv`, DPR JSON or JSONL, BEIR's `queries.jsonl`.
     qrels: judgements: only BEIR's questions that stand there are asked.
+    split: of the workdir: "dev" or "train".
   """
   from dpr_jax.data import prepare
 
   if questions_file is not None:
     judged = None if qrels is None else frozenset(beir.read_qrels(qrels))
     return QuestionSet(str(questions_file), None, questions_file, judged)
-  count = len(prepare.open_questions(workdir, "dev"))
-  where = f"{workdir.data / 'dev'} (config.data.dev)"
-  return QuestionSet(where, count, workdir)
+  count = len(prepare.open_questions(workdir, split))
+  where = f"{workdir.data / split} (config.data.{split})"
+  return QuestionSet(where, count, workdir, split=split)

@@ -6,6 +6,7 @@ vectors, the model that encodes the questions, the corpus) is compared when it
 is loaded: what does not belong together is refused.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -50,22 +51,29 @@ class DenseRanker:
     self._encoder = encoder
     self._index = index
     self._vectors = vectors
+    self.seconds: dict[str, float] = {}  # of the steps of the last search
 
   def search(
     self, questions: Sequence[str], k: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """As `faiss_index.search_index`, from texts."""
+    began = time.perf_counter()
     vectors = np.asarray(
       self._encoder.encode_questions(list(questions)), np.float32
     )
+    encoded = time.perf_counter()
     more = 0 if self._vectors is None else faiss_index_search.TIES
     with faiss_index_search.threads(self._threads):
       rows, scores = faiss_index.search_index(self._index, vectors, k + more)
-    if self._vectors is None:
-      return rows, scores
-    return faiss_index_search.score_again(
-      self._vectors, vectors, rows, min(k, self._index.ntotal)
-    )
+    if self._vectors is not None:
+      rows, scores = faiss_index_search.score_again(
+        self._vectors, vectors, rows, min(k, self._index.ntotal)
+      )
+    self.seconds = {
+      "encode": encoded - began,
+      "search": time.perf_counter() - encoded,
+    }
+    return rows, scores
 
 
 class ExactRanker:

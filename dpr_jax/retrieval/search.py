@@ -72,6 +72,11 @@ class Retriever:
     ranker = rankers.load(config, workdir, method, passages, build=False)
     return cls(ranker, passages)
 
+  @property
+  def seconds(self) -> dict[str, float]:
+    """Of the steps of the last search, {} where its method has one alone."""
+    return getattr(self._ranker, "seconds", {})
+
   def search(
     self, questions: str | Sequence[str], k: int = 20
   ) -> list[list[Hit]]:
@@ -141,6 +146,7 @@ def retrieve(
   questions_file: str | os.PathLike | None = None,
   name: str = "dev",
   methods: Sequence[str] | None = None,
+  split: str = "dev",
   qrels: str | os.PathLike | None = None,
   tune: bool = False,
   overwrite: bool = False,
@@ -150,9 +156,10 @@ def retrieve(
   Args:
     config: reads `retrieve`, `evaluate.match`, and what `rankers` read.
     workdir: holds the corpus, and the index of each dense method.
-    questions_file: `*.qa.csv` or DPR JSON; the workdir's dev set without it.
+    questions_file: `*.qa.csv` or DPR JSON; the workdir's `split` without it.
     name: the results are `results/<name>.<method>.json`.
     methods: instead of `config.retrieve.methods`.
+    split: "dev" or "train".
     qrels: only the questions judged there are asked (BEIR's files hold those of
       all splits).
     tune: first chooses the weight of "hybrid" on the dev set, and uses it.
@@ -181,7 +188,7 @@ def retrieve(
     config.fusion.weight = -1.0
   source = workdir_lib.dataset_inputs(workdir, "passages")
   if questions_file is None:
-    source |= workdir_lib.dataset_inputs(workdir, "dev")
+    source |= workdir_lib.dataset_inputs(workdir, split)
   else:
     source["questions"] = workdir_lib.fingerprint_file(questions_file)
   if qrels is not None:
@@ -191,7 +198,7 @@ def retrieve(
   for method in methods:
     stage = _stage(config, workdir, name, method, source)
     if not stage.is_current(overwrite):
-      questions = question_sets.open_set(workdir, questions_file, qrels)
+      questions = question_sets.open_set(workdir, questions_file, qrels, split)
       _retrieve_with(config, workdir, method, stage, questions, name)
 
 

@@ -115,6 +115,10 @@ class Timer:
 
 def padding_share(batch: Mapping[str, Any]) -> float:
   """Share of a batch's token positions that hold no token."""
+  if "inputs" in batch:  # the reader's
+    groups = batch["inputs"]
+    tokens = sum(int(group["lengths"].sum()) for group in groups)
+    return 1.0 - tokens / sum(group["ids"].size for group in groups)
   masks = [
     group["mask"] for kind in ("questions", "passages") for group in batch[kind]
   ]
@@ -207,7 +211,7 @@ def check_finite(step: int, row: Mapping[str, float], last_good: str) -> None:
     if not math.isfinite(row[key]):
       raise FloatingPointError(
         f"step {step}: {key} is {row[key]}; the last good checkpoint is"
-        f" {last_good}; lower config.train.learning_rate or look at the batch"
+        f" {last_good}; lower the learning rate or look at the batch"
       )
 
 
@@ -220,5 +224,5 @@ def check_parameters(step: int, params: Any, last_good: str) -> None:
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
     raise FloatingPointError(
       f"step {step}: parameters are not finite; the last good checkpoint is"
-      f" {last_good}; lower config.train.learning_rate"
+      f" {last_good}; lower the learning rate"
     )

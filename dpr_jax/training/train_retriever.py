@@ -7,6 +7,7 @@ host reads the metrics of step N-1 and Grain prepares the batches to come.
 """
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -50,9 +51,9 @@ def train(
   if processes.first_alone(lambda: stage.is_current(overwrite)):
     return
   choice = selection.Selection.of(config)
-  processes.first_alone(lambda: _claim(stage, overwrite))
+  processes.first_alone(lambda: claim(stage, overwrite))
   with processes.in_turn():
-    run = _Run(config, workdir, choice)
+    run = Run(config, workdir, choice)
   try:
     with interrupts.deferred() as asked:
       run.go(asked)
@@ -71,7 +72,16 @@ def train(
     )
 
 
-class _Run:
+@dataclasses.dataclass(frozen=True)
+class Every:
+  """How often something is due, in steps; 0 = at the end alone."""
+
+  log: int
+  dev: int
+  checkpoint: int
+
+
+class Run:
   """One call of the stage: from the last checkpoint to the last step.
 
   Of several processes each reads its share of every batch; the first alone
@@ -80,6 +90,12 @@ class _Run:
 
   def __init__(self, config, workdir, choice: selection.Selection):
     self.config, self.workdir, self.choice = config, workdir, choice
+    train_config = config.train
+    self.every = Every(
+      train_config.log_every,
+      train_config.dev_every,
+      train_config.checkpoint_every,
+    )
     self.model = towers.start(config)
     self.source = sources.make_source(config, workdir, self.model)
     self.plan, self.steps = self.source.plan, self.source.steps
@@ -185,7 +201,6 @@ class _Run:
 
   def _take(self, step: int, loader, asked: interrupts.Request) -> None:
     """One step, and what is due after it."""
-    settings = self.config.train
     batch = self.timer.wait_for(loader)
     if processes.count() > 1:
       batch["asked"] = np.full(parallel.cores(), asked.number or 0, np.int32)
@@ -197,7 +212,7 @@ class _Run:
     self.profiler.after(step, reported)
     self._settle()  # the step before: the cores are busy with this one
     self.pending = (step, reported)
-    saves = _is_due(step, settings.checkpoint_every, self.steps)
+    saves = _is_due(step, self.every.checkpoint, self.steps)
     evaluates = self._evaluates(step)
     if saves or evaluates:
       self._settle()
@@ -223,15 +238,14 @@ class _Run:
     if step > self.first + 2 and self.compilations.count > self.compiled:
       logging.warning("train: step %d was compiled anew", step)
     self.compiled = self.compilations.count
-    if step % max(self.config.train.log_every, 1) == 0 or step == 1:
+    if step % max(self.every.log, 1) == 0 or step == 1:
       self.log.write({"step": step, **row})
     self.log.advance(row)
 
   def _evaluates(self, step: int) -> bool:
     """True where a step gets a dev row: before the first one, when due."""
-    every = self.config.train.dev_every
     return self.dev is not None and (
-      step == 0 or _is_due(step, every, self.steps)
+      step == 0 or _is_due(step, self.every.dev, self.steps)
     )
 
   def _lacks_dev_row(self) -> bool:
@@ -239,7 +253,7 @@ class _Run:
     return self._evaluates(self.first) and processes.first_alone(
       lambda: (
         not any(
-          row["step"] == self.first and "dev_loss" in row
+          row["step"] == self.first and any(k.startswith("dev_") for k in row)
           for row in self.log.read()
         )
       )
@@ -308,7 +322,7 @@ def _stage(config, workdir: workdir_lib.Workdir) -> workdir_lib.Stage:
   )
 
 
-def _claim(stage: workdir_lib.Stage, overwrite: bool) -> None:
+def claim(stage: workdir_lib.Stage, overwrite: bool) -> None:
   """Starts the folder anew, or makes sure that it is this very run's.
 
   Raises:

@@ -210,3 +210,43 @@ def test_matcher_caches_by_key_and_forgets_the_oldest():
 def test_a_single_string_is_not_a_list_of_answers():
   with pytest.raises(TypeError, match="must be a list"):
     answers.AnswerMatcher().hits("Paris", [0], [PARIS])
+
+
+TEXTS = strategies.text(
+  alphabet=strategies.sampled_from(
+    [
+      *"aAbB \n.-,\u0301\u0327\u00e9\u00c5\u212b\u0344\u0f73",
+      *"\u0130\u03a3\u03c2\uac00\u00df\u2060",
+    ]
+  ),
+  max_size=24,
+)
+
+
+@hypothesis.given(text=TEXTS, accepted=strategies.lists(TEXTS, max_size=3))
+def test_spans_are_there_where_there_is_an_answer(text, accepted):
+  """In characters of the text itself, whatever marks and forms it has."""
+  spans = answers.answer_spans(accepted, text)
+  assert bool(spans) == answers.has_answer(accepted, text)
+  wanted = [answers.answer_tokens(answer) for answer in accepted]
+  for start, end in spans:
+    assert 0 <= start < end <= len(text)
+    found = answers.answer_tokens(text[start:end])
+    # A mark may stand on punctuation, and then comes with it.
+    assert any(" ".join(one) in " ".join(found) for one in wanted if one)
+
+
+def test_spans_of_the_original_text():
+  text = "Zu\u0308rich, Z\u00fcrich or ZURICH; U.S. and u.s."
+  spans = answers.answer_spans(["z\u00fcrich", "U.S."], text)
+  assert [text[start:end] for start, end in spans] == [
+    *("Zu\u0308rich", "Z\u00fcrich"),
+    *("U.S.", "u.s."),
+  ]
+  assert answers.answer_spans(["richo"], text) == []
+  found = answers.answer_spans([r"z.{1,2}rich|("], text, match="regex")
+  assert found == []  # an invalid pattern
+  found = answers.answer_spans([r"zu.rich", "x*"], text, match="regex")
+  assert [text[start:end] for start, end in found] == [
+    *("Zu\u0308rich", "Z\u00fcrich"),
+  ]

@@ -54,7 +54,7 @@ def test_interrupted_training_ends_bit_equal(
   shutil.copytree(fresh_workdir.root, other.root)
   train_retriever.train(tiny_config, other)
 
-  take = train_retriever._Run._take
+  take = train_retriever.Run._take
 
   def dies(run, step, loader):
     take(run, step, loader)
@@ -62,7 +62,7 @@ def test_interrupted_training_ends_bit_equal(
       raise RuntimeError("power cut")
 
   with monkeypatch.context() as patch:
-    patch.setattr(train_retriever._Run, "_take", dies)
+    patch.setattr(train_retriever.Run, "_take", dies)
     with pytest.raises(RuntimeError, match="power cut"):
       train_retriever.train(tiny_config, fresh_workdir)
   assert not (fresh_workdir.training / "manifest.json").exists()

@@ -1,0 +1,231 @@
+"""`dpr-jax bench reader`: training a reader beside transformers on PyTorch.
+
+Both train from the same checkpoint on the same questions of a file in SQuAD's
+format, with the same number of steps, batch and learning rates, and take turns
+step by step in one process; then the same code reads the same dev questions
+with the weights of either.  Timed is everything from texts (here: from token
+ids, which our training keeps) to new parameters; what XLA compiles is met in
+uncounted steps before, whose results are thrown away.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import rich.table
+
+from dpr_jax import errors, parallel
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.benchmarking import harness
+from dpr_jax.benchmarking import transformers_reader_peer as peer_lib
+from dpr_jax.data import resources, squad
+from dpr_jax.evaluation import report as report_lib
+from dpr_jax.models import pretrained, readers
+from dpr_jax.training import (
+  metrics,
+  reader_sources,
+  reader_step,
+  train_reader,
+  train_step,
+)
+
+OURS = "dpr-jax"
+
+
+class Trainer:
+  """Our side: the very step that `dpr-jax train-reader` runs."""
+
+  def __init__(self, config, workdir: workdir_lib.Workdir):
+    """Loads checkpoint and examples."""
+    self.reader = readers.start(config)
+    self.data = reader_sources.examples(config, workdir, self.reader.tokenizer)
+    self.source = train_reader.make_source(config, self.data)
+    transformation, self.schedule = train_reader.make_optimizer(
+      config, self.source.steps
+    )
+    self._init = transformation.init
+    self._step = parallel.map_train_step(
+      reader_step.make_reader_step(
+        self.reader.structure,
+        transformation,
+        self.schedule,
+        seed=config.seed,
+        questions=self.source.plan.batch_size,
+        passages=self.source.passages,
+      )
+    )
+    self.restart()
+
+  def restart(self) -> None:
+    """Back to the checkpoint."""
+    params = self.reader.params
+    self.state = parallel.replicate(
+      train_step.TrainState(np.int32(0), params, self._init(params))
+    )
+
+  def shapes(self) -> dict[Any, int]:
+    """A step of every shape that the training will meet."""
+    first: dict[Any, int] = {}
+    for step in range(self.source.steps):
+      widths = tuple(g["ids"].shape for g in self.source[step]["inputs"])
+      first.setdefault(widths, step)
+    return first
+
+  def step(self, number: int) -> tuple[float, float]:
+    """One step; gives loss and share of padding."""
+    batch = self.source[number]
+    self.state, reported = self._step(
+      self.state, parallel.split_over_cores(batch)
+    )
+    return float(reported["loss"]), metrics.padding_share(batch)
+
+
+def bench(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  *,
+  json_file: str | None = None,
+) -> dict[str, Any]:
+  """Trains both sides, compares speed, exact match and F1; prints and returns.
+
+  Args:
+    config: `config.reader` describes the training; its files are SQuAD's.
+    workdir: is not written to.
+    json_file: where the report is written, if anywhere.
+
+  Raises:
+    InputError: the config is not one of SQuAD, or PyTorch is missing.
+  """
+  settings = config.reader
+  if settings.passages != 1 or not squad.is_squad(settings.train):
+    raise errors.InputError(
+      "bench reader: needs config.reader.train in SQuAD's format and"
+      " config.reader.passages=1, as configs/squad.py"
+    )
+  ours = Trainer(config, workdir)
+  peer = peer_lib.Peer(
+    peer_lib.Settings(
+      folder=resources.checkpoint_folder(
+        settings.checkpoint or config.model.checkpoint
+      ),
+      length=settings.length,
+      overlap=settings.overlap,
+      dropout=settings.dropout,
+      weight_decay=settings.weight_decay,
+      clip_norm=settings.clip_norm,
+      seed=config.seed,
+    )
+  )
+  rows = _peer_rows(config, ours)
+  for step in ours.shapes().values():
+    ours.step(step)
+  ours.restart()
+  plan = ours.source.plan
+
+  def peer_step(number: int) -> tuple[float, float]:
+    indexes, _ = plan.rows(number)
+    rate = float(ours.schedule(number))
+    return peer.step([rows[i] for i in indexes.tolist()], rate), 0.0
+
+  outcome = harness.contest(
+    [
+      harness.Contender(OURS, ours.step),
+      harness.Contender(peer_lib.NAME, peer_step),
+    ],
+    rounds=ours.source.steps,
+    warmups=(),
+  )
+  report = {
+    "machine": harness.machine(),
+    "versions": harness.versions(),
+    "steps": ours.source.steps,
+    "batch_size": plan.batch_size,
+    "cores": jax.device_count(),
+    "peer_threads": peer.threads,
+    "seconds": {name: sum(each) for name, each in outcome.seconds.items()},
+    "speedup": harness.speedup(
+      outcome.seconds[OURS], outcome.seconds[peer_lib.NAME]
+    ),
+    "last_loss": {name: each[-1][0] for name, each in outcome.results.items()},
+    "scores": _scores(config, workdir, ours, peer),
+  }
+  _print(report)
+  if json_file:
+    workdir_lib.write_json(json_file, report)
+  return report
+
+
+def _peer_rows(
+  config: ml_collections.ConfigDict, ours: Trainer
+) -> list[peer_lib.Row]:
+  """The questions that we learn from, by the numbers of our examples."""
+  rows = []
+  for one in squad.read_squad(config.reader.train):
+    if one.answers:
+      start = one.starts[0]
+      end = start + len(one.answers[0])
+      rows.append(peer_lib.Row(one.question, one.paragraph.text, start, end))
+  if len(rows) != len(ours.data.examples):
+    raise errors.InputError(
+      f"{config.reader.train}: of {len(rows)} questions with an answer we can"
+      f" learn from {len(ours.data.examples)}: the two sides would not see the"
+      " same ones"
+    )
+  return rows
+
+
+def _scores(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  ours: Trainer,
+  peer: peer_lib.Peer,
+) -> dict[str, dict[str, float]]:
+  """Exact match and F1 on the dev questions, read by the same code."""
+  found = {}
+  dev = reader_sources.DevQuestions.make(config, workdir, ours.reader, False)
+  if dev is None:
+    return found
+  found[OURS] = dict(dev.evaluate(ours.state.params))
+  bert_config = ours.reader.structure.config
+  tensors = peer.tensors()
+  heads, params = readers.split_heads(tensors, bert_config, peer_lib.NAME)
+  params = {
+    **ours.reader.params,
+    **heads,
+    "bert": pretrained.params_from_tensors(params, bert_config, peer_lib.NAME),
+  }
+  theirs = dataclasses.replace(
+    ours.reader,
+    params=params,
+    tokenizer=dataclasses.replace(ours.reader.tokenizer, layout="squad"),
+  )
+  dev = reader_sources.DevQuestions.make(config, workdir, theirs, False)
+  found[peer_lib.NAME] = dict(dev.evaluate(parallel.replicate(params)))
+  return found
+
+
+def _print(report: dict[str, Any]) -> None:
+  """The report for people, on standard output."""
+  table = rich.table.Table(
+    title=f"Training a reader, {report['steps']} steps of"
+    f" {report['batch_size']} questions",
+    title_justify="left",
+  )
+  for name in ("", "seconds", "last loss", "dev EM", "dev F1"):
+    table.add_column(name, justify="right", no_wrap=True)
+  for name, seconds in report["seconds"].items():
+    scores = report["scores"].get(name, {})
+    table.add_row(
+      name,
+      f"{seconds:.1f}",
+      f"{report['last_loss'][name]:.3f}",
+      *(
+        f"{100 * scores[key]:.1f}" if key in scores else "-"
+        for key in ("dev_em", "dev_f1")
+      ),
+    )
+  report_lib.print_table(table)
+  print(harness.speedup_line(OURS, peer_lib.NAME, report["speedup"]) + ".")
+  print(harness.machine_line(report))

@@ -1,0 +1,197 @@
+"""The reader's batches as a pure function of (seed, step, process).
+
+Which question stands where is `batches.Plan`'s matter; which positive, window
+and negatives it is read with depends on (seed, epoch, question) alone.  The
+inputs of a process are sorted by length and dealt to its cores, each group
+padded to a length of its own: the loss does not mind, since every input knows
+its question.  With `sort_batches` the questions of some consecutive batches are
+sorted by length first, so that what is read together is about equally long.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from dpr_jax.data import batches, reader_examples, reader_inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawn:
+  """One passage of one question, as it stands in a batch.
+
+  Attributes:
+    input: None where a negative is missing.
+    spans: places of the answers in the input; () for a negative.
+  """
+
+  input: reader_inputs.ReaderInput | None
+  spans: reader_examples.Spans = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReaderBatches:
+  """Random access to batches: `source[step]` is this process's share.
+
+  Attributes:
+    plan: which question stands where.
+    steps: number of batches.
+    data: the examples.
+    passages: per question: a positive and negatives.
+    spans: answers of a positive at most.
+    groups: by length, at most.
+    length_step: lengths are multiples of it; 0 = the tokenizer's length.
+    sort_batches: batches whose questions are sorted by length together.
+    cores: of this process.
+    process: number of this process.
+    processes: number of all processes.
+  """
+
+  plan: batches.Plan
+  steps: int
+  data: reader_examples.Examples
+  passages: int = 24
+  spans: int = 10
+  groups: int = 1
+  length_step: int = 0
+  sort_batches: int = 1
+  cores: int = 1
+  process: int = 0
+  processes: int = 1
+  _block: dict[int, list] = dataclasses.field(default_factory=dict, repr=False)
+
+  def __len__(self) -> int:
+    return self.steps
+
+  def __getitem__(self, step: int) -> dict[str, Any]:
+    """The batch of a step.
+
+    Returns:
+      `inputs`: a tuple of groups with the arrays of `ReaderBatch`, of each
+      input `starts`, `ends` [inputs, spans] (positions of the answers, 0 where
+      there are fewer) and `spans` (how many there are), in the order of the
+      groups' rows, core by core: `rows` (question's row in the global batch *
+      passages + number; number 0 is the positive) and `valid`.
+    """
+    pairs = self._questions(int(step))
+    share = self.plan.batch_size // self.processes
+    if not self.length_step:  # else lengths of all decide the shapes
+      pairs = pairs[self.process * share : (self.process + 1) * share]
+    flat = [one for pair in pairs for one in self.draw(*pair)]
+    count = share * self.passages
+    lengths = np.array([len(o.input.ids) if o.input else 1 for o in flat])
+    shares = lengths.reshape(-1, count)
+    each = count // self.cores
+    parts = np.array_split(np.arange(each), min(self.groups, each))
+    sizes = [len(part) for part in parts]
+    starts = np.cumsum([0, *(size * self.cores for size in sizes)])
+    widths = self._widths(shares, starts)
+    own = self.process if len(shares) > 1 else 0
+    mine = flat[own * count : (own + 1) * count]
+    order = np.argsort(-shares[own], kind="stable")
+    groups, rows = [], []
+    for first, end, width in zip(starts[:-1], starts[1:], widths, strict=True):
+      dealt = order[first:end].reshape(self.cores, -1)
+      groups.append(self._group([mine[i] for i in dealt.reshape(-1)], width))
+      rows.append(dealt)
+    places = np.concatenate(rows, axis=1).reshape(-1)
+    return {
+      "inputs": tuple(groups),
+      "rows": (self.process * count + places).astype(np.int32),
+      "valid": np.array([mine[place].input is not None for place in places]),
+    }
+
+  def _widths(
+    self, shares: Int[np.ndarray, "processes inputs"], starts: np.ndarray
+  ) -> list[int]:
+    """Padded length of every group, the same in all processes."""
+    limit = self.data.tokenizer.length
+    if not self.length_step:
+      return [limit] * (len(starts) - 1)
+    descending = -np.sort(-shares, axis=1)
+    longest = descending[:, starts[:-1]].max(axis=0)
+    steps = -(-longest // self.length_step)
+    return np.minimum(steps * self.length_step, limit).tolist()
+
+  def _group(self, drawn: list[_Drawn], width: int) -> dict[str, np.ndarray]:
+    nothing = reader_inputs.ReaderInput(
+      np.zeros(1, np.int32), 1, 1, reader_inputs.Window(0, 0)
+    )
+    batch = self.data.tokenizer.pad([d.input or nothing for d in drawn], width)
+    places = np.zeros((2, len(drawn), self.spans), np.int32)
+    for row, one in enumerate(drawn):
+      if one.spans:
+        places[:, row, : len(one.spans)] = np.array(one.spans).T
+    counts = np.array([len(one.spans) for one in drawn], np.int32)
+    return {
+      **{
+        field.name: getattr(batch, field.name)
+        for field in dataclasses.fields(batch)
+      },
+      "starts": places[0],
+      "ends": places[1],
+      "spans": counts,
+    }
+
+  def draw(self, question: int, epoch: int) -> list[_Drawn]:
+    """The inputs of a question in an epoch, the positive first."""
+    example = self.data.examples[question]
+    generator = np.random.default_rng((self.plan.seed, 5, epoch, question))
+    positive = example.positives[generator.integers(len(example.positives))]
+    windows = self.data.windows(example.question, positive.row)
+    windows = [w for w in windows if any(map(w.holds, positive.spans))]
+    window = windows[generator.integers(len(windows))]
+    found = self._input(example, positive.row, window)
+    shift = found.passage - window.first
+    spans = tuple(
+      (first + shift, last + shift)
+      for first, last in positive.spans
+      if window.holds((first, last))
+    )
+    drawn = [_Drawn(found, spans)]
+    wanted = self.passages - 1
+    some = generator.permutation(len(example.negatives))[:wanted]
+    for row in example.negatives[some].tolist():
+      first = self.data.windows(example.question, row)[0]
+      drawn.append(_Drawn(self._input(example, row, first)))
+    return drawn + [_Drawn(None)] * (self.passages - len(drawn))
+
+  def _input(
+    self,
+    example: reader_examples.Example,
+    row: int,
+    window: reader_inputs.Window,
+  ) -> reader_inputs.ReaderInput:
+    store, tokenizer = self.data.passages, self.data.tokenizer
+    head, end = tokenizer.head(example.question, store.title(row))
+    return tokenizer.compose(head, end, store.ids(row), window)
+
+  def _questions(self, step: int) -> list[tuple[int, int]]:
+    """(question, epoch) of every row of the global batch of a step."""
+    if self.sort_batches == 1:
+      indexes, epochs = self.plan.rows(step)
+      return list(zip(indexes.tolist(), epochs.tolist(), strict=True))
+    first = step // self.sort_batches * self.sort_batches
+    if first not in self._block:
+      self._block.clear()
+      self._block[first] = self._sorted(first)
+    return self._block[first][step - first]
+
+  def _sorted(self, first: int) -> list[list[tuple[int, int]]]:
+    """Batches from `first` on, their questions sorted by length."""
+    last = min(first + self.sort_batches, self.steps)
+    pairs = []
+    for step in range(first, last):
+      indexes, epochs = self.plan.rows(step)
+      pairs += zip(indexes.tolist(), epochs.tolist(), strict=True)
+    lengths = [
+      max(len(one.input.ids) for one in self.draw(*pair) if one.input)
+      for pair in pairs
+    ]
+    order = np.argsort(lengths, kind="stable").reshape(last - first, -1)
+    generator = np.random.default_rng((self.plan.seed, 7, first))
+    return [
+      [pairs[i] for i in order[batch]]
+      for batch in generator.permutation(last - first)
+    ]

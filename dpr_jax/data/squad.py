@@ -1,0 +1,106 @@
+"""Reader of SQuAD's JSON: questions with their paragraph and answer offsets.
+
+In comes `train-v1.1.json` or a file of the same form (also v2.0, also gzipped),
+out come `SquadQuestion`s: each has the one paragraph that it was asked about,
+and its answers with the characters where they stand.  Mistakes in the file are
+`errors.InputError` with article, paragraph and question.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import ijson
+
+from dpr_jax import errors
+from dpr_jax.data import records, streams
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SquadQuestion:
+  """A question about one paragraph.
+
+  Attributes:
+    id: SQuAD's own.
+    question: its text.
+    answers: accepted answers, repeats included; () for one without an answer
+      (v2.0).
+    starts: character of the paragraph where each answer starts.
+    paragraph: what it is asked about; its id is `<article>.<paragraph>`.
+  """
+
+  id: str
+  question: str
+  answers: tuple[str, ...]
+  starts: tuple[int, ...]
+  paragraph: records.Passage
+
+
+def is_squad(path: str | os.PathLike) -> bool:
+  """True where a file is a JSON object with SQuAD's first key."""
+  with streams.open_bytes(path) as file, streams.stream_errors(path):
+    if streams.first_byte(file) != b"{":
+      return False
+    try:
+      for _, event, value in ijson.parse(file):
+        if event == "map_key":
+          return value in ("data", "version")
+    except (ijson.JSONError, UnicodeDecodeError):
+      return False
+  return False
+
+
+def read_squad(path: str | os.PathLike) -> Iterator[SquadQuestion]:
+  """Yields the questions of a file in its order.
+
+  Raises:
+    InputError: the file is not in SQuAD's format; an answer does not stand
+      where it says.
+  """
+  with streams.open_bytes(path) as file, streams.stream_errors(path):
+    try:
+      articles = json.load(file)["data"]
+    except (ValueError, KeyError, TypeError) as error:
+      raise errors.InputError(
+        f'{path} is not in SQuAD\'s format ({error!r}): {{"data": [{{"title",'
+        ' "paragraphs": [{"context", "qas"}]}]}'
+      ) from error
+  for number, article in enumerate(articles):
+    where = f"{path}: article {number}"
+    try:
+      title = article.get("title", "").replace("_", " ")
+      for place, paragraph in enumerate(article["paragraphs"]):
+        where = f"{path}: article {number} ({title!r}), paragraph {place}"
+        passage = records.Passage(
+          f"{number}.{place}", title, paragraph["context"]
+        )
+        for row in paragraph["qas"]:
+          where = f"{path}: question {row.get('id')!r} ({title!r})"
+          yield _question(row, passage, where)
+    except (KeyError, TypeError, AttributeError) as error:
+      raise errors.InputError(
+        f"{where} is not in SQuAD's format: {error!r}"
+      ) from error
+
+
+def _question(
+  row: dict[str, Any], passage: records.Passage, where: str
+) -> SquadQuestion:
+  answers = [] if row.get("is_impossible") else row["answers"]
+  for answer in answers:
+    start, text = answer["answer_start"], answer["text"]
+    if passage.text[start : start + len(text)] != text:
+      raise errors.InputError(
+        f"{where}: the paragraph holds"
+        f" {passage.text[start : start + len(text)]!r} at character {start},"
+        f" not the answer {text!r}: offsets count characters, not bytes"
+      )
+  return SquadQuestion(
+    str(row["id"]),
+    row["question"],
+    tuple(answer["text"] for answer in answers),
+    tuple(answer["answer_start"] for answer in answers),
+    passage,
+  )

@@ -1,0 +1,95 @@
+"""Exact match and F1 of answers, by SQuAD's rules.
+
+In come a prediction and the accepted answers, out come numbers between 0 and 1.
+Both are the rules of SQuAD v1.1's own evaluation (Rajpurkar et al. 2016), and
+exact match is what DPR reports: lower-case, ASCII punctuation deleted, the
+words a, an and the replaced by a space, white space collapsed; the best over
+the accepted answers counts, and a question without a prediction counts as 0.
+"""
+
+import collections
+import pathlib
+import re
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dpr_jax import errors, workdir
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalize(text: str) -> str:
+  """The form in which answers are compared."""
+  text = text.lower().translate(_PUNCTUATION)
+  return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+  """1.0 where the prediction equals an answer, both normalised, else 0.0."""
+  found = normalize(prediction)
+  return float(any(found == normalize(answer) for answer in answers))
+
+
+def f1(prediction: str, answers: Sequence[str]) -> float:
+  """Best F1 over the answers, of bags of normalised tokens.
+
+  Without a common token it is 0.0, also where both are empty: v1.1's rule.
+  """
+  return max((_f1(prediction, answer) for answer in answers), default=0.0)
+
+
+def _f1(prediction: str, answer: str) -> float:
+  found, wanted = normalize(prediction).split(), normalize(answer).split()
+  common = collections.Counter(found) & collections.Counter(wanted)
+  same = common.total()
+  if not same:
+    return 0.0
+  precision, recall = same / len(found), same / len(wanted)
+  return 2 * precision * recall / (precision + recall)
+
+
+def mean_scores(
+  predictions: Sequence[str], answers: Sequence[Sequence[str]]
+) -> dict[str, float]:
+  """{"em", "f1"}: means over all questions, as fractions.
+
+  Raises:
+    ValueError: no questions, or not one prediction for each.
+  """
+  if not predictions:
+    raise ValueError("exact match of no questions is not defined")
+  pairs = list(zip(predictions, answers, strict=True))
+  return {
+    "em": sum(exact_match(*pair) for pair in pairs) / len(pairs),
+    "f1": sum(f1(*pair) for pair in pairs) / len(pairs),
+  }
+
+
+def file_scores(path: pathlib.Path) -> dict[str, float]:
+  """Scores of an answers file (`dpr-jax read` writes them).
+
+  Returns:
+    "em" and "f1"; where several numbers of passages were read also "em_1",
+    "f1_1", "em_10", … by that number.
+
+  Raises:
+    InputError: the file is malformed or empty.
+  """
+  rows: list[Mapping[str, Any]] = workdir.read_json(path)
+  if not isinstance(rows, list) or not rows:
+    raise errors.InputError(f"{path}: no questions in it")
+  try:
+    answers = [row["answers"] for row in rows]
+    scores = mean_scores([row["prediction"] for row in rows], answers)
+    for count in rows[0].get("by_passages", {}):
+      some = [row["by_passages"][count]["prediction"] for row in rows]
+      for name, value in mean_scores(some, answers).items():
+        scores[f"{name}_{count}"] = value
+  except (KeyError, TypeError, AttributeError) as error:
+    raise errors.InputError(
+      f"{path}: not an answers file ({error!r}): [{{question, answers,"
+      " prediction, passage_id, score}]"
+    ) from error
+  return scores

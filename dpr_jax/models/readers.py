@@ -1,0 +1,306 @@
+"""A reader as one thing: structure, parameters, tokenizer, its origin.
+
+`start` builds it as training begins: a pretrained BERT with fresh heads, a
+reader of Hugging Face's (`DPRReader`, `BertForQuestionAnswering`), or one that
+`dpr-jax train-reader` left in a workdir.  `trained` loads what training left,
+`from_folder` takes a finished reader as it is, `export` writes one for
+transformers.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import safetensors.numpy
+
+from dpr_jax import configuration, errors, workdir
+from dpr_jax.data import reader_inputs, resources
+from dpr_jax.models import bert, checkpoints, pretrained, span_reader, towers
+
+STAGE = "train-reader"
+SETTINGS = "dpr_jax_reader.json"  # beside the weights in an exported folder
+FORMATS = ("dpr-reader", "question-answering")
+_DPR = "span_predictor."
+# Our head -> Hugging Face's name without prefix.
+_HEADS = {"span": "qa_outputs", "rank": "qa_classifier"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """A span reader with everything that it needs to read text.
+
+  Attributes:
+    structure: sizes and heads.
+    params: on the host.
+    tokenizer: texts to inputs.
+    ranks: the rank head was trained; otherwise it says nothing, and passages
+      are told apart by the scores of their spans.
+    step: training steps behind the parameters.
+  """
+
+  structure: span_reader.SpanReader
+  params: Any
+  tokenizer: reader_inputs.ReaderTokenizer
+  ranks: bool
+  step: int = 0
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """sha256 of all that decides a score: weights, structure, text format."""
+    return workdir.fingerprint(
+      [
+        towers.weights_digest(self.params),
+        repr(dataclasses.asdict(self.structure.config)),
+        self.tokenizer.text_format(),
+        self.tokenizer.backend.to_str(),
+        self.ranks,
+      ]
+    )
+
+
+def start(config: ml_collections.ConfigDict) -> Reader:
+  """The reader before training, as `config.reader` and `config.model` say."""
+  settings = config.reader
+  name = settings.checkpoint or config.model.checkpoint
+  where = workdir.Workdir(name)
+  if settings.checkpoint and (where.reader / workdir.MANIFEST).exists():
+    before = trained(configuration.read(where.root / "config.json"), where)
+    reader = dataclasses.replace(before, step=0)
+  else:
+    reader = _pretrained(config, name)
+  bert_config = towers.with_dropout(
+    reader.structure.config, config.reader.dropout
+  )
+  layout = settings.layout
+  tokenizer = dataclasses.replace(
+    reader.tokenizer,
+    length=settings.length,
+    question_length=settings.question_length,
+    overlap=settings.overlap,
+    layout=reader.tokenizer.layout if layout == "auto" else layout,
+  )
+  if settings.length > bert_config.max_position_embeddings:
+    raise errors.InputError(
+      f"config.reader.length={settings.length}: checkpoint {name} has"
+      f" {bert_config.max_position_embeddings} positions"
+    )
+  structure = span_reader.SpanReader(
+    bert_config,
+    dtype=towers.compute_dtype(config.model.compute_dtype),
+    chunk_size=settings.chunk_size,
+    remat=settings.remat,
+  )
+  return dataclasses.replace(reader, structure=structure, tokenizer=tokenizer)
+
+
+def _pretrained(config: ml_collections.ConfigDict, name: str) -> Reader:
+  if name == "random":
+    folder, bert_config, tower = towers.load_base(config, name)
+    heads, layout = None, "dpr"
+  else:
+    folder = resources.checkpoint_folder(name)
+    bert_config, tower, heads, layout = load_tensors(folder)
+  structure = span_reader.SpanReader(bert_config)
+  own = heads or {}
+  params = {"bert": tower} | structure.init_heads(config.seed) | own
+  backend = towers.checked_tokenizer(folder, bert_config)
+  length = min(350, bert_config.max_position_embeddings)
+  tokenizer = reader_inputs.ReaderTokenizer(
+    backend, length, min(64, length // 4), length // 4, layout
+  )
+  return Reader(structure, params, tokenizer, ranks="rank" in own)
+
+
+def load_tensors(
+  folder: pathlib.Path,
+) -> tuple[bert.BertConfig, dict[str, Any], dict[str, Any] | None, str]:
+  """A BERT folder with the heads that it has.
+
+  Returns:
+    (config, our parameters of the BERT, heads by our names or None, layout).
+    A `DPRReader` has both heads, a `BertForQuestionAnswering` the spans' alone.
+  """
+  config = bert.BertConfig.read(folder)
+  tensors = pretrained.read_tensors(folder)
+  is_dpr = any(name.startswith(_DPR) for name in tensors)
+  heads, tensors = split_heads(tensors, config, str(folder))
+  if is_dpr and len(heads) < len(_HEADS):
+    raise errors.InputError(
+      f"{folder}: a DPRReader without {_DPR}qa_outputs or qa_classifier"
+    )
+  tower = pretrained.params_from_tensors(
+    tensors,
+    config,
+    str(folder),
+    prefix=f"{_DPR}encoder.bert_model." if is_dpr else None,
+  )
+  layout = "dpr-hf" if is_dpr else "squad" if heads else "dpr"
+  return config, tower, heads or None, layout
+
+
+def split_heads(
+  tensors: Mapping[str, np.ndarray], config: bert.BertConfig, source: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """The heads among Hugging Face's tensors, by our names, and the others.
+
+  Raises:
+    InputError: a head of another shape; `source` is named.
+  """
+  rest, heads = dict(tensors), {}
+  stem = _DPR if any(name.startswith(_DPR) for name in rest) else ""
+  for ours, theirs in _HEADS.items():
+    kernel = rest.pop(f"{stem}{theirs}.weight", None)
+    bias = rest.pop(f"{stem}{theirs}.bias", None)
+    if kernel is None:
+      continue
+    shape = (2 if ours == "span" else 1, config.hidden_size)
+    if kernel.shape != shape or bias is None or bias.shape != shape[:1]:
+      raise errors.InputError(
+        f"{source}: {stem}{theirs}.weight is {kernel.shape}, not {shape}, or"
+        " its bias is missing or misshapen"
+      )
+    heads[ours] = {
+      "kernel": np.asarray(kernel, np.float32).T,
+      "bias": np.asarray(bias, np.float32),
+    }
+  return heads, rest
+
+
+def from_folder(folder: str | os.PathLike) -> Reader:
+  """A finished reader: a workdir's, a `DPRReader` or one for SQuAD.
+
+  Raises:
+    InputError: the folder holds no reader.
+  """
+  folder = pathlib.Path(folder)
+  where = workdir.Workdir(folder)
+  if (where.reader / workdir.MANIFEST).exists():
+    return trained(configuration.read(where.root / "config.json"), where)
+  if not (folder / "config.json").exists():
+    raise errors.InputError(
+      f"{folder} holds no reader: give a workdir where `dpr-jax train-reader`"
+      " has run, or a folder of a DPRReader or BertForQuestionAnswering"
+    )
+  bert_config, tower, heads, layout = load_tensors(folder)
+  if heads is None:
+    raise errors.InputError(
+      f"{folder} holds no reader: its weights have neither qa_outputs nor"
+      " span_predictor.qa_outputs; train one with `dpr-jax train-reader`"
+    )
+  structure = span_reader.SpanReader(
+    bert_config, dtype=towers.compute_dtype("auto")
+  )
+  params = {"bert": tower} | structure.init_heads(0) | heads
+  length = min(350, bert_config.max_position_embeddings)
+  settings = {
+    "length": length,
+    "question_length": min(64, length // 4),
+    "overlap": length // 4,
+    "layout": layout,
+    "ranks": "rank" in heads,
+  }
+  if (folder / SETTINGS).exists():
+    settings |= workdir.read_json(folder / SETTINGS)
+  ranks = bool(settings.pop("ranks"))
+  tokenizer = reader_inputs.ReaderTokenizer(
+    towers.checked_tokenizer(folder, bert_config), **settings
+  )
+  return Reader(structure, params, tokenizer, ranks)
+
+
+def trained(
+  config: ml_collections.ConfigDict, where: workdir.Workdir
+) -> Reader:
+  """The reader that `train-reader` left in a workdir.
+
+  Raises:
+    InputError: it has not run there, or with another config.
+  """
+  manifest = workdir.read_manifest(where.reader, STAGE)
+  reader = start(config)
+  folder = where.reader / "checkpoints"
+  step, params = checkpoints.load_params(folder)
+  if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, reader.params):
+    raise errors.InputError(
+      f"{folder / str(step)} holds a reader of other sizes than config.reader"
+      " and config.model describe: use the config that it was trained with"
+    )
+  return dataclasses.replace(
+    reader, params=params, step=step, ranks=manifest["ranks"]
+  )
+
+
+def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
+  """Writes a folder that transformers loads, whole or not at all.
+
+  Args:
+    reader: what to write.
+    folder: must not exist.
+    kind: "dpr-reader" (`DPRReader`) or "question-answering"
+      (`BertForQuestionAnswering`, which has no rank head: it is left out).
+
+  Raises:
+    InputError: an unknown kind, or the folder exists.
+  """
+  if kind not in FORMATS:
+    raise errors.InputError(
+      f"--format={kind}: must be one of {', '.join(FORMATS)}"
+    )
+  folder = pathlib.Path(folder)
+  if folder.exists():
+    raise errors.InputError(f"--out={folder} exists: give a new folder")
+  config = reader.structure.config
+  is_dpr = kind == "dpr-reader"
+  prefix = f"{_DPR}encoder.bert_model." if is_dpr else "bert."
+  tensors = pretrained.tensors_from_params(
+    reader.params["bert"], config, prefix
+  )
+  for ours, theirs in _HEADS.items():
+    if is_dpr or ours == "span":
+      stem = f"{_DPR if is_dpr else ''}{theirs}"
+      head = reader.params[ours]
+      tensors[f"{stem}.weight"] = np.ascontiguousarray(
+        np.asarray(head["kernel"], np.float32).T
+      )
+      tensors[f"{stem}.bias"] = np.asarray(head["bias"], np.float32)
+  architecture = "DPRReader" if is_dpr else "BertForQuestionAnswering"
+  settings = reader.tokenizer.text_format() | {"ranks": reader.ranks and is_dpr}
+  with workdir.replace_folder(folder) as temporary:
+    safetensors.numpy.save_file(
+      tensors, temporary / "model.safetensors", metadata={"format": "pt"}
+    )
+    model_type = "dpr" if is_dpr else "bert"
+    values = dataclasses.asdict(config) | {
+      "model_type": model_type,
+      "architectures": [architecture],
+      **({"projection_dim": 0} if is_dpr else {}),
+    }
+    for name, value in (("config.json", values), (SETTINGS, settings)):
+      workdir.write_json(temporary / name, value)
+    reader.tokenizer.backend.save(str(temporary / "tokenizer.json"))
+    _write_tokenizer_files(reader, temporary)
+
+
+def _write_tokenizer_files(reader: Reader, folder: pathlib.Path) -> None:
+  """vocab.txt and tokenizer_config.json, for transformers' own classes."""
+  vocabulary = reader.tokenizer.backend.get_vocab()
+  words = sorted(vocabulary, key=vocabulary.get)
+  (folder / "vocab.txt").write_text(
+    "".join(f"{word}\n" for word in words), encoding="utf-8"
+  )
+  normalizer = json.loads(reader.tokenizer.backend.to_str())["normalizer"] or {}
+  workdir.write_json(
+    folder / "tokenizer_config.json",
+    {
+      "tokenizer_class": "BertTokenizer",
+      "do_lower_case": bool(normalizer.get("lowercase", True)),
+      "model_max_length": reader.structure.config.max_position_embeddings,
+    },
+  )

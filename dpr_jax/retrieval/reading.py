@@ -1,0 +1,208 @@
+"""Questions and passages become answers: the reader at work.
+
+`PassageReader` reads any passages with any questions on all cores, and gives
+every passage a rank and its best answer, as characters of the original text.
+`choose` picks a question's answer among its first n passages.  It stands in
+this room because retrieval reranks with it, and imports go down only.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dpr_jax import configuration, parallel
+from dpr_jax.data import reader_inputs, records
+from dpr_jax.models import readers, span_reader
+
+_FIELDS = ("ids", "lengths", "question_ends", "passages", "counts")
+
+
+class Reading(NamedTuple):
+  """What the reader makes of one passage.
+
+  Attributes:
+    rank: the rank head's score of the passage; of a reader whose rank head was
+      not trained, the score of its span.
+    span: start + end score of the answer.
+    start: character of the passage's text where the answer starts.
+    end: character behind it; equal to `start` where there is no answer.
+  """
+
+  rank: float
+  span: float
+  start: int
+  end: int
+
+
+NOTHING = Reading(float("-inf"), float("-inf"), 0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """One window of one passage with one question."""
+
+  place: tuple[int, int]  # question, passage
+  input: reader_inputs.ReaderInput
+  tokens: reader_inputs.Tokens
+
+
+class PassageReader:
+  """Reads on all cores of this process, in fixed shapes."""
+
+  def __init__(
+    self,
+    reader: readers.Reader,
+    *,
+    batch_size: int = 32,
+    length_step: int = 32,
+    span_tokens: int = 10,
+    params: Any = None,
+  ):
+    """Prepares reading with `batch_size` inputs a call over all cores.
+
+    Args:
+      reader: structure and tokenizer.
+      batch_size: rounded up to a multiple of the cores.
+      length_step: inputs are padded to a multiple of it.
+      span_tokens: of an answer at most, before it is widened to whole words.
+      params: replicated parameters to use in place of the reader's own.
+    """
+    configuration.at_least("read.batch_size", batch_size, 1)
+    configuration.at_least("read.length_step", length_step, 1)
+    configuration.at_least("read.span_tokens", span_tokens, 1)
+    self.reader = reader
+    self._params = (
+      parallel.replicate(reader.params, jax.local_devices())
+      if params is None
+      else params
+    )
+    self._batch_size = -(-batch_size // parallel.cores()) * parallel.cores()
+    self._length_step = length_step
+    structure = dataclasses.replace(
+      reader.structure, chunk_size=0, remat="none"
+    )
+    self._best = parallel.map_over_cores(
+      lambda params, rows: structure.best_spans(params, rows, span_tokens)
+    )
+
+  @classmethod
+  def load(cls, folder: str | os.PathLike, **options: Any) -> "PassageReader":
+    """The reader of a workdir or of a Hugging Face folder."""
+    return cls(readers.from_folder(folder), **options)
+
+  def with_params(self, params: Any) -> "PassageReader":
+    """The same reader, nothing recompiled, with other parameters."""
+    other = object.__new__(PassageReader)
+    other.__dict__ |= self.__dict__ | {"_params": params}
+    return other
+
+  def read(
+    self,
+    questions: Sequence[str],
+    passages: Sequence[Sequence[records.Passage]],
+  ) -> list[list[Reading]]:
+    """One `Reading` for every passage of every question.
+
+    A passage that does not fit is read in windows, and the window of the best
+    rank speaks for it.
+    """
+    best = [[NOTHING] * len(some) for some in passages]
+    for job, reading in self._run(self._jobs(questions, passages)):
+      question, passage = job.place
+      if reading.rank > best[question][passage].rank:
+        best[question][passage] = reading
+    return best
+
+  def _jobs(self, questions, passages) -> list[_Job]:
+    tokenizer = self.reader.tokenizer
+    texts = {p.text: None for some in passages for p in some}
+    titles = {p.title: None for some in passages for p in some}
+    for found in (texts, titles):
+      tokens = tokenizer.tokenize(list(found))
+      found.update(zip(list(found), tokens, strict=True))
+    jobs = []
+    for number, (ids, some) in enumerate(
+      zip(tokenizer.question_ids(questions), passages, strict=True)
+    ):
+      for place, passage in enumerate(some):
+        tokens = texts[passage.text]
+        head, end = tokenizer.head(ids, titles[passage.title].ids)
+        for window in tokenizer.windows(len(head), len(tokens.ids)):
+          composed = tokenizer.compose(head, end, tokens.ids, window)
+          jobs.append(_Job((number, place), composed, tokens))
+    return jobs
+
+  def _run(self, jobs: list[_Job]) -> Iterator[tuple[_Job, Reading]]:
+    """One call is on the cores while the next batch is put together."""
+    step, limit = self._length_step, self.reader.tokenizer.length
+    lengths = np.array([len(job.input.ids) for job in jobs], np.int64)
+    widths = np.minimum(-(-lengths // step) * step, limit)
+    pending: list[tuple[list[_Job], Any]] = []
+    for width in np.unique(widths):
+      rows = np.flatnonzero(widths == width)
+      for first in range(0, len(rows), self._batch_size):
+        some = [jobs[row] for row in rows[first : first + self._batch_size]]
+        pending.append((some, self._call(some, int(width))))
+        if len(pending) > 1:
+          yield from self._fetch(*pending.pop(0))
+    for some, result in pending:
+      yield from self._fetch(some, result)
+
+  def _call(self, jobs: list[_Job], width: int) -> Any:
+    padded = [job.input for job in jobs]
+    padded += padded[:1] * (self._batch_size - len(jobs))
+    batch = self.reader.tokenizer.pad(padded, width)
+    rows = span_reader.Rows(*(getattr(batch, name) for name in _FIELDS))
+    return self._best(self._params, parallel.split_over_cores(rows))
+
+  def _fetch(
+    self, jobs: list[_Job], result: span_reader.BestSpans
+  ) -> Iterator[tuple[_Job, Reading]]:
+    columns = [
+      np.asarray(x).reshape(-1)[: len(jobs)].tolist()
+      for x in (result.rank, result.score, result.first, result.last)
+    ]
+    for job, rank, score, first, last in zip(jobs, *columns, strict=True):
+      rank = rank if self.reader.ranks else score
+      start = end = 0
+      if score > span_reader.IMPOSSIBLE / 2:
+        shift = job.input.window.first
+        words = self.reader.tokenizer.whole_words(
+          job.tokens.ids, first + shift, last + shift
+        )
+        start, end = job.tokens.starts[words[0]], job.tokens.ends[words[1]]
+      yield job, Reading(rank, score, int(start), int(end))
+
+
+def choose(
+  readings: Sequence[Reading],
+  retriever_scores: Sequence[float] = (),
+  weight: float = 0.0,
+) -> tuple[int, float]:
+  """The passage whose answer is given, and its score.
+
+  Args:
+    readings: of one question, in the order of retrieval.
+    retriever_scores: of the same passages; used with a weight.
+    weight: the score is rank + weight * the retriever's score, which is scaled
+      to 0 (the least of them) to 1 (the greatest).
+
+  Returns:
+    (index, score); the earlier one of equals; (-1, -inf) where no passage has
+    an answer.
+  """
+  scores = np.array([reading.rank for reading in readings], np.float64)
+  if weight and len(readings):
+    given = np.asarray(retriever_scores, np.float64)
+    spread = given.max() - given.min()
+    scores = scores + weight * (given - given.min()) / (spread or 1.0)
+  answered = [reading.end > reading.start for reading in readings]
+  scores = np.where(answered, scores, -np.inf)
+  if not any(answered):
+    return -1, float("-inf")
+  best = int(np.argmax(scores))
+  return best, float(scores[best])

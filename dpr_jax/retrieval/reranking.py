@@ -1,0 +1,121 @@
+"""The reader as a cross-encoder: retrieved passages in a better order.
+
+In comes `results/<name>.<method>.json`, out comes the same question set as
+`results/<name>.<method>-reader.json`: the first passages of every question
+ordered by the reader's rank head, the rest behind them as they were.
+"""
+
+import ml_collections
+from absl import logging
+
+from dpr_jax import configuration, errors, progress
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.data import records
+from dpr_jax.evaluation import answers as answers_lib
+from dpr_jax.retrieval import answering
+from dpr_jax.retrieval.results import Hit, ResultsWriter
+
+STAGE = "rerank"
+SUFFIX = "-reader"
+
+
+def rerank(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  *,
+  name: str,
+  method: str,
+  overwrite: bool = False,
+) -> None:
+  """Reorders the first `config.read.rerank_depth` passages of every question.
+
+  The scores are the reader's; those of the passages behind continue downwards
+  from the least of them by 1 each, so that every tool keeps the order.
+
+  Args:
+    config: reads `read` and `evaluate.match`.
+    workdir: holds the results and the reader.
+    name: the question set.
+    method: whose results.
+    overwrite: also where it is done and unchanged.
+
+  Raises:
+    InputError: no such results or no reader; or its rank head was not trained.
+  """
+  source = workdir.results(name, method)
+  depth = int(
+    configuration.at_least("read.rerank_depth", config.read.rerank_depth, 1)
+  )
+  reader = answering.load_reader(config, workdir)
+  if not reader.ranks:
+    raise errors.InputError(
+      "--rerank=reader: the rank head of this reader was not trained; train it"
+      " with config.reader.passages above 1"
+    )
+  output = workdir.results(name, method + SUFFIX)
+  sidecar = source.with_suffix(".manifest.json")
+  before = workdir_lib.read_json(sidecar) if sidecar.exists() else {}
+  stage = workdir_lib.Stage(
+    STAGE,
+    output.parent,
+    {"rerank_depth": depth, "match": config.evaluate.match},
+    {
+      "results": workdir_lib.fingerprint_file(source),
+      "reader": reader.fingerprint,
+    },
+    manifest_name=output.with_suffix(".manifest.json").name,
+  )
+  if stage.is_current(overwrite):
+    return
+  engine = answering.make_engine(config, reader)
+  run = output.with_suffix(".trec")
+  matcher = answers_lib.AnswerMatcher(match=config.evaluate.match)
+  stage.manifest.unlink(missing_ok=True)  # not for half-replaced files
+  tasks = list(answering.tasks_of(source, depth=1 << 30))
+  rows: dict[tuple[str, str], int] = {}  # numbers for the matcher
+  tag = method + SUFFIX
+  with (
+    workdir_lib.replace_file(output) as temporary_output,
+    workdir_lib.replace_file(run) as temporary_run,
+    ResultsWriter(temporary_output, temporary_run, tag, matcher) as writer,
+    progress.Progress(len(tasks), f"rerank {method}", "questions") as bar,
+  ):
+    for first in range(0, len(tasks), answering.BLOCK):
+      some = tasks[first : first + answering.BLOCK]
+      found = engine.read(
+        [task.question for task in some],
+        [task.passages[:depth] for task in some],
+      )
+      for task, readings in zip(some, found, strict=True):
+        hits = _reordered(task, [reading.rank for reading in readings])
+        question = records.Question(task.question, task.answers)
+        keys = [(hit.id, hit.text) for hit in hits]
+        writer.write(
+          question, [rows.setdefault(k, len(rows)) for k in keys], hits
+        )
+      bar.update(len(some))
+  stage.finish(
+    writer.counts,
+    files={
+      path.name: workdir_lib.fingerprint_file(path) for path in (output, run)
+    },
+    depth=before.get("depth", max(len(task.passages) for task in tasks)),
+    match=config.evaluate.match,
+    gold=before.get("gold", [[] for _ in tasks]),
+  )
+  logging.info("rerank: %s", output)
+
+
+def _reordered(task: answering.Task, ranks: list[float]) -> list[Hit]:
+  """Hits by rank, equal ones as they were; then those that have none."""
+  order = sorted(range(len(ranks)), key=lambda i: -ranks[i])
+  scores = [ranks[i] for i in order]
+  least = scores[-1] if scores else 0.0
+  behind = range(len(ranks), len(task.passages))
+  scores += [least - 1 - i for i in range(len(behind))]
+  return [
+    Hit(p.id, p.title, p.text, score)
+    for p, score in zip(
+      (task.passages[i] for i in (*order, *behind)), scores, strict=True
+    )
+  ]

@@ -1,0 +1,160 @@
+"""The reader's train step: one function for one core, mapped over all cores.
+
+The loss of a question is the cross-entropy of its positive among its passages,
+by the rank head, minus the log of the summed probabilities of its answer spans
+in the positive (Karpukhin et al. 2020, section 6.1).  A question's passages may
+stand on any cores: ranks are gathered, and the gradient flows back through the
+gather.  Span probabilities are over the tokens of the passage alone: an answer
+cannot be anywhere else.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from dpr_jax import parallel
+from dpr_jax.models import span_reader
+from dpr_jax.training import train_step
+
+_FIELDS = ("ids", "lengths", "question_ends", "passages", "counts")
+_NEVER = -1e9
+
+
+def span_losses(
+  start: Float[Array, "inputs length"],
+  end: Float[Array, "inputs length"],
+  starts: Int[ArrayLike, "inputs spans"],
+  ends: Int[ArrayLike, "inputs spans"],
+  counts: Int[ArrayLike, " inputs"],
+) -> Float[Array, " inputs"]:
+  """Minus the log of the summed probabilities of each input's spans.
+
+  Args:
+    start: scores, very low outside the passage.
+    end: likewise.
+    starts: positions of the spans' first tokens.
+    ends: of their last tokens.
+    counts: how many of the spans there are; without one the loss is 0.
+  """
+  start, end = (jax.nn.log_softmax(x, axis=-1) for x in (start, end))
+  logs = jnp.take_along_axis(start, starts, axis=1)
+  logs = logs + jnp.take_along_axis(end, ends, axis=1)
+  real = jnp.arange(starts.shape[1])[None] < counts[:, None]
+  total = jax.nn.logsumexp(jnp.where(real, logs, _NEVER), axis=1)
+  return jnp.where(counts > 0, -total, 0.0)
+
+
+def rank_losses(
+  ranks: Float[Array, "questions passages"],
+  valid: Bool[Array, "questions passages"],
+) -> tuple[Float[Array, " questions"], Bool[Array, " questions"]]:
+  """Cross-entropy of passage 0, and whether it ranks above all others."""
+  ranks = jnp.where(valid, ranks, _NEVER)
+  losses = -jax.nn.log_softmax(ranks, axis=1)[:, 0]
+  return losses, jnp.argmax(ranks, axis=1) == 0
+
+
+def make_reader_step(
+  reader: span_reader.SpanReader,
+  transformation: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  *,
+  seed: int,
+  questions: int,
+  passages: int,
+) -> Callable[
+  [train_step.TrainState, dict[str, Any]], tuple[train_step.TrainState, dict]
+]:
+  """The train step of one core, to be mapped with `parallel`.
+
+  Args:
+    reader: the structure.
+    transformation: the optimizer, clipping included.
+    schedule: the learning rate, for the metrics.
+    seed: of the dropout masks.
+    questions: in the global batch.
+    passages: of each question.
+
+  Returns:
+    A function of a replicated state and one core's batch (see
+    `reader_batches.ReaderBatches`), giving the new state and metrics of the
+    global batch: loss, rank_loss, span_loss (means over questions), accuracy
+    (share of questions whose positive ranks highest), gradient_norm (before
+    clipping), learning_rate.
+  """
+  config = reader.config
+  drops = max(config.hidden_dropout_prob, config.attention_probs_dropout_prob)
+
+  def step(state: train_step.TrainState, batch: dict[str, Any]):
+    keys = None
+    if drops > 0:
+      base = jax.random.fold_in(jax.random.key(seed), state.step)
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(base, batch["rows"])
+
+    def loss_function(params):
+      ranks, spans, first = [], [], 0
+      for group in batch["inputs"]:
+        count = group["ids"].shape[0]
+        own = None if keys is None else keys[first : first + count]
+        first += count
+        rows = span_reader.Rows(*(group[f] for f in _FIELDS), dropout_keys=own)
+        scores = reader.scores(params, rows)
+        ranks.append(scores.rank)
+        spans.append(
+          span_losses(
+            scores.start,
+            scores.end,
+            group["starts"],
+            group["ends"],
+            group["spans"],
+          )
+        )
+
+      def everywhere(x):
+        gathered = jax.lax.all_gather(x, parallel.AXIS)
+        gathered = gathered.reshape(questions * passages)
+        places = jax.lax.all_gather(batch["rows"], parallel.AXIS).reshape(-1)
+        table = jnp.zeros_like(gathered).at[places].set(gathered)
+        return table.reshape(questions, passages)
+
+      rank, best = rank_losses(
+        everywhere(jnp.concatenate(ranks)), everywhere(batch["valid"])
+      )
+      # Every core has the whole rank loss, but its own spans alone: the mean
+      # over the cores is to be the mean over the questions.
+      cores = jax.lax.axis_size(parallel.AXIS)
+      span = jnp.sum(jnp.concatenate(spans)) * cores / questions
+      loss = jnp.mean(rank) + span
+      return loss, {
+        "loss": loss,
+        "rank_loss": jnp.mean(rank),
+        "span_loss": span,
+        "accuracy": jnp.mean(best.astype(jnp.float32)),
+      }
+
+    (_, reported), gradients = jax.value_and_grad(loss_function, has_aux=True)(
+      state.params
+    )
+    gradients, reported = jax.lax.pmean((gradients, reported), parallel.AXIS)
+    updates, new_optimizer = transformation.update(
+      gradients, state.optimizer, state.params
+    )
+    new_state = train_step.TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      optimizer=new_optimizer,
+    )
+    reported |= {
+      "gradient_norm": optax.tree.norm(gradients),
+      "learning_rate": schedule(state.step),
+    }
+    if "asked" in batch:  # a signal that any of several processes has got
+      reported["asked"] = jax.lax.pmax(jnp.max(batch["asked"]), parallel.AXIS)
+    return new_state, reported
+
+  return step

@@ -1,0 +1,220 @@
+"""Training of the reader, on the loop of the retriever's training.
+
+In come retrieval results or a file in SQuAD's format, and a pretrained
+checkpoint; out come `reader/checkpoints/<step>`, `reader/metrics.jsonl` and a
+manifest.  Dev rows hold exact match and F1 of the answers that the reader of
+that moment gives.
+"""
+
+import jax
+import ml_collections
+
+from dpr_jax import configuration, errors, interrupts, parallel, processes
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.data import batches, reader_batches, reader_examples
+from dpr_jax.models import checkpoints, readers
+from dpr_jax.training import (
+  metrics,
+  optimizer,
+  reader_sources,
+  reader_step,
+  selection,
+  sharding,
+  train_retriever,
+  train_step,
+)
+
+DEV_METRICS = ("dev_em", "dev_f1")
+
+
+def train_reader(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  *,
+  overwrite: bool = False,
+) -> None:
+  """Stage `train-reader`: trains, or goes on from the last checkpoint.
+
+  Raises:
+    InputError: a bad setting, nothing to learn from, or the folder holds
+      another run.
+    FloatingPointError: the loss, a gradient or a parameter is not finite.
+    Interrupted: SIGTERM or SIGINT; the state is saved.
+  """
+  choice = _choice(config)
+  processes.first_alone(lambda: reader_sources.retrieve(config, workdir))
+  stage = _stage(config, workdir)
+  if processes.first_alone(lambda: stage.is_current(overwrite)):
+    return
+  processes.first_alone(lambda: train_retriever.claim(stage, overwrite))
+  with processes.in_turn():
+    run = _ReaderRun(config, workdir, choice)
+  try:
+    with interrupts.deferred() as asked:
+      run.go(asked)
+  finally:
+    run.close()
+  if processes.is_first():
+    stage.finish(
+      {
+        "steps": run.steps,
+        "questions_seen": run.steps * run.plan.batch_size,
+        **run.data.counts,
+      },
+      cores=jax.device_count(),
+      seconds=round(run.timer.total(), 1),
+      selected=run.saved.selected(),
+      ranks=run.ranks,
+    )
+
+
+def _choice(config: ml_collections.ConfigDict) -> selection.Selection:
+  """Which checkpoint will be used.
+
+  Raises:
+    InputError: by a figure that the dev rows will not have.
+  """
+  reader = config.reader
+  metric = reader.best_metric
+  if metric:
+    configuration.one_of("reader.best_metric", metric, DEV_METRICS)
+  return selection.Selection(metric if reader.dev_questions > 0 else "", 1)
+
+
+def _stage(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> workdir_lib.Stage:
+  settings = configuration.sections(config, "reader")
+  settings |= {
+    "checkpoint": config.model.checkpoint,
+    "match": config.evaluate.match,
+    "seed": config.seed,
+  }
+  return workdir_lib.Stage(
+    readers.STAGE,
+    workdir.reader,
+    settings,
+    reader_sources.inputs(config, workdir),
+  )
+
+
+class _ReaderRun(train_retriever.Run):
+  """One call of the stage: from the last checkpoint to the last step."""
+
+  def __init__(self, config, workdir, choice: selection.Selection):
+    self.config, self.workdir, self.choice = config, workdir, choice
+    reader = config.reader
+    self.every = train_retriever.Every(
+      reader.log_every, reader.dev_every, reader.checkpoint_every
+    )
+    self.reader = readers.start(config)
+    self.data = reader_sources.examples(config, workdir, self.reader.tokenizer)
+    self.source = make_source(config, self.data)
+    self.plan, self.steps = self.source.plan, self.source.steps
+    self.starts = [0]
+    self.ranks = self.reader.ranks or self.source.passages > 1
+    transformation, schedule = make_optimizer(config, self.steps)
+    self.profiler = metrics.Profiler(
+      workdir.reader / "profile", config.reader.profile_steps, self.steps
+    )
+    step = reader_step.make_reader_step(
+      self.reader.structure,
+      transformation,
+      schedule,
+      seed=config.seed,
+      questions=self.plan.batch_size,
+      passages=self.source.passages,
+    )
+    self.built = train_step.Built(
+      step, transformation, schedule, sharding.Sharing(), scanned=False
+    )
+    self.step = self.built.mapped()
+    self.dev = reader_sources.DevQuestions.make(
+      config, workdir, self.reader, self.ranks
+    )
+    self.saved = checkpoints.Checkpoints(
+      workdir.reader / "checkpoints",
+      config.reader.keep_checkpoints,
+      writes=processes.is_first(),
+    )
+    self.first, params, opt_state = self.saved.restore_latest(
+      *self.built.init(self.reader.params)
+    )
+    self.state = self.built.place(self.first, params, opt_state)
+    self.last_saved = self.first
+    self.watch = processes.watch(config.train.step_timeout)
+    self.last_good = f"step {self.first}" if self.first else "none"
+    self.log = metrics.MetricsLog(
+      workdir.reader / "metrics.jsonl",
+      self.first,
+      self.steps,
+      writes=processes.is_first(),
+    )
+    choice.recall(self.log.read(), self.saved.steps())
+    size = self.plan.batch_size
+    self.timer = metrics.Timer(size, size * self.source.passages)
+    self.compilations = metrics.Compilations()
+    self.pending = None
+    self.compiled = 0
+    self.stop = None
+
+
+def make_source(
+  config: ml_collections.ConfigDict, data: reader_examples.Examples
+) -> reader_batches.ReaderBatches:
+  """The run's batches.
+
+  Raises:
+    InputError: a bad setting.
+  """
+  reader = config.reader
+  for name in (
+    "batch_size",
+    "passages",
+    "spans",
+    "length_groups",
+    "sort_batches",
+  ):
+    configuration.at_least(f"reader.{name}", reader[name], 1)
+  configuration.at_least("reader.length_step", reader.length_step, 0)
+  configuration.at_least("reader.max_steps", reader.max_steps, 0)
+  cores, processes = jax.device_count(), jax.process_count()
+  inputs = reader.batch_size * reader.passages
+  if inputs % cores or reader.batch_size % processes:
+    raise errors.InputError(
+      f"config.reader.batch_size={reader.batch_size} questions of"
+      f" config.reader.passages={reader.passages}: must together be a multiple"
+      f" of the {cores} cores, and batch_size one of the {processes} processes"
+    )
+  plan = batches.Plan(config.seed, len(data.examples), reader.batch_size)
+  return reader_batches.ReaderBatches(
+    plan,
+    reader.max_steps or plan.steps(reader.epochs),
+    data,
+    passages=reader.passages,
+    spans=reader.spans,
+    groups=reader.length_groups,
+    length_step=reader.length_step,
+    sort_batches=reader.sort_batches,
+    cores=parallel.cores(),
+    process=jax.process_index(),
+    processes=processes,
+  )
+
+
+def make_optimizer(config: ml_collections.ConfigDict, steps: int):
+  """AdamW and learning rate of `config.reader`, as the retriever's."""
+  reader = config.reader
+  warmup = configuration.at_least("reader.warmup_steps", reader.warmup_steps, 0)
+  if warmup >= steps:
+    raise errors.InputError(
+      f"config.reader.warmup_steps={warmup} is not below the {steps} steps of"
+      " the training: lower it, or train longer"
+    )
+  schedule = optimizer.learning_rate_schedule(
+    reader.learning_rate, warmup, steps
+  )
+  transformation = optimizer.adamw(
+    schedule, weight_decay=reader.weight_decay, clip_norm=reader.clip_norm
+  )
+  return transformation, schedule

@@ -1,0 +1,224 @@
+"""Reading, answering, asking and reranking, with a small random reader."""
+
+import copy
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpr_jax import configuration, errors, workdir
+from dpr_jax.data import records
+from dpr_jax.evaluation import ranking
+from dpr_jax.models import readers, span_reader
+from dpr_jax.retrieval import answering, asking, reading, reranking, search
+
+LONG = " ".join("abcdefghijklmnopqrstuvwxyz" * 5)
+PASSAGES = [
+  records.Passage("1", "Albert Einstein", "His birthplace was Ulm, Ulm!"),
+  records.Passage("2", "", "x"),
+  records.Passage("3", "empty", ""),
+  records.Passage("4", "long", LONG),
+]
+QUESTIONS = ["where was he born", "a b c d e f g h i j k l m n o p q r s"]
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+  config = copy.deepcopy(tiny_config)
+  config.reader.length, config.reader.question_length = 64, 16
+  config.reader.overlap = 8
+  config.read.methods, config.read.passages = ("bm25",), (1, 3)
+  config.read.batch_size, config.read.length_step = 8, 64
+  config.read.rerank_depth = 3
+  return config
+
+
+@pytest.fixture(scope="module")
+def reader(config):
+  """A random one, whose rank head counts."""
+  import dataclasses
+
+  return dataclasses.replace(readers.start(config), ranks=True)
+
+
+@pytest.fixture(scope="module")
+def engine(config, reader):
+  return answering.make_engine(config, reader)
+
+
+def test_batches_and_windows_change_nothing(engine):
+  together = engine.read(QUESTIONS, [PASSAGES, PASSAGES[:2]])
+  assert [len(some) for some in together] == [4, 2]
+  for question, passages, some in zip(
+    QUESTIONS, [PASSAGES, PASSAGES[:2]], together, strict=True
+  ):
+    for passage, found in zip(passages, some, strict=True):
+      ((alone,),) = engine.read([question], [[passage]])
+      assert alone[2:] == found[2:]
+      assert alone.rank == pytest.approx(found.rank, abs=1e-5)
+  empty = together[0][2]
+  assert empty.start == empty.end
+  assert engine.read(["where"], [[]]) == [[]]
+  assert engine.read([], []) == []
+
+
+def test_a_long_passage_is_its_best_window(engine):
+  """Every part of it can hold the answer, in characters of the whole text."""
+  tokenizer = engine.reader.tokenizer
+  ((whole,),) = engine.read(["where"], [[PASSAGES[3]]])
+  windows = tokenizer.windows(
+    len(tokenizer.head(*_ids(tokenizer, "where", "long"))[0]), 130
+  )
+  assert len(windows) > 2
+  ranks = []
+  for window in windows:
+    part = LONG[2 * window.first : 2 * (window.first + window.count)]
+    passage = records.Passage("", "long", part)
+    ((found,),) = engine.read(["where"], [[passage]])
+    ranks.append((found.rank, found.start + 2 * window.first))
+  rank, start = max(ranks)
+  assert whole.rank == pytest.approx(rank, abs=1e-5)
+  assert whole.start == start
+
+
+def _ids(tokenizer, question, title):
+  (ids,) = tokenizer.question_ids([question])
+  return ids, tokenizer.tokenize([title])[0].ids
+
+
+def test_tokens_become_characters_of_the_original(engine, monkeypatch):
+  """An answer that stands there twice, pieces of a word, case and accents."""
+  text = "In Z\u00fcrich, then  ULM; then Ulm again."
+  (tokens,) = engine.reader.tokenizer.tokenize([text])
+  for wanted, start in (("Z\u00fcrich", 3), ("ULM", 17), ("Ulm", 27)):
+    first, last = tokens.span_of(start + 1, start + 2)
+    assert (first, last) != tokens.span_of(start, start + len(wanted))
+
+    def best(_, rows, first=first, last=last):
+      shape = rows.ids.shape[:2]
+      numbers = [np.full(shape, n, np.int32) for n in (first, last)]
+      ones = np.ones((2, *shape), np.float32)
+      return span_reader.BestSpans(*map(jnp.asarray, (*ones, *numbers)))
+
+    monkeypatch.setattr(engine, "_best", best)
+    ((found,),) = engine.read(["q"], [[records.Passage("", "", text)]])
+    assert (found.start, text[found.start : found.end]) == (start, wanted)
+
+
+def test_choose():
+  def some(*ranks, end=1):
+    return [reading.Reading(rank, 0.0, 0, end) for rank in ranks]
+
+  assert reading.choose(some(1.0, 3.0, 3.0)) == (1, 3.0)
+  assert reading.choose([]) == (-1, float("-inf"))
+  assert reading.choose(some(1.0, end=0)) == (-1, float("-inf"))
+  # A passage without an answer is not chosen, however well it ranks.
+  assert reading.choose(some(9.0, end=0) + some(1.0)) == (1, 1.0)
+  # The retriever's scores count from 0 to 1 times the weight.
+  scores = [30.0, 10.0, 20.0]
+  assert reading.choose(some(1.0, 1.5, 1.2), scores, 0.1) == (1, 1.5)
+  assert reading.choose(some(1.0, 1.5, 1.2), scores, 2.0) == (0, 3.0)
+  assert reading.choose(some(1.0, 1.5), [7.0, 7.0], 2.0) == (1, 1.5)
+
+
+def _results(place, method="bm25"):
+  path = place.results("dev", method)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  hits = [
+    {
+      "id": p.id,
+      "title": p.title,
+      "text": p.text,
+      "score": str(10.0 - n),
+      "has_answer": False,
+    }
+    for n, p in enumerate([*PASSAGES[:2], *PASSAGES[3:], PASSAGES[0]])
+  ]
+  rows = [
+    {"question": QUESTIONS[0], "answers": ["Ulm"], "ctxs": hits},
+    {"question": QUESTIONS[1], "answers": ["Bern"], "ctxs": []},
+  ]
+  path.write_text(json.dumps(rows))
+  return rows
+
+
+def test_answers_of_a_results_file(config, reader, tmp_path, monkeypatch):
+  """A question without passages has no prediction, and counts."""
+  place = workdir.Workdir(tmp_path)
+  monkeypatch.setattr(answering, "load_reader", lambda *_: reader)
+  with pytest.raises(errors.InputError, match="run `dpr-jax retrieve"):
+    answering.read(config, place)
+  _results(place)
+  answering.read(config, place)
+  rows = json.loads(place.answers("dev").read_text())
+  assert rows[0]["prediction"]
+  assert rows[1]["prediction"] == rows[1]["passage_id"] == ""
+  assert rows[1]["score"] is None
+  manifest = place.answers("dev").parent / "dev.bm25.manifest.json"
+  counts = json.loads(manifest.read_text())["counts"]
+  assert counts == {
+    "questions": 2,
+    "passages": 3,
+    "without_passages": 1,
+    "without_prediction": 1,
+    "questions_cut": 1,
+  }
+  measures = ranking.evaluate(config, place)
+  assert set(measures["bm25"]) >= {"top1", "em", "f1", "em_1", "f1_3"}
+  bad = copy.deepcopy(config)
+  for value, words in (((), "is empty"), ((0,), "read.passages=0")):
+    bad.read.passages = value
+    with pytest.raises(errors.InputError, match=words):
+      answering.read(bad, place)
+
+
+def test_rerank(config, reader, engine, tmp_path, monkeypatch):
+  """The first three by the reader, the rest behind; with its own row."""
+  place = workdir.Workdir(tmp_path)
+  rows = _results(place)
+  monkeypatch.setattr(answering, "load_reader", lambda *_: reader)
+  reranking.rerank(config, place, name="dev", method="bm25")
+  found = json.loads(place.results("dev", "bm25-reader").read_text())
+  before = [hit["id"] for hit in rows[0]["ctxs"]]
+  (readings,) = engine.read(
+    [QUESTIONS[0]],
+    [[PASSAGES[0], PASSAGES[1], PASSAGES[3]]],
+  )
+  order = np.argsort([-one.rank for one in readings])
+  wanted = [before[i] for i in order] + before[3:]
+  assert [hit["id"] for hit in found[0]["ctxs"]] == wanted
+  scores = [float(hit["score"]) for hit in found[0]["ctxs"]]
+  assert scores == sorted(scores, reverse=True)
+  assert found[1]["ctxs"] == []
+  measures = ranking.evaluate(config, place)
+  assert set(measures) == {"bm25", "bm25-reader"}
+  untrained = lambda *_: readers.start(config)  # noqa: E731
+  monkeypatch.setattr(answering, "load_reader", untrained)
+  with pytest.raises(errors.InputError, match="rank head .* was not trained"):
+    reranking.rerank(config, place, name="dev", method="bm25")
+
+
+def test_ask(config, engine, mined_workdir):
+  retriever = search.Retriever.load(mined_workdir.root, "bm25")
+  answerer = asking.Answerer(retriever, engine, k=3)
+  reply = answerer.ask("Where was Einstein born?")
+  start, end = reply.span
+  assert reply.passage.text[start:end] == reply.answer != ""
+  marked = f"{reply.passage.text[:start]}[[{reply.answer}]]"
+  assert marked in reply.text()
+  assert reply.passage.title in reply.text()
+  values = json.loads(reply.json())
+  assert values["answer"] == reply.answer
+  assert values["passage"]["id"] == reply.passage.id
+  assert set(values["seconds"]) == {"retrieve", "read"}
+  nothing = answerer.ask("qqqq")
+  assert (nothing.answer, nothing.passage, nothing.rank) == ("", None, 0)
+  assert "no answer found" in nothing.text()
+  assert answerer.ask(QUESTIONS[1]).question_was_cut
+
+
+def test_ask_needs_a_reader(mined_workdir):
+  assert configuration.read(mined_workdir.root / "config.json")
+  with pytest.raises(errors.InputError, match="run `dpr-jax train-reader`"):
+    asking.Answerer.load(mined_workdir.root)
