@@ -103,7 +103,7 @@ class Topology:
         total += self.chip.link_bandwidth * (2 if ring else 1)
     return total
 
-  def seconds(self, kind: str, size: float) -> float:
+  def seconds(self, kind: str, size: float | int) -> float:
     """Time of one collective over all cores at the links' peak.
 
     Args:

@@ -63,11 +63,11 @@ class Step:
   """
 
   fits: bool
-  memory: dict[str, float]
-  hbm_limit: float
-  model_flops: float
-  compiled_flops: float = 0.0
-  hbm_bytes: float = 0.0
+  memory: dict[str, int]
+  hbm_limit: int
+  model_flops: int
+  compiled_flops: int = 0
+  hbm_bytes: int = 0
   collectives: tuple[dict[str, Any], ...] = ()
   seconds: dict[str, float] = dataclasses.field(default_factory=dict)
   compile_seconds: float = 0.0
@@ -125,7 +125,7 @@ def train_steps(config: ml_collections.ConfigDict) -> int:
 
 def lower_train(
   config: ml_collections.ConfigDict, on: list[Any]
-) -> tuple[Any, float]:
+) -> tuple[Any, int]:
   """The train step, lowered for devices, and its model FLOPs."""
   model = sizes.model_of(config)
   steps = max(train_steps(config), config.train.warmup_steps + 1)
@@ -137,7 +137,7 @@ def lower_train(
 
 def lower_embed(
   config: ml_collections.ConfigDict, on: list[Any]
-) -> tuple[Any, float, int]:
+) -> tuple[Any, int, int]:
   """The step that encodes passages, its model FLOPs, and its passages."""
   model, cores = sizes.model_of(config), len(on)
   length = config.model.passage_length
@@ -160,7 +160,7 @@ def lower_embed(
 def compile_step(
   lowered: Any,
   topology: chips.Topology,
-  model_flops: float,
+  model_flops: int,
   *,
   quick: bool = False,
 ) -> Step:
@@ -180,7 +180,9 @@ def compile_step(
     memory = _MEMORY.search(str(error))
     if memory is None:
       raise
-    used, limit = (float(memory[n]) * _UNITS[memory[n + 1]] for n in (1, 3))
+    used, limit = (
+      int(float(memory[n]) * _UNITS[memory[n + 1]]) for n in (1, 3)
+    )
     return Step(False, {"total": used}, limit, model_flops)
   seconds = time.monotonic() - started
   return analyse(compiled, topology, model_flops, seconds)
@@ -189,7 +191,7 @@ def compile_step(
 def analyse(
   compiled: Any,
   topology: chips.Topology,
-  model_flops: float,
+  model_flops: int,
   seconds: float = 0.0,
 ) -> Step:
   """Memory, FLOPs, traffic and time of a compiled step."""

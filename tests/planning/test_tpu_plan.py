@@ -97,7 +97,7 @@ def test_the_table_says_what_the_report_holds(compile_plan):
   assert "fits            yes" in text
   assert "7 steps, 1.00 h, 2.0 chip-hours" in text
   found["train"] = tpu_plan._figures(
-    tpu_plan.Step(False, {"total": 2**35}, 2**34, 1.0)
+    tpu_plan.Step(False, {"total": 2**35}, 2**34, 1)
   )
   assert "NO: needs 32.00 GiB of 16.00 GiB a core" in report.table(found)
 
