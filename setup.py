@@ -37,6 +37,7 @@ RUNTIME = [
   "jax>=0.10,<0.11",
   "jaxtyping>=0.3.2,<0.4",
   "ml_collections>=1.1,<2",
+  "ml_dtypes>=0.5.1,<0.7",  # bfloat16 in NumPy
   "numpy>=2.1,<3",
   "optax>=0.2.5,<0.3",
   "orbax-checkpoint>=0.11.24,<0.13",

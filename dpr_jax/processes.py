@@ -198,9 +198,11 @@ class Watch:
   def paused(self) -> Iterator[None]:
     """A block that no time-out is for."""
     self._paused += 1
-    yield
-    self._paused -= 1
-    self._since = time.monotonic()
+    try:
+      yield
+    finally:
+      self._paused -= 1
+      self._since = time.monotonic()
 
   def overdue(self) -> float | None:
     """Seconds for which no step has ended, where that is too long."""
@@ -276,7 +278,8 @@ class Guard(threading.Thread):
 
   def fail(self, code: int, message: str) -> None:
     """See the function `fail`."""
-    self._publish(code, f"process {number()} ended: {message}")
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      self._publish(code, f"process {number()} ended: {message}")
     while True:  # the thread ends us, when all have had time to look
       time.sleep(POLL_SECONDS)
 

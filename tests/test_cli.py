@@ -229,7 +229,8 @@ def _refused(done, *words):
     (
       ["train", "--config=NQ:foo", "--workdir=w"],
       [
-        "ValueError: configs/nq_100k.py has no variant 'foo': quick or ablation"
+        "ValueError: configs/nq_100k.py has no variant 'foo': quick, ablation"
+        " or batch_size"
       ],
     ),
     (

@@ -44,6 +44,10 @@ class Vectors(Protocol):
     """(first row, float32 [rows, dim]), in order."""
     ...
 
+  def take(self, rows: np.ndarray) -> np.ndarray:
+    """float32 vectors of some rows; others are not read."""
+    ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -361,28 +365,14 @@ def finite_blocks(
 def _part(vectors: Vectors, rows: range) -> Iterator[tuple[int, np.ndarray]]:
   for first in range(rows.start, rows.stop, BLOCK):
     some = np.arange(first, min(first + BLOCK, rows.stop))
-    yield first, take(vectors, some)
-
-
-def take(
-  vectors: Vectors, rows: Int[np.ndarray, " rows"]
-) -> Float[np.ndarray, "rows dim"]:
-  """Vectors of distinct rows in ascending order; others are not read."""
-  if hasattr(vectors, "take"):
-    return vectors.take(rows)
-  found = np.empty((len(rows), vectors.dim), np.float32)
-  for first_row, block in vectors.blocks(BLOCK):
-    start, stop = np.searchsorted(rows, [first_row, first_row + len(block)])
-    if start < stop:
-      found[start:stop] = block[rows[start:stop] - first_row]
-  return found
+    yield first, vectors.take(some)
 
 
 def sample(vectors: Vectors, size: int) -> np.ndarray:
   """At most `size` evenly spaced rows: the same for the same vectors."""
   count = len(vectors)
   rows = np.linspace(0, count - 1, min(size, count)).round().astype(np.int64)
-  found = take(vectors, rows)
+  found = vectors.take(rows)
   finite = np.isfinite(found).all(axis=1)
   if not finite.all():
     raise errors.InputError(

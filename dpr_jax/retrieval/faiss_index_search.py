@@ -234,7 +234,7 @@ def score_again(
     distinct = np.unique(batch[batch >= 0])
     if not len(distinct):
       continue
-    found = faiss_index_build.take(vectors, distinct)
+    found = vectors.take(distinct)
     for number, some in enumerate(batch, start=first):
       places = np.searchsorted(distinct, np.maximum(some, distinct[0]))
       scores[number] = found[places] @ questions[number]

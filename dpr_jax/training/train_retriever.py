@@ -277,18 +277,21 @@ class Run:
   def _save_now(self, step: int) -> None:
     """Saves before the run ends early."""
     self._save(step)
-    self.saved.wait()
+    with self.watch.paused():
+      self.saved.wait()
+      processes.barrier()  # none may end while the first still writes
     logging.info("train: saved after step %d of %d", step, self.steps)
 
   def _save(self, step: int) -> None:
     """Starts saving, unless the state is not finite."""
     if step != self.last_saved:
-      if processes.is_first() or self.built.sharing.cores:
-        params, opt_state = self.built.fetch(self.state)
-      if processes.is_first():
-        metrics.check_parameters(step, params, self.last_good)
-        with self.timer.paused():
+      with self.timer.paused(), self.watch.paused():
+        if processes.is_first() or self.built.sharing.cores:
+          params, opt_state = self.built.fetch(self.state)
+        if processes.is_first():
+          metrics.check_parameters(step, params, self.last_good)
           self.saved.save(step, params, opt_state)
+        processes.barrier()  # a slow disk is no stuck process
       self.last_saved = step
     steps, why = self.choice.steps([*self.saved.steps(), step])
     self.saved.select(steps, **why)

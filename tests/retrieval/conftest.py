@@ -55,6 +55,9 @@ class Vectors:
     for first in range(0, len(self), size):
       yield first, self.array[first : first + size]
 
+  def take(self, rows):
+    return self.array[rows]
+
 
 def encode(texts, dim=16):
   """A vector per text from its words, the same in every process."""
