@@ -89,10 +89,18 @@ def start(pod: bool) -> None:
 
 
 def finish() -> None:
-  """To be called when all is done: waits for the others."""
-  if _guard is not None:
-    barrier()
-    _guard.stop()
+  """To be called when all is done: waits for the others.
+
+  The first goes last: with it goes the service that the others take leave of,
+  and C++ aborts who finds it gone.
+  """
+  if _guard is None:
+    return
+  barrier()
+  _guard.stop()
+  if is_first():
+    time.sleep(3 * POLL_SECONDS)
+  jax.distributed.shutdown()
 
 
 def fail(code: int, message: str) -> None:

@@ -87,6 +87,11 @@ def devices(topology: chips.Topology) -> list[Any]:
     os.environ.setdefault(name, value)
   os.environ["LIBTPU_INIT_ARGS"] = parallel.libtpu_arguments()
   from jax.experimental import topologies
+  from jax.experimental.compilation_cache import compilation_cache
+
+  # Without a TPU its programs cannot be read back from a cache.
+  jax.config.update("jax_enable_compilation_cache", False)
+  compilation_cache.reset_cache()
 
   options: dict[str, Any] = {}
   if topology.cores < 4 or topology.hosts == 1:

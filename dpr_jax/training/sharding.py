@@ -134,6 +134,6 @@ class Sharing:
 
     def join(x: Any, whole: Any) -> np.ndarray:
       axis = self.axis(np.shape(whole))
-      return x[0] if axis is None else np.concatenate(list(x), axis)
+      return np.asarray(x[0] if axis is None else np.concatenate(list(x), axis))
 
     return jax.tree.map(join, tree, like) if self.cores else tree

@@ -1,5 +1,6 @@
 """What the TPU compiler makes of a small model, compiled once."""
 
+import functools
 import importlib.util
 
 import pytest
@@ -20,6 +21,7 @@ def compile_plan():
     pytest.skip("libtpu is NOT INSTALLED: pip install 'dpr-jax[tpu]'")
   devices = {}
 
+  @functools.cache
   def compile_plan(name, questions, **settings):
     topology = chips.Topology.parse(name)
     config = configuration.base_config()

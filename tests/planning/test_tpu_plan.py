@@ -27,8 +27,10 @@ def test_exactly_the_collectives_that_the_algorithm_needs(compile_plan, name):
   step = compile_plan(name, QUESTIONS)
   cores = chips.Topology.parse(name).cores
   vectors = cores * QUESTIONS * 2 * WIDTH * 4
-  gathers = [r for r in step.collectives if r["kind"] == "all-gather"]
-  assert [r["bytes"] for r in gathers] == [vectors]
+  gathered = _bytes(step, "all-gather")
+  # Over many cores the compiler writes a small gather as an all-reduce of
+  # arrays that are zero but for a core's own part.
+  assert gathered in (vectors, 0)
   assert not _bytes(step, "all-to-all")
   assert not _bytes(step, "collective-permute")
   # The compiler may write a reduce-scatter as an all-reduce and a slice.
@@ -37,7 +39,8 @@ def test_exactly_the_collectives_that_the_algorithm_needs(compile_plan, name):
   # Gradients of tables may travel in bfloat16, that they were made in.
   gradients = 4 * _parameters()
   tables = 2 * 2 * (VOCABULARY + POSITIONS) * WIDTH
-  assert gradients - tables <= reduced - vectors <= gradients + small
+  reduced -= vectors + (0 if gathered else vectors)
+  assert gradients - tables <= reduced <= gradients + small
   assert step.fits
   assert step.flops_ratio() <= 1.15
 

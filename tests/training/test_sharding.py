@@ -69,9 +69,19 @@ def plain(tiny_config):
 
 
 def _compare(found, wanted, tolerance=1e-4):
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, atol=tolerance), found, wanted
-  )
+  """But for leaves whose gradient is 0 in exact arithmetic.
+
+  Softmax does not see what all keys share, nor the loss what all passages do;
+  Adam makes whole steps of the rounding that is left.
+  """
+  for (path, x), y in zip(
+    jax.tree.leaves_with_path(found), jax.tree.leaves(wanted), strict=True
+  ):
+    name = jax.tree_util.keystr(path)
+    if not name.endswith(
+      ("['key']['bias']", "['passage']['layer_2']['output_norm']['bias']")
+    ):
+      np.testing.assert_allclose(x, y, atol=tolerance, err_msg=name)
 
 
 @pytest.mark.parametrize("shard", [False, True])

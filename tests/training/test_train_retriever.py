@@ -56,8 +56,8 @@ def test_interrupted_training_ends_bit_equal(
 
   take = train_retriever.Run._take
 
-  def dies(run, step, loader):
-    take(run, step, loader)
+  def dies(run, step, *others):
+    take(run, step, *others)
     if step == 3:
       raise RuntimeError("power cut")
 

@@ -170,9 +170,14 @@ def test_figures_are_equal_on_1_and_8_devices(
   config.embed.tokens_per_core = 5
   one = validation.DevPool.make(config, mined_workdir, model)
   found = one.evaluate(parallel.replicate(model.params, device))
+  # Other tiles round otherwise: a question's gold passage may change places
+  # with one that scores the same to a millionth.
+  place = 1.01 / len(one.questions)
+  rank = found.pop("dev_average_rank")
+  assert rank == pytest.approx(wanted.pop("dev_average_rank"), abs=place)
   assert found == pytest.approx(wanted, rel=1e-5)
   # Random towers: else this would compare ones with ones.
-  assert 1 < found["dev_average_rank"] < found["dev_pool"] / 2
+  assert 1 < rank < found["dev_pool"] / 2
   assert found["dev_gold_top1"] < found["dev_gold_top20"]
 
 
