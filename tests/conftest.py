@@ -218,18 +218,23 @@ def config_file(tiny_config, tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def start():
-  """Starts dpr-jax as a process of its own, with the cores it asks for."""
-  import subprocess
-  import sys
-
-  environment = os.environ | {
+def environment() -> dict[str, str]:
+  """For processes of their own, which choose their number of devices."""
+  return os.environ | {
+    "PYTHONPATH": str(REPOSITORY),
     "XLA_FLAGS": " ".join(
       flag
       for flag in os.environ["XLA_FLAGS"].split()
       if "host_platform_device_count" not in flag
-    )
+    ),
   }
+
+
+@pytest.fixture(scope="session")
+def start(environment):
+  """Starts dpr-jax as a process of its own, with the cores it asks for."""
+  import subprocess
+  import sys
 
   def start(*arguments, cwd=None):
     return subprocess.Popen(

@@ -39,7 +39,7 @@ cli.main()
 
 
 @pytest.fixture
-def launch(repository, config_file):
+def launch(repository, config_file, environment):
   """Starts `dpr-jax train` as two processes of two cores each."""
   started = []
 
@@ -68,7 +68,7 @@ def launch(repository, config_file):
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
-      env={**os.environ, "PYTHONPATH": str(repository), "XLA_FLAGS": ""},
+      env=environment,
     )
     started.append(process)
     return process

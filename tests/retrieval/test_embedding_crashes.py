@@ -91,16 +91,9 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, environment):
   """The forking process."""
-  environment = os.environ | {
-    "XLA_FLAGS": " ".join(
-      flag
-      for flag in os.environ["XLA_FLAGS"].split()
-      if "host_platform_device_count" not in flag
-    ),
-    "PYTHONWARNINGS": "ignore",
-  }
+  environment = environment | {"PYTHONWARNINGS": "ignore"}
   with subprocess.Popen(
     [sys.executable, "-c", FORKS.replace("\\\\", "\\")],
     stdin=subprocess.PIPE,

@@ -8,7 +8,6 @@ core computes in the plainest way.
 
 import functools
 import importlib.util
-import os
 import pathlib
 import subprocess
 import sys
@@ -108,7 +107,7 @@ def test_cores_and_ways(cores, way, problem):
 
 
 @pytest.fixture(scope="module")
-def of_processes(tmp_path_factory, repository):
+def of_processes(tmp_path_factory, repository, environment):
   """What 2 real processes of 4 cores each compute together."""
   path = tmp_path_factory.mktemp("equivalence") / "cells.npz"
   result = subprocess.run(
@@ -122,7 +121,7 @@ def of_processes(tmp_path_factory, repository):
       _PATH,
       path,
     ],
-    env={**os.environ, "PYTHONPATH": str(repository), "XLA_FLAGS": ""},
+    env=environment,
     capture_output=True,
     text=True,
     timeout=1500,
