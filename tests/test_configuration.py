@@ -13,6 +13,9 @@ CONFIGS = [
   ("nq_100k", ""),
   ("nq_100k", "quick"),
   ("nq_100k", "ablation"),
+  ("nq_100k", "batch_size"),
+  ("squad", ""),
+  ("squad", "bench"),
 ]
 
 
