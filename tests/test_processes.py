@@ -148,9 +148,16 @@ def test_killed_in_the_middle_and_resumed_to_the_same_end(
   step, params = _params(tmp_path / "killed")
   wanted_step, wanted = _params(tmp_path / "whole")
   assert step == wanted_step == STEPS
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-3), params, wanted
-  )
+  for (path, one), other in zip(
+    jax.tree.leaves_with_path(params), jax.tree.leaves(wanted), strict=True
+  ):
+    name = jax.tree_util.keystr(path)
+    # Their gradients are 0 but for rounding, of which Adam makes whole steps:
+    # softmax does not see what all keys share, nor the loss what all passages.
+    if not name.endswith(
+      ("['key']['bias']", "['passage']['layer_1']['output_norm']['bias']")
+    ):
+      np.testing.assert_allclose(one, other, atol=1e-3, err_msg=name)
 
 
 @pytest.mark.slow
