@@ -50,7 +50,10 @@ _OVERWRITE = flags.DEFINE_bool(
   "overwrite", False, "Do the stage again even if nothing has changed."
 )
 _QUESTIONS = flags.DEFINE_string(
-  "questions", None, "retrieve: a *.qa.csv or DPR JSON; default: the dev set."
+  "questions",
+  None,
+  "retrieve: a *.qa.csv or DPR JSON; default: the dev set. read: a file in"
+  " SQuAD's format; default: what was retrieved.",
 )
 _NAME = flags.DEFINE_string("name", "dev", "Name of the question set.")
 _METHOD = flags.DEFINE_list(
