@@ -44,9 +44,9 @@ $(VENV)/.test: $(BIN)/python $(INPUTS)
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu, or PARITY=0.
 $(VENV)/.parity: $(VENV)/.test
 	@if $(BIN)/python -m pip install --quiet -c constraints.txt \
-	    torch==2.13.0; then touch $@; else \
-	  echo "warning: torch==2.13.0 cannot be installed here: the tests that \
-	compare with PyTorch will be SKIPPED" >&2; fi
+	    torch==2.13.0 sentence-transformers; then touch $@; else \
+	  echo "warning: torch==2.13.0 and sentence-transformers cannot be \
+	installed here: the tests that compare with them will be SKIPPED" >&2; fi
 
 venv: $(VENV)/.test ## Make .venv with dpr-jax and the test tools.
 
