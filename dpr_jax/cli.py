@@ -20,9 +20,9 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 import ml_collections
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from dpr_jax import (
+  command_flags,
   configuration,
   errors,
   interrupts,
@@ -32,168 +32,6 @@ from dpr_jax import (
 )
 from dpr_jax import workdir as workdir_lib
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "The experiment: configs/X.py or configs/X.py:variant."
-)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written.")
-_CPU_DEVICES = flags.DEFINE_integer(
-  "cpu_devices",
-  int(os.environ.get("DPR_JAX_CPU_DEVICES", "0")),
-  "Emulate so many cores on this machine's CPU; 0 = the devices there are.",
-)
-_POD = flags.DEFINE_bool(
-  "pod",
-  False,
-  "On every host of a TPU pod: the processes find each other and work as one.",
-)
-_OVERWRITE = flags.DEFINE_bool(
-  "overwrite", False, "Do the stage again even if nothing has changed."
-)
-_QUESTIONS = flags.DEFINE_string(
-  "questions",
-  None,
-  "retrieve: a *.qa.csv or DPR JSON; default: the dev set. read: a file in"
-  " SQuAD's format; default: what was retrieved.",
-)
-_NAME = flags.DEFINE_string("name", "dev", "Name of the question set.")
-_METHOD = flags.DEFINE_list(
-  "method",
-  None,
-  "retrieve, read, ask: some of bm25, dense, dense-start, exact, hybrid;"
-  " default: the config's.",
-)
-_MODEL = flags.DEFINE_enum(
-  "model",
-  None,
-  ["dense", "dense-start"],
-  "embed, index: the trained towers, or those before training; default: what"
-  " config.retrieve.methods asks for.",
-)
-_MATCH = flags.DEFINE_enum(
-  "match", None, ["string", "regex"], "evaluate: how answers are looked for."
-)
-_QRELS = flags.DEFINE_string(
-  "qrels",
-  None,
-  "evaluate: judgements in BEIR's or TREC's format, or \"gold\": the"
-  " questions' own positives; adds nDCG, recall, MRR and MAP. retrieve: ask"
-  " only the questions judged there.",
-)
-_COMPARE = flags.DEFINE_list(
-  "compare",
-  None,
-  "evaluate: two methods; tests their difference, and lists the questions that"
-  " one finds and the other misses.",
-)
-_TUNE = flags.DEFINE_bool(
-  "tune",
-  False,
-  "index: search as carefully as config.index.recall_target needs; retrieve:"
-  " the weight of dense in hybrid, on the dev set. Stored in the workdir.",
-)
-_SHARD = flags.DEFINE_integer(
-  "shard", None, "index: build this one of config.index.shards alone, from 0."
-)
-_PLAN = flags.DEFINE_bool(
-  "plan",
-  False,
-  "index: what it would take, and what to choose; builds nothing.",
-)
-_VECTORS = flags.DEFINE_integer(
-  "vectors",
-  0,
-  "index --plan: so many; default: those of the workdir. bench search: so many"
-  " made-up ones, in clusters; default: the workdir's.",
-)
-_DIM = flags.DEFINE_integer(
-  "dim", 768, "index --plan, bench search: width of those vectors."
-)
-_FROM = flags.DEFINE_string(
-  "from",
-  None,
-  'mine: "bm25", or "model" = the trained towers of this workdir with their'
-  " index; default: bm25. import: a file or folder.",
-)
-_RERANK = flags.DEFINE_enum(
-  "rerank",
-  None,
-  ["reader"],
-  "retrieve: reorder the first config.read.rerank_depth passages by the"
-  " reader's rank head, as another method.",
-)
-_K = flags.DEFINE_integer("k", 20, "ask: passages to read per question.")
-_AGAINST = flags.DEFINE_enum(
-  "against",
-  None,
-  [
-    "sentence-transformers",
-    "sentence-transformers-bfloat16",
-    "bm25s",
-    "transformers",
-  ],
-  "A library to compare with; bench train, encode: sentence-transformers, which"
-  " needs dpr-jax[bench] (in bfloat16 for encode alone); bench search: bm25s;"
-  " bench reader: transformers.",
-)
-_JSON = flags.DEFINE_string(
-  "json",
-  None,
-  "bench, plan: a file for the report. ask: --json alone prints JSON.",
-)
-_TOPOLOGY = flags.DEFINE_string(
-  "topology", None, "plan: chips and how they are laid out, as v5e:16x16."
-)
-_SEARCH = flags.DEFINE_bool(
-  "search",
-  False,
-  "plan: look for the largest batch that fits; with the gradient cache, for the"
-  " largest chunk.",
-)
-_EMBED = flags.DEFINE_bool(
-  "embed", True, "plan: of the embed step too; --noembed: the train step alone."
-)
-_QUICK = flags.DEFINE_bool(
-  "quick",
-  False,
-  "plan: the compiler tries less hard; a fifth of the time, about the same"
-  " memory.",
-)
-_REPEATS = flags.DEFINE_integer(
-  "repeats", 0, "bench: rounds that count; 0 = what the bench is made for."
-)
-_SEPARATE = flags.DEFINE_bool(
-  "separate", False, "bench train: two towers of ours, not a shared one."
-)
-_FACTORIES = flags.DEFINE_string(
-  "factories",
-  "",
-  'bench search: FAISS factory strings between semicolons, and "exact" for'
-  " search on the cores; default: one of each kind.",
-)
-_BATCH_SIZES = flags.DEFINE_list(
-  "batch_sizes",
-  ["128", "1024", "8192"],
-  "bench batch: questions in the global batch, one size after the other.",
-)
-
-_WHAT = flags.DEFINE_enum(
-  "what",
-  "model",
-  ["model", "embeddings", "reader"],
-  "export, import: the trained towers, vectors of passages, or the reader.",
-)
-_FORMAT = flags.DEFINE_enum(
-  "format",
-  None,
-  [
-    *("hf", "sentence-transformers", "dpr", "tevatron", "contriever", "npy"),
-    *("dpr-reader", "question-answering"),
-  ],
-  "export: hf or sentence-transformers for the towers, the last two for the"
-  " reader (DPRReader, BertForQuestionAnswering), the others for embeddings.",
-)
-_OUT = flags.DEFINE_string("out", None, "export, import: the folder to write.")
-
 _WIDE = "xla_cpu_prefer_vector_width"
 STAGES = (
   *("prepare", "mine", "train", "embed", "index", "retrieve"),
@@ -202,14 +40,6 @@ STAGES = (
 READING = ("train-reader", "read")  # `run` does them if config.reader.train
 # Several processes do these together; of other stages, the first alone.
 TOGETHER = ("train", "embed", "train-reader")
-_ONLY_FOR = {
-  "plan": ("index",),
-  "shard": ("index",),
-  "tune": ("index", "retrieve"),
-  "qrels": ("retrieve", "evaluate"),
-  "compare": ("evaluate",),
-  "rerank": ("retrieve",),
-}
 BENCHES = ("train", "encode", "batch", "search", "reader")
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
@@ -269,42 +99,7 @@ class _Formatter(logging.PythonFormatter):
 def _help() -> None:
   """Usage and our own flags; absl's would fill a screen and exit with 1."""
   print(USAGE, end="\n\n")
-  for flag in (
-    _CONFIG,
-    _WORKDIR,
-    _CPU_DEVICES,
-    _POD,
-    _OVERWRITE,
-    _QUESTIONS,
-    _NAME,
-    _METHOD,
-    _MODEL,
-    _MATCH,
-    _QRELS,
-    _COMPARE,
-    _TUNE,
-    _SHARD,
-    _PLAN,
-    _VECTORS,
-    _DIM,
-    _FROM,
-    _RERANK,
-    _K,
-    _AGAINST,
-    _JSON,
-    _TOPOLOGY,
-    _SEARCH,
-    _EMBED,
-    _QUICK,
-    _REPEATS,
-    _SEPARATE,
-    _FACTORIES,
-    _BATCH_SIZES,
-    _WHAT,
-    _FORMAT,
-    _OUT,
-  ):
-    print(f"  --{flag.name}\n      {flags.FLAGS[flag.name].help}")
+  print(command_flags.help_text())
 
 
 def _fail(message: object) -> None:
@@ -343,7 +138,8 @@ def _run(arguments: list[str]) -> None:
     _fail(f"unknown stage {stage!r}: one of {known}")
   interrupts.listen()
   try:
-    cores = _CPU_DEVICES.value or (8 if stage == "demo" else 0)
+    command_flags.check(" ".join(arguments[1:]) if stage == "bench" else stage)
+    cores = command_flags.CPU_DEVICES.value or (8 if stage == "demo" else 0)
     _set_up_cores(cores, stage)
     if stage == "demo":
       _demo()
@@ -357,7 +153,7 @@ def _run(arguments: list[str]) -> None:
       _export()
     elif stage == "import":
       _import()
-    elif stage == "index" and _PLAN.value:
+    elif stage == "index" and command_flags.PLAN.value:
       _plan_index()
     else:
       with _experiment() as (config, workdir):
@@ -395,7 +191,7 @@ def _set_up_cores(cpu_devices: int, stage: str) -> None:
     jax.config.update("jax_platforms", "cpu")
     return
   os.environ["LIBTPU_INIT_ARGS"] = parallel.libtpu_arguments()
-  processes.start(_POD.value)
+  processes.start(command_flags.POD.value)
   if processes.count() > 1 and stage in ("demo", "bench"):
     raise errors.InputError(f"{stage} is for one process")
 
@@ -403,20 +199,20 @@ def _set_up_cores(cpu_devices: int, stage: str) -> None:
 def _experiment():
   """The config and the workdir that the flags name, as `_open` gives them."""
   config = _config()
-  if not _WORKDIR.value:
+  if not command_flags.WORKDIR.value:
     raise errors.InputError("--workdir is missing: --workdir=DIR")
-  return _open(config, _WORKDIR.value)
+  return _open(config, command_flags.WORKDIR.value)
 
 
 def _config() -> ml_collections.ConfigDict:
   """The config that the flags name, all of its keys known."""
-  if _CONFIG.value is None:
+  if command_flags.CONFIG.value is None:
     raise errors.InputError("--config is missing: --config=configs/X.py")
   try:
-    _CONFIG.value.items()
+    command_flags.CONFIG.value.items()
   except OSError as error:  # a file that cannot be loaded shows only now
     raise errors.InputError(f"--config: {error}") from error
-  return _known(_CONFIG.value)
+  return _known(command_flags.CONFIG.value)
 
 
 def _known(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -459,13 +255,6 @@ def _stages(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
 ) -> None:
-  if _FROM.value is not None and stage != "mine":
-    raise errors.InputError(
-      f"--from={_FROM.value}: only `dpr-jax mine` mines from something else"
-    )
-  for name, stages in _ONLY_FOR.items():
-    if flags.FLAGS[name].present and stage not in stages:
-      raise errors.InputError(f"--{name}: only for {' and '.join(stages)}")
   functions = _functions(config, workdir, stage)
   wanted = STAGES if stage == "run" else (stage,)
   if stage == "run" and not config.reader.train:
@@ -495,61 +284,63 @@ def _functions(
   )
   from dpr_jax.training import train_reader, train_retriever
 
-  again = {"overwrite": _OVERWRITE.value}
+  again = {"overwrite": command_flags.OVERWRITE.value}
 
   def for_models(function: Callable, room: dict[str, str], **kwargs) -> None:
     models = rankers.models_of(config.retrieve.methods, room)
-    for model in [_MODEL.value] if _MODEL.value else models:
+    for model in (
+      [command_flags.MODEL.value] if command_flags.MODEL.value else models
+    ):
       function(config, workdir, model=model, **again, **kwargs)
 
   def retrieve() -> None:
     search.retrieve(
       config,
       workdir,
-      questions_file=_QUESTIONS.value,
-      name=_NAME.value,
-      methods=_METHOD.value,
-      qrels=_QRELS.value if stage == "retrieve" else None,
-      tune=_TUNE.value,
+      questions_file=command_flags.QUESTIONS.value,
+      name=command_flags.NAME.value,
+      methods=command_flags.METHOD.value,
+      qrels=command_flags.QRELS.value if stage == "retrieve" else None,
+      tune=command_flags.TUNE.value,
       **again,
     )
-    if _RERANK.value:
-      for method in _METHOD.value or config.retrieve.methods:
+    if command_flags.RERANK.value:
+      for method in command_flags.METHOD.value or config.retrieve.methods:
         reranking.rerank(
-          config, workdir, name=_NAME.value, method=method, **again
+          config, workdir, name=command_flags.NAME.value, method=method, **again
         )
 
   return {
     "prepare": lambda: prepare.prepare(config, workdir, **again),
     "mine": lambda: mining.mine(
-      config, workdir, ranker=_FROM.value or "bm25", **again
+      config, workdir, ranker=command_flags.FROM.value or "bm25", **again
     ),
     "train": lambda: train_retriever.train(config, workdir, **again),
     "embed": lambda: for_models(embedding.embed, rankers.VECTORS),
     "index": lambda: for_models(
       faiss_index.index,
       rankers.INDEXES,
-      shard=_SHARD.value,
-      tune=_TUNE.value,
+      shard=command_flags.SHARD.value,
+      tune=command_flags.TUNE.value,
     ),
     "retrieve": retrieve,
     "train-reader": lambda: train_reader.train_reader(config, workdir, **again),
     "read": lambda: answering.read(
       config,
       workdir,
-      name=_NAME.value,
+      name=command_flags.NAME.value,
       # In `run` they have been retrieved for.
-      questions_file=_QUESTIONS.value if stage == "read" else None,
-      methods=_METHOD.value,
+      questions_file=command_flags.QUESTIONS.value if stage == "read" else None,
+      methods=command_flags.METHOD.value,
       **again,
     ),
     "evaluate": lambda: ranking.evaluate(
       config,
       workdir,
-      name=_NAME.value,
-      match=_MATCH.value,
-      qrels=_QRELS.value,
-      compare=_COMPARE.value,
+      name=command_flags.NAME.value,
+      match=command_flags.MATCH.value,
+      qrels=command_flags.QRELS.value,
+      compare=command_flags.COMPARE.value,
       **again,
     ),
   }
@@ -559,15 +350,19 @@ def _ask(questions: list[str]) -> None:
   """Answers questions from a finished workdir."""
   from dpr_jax.retrieval import asking
 
-  if not _WORKDIR.value:
+  if not command_flags.WORKDIR.value:
     raise errors.InputError("--workdir is missing: --workdir=DIR")
-  as_json = _JSON.value is not None
-  if as_json and _JSON.value != "-":
-    raise errors.InputError(f"--json={_JSON.value}: ask prints: --json alone")
-  if _K.value < 1:
-    raise errors.InputError(f"--k={_K.value}: must be at least 1")
+  as_json = command_flags.JSON.value is not None
+  if as_json and command_flags.JSON.value != "-":
+    raise errors.InputError(
+      f"--json={command_flags.JSON.value}: ask prints: --json alone"
+    )
+  if command_flags.K.value < 1:
+    raise errors.InputError(f"--k={command_flags.K.value}: must be at least 1")
   answerer = asking.Answerer.load(
-    _WORKDIR.value, method=(_METHOD.value or [""])[0], k=_K.value
+    command_flags.WORKDIR.value,
+    method=(command_flags.METHOD.value or [""])[0],
+    k=command_flags.K.value,
   )
   for question in questions or sys.stdin:
     if question.strip():
@@ -578,20 +373,25 @@ def _ask(questions: list[str]) -> None:
 def _bench(kind: str) -> None:
   """Measures; unlike a stage it leaves nothing in the workdir."""
   config = _config()
-  if _REPEATS.value < 0:
-    raise errors.InputError(f"--repeats={_REPEATS.value}: must be positive")
+  if command_flags.REPEATS.value < 0:
+    raise errors.InputError(
+      f"--repeats={command_flags.REPEATS.value}: must be positive"
+    )
   from dpr_jax.benchmarking import harness
 
-  if _JSON.value:
-    harness.check_writable(_JSON.value)
-  common = {"repeats": _REPEATS.value, "json_file": _JSON.value}
+  if command_flags.JSON.value:
+    harness.check_writable(command_flags.JSON.value)
+  common = {
+    "repeats": command_flags.REPEATS.value,
+    "json_file": command_flags.JSON.value,
+  }
   if kind == "batch":
     from dpr_jax.benchmarking import batch
 
     batch.bench(
       config,
-      cpu_devices=_CPU_DEVICES.value,
-      batch_sizes=_integers("batch_sizes", _BATCH_SIZES.value),
+      cpu_devices=command_flags.CPU_DEVICES.value,
+      batch_sizes=_integers("batch_sizes", command_flags.BATCH_SIZES.value),
       **common,
     )
     return
@@ -600,45 +400,52 @@ def _bench(kind: str) -> None:
 
     search.bench(
       config,
-      workdir_lib.Workdir(_WORKDIR.value) if _WORKDIR.value else None,
-      vectors=_VECTORS.value,
-      dim=_DIM.value,
-      factories=[each for each in _FACTORIES.value.split(";") if each],
-      against=_AGAINST.value,
-      cpu_devices=_CPU_DEVICES.value,
+      workdir_lib.Workdir(command_flags.WORKDIR.value)
+      if command_flags.WORKDIR.value
+      else None,
+      vectors=command_flags.VECTORS.value,
+      dim=command_flags.DIM.value,
+      factories=[
+        each for each in command_flags.FACTORIES.value.split(";") if each
+      ],
+      against=command_flags.AGAINST.value,
+      cpu_devices=command_flags.CPU_DEVICES.value,
       **common,
     )
     return
-  if not _WORKDIR.value:
+  if not command_flags.WORKDIR.value:
     raise errors.InputError("--workdir is missing: --workdir=DIR")
   if kind == "encode":
     from dpr_jax.benchmarking import encode
 
     encode.bench(
       config,
-      workdir_lib.Workdir(_WORKDIR.value),
-      against=_AGAINST.value,
+      workdir_lib.Workdir(command_flags.WORKDIR.value),
+      against=command_flags.AGAINST.value,
       **common,
     )
     return
   if kind == "reader":
     from dpr_jax.benchmarking import reader
 
-    if _AGAINST.value not in (None, "transformers"):
+    if command_flags.AGAINST.value not in (None, "transformers"):
       raise errors.InputError(
-        f"--against={_AGAINST.value}: bench reader knows transformers alone"
+        f"--against={command_flags.AGAINST.value}: bench reader knows"
+        " transformers alone"
       )
     reader.bench(
-      config, workdir_lib.Workdir(_WORKDIR.value), json_file=_JSON.value
+      config,
+      workdir_lib.Workdir(command_flags.WORKDIR.value),
+      json_file=command_flags.JSON.value,
     )
     return
   from dpr_jax.benchmarking import train
 
   train.bench(
     config,
-    workdir_lib.Workdir(_WORKDIR.value),
-    against=_AGAINST.value,
-    separate=_SEPARATE.value,
+    workdir_lib.Workdir(command_flags.WORKDIR.value),
+    against=command_flags.AGAINST.value,
+    separate=command_flags.SEPARATE.value,
     **common,
   )
 
@@ -649,71 +456,90 @@ def _plan() -> None:
   from dpr_jax.planning import chips, report, search, tpu_plan
 
   config = _config()
-  if not _TOPOLOGY.value:
+  if not command_flags.TOPOLOGY.value:
     raise errors.InputError("--topology is missing: --topology=v5e:16x16")
-  topology = chips.Topology.parse(_TOPOLOGY.value)
-  if _JSON.value:
-    harness.check_writable(_JSON.value)
-  options = {"quick": _QUICK.value, "say": lambda line: logging.info(line)}
-  if _SEARCH.value:
+  topology = chips.Topology.parse(command_flags.TOPOLOGY.value)
+  if command_flags.JSON.value:
+    harness.check_writable(command_flags.JSON.value)
+  options = {
+    "quick": command_flags.QUICK.value,
+    "say": lambda line: logging.info(line),
+  }
+  if command_flags.SEARCH.value:
     config = search.largest(config, topology, **options)
-  found = tpu_plan.plan(config, topology, embed=_EMBED.value, **options)
+  found = tpu_plan.plan(
+    config, topology, embed=command_flags.EMBED.value, **options
+  )
   print(report.table(found))
-  if _JSON.value:
-    workdir_lib.write_json(_JSON.value, found)
+  if command_flags.JSON.value:
+    workdir_lib.write_json(command_flags.JSON.value, found)
 
 
 def _out(name: str) -> pathlib.Path:
-  if not _OUT.value:
+  if not command_flags.OUT.value:
     raise errors.InputError(f"{name} needs --out=DIR")
-  return pathlib.Path(_OUT.value)
+  return pathlib.Path(command_flags.OUT.value)
 
 
 def _export() -> None:
   """The towers or the vectors of a workdir, for other libraries."""
   out = _out("export")
   with _experiment() as (config, workdir):
-    if _WHAT.value == "embeddings":
+    if command_flags.WHAT.value == "embeddings":
       from dpr_jax.retrieval import vector_formats, vectors
 
-      found = vectors.open_vectors(workdir.embeddings(_MODEL.value or "dense"))
-      vector_formats.export(found, _FORMAT.value, out)
+      found = vectors.open_vectors(
+        workdir.embeddings(command_flags.MODEL.value or "dense")
+      )
+      vector_formats.export(found, command_flags.FORMAT.value, out)
       return
-    if _WHAT.value == "reader":
+    if command_flags.WHAT.value == "reader":
       from dpr_jax.models import readers
 
-      readers.export(readers.trained(config, workdir), out, _FORMAT.value or "")
+      readers.export(
+        readers.trained(config, workdir), out, command_flags.FORMAT.value or ""
+      )
       return
     from dpr_jax.models import export
 
-    export.export(config, workdir, _FORMAT.value, out, _MODEL.value or "dense")
+    export.export(
+      config,
+      workdir,
+      command_flags.FORMAT.value,
+      out,
+      command_flags.MODEL.value or "dense",
+    )
 
 
 def _import() -> None:
   """Vectors of other libraries."""
   out = _out("import")
-  if _WHAT.value != "embeddings":
+  if command_flags.WHAT.value != "embeddings":
     raise errors.InputError(
       "import: --what=embeddings is all that can be imported; checkpoints are"
       " loaded as they are: --config.model.checkpoint=DIR"
     )
-  if not _FROM.value:
+  if not command_flags.FROM.value:
     raise errors.InputError("import needs --from=FILE or --from=DIR")
   from dpr_jax.retrieval import vector_formats
 
-  vector_formats.import_(pathlib.Path(_FROM.value), out)
+  vector_formats.import_(pathlib.Path(command_flags.FROM.value), out)
 
 
 def _plan_index() -> None:
   """Prints what an index would take; reads the workdir at most."""
   from dpr_jax.retrieval import faiss_index_plan
 
-  config, count, dim = _config(), _VECTORS.value, _DIM.value
+  config, count, dim = (
+    _config(),
+    command_flags.VECTORS.value,
+    command_flags.DIM.value,
+  )
   if not count:
-    if not _WORKDIR.value:
+    if not command_flags.WORKDIR.value:
       raise errors.InputError("--plan needs --vectors=N, or a --workdir")
-    folder = workdir_lib.Workdir(_WORKDIR.value).embeddings(
-      _MODEL.value or "dense"
+    folder = workdir_lib.Workdir(command_flags.WORKDIR.value).embeddings(
+      command_flags.MODEL.value or "dense"
     )
     manifest = workdir_lib.read_manifest(folder, "embed")
     count, dim = manifest["count"], manifest["dim"]
@@ -731,11 +557,13 @@ def _integers(flag: str, values: Sequence[str]) -> list[int]:
 
 def _demo() -> None:
   """Trains, embeds, indexes, retrieves and compares on the sample."""
-  config = _CONFIG.value
+  config = command_flags.CONFIG.value
   if config is None:
     path = importlib_resources.files("dpr_jax.configs") / "demo.py"
     config = runpy.run_path(str(path))["get_config"]()
-  folder = _WORKDIR.value or tempfile.mkdtemp(prefix="dpr-jax-demo-")
+  folder = command_flags.WORKDIR.value or tempfile.mkdtemp(
+    prefix="dpr-jax-demo-"
+  )
   with _open(config, folder) as (config, workdir):
     _stages("run", config, workdir)
   from dpr_jax.retrieval import asking, search

@@ -295,7 +295,15 @@ def _refused(done, *words):
     (["ask", "--workdir=w", "--json", "Who?"], ["w/config.json"]),
     (
       ["train", "--config=CONFIG", "--workdir=w", "--from=model"],
-      ["--from=model", "only `dpr-jax mine`"],
+      ["--from", "only for mine and import"],
+    ),
+    (
+      ["train", "--config=CONFIG", "--workdir=w", "--topology=v5e:2x4"],
+      ["--topology", "only for plan"],
+    ),
+    (
+      ["bench", "train", "--config=CONFIG", "--workdir=w", "--factories=Flat"],
+      ["--factories", "only for bench search"],
     ),
   ],
   ids=lambda value: "-".join(value)[:60] or "nothing",
