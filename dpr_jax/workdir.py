@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,10 @@ def _plain(value: Any) -> Any:
   if isinstance(value, tuple | set):
     return list(value)
   raise TypeError(f"{type(value).__name__} does not belong in a manifest")
+
+
+# What `replace_file` and `replace_folder` call what is not finished.
+_LEFTOVER = re.compile(r"(?P<name>.+?)\.(?P<kind>tmp|old)-\d+(\..+)?$")
 
 
 def _fsync_folder(folder: pathlib.Path) -> None:
@@ -202,11 +207,33 @@ def locked(where: Workdir) -> Iterator[None]:
     ) from error
   holder = where.root / f"{_LOCK}.json"
   try:
+    _clear_leftovers(where.root)
     write_json(holder, {"pid": os.getpid()})
     yield
   finally:
     holder.unlink(missing_ok=True)
     lock.release()
+
+
+def _clear_leftovers(root: pathlib.Path) -> None:
+  """Removes what killed processes left under temporary names.
+
+  A folder that one of them had put aside, and not yet replaced, goes back.
+  """
+  for folder, folders, files in os.walk(root):
+    for name in (*folders, *files):
+      found = _LEFTOVER.match(name)
+      if not found:
+        continue
+      path = pathlib.Path(folder, name)
+      whole = path.with_name(found["name"])
+      if found["kind"] == "old" and not whole.exists():
+        os.replace(path, whole)
+      elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+      else:
+        path.unlink(missing_ok=True)
+    folders[:] = [name for name in folders if not _LEFTOVER.match(name)]
 
 
 def _holder(where: Workdir) -> str:

@@ -268,8 +268,8 @@ def call(start):
 
 
 @pytest.fixture(scope="session")
-def mined_workdir(tiny_config, tmp_path_factory):
-  """A workdir after `prepare` and `mine`; copy it before changing it."""
+def _untouched_workdir(tiny_config, tmp_path_factory):
+  """A workdir after `prepare` and `mine`, for copies."""
   from dpr_jax import configuration, workdir
   from dpr_jax.data import prepare
   from dpr_jax.retrieval import mining
@@ -283,12 +283,27 @@ def mined_workdir(tiny_config, tmp_path_factory):
   return place
 
 
-@pytest.fixture
-def fresh_workdir(mined_workdir, tmp_path):
-  """A copy of `mined_workdir` that a test may change."""
+@pytest.fixture(scope="session")
+def mined_workdir(_untouched_workdir, tmp_path_factory):
+  """A workdir after `prepare` and `mine` that tests share.
+
+  Tokens may be added to it by whoever needs them, nothing else.
+  """
   import shutil
 
   from dpr_jax import workdir
 
-  shutil.copytree(mined_workdir.root, tmp_path / "work")
+  folder = tmp_path_factory.mktemp("mined") / "work"
+  shutil.copytree(_untouched_workdir.root, folder)
+  return workdir.Workdir(folder)
+
+
+@pytest.fixture
+def fresh_workdir(_untouched_workdir, tmp_path):
+  """A workdir after `prepare` and `mine`, for one test alone."""
+  import shutil
+
+  from dpr_jax import workdir
+
+  shutil.copytree(_untouched_workdir.root, tmp_path / "work")
   return workdir.Workdir(tmp_path / "work")

@@ -47,6 +47,34 @@ def test_replace_folder_is_all_or_nothing(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
+def test_what_the_killed_left_goes_when_the_workdir_is_locked(tmp_path):
+  """Temporary files and folders; a folder put aside comes back."""
+  place = workdir.Workdir(tmp_path)
+  for name in (
+    "results/dev.dense.json",
+    "results/dev.tmp-12.dense.json",
+    "index/Flat.tmp-12/index",
+    "index/IVF.old-12/index",
+    "index/HNSW/index",
+    "index/HNSW.old-7/index",
+    "data/a.tmp-x.json",
+  ):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(name)
+  with workdir.locked(place):
+    left = {
+      str(path.relative_to(tmp_path)): path.read_text()
+      for path in tmp_path.rglob("*")
+      if path.is_file() and not path.name.startswith(".lock")
+    }
+  assert left == {
+    "results/dev.dense.json": "results/dev.dense.json",
+    "index/IVF/index": "index/IVF.old-12/index",
+    "index/HNSW/index": "index/HNSW/index",
+    "data/a.tmp-x.json": "data/a.tmp-x.json",
+  }
+
+
 def _stage(folder, config=1, data="x"):
   return workdir.Stage("embed", folder, {"a": config}, {"data": data})
 
