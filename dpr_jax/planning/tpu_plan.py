@@ -39,7 +39,14 @@ _QUIET = {
   "TPU_WORKER_HOSTNAMES": "localhost",
 }
 _QUICK = {"exec_time_optimization_effort": -1.0}
-_MEMORY = re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+# The compiler's words for too large a program, all of it or its temporaries.
+_TOO_LARGE = (
+  re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
+  re.compile(
+    r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM"
+    r" \(([\d.]+)([KMGT])\)"
+  ),
+)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -51,7 +58,7 @@ class Step:
     fits: it compiles into the chip's memory.
     memory: bytes per core by kind: "arguments", "temporaries", "code",
       "outputs" (those that are not in place of arguments), "total"; where it
-      does not fit, "total" alone.
+      does not fit, "total" alone, which may be that of the temporaries.
     hbm_limit: bytes that the compiler may use.
     model_flops: of the model, over all cores.
     compiled_flops: of the program's products, over all cores.
@@ -182,15 +189,28 @@ def compile_step(
   try:
     compiled = lowered.compile(_QUICK if quick else None)
   except jax.errors.JaxRuntimeError as error:
-    memory = _MEMORY.search(str(error))
-    if memory is None:
+    sizes_ = too_large(str(error))
+    if sizes_ is None:
       raise
-    used, limit = (
-      int(float(memory[n]) * _UNITS[memory[n + 1]]) for n in (1, 3)
-    )
+    used, limit = sizes_
     return Step(False, {"total": used}, limit, model_flops)
   seconds = time.monotonic() - started
   return analyse(compiled, topology, model_flops, seconds)
+
+
+def too_large(message: str) -> tuple[int, int] | None:
+  """Bytes that a program would take, and may take, from the compiler's error.
+
+  None where the error is about something else.
+  """
+  for pattern in _TOO_LARGE:
+    found = pattern.search(message)
+    if found:
+      used, limit = (
+        int(float(found[n]) * _UNITS[found[n + 1]]) for n in (1, 3)
+      )
+      return used, limit
+  return None
 
 
 def analyse(

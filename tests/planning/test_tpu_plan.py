@@ -133,3 +133,24 @@ def test_model_flops_are_those_of_the_formula(tiny_config):
   encoder = sizes.model_of(config).encoder
   wanted = 256 * (169.87e6 + 36_864 * 256)
   assert sizes.encode_flops(encoder, 1, 256) == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+  ("message", "wanted"),
+  [
+    (
+      "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory"
+      " in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded",
+      (int(20.5 * 2**30), int(15.75 * 2**30)),
+    ),
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required"
+      " for HLO temporaries (19.99G) exceeds available HBM (15.75G).",
+      (int(19.99 * 2**30), int(15.75 * 2**30)),
+    ),
+    ("INTERNAL: something else", None),
+  ],
+)
+def test_what_the_compiler_says_of_too_large_a_program(message, wanted):
+  """Both of its messages mean "does not fit"; others are errors."""
+  assert tpu_plan.too_large(message) == wanted
