@@ -3,9 +3,9 @@
   dpr-jax demo            (or: make demo)
 
 260 passages and 518 questions, 8 emulated cores: trains the starter checkpoint
-for three quarters of an epoch and compares BM25, the towers before training and the towers
-after; then trains a small reader and answers a question.  Under five minutes on
-2 cores, the installation included.
+for three quarters of an epoch and compares BM25, the towers before training and
+the towers after; then trains a small reader and answers a question.  Under five
+minutes on 2 cores, the installation included.
 """
 
 from dpr_jax import configuration
@@ -35,7 +35,7 @@ def get_config(variant: str = ""):
 
   config.retrieve.methods = ("bm25", "dense-start", "dense")
 
-  # A reader in half a minute: one passage a question, so that there is nothing
+  # A reader in a minute: one passage a question, so that there is nothing
   # for the rank head to learn, and the retriever decides with it.
   config.reader.train = "results"
   config.reader.length = 112
