@@ -169,9 +169,8 @@ FORMAT = flags.DEFINE_enum(
 )
 OUT = flags.DEFINE_string("out", None, "export, import: the folder to write.")
 
-_BENCHES = tuple(
-  f"bench {kind}" for kind in ("train", "encode", "batch", "search", "reader")
-)
+BENCHES = ("train", "encode", "batch", "search", "reader")
+_BENCHES = tuple(f"bench {kind}" for kind in BENCHES)
 # What is not named here every command takes, or has no use for.
 _TAKEN_BY = {
   "against": tuple(name for name in _BENCHES if name != "bench batch"),

@@ -283,27 +283,23 @@ def _untouched_workdir(tiny_config, tmp_path_factory):
   return place
 
 
+def _copy(place, folder):
+  import shutil
+
+  shutil.copytree(place.root, folder / "work")
+  return type(place)(folder / "work")
+
+
 @pytest.fixture(scope="session")
 def mined_workdir(_untouched_workdir, tmp_path_factory):
   """A workdir after `prepare` and `mine` that tests share.
 
   Tokens may be added to it by whoever needs them, nothing else.
   """
-  import shutil
-
-  from dpr_jax import workdir
-
-  folder = tmp_path_factory.mktemp("mined") / "work"
-  shutil.copytree(_untouched_workdir.root, folder)
-  return workdir.Workdir(folder)
+  return _copy(_untouched_workdir, tmp_path_factory.mktemp("mined"))
 
 
 @pytest.fixture
 def fresh_workdir(_untouched_workdir, tmp_path):
   """A workdir after `prepare` and `mine`, for one test alone."""
-  import shutil
-
-  from dpr_jax import workdir
-
-  shutil.copytree(_untouched_workdir.root, tmp_path / "work")
-  return workdir.Workdir(tmp_path / "work")
+  return _copy(_untouched_workdir, tmp_path)

@@ -189,10 +189,10 @@ def compile_step(
   try:
     compiled = lowered.compile(_QUICK if quick else None)
   except jax.errors.JaxRuntimeError as error:
-    sizes_ = too_large(str(error))
-    if sizes_ is None:
+    taken = too_large(str(error))
+    if taken is None:
       raise
-    used, limit = sizes_
+    used, limit = taken
     return Step(False, {"total": used}, limit, model_flops)
   seconds = time.monotonic() - started
   return analyse(compiled, topology, model_flops, seconds)

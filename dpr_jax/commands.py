@@ -1,0 +1,397 @@
+"""What `dpr-jax` does: every command as a function of the flags.
+
+Rooms are imported by the command that needs them, so that a mistake in the
+flags is answered at once.
+"""
+
+import contextlib
+import pathlib
+import runpy
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources as importlib_resources
+
+import ml_collections
+from absl import logging
+
+from dpr_jax import command_flags as given
+from dpr_jax import configuration, errors, processes
+from dpr_jax import workdir as workdir_lib
+
+STAGES = (
+  *("prepare", "mine", "train", "embed", "index", "retrieve"),
+  *("train-reader", "read", "evaluate"),
+)
+READING = ("train-reader", "read")  # `run` does them if config.reader.train
+# Several processes do these together; of other stages, the first alone.
+TOGETHER = ("train", "embed", "train-reader")
+
+
+def _experiment():
+  """The config and the workdir that the flags name, as `_open` gives them."""
+  return _open(_config(), _workdir())
+
+
+def _workdir() -> workdir_lib.Workdir:
+  """The workdir that the flags name."""
+  if not given.WORKDIR.value:
+    raise errors.InputError("--workdir is missing: --workdir=DIR")
+  return workdir_lib.Workdir(given.WORKDIR.value)
+
+
+def _config() -> ml_collections.ConfigDict:
+  """The config that the flags name, all of its keys known."""
+  if given.CONFIG.value is None:
+    raise errors.InputError("--config is missing: --config=configs/X.py")
+  try:
+    given.CONFIG.value.items()
+  except OSError as error:  # a file that cannot be loaded shows only now
+    raise errors.InputError(f"--config: {error}") from error
+  return _known(given.CONFIG.value)
+
+
+def _known(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the config; `InputError` where it holds keys of its own."""
+  known = configuration.base_config()
+  for section, values in configuration.plain(config).items():
+    if section not in known or (
+      isinstance(values, dict) and values.keys() - known[section].keys()
+    ):
+      raise errors.InputError(f"config.{section}: unknown or with unknown keys")
+  return config
+
+
+@contextlib.contextmanager
+def _open(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> Iterator[tuple[ml_collections.ConfigDict, workdir_lib.Workdir]]:
+  """Config and workdir, locked for the block, the config saved there."""
+  config = _known(config)
+  if not processes.is_first():  # the first holds the lock for all
+    processes.barrier()
+    yield config, workdir
+    return
+  with workdir_lib.locked(workdir):
+    try:
+      workdir_lib.write_json(
+        workdir.root / "config.json", configuration.plain(config)
+      )
+    except OSError as error:
+      raise errors.InputError(
+        f"--workdir={workdir.root} cannot be written: {error.strerror}"
+      ) from error
+    processes.barrier()
+    yield config, workdir
+
+
+def _stages(
+  stage: str,
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+) -> None:
+  functions = _functions(config, workdir, stage)
+  wanted = STAGES if stage == "run" else (stage,)
+  if stage == "run" and not config.reader.train:
+    wanted = tuple(name for name in wanted if name not in READING)
+  for name in wanted:
+    logging.info("== %s", name)
+    if name in TOGETHER:
+      functions[name]()
+    else:
+      processes.first_alone(functions[name])
+
+
+def _functions(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, stage: str
+) -> dict[str, Callable[[], object]]:
+  """Every stage as a call without arguments."""
+  from dpr_jax.data import prepare
+  from dpr_jax.evaluation import ranking
+  from dpr_jax.retrieval import (
+    answering,
+    embedding,
+    faiss_index,
+    mining,
+    rankers,
+    reranking,
+    search,
+  )
+  from dpr_jax.training import train_reader, train_retriever
+
+  again = {"overwrite": given.OVERWRITE.value}
+
+  def for_models(function: Callable, room: dict[str, str], **kwargs) -> None:
+    models = rankers.models_of(config.retrieve.methods, room)
+    for model in [given.MODEL.value] if given.MODEL.value else models:
+      function(config, workdir, model=model, **again, **kwargs)
+
+  def retrieve() -> None:
+    search.retrieve(
+      config,
+      workdir,
+      questions_file=given.QUESTIONS.value,
+      name=given.NAME.value,
+      methods=given.METHOD.value,
+      qrels=given.QRELS.value if stage == "retrieve" else None,
+      tune=given.TUNE.value,
+      **again,
+    )
+    if given.RERANK.value:
+      for method in given.METHOD.value or config.retrieve.methods:
+        reranking.rerank(
+          config, workdir, name=given.NAME.value, method=method, **again
+        )
+
+  return {
+    "prepare": lambda: prepare.prepare(config, workdir, **again),
+    "mine": lambda: mining.mine(
+      config, workdir, ranker=given.FROM.value or "bm25", **again
+    ),
+    "train": lambda: train_retriever.train(config, workdir, **again),
+    "embed": lambda: for_models(embedding.embed, rankers.VECTORS),
+    "index": lambda: for_models(
+      faiss_index.index,
+      rankers.INDEXES,
+      shard=given.SHARD.value,
+      tune=given.TUNE.value,
+    ),
+    "retrieve": retrieve,
+    "train-reader": lambda: train_reader.train_reader(config, workdir, **again),
+    "read": lambda: answering.read(
+      config,
+      workdir,
+      name=given.NAME.value,
+      # In `run` they have been retrieved for.
+      questions_file=given.QUESTIONS.value if stage == "read" else None,
+      methods=given.METHOD.value,
+      **again,
+    ),
+    "evaluate": lambda: ranking.evaluate(
+      config,
+      workdir,
+      name=given.NAME.value,
+      match=given.MATCH.value,
+      qrels=given.QRELS.value,
+      compare=given.COMPARE.value,
+      **again,
+    ),
+  }
+
+
+def _ask(questions: list[str]) -> None:
+  """Answers questions from a finished workdir."""
+  from dpr_jax.retrieval import asking
+
+  folder, as_json = _workdir().root, given.JSON.value is not None
+  if as_json and given.JSON.value != "-":
+    raise errors.InputError(
+      f"--json={given.JSON.value}: ask prints: --json alone"
+    )
+  if given.K.value < 1:
+    raise errors.InputError(f"--k={given.K.value}: must be at least 1")
+  answerer = asking.Answerer.load(
+    folder, method=(given.METHOD.value or [""])[0], k=given.K.value
+  )
+  for question in questions or sys.stdin:
+    if question.strip():
+      reply = answerer.ask(question.strip())
+      print(reply.json() if as_json else reply.text(), flush=True)
+
+
+def _bench(arguments: list[str]) -> None:
+  """Measures; unlike a stage it leaves nothing in the workdir."""
+  from dpr_jax.benchmarking import batch, encode, harness, reader, search, train
+
+  kind, config = arguments[0], _config()
+  if given.REPEATS.value < 0:
+    raise errors.InputError(
+      f"--repeats={given.REPEATS.value}: must be positive"
+    )
+  if given.JSON.value:
+    harness.check_writable(given.JSON.value)
+  against, json_file = given.AGAINST.value, given.JSON.value
+  common = {"repeats": given.REPEATS.value, "json_file": json_file}
+  if kind == "batch":
+    batch.bench(
+      config,
+      cpu_devices=given.CPU_DEVICES.value,
+      batch_sizes=_integers("batch_sizes", given.BATCH_SIZES.value),
+      **common,
+    )
+  elif kind == "search":
+    search.bench(
+      config,
+      _workdir() if given.WORKDIR.value else None,
+      vectors=given.VECTORS.value,
+      dim=given.DIM.value,
+      factories=[each for each in given.FACTORIES.value.split(";") if each],
+      against=against,
+      cpu_devices=given.CPU_DEVICES.value,
+      **common,
+    )
+  elif kind == "encode":
+    encode.bench(config, _workdir(), against=against, **common)
+  elif kind == "train":
+    train.bench(
+      config,
+      _workdir(),
+      against=against,
+      separate=given.SEPARATE.value,
+      **common,
+    )
+  elif against not in (None, "transformers"):
+    raise errors.InputError(
+      f"--against={against}: bench reader knows transformers alone"
+    )
+  else:
+    reader.bench(config, _workdir(), json_file=json_file)
+
+
+def _plan() -> None:
+  """Compiles for a topology; needs no workdir, no data and no TPU."""
+  from dpr_jax.benchmarking import harness
+  from dpr_jax.planning import chips, report, search, tpu_plan
+
+  config = _config()
+  if not given.TOPOLOGY.value:
+    raise errors.InputError("--topology is missing: --topology=v5e:16x16")
+  topology = chips.Topology.parse(given.TOPOLOGY.value)
+  if given.JSON.value:
+    harness.check_writable(given.JSON.value)
+  options = {
+    "quick": given.QUICK.value,
+    "say": lambda line: logging.info(line),
+  }
+  if given.SEARCH.value:
+    config = search.largest(config, topology, **options)
+  found = tpu_plan.plan(config, topology, embed=given.EMBED.value, **options)
+  print(report.table(found))
+  if given.JSON.value:
+    workdir_lib.write_json(given.JSON.value, found)
+
+
+def _out(name: str) -> pathlib.Path:
+  if not given.OUT.value:
+    raise errors.InputError(f"{name} needs --out=DIR")
+  return pathlib.Path(given.OUT.value)
+
+
+def _export() -> None:
+  """The towers or the vectors of a workdir, for other libraries."""
+  out = _out("export")
+  with _experiment() as (config, workdir):
+    if given.WHAT.value == "embeddings":
+      from dpr_jax.retrieval import vector_formats, vectors
+
+      found = vectors.open_vectors(
+        workdir.embeddings(given.MODEL.value or "dense")
+      )
+      vector_formats.export(found, given.FORMAT.value, out)
+      return
+    if given.WHAT.value == "reader":
+      from dpr_jax.models import readers
+
+      readers.export(
+        readers.trained(config, workdir), out, given.FORMAT.value or ""
+      )
+      return
+    from dpr_jax.models import export
+
+    export.export(
+      config,
+      workdir,
+      given.FORMAT.value,
+      out,
+      given.MODEL.value or "dense",
+    )
+
+
+def _import() -> None:
+  """Vectors of other libraries."""
+  out = _out("import")
+  if given.WHAT.value != "embeddings":
+    raise errors.InputError(
+      "import: --what=embeddings is all that can be imported; checkpoints are"
+      " loaded as they are: --config.model.checkpoint=DIR"
+    )
+  if not given.FROM.value:
+    raise errors.InputError("import needs --from=FILE or --from=DIR")
+  from dpr_jax.retrieval import vector_formats
+
+  vector_formats.import_(pathlib.Path(given.FROM.value), out)
+
+
+def _plan_index() -> None:
+  """Prints what an index would take; reads the workdir at most."""
+  from dpr_jax.retrieval import faiss_index_plan
+
+  config, count, dim = _config(), given.VECTORS.value, given.DIM.value
+  if not count:
+    if not given.WORKDIR.value:
+      raise errors.InputError("--plan needs --vectors=N, or a --workdir")
+    folder = _workdir().embeddings(given.MODEL.value or "dense")
+    manifest = workdir_lib.read_manifest(folder, "embed")
+    count, dim = manifest["count"], manifest["dim"]
+  faiss_index_plan.print_plan(config, count, dim)
+
+
+def _integers(flag: str, values: Sequence[str]) -> list[int]:
+  """The numbers of a flag; `InputError` that names it where there are none."""
+  if not values or not all(v.isascii() and v.isdigit() for v in values):
+    raise errors.InputError(
+      f"--{flag}={','.join(values)}: must be numbers, as in 128,1024"
+    )
+  return [int(value) for value in values]
+
+
+def _demo() -> None:
+  """Trains, embeds, indexes, retrieves and compares on the sample."""
+  config = given.CONFIG.value
+  if config is None:
+    path = importlib_resources.files("dpr_jax.configs") / "demo.py"
+    config = runpy.run_path(str(path))["get_config"]()
+  folder = given.WORKDIR.value or tempfile.mkdtemp(prefix="dpr-jax-demo-")
+  with _open(config, workdir_lib.Workdir(folder)) as (config, workdir):
+    _stages("run", config, workdir)
+  from dpr_jax.retrieval import asking, search
+
+  question = "Where was Einstein born?"
+  hits = search.Retriever.load(workdir.root).search([question], k=3)[0]
+  print(f"\n{question}")
+  for rank, hit in enumerate(hits, start=1):
+    print(f"  {rank}. {hit.score:8.4f}  {hit.title}: {hit.text}")
+  if config.reader.train:
+    reply = asking.Answerer.load(workdir.root, k=3).ask(question)
+    print(f"\n{reply.text()}")
+  print(f"\nEverything is in {workdir.root}")
+
+
+# What is no stage, called with the words behind its name.
+OTHERS = {
+  "demo": lambda _: _demo(),
+  "ask": _ask,
+  "export": lambda _: _export(),
+  "import": lambda _: _import(),
+  "plan": lambda _: _plan(),
+  "bench": _bench,
+}
+
+
+def call(command: str, arguments: list[str]) -> None:
+  """Does what a command says.
+
+  Args:
+    command: one of STAGES, "run", or one of OTHERS.
+    arguments: behind it: the kind of bench, questions to ask.
+
+  Raises:
+    InputError: anything wrong with flags, config or data.
+  """
+  if command in OTHERS:
+    OTHERS[command](arguments)
+  elif command == "index" and given.PLAN.value:
+    _plan_index()
+  else:
+    with _experiment() as (config, workdir):
+      _stages(command, config, workdir)
