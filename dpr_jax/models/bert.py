@@ -23,6 +23,7 @@ from dpr_jax import errors, workdir
 from dpr_jax.models import dropout, kernels, layer_stacks
 
 WORDS = "word_embeddings"
+_DENSE = ("kernel", "bias")  # what a dense layer is made of
 REMATS = ("none", "layer")
 ACTIVATIONS = {
   # By erf: JAX's own takes erfc, two and a half times the work on a CPU.
@@ -177,18 +178,22 @@ class BertLayer(nn.Module):
       x = x.reshape(*x.shape[:2], heads, width // heads)
       return x.transpose(0, 2, 1, 3)
 
-    # One product with the kernels side by side is faster than three.
-    projections = [weights(name) for name in ("query", "key", "value")]
+    def project(x: Float[Array, "rows n dim"], names: tuple[str, ...]):
+      ready = self.variables.get("params", {}).get("_".join(names))
+      if ready is None:
+        layers = [
+          dict(zip(_DENSE, weights(name), strict=True)) for name in names
+        ]
+        ready = _side_by_side(layers)
+      x = kernels.dense(x, *(ready[part] for part in _DENSE))
+      return jnp.split(x, len(names), axis=-1)
+
     asking = hidden[:, :1] if self.first_only else hidden
-    if self.first_only:
-      query = kernels.dense(asking, *projections[0])
-      key, value = jnp.split(
-        kernels.dense(hidden, *_side_by_side(projections[1:])), 2, axis=-1
-      )
-    else:
-      query, key, value = jnp.split(
-        kernels.dense(hidden, *_side_by_side(projections)), 3, axis=-1
-      )
+    query, key, value = (
+      x
+      for names in _projections(self.first_only)
+      for x in project(asking if names == ("query",) else hidden, names)
+    )
     rate = config.attention_probs_dropout_prob
     words = None
     if keys is not None and rate > 0:
@@ -218,10 +223,54 @@ class BertLayer(nn.Module):
     return norm("output_norm", attended + output)
 
 
-def _side_by_side(projections):
-  """Kernels and biases of several dense layers as one."""
-  kernels_, biases = zip(*projections, strict=True)
-  return jnp.concatenate(kernels_, axis=1), jnp.concatenate(biases)
+def _projections(first_only: bool) -> tuple[tuple[str, ...], ...]:
+  """Which of a layer's dense layers are one product: faster than each alone."""
+  if first_only:
+    return ("query",), ("key", "value")
+  return (("query", "key", "value"),)
+
+
+def _side_by_side(layers: list[dict[str, Any]]) -> dict[str, Any]:
+  """Several dense layers of the same inputs as one."""
+  if len(layers) == 1:
+    return layers[0]
+  return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *layers)
+
+
+def fuse(params: dict[str, Any], first_only: bool, dtype: Any = None) -> Any:
+  """Parameters with what `Bert` would else do anew in every call.
+
+  Args:
+    params: of a Bert, its layers one by one or stacked.
+    first_only: as `Bert` will be called.
+    dtype: kernels are cast to it; None = left as they are.
+
+  Returns:
+    Parameters that give the same output: dense layers that are one product
+    stand side by side, under the names of all.
+  """
+  last = max(
+    (name for name in params if name.startswith("layer_")),
+    key=lambda name: int(name.removeprefix("layer_")),
+  )
+
+  def layer(node: dict[str, Any], first_only: bool) -> dict[str, Any]:
+    node = dict(node)
+    for names in _projections(first_only):
+      parts = [node.pop(name) for name in names]
+      node["_".join(names)] = _side_by_side(parts)
+    if dtype is None:
+      return node
+    return jax.tree.map_with_path(
+      lambda path, x: x.astype(dtype) if path[-1].key == "kernel" else x, node
+    )
+
+  return {
+    name: layer(node, first_only and name == last)
+    if name.startswith("layer")
+    else node
+    for name, node in params.items()
+  }
 
 
 class Bert(nn.Module):
@@ -267,10 +316,10 @@ class Bert(nn.Module):
       )
 
     def table(rows: int, name: str) -> nn.Embed:
+      # In float32: of another dtype, Embed would cast the table, not the rows.
       return nn.Embed(
         rows,
         config.hidden_size,
-        dtype=self.dtype,
         embedding_init=nn.initializers.normal(config.initializer_range),
         name=name,
       )
@@ -281,12 +330,12 @@ class Bert(nn.Module):
     if words is None:
       words = table(config.vocab_size, WORDS)(token_ids)
     hidden = (
-      words.astype(self.dtype)
+      words
       + table(config.max_position_embeddings, "position_embeddings")(
         jnp.arange(length)[None]
       )
       + types(token_types)
-    )
+    ).astype(self.dtype)
     hidden = LayerNorm(config.layer_norm_eps, name="embeddings_norm")(hidden)
     layers = config.num_hidden_layers
     hidden = dropout.drop(

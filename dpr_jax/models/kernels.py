@@ -37,14 +37,23 @@ def _bias_gradient(outputs: Float[Array, "rows n o"]) -> Float[Array, " o"]:
   return jnp.sum(outputs, axis=(0, 1), dtype=jnp.float32)
 
 
+def _product(
+  x: Float[Array, "rows n i"], kernel: Float[ArrayLike, "i o"]
+) -> Float[Array, "rows n o"]:
+  """`x @ kernel` in x's dtype, result in float32."""
+  return jnp.matmul(
+    x, kernel.astype(x.dtype), preferred_element_type=jnp.float32
+  )
+
+
 @jax.custom_vjp
 def dense(
   x: Float[Array, "rows n i"],
   kernel: Float[ArrayLike, "i o"],
   bias: Float[ArrayLike, " o"],
 ) -> Float[Array, "rows n o"]:
-  """`x @ kernel + bias`, computed in the dtype of x."""
-  return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+  """`x @ kernel + bias`: product of x's dtype, summed in float32."""
+  return (_product(x, kernel) + bias).astype(x.dtype)
 
 
 def _dense_forward(x, kernel, bias):
@@ -54,7 +63,7 @@ def _dense_forward(x, kernel, bias):
 def _dense_backward(saved, gradient):
   x, kernel = saved
   return (
-    gradient @ kernel.astype(x.dtype).T,
+    _product(gradient, kernel.T).astype(x.dtype),
     _weight_gradient(x, gradient),
     _bias_gradient(gradient),
   )
@@ -85,9 +94,9 @@ def _feed_forward_forward(x, k_in, b_in, k_out, b_out, activation):
 def _feed_forward_backward(activation, saved, gradient):
   x, inner, k_in, k_out = saved
   active, slope = jax.jvp(activation, (inner,), (jnp.ones_like(inner),))
-  to_inner = (gradient @ k_out.astype(x.dtype).T) * slope
+  to_inner = (_product(gradient, k_out.T) * slope).astype(x.dtype)
   return (
-    to_inner @ k_in.astype(x.dtype).T,
+    _product(to_inner, k_in.T).astype(x.dtype),
     _weight_gradient(x, to_inner),
     _bias_gradient(to_inner),
     _weight_gradient(active, gradient),
@@ -98,10 +107,18 @@ def _feed_forward_backward(activation, saved, gradient):
 feed_forward.defvjp(_feed_forward_forward, _feed_forward_backward)
 
 
+def _wide(subscripts, x, y):
+  """A batched product of their dtype, result in float32."""
+  return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)
+
+
+def _batched(subscripts, x, y):
+  """A batched product, summed in float32, result in their dtype."""
+  return _wide(subscripts, x, y).astype(x.dtype)
+
+
 def _weights(query, key, bias):
-  scores = jnp.einsum(
-    "rhqd,rhkd->rhqk", query, key, preferred_element_type=jnp.float32
-  )
+  scores = _wide("rhqd,rhkd->rhqk", query, key)
   return jax.nn.softmax(scores + bias, axis=-1)
 
 
@@ -129,7 +146,7 @@ def attention(
     rate: of that dropout; what is kept is scaled by 1 / (1 - rate).
   """
   weights = _drop(_weights(query, key, bias), words, rate)
-  return jnp.einsum("rhqk,rhkd->rhqd", weights.astype(value.dtype), value)
+  return _batched("rhqk,rhkd->rhqd", weights.astype(value.dtype), value)
 
 
 def _attention_forward(query, key, value, bias, words, rate):
@@ -141,11 +158,8 @@ def _attention_backward(rate, saved, gradient):
   query, key, value, bias, words, output = saved
   weights = _weights(query, key, bias)
   dropped = _drop(weights, words, rate).astype(value.dtype)
-  to_value = jnp.einsum("rhqk,rhqd->rhkd", dropped, gradient)
-  to_weights = jnp.einsum(
-    "rhqd,rhkd->rhqk", gradient, value, preferred_element_type=jnp.float32
-  )
-  to_weights = _drop(to_weights, words, rate)
+  to_value = _batched("rhqk,rhqd->rhkd", dropped, gradient)
+  to_weights = _drop(_wide("rhqd,rhkd->rhqk", gradient, value), words, rate)
   # The mean of `to_weights` by `weights`, without another pass over them.
   mean = jnp.sum(
     gradient.astype(jnp.float32) * output.astype(jnp.float32),
@@ -154,8 +168,8 @@ def _attention_backward(rate, saved, gradient):
   )
   to_scores = (weights * (to_weights - mean)).astype(query.dtype)
   return (
-    jnp.einsum("rhqk,rhkd->rhqd", to_scores, key),
-    jnp.einsum("rhqk,rhqd->rhkd", to_scores, query),
+    _batched("rhqk,rhkd->rhqd", to_scores, key),
+    _batched("rhqk,rhqd->rhkd", to_scores, query),
     to_value,
     None,  # the bias is made from the mask
     None,

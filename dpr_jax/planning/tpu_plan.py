@@ -159,7 +159,7 @@ def lower_embed(
     jax.ShapeDtypeStruct((cores, rows), jnp.int32),
   )
   params = jax.eval_shape(
-    lambda x: layer_stacks.stack(x, jnp.stack), model.params
+    lambda x: model.encoder.fuse(layer_stacks.stack(x, jnp.stack)), model.params
   )
   encode = functools.partial(
     encoding.encode_tile, model.encoder, encoding.PASSAGE, False

@@ -244,6 +244,7 @@ class Encoder:
     self.model = model
     self.work = Work()
     self._devices = jax.local_devices()
+    self._fuse = jax.jit(model.encoder.fuse)
     self._params = self._local(model.params if params is None else params)
     on_cpu = self._devices[0].platform == "cpu"
     usual = _CPU_TOKENS if on_cpu else TPU_TOKENS
@@ -271,7 +272,10 @@ class Encoder:
     return cls(load_towers(config, where, which), **options)
 
   def _local(self, params: Any) -> Any:
-    """Parameters on the devices of this process alone."""
+    """Parameters to encode with, on the devices of this process alone."""
+    return self._fuse(self._replicated(params))
+
+  def _replicated(self, params: Any) -> Any:
     if jax.process_count() == 1:
       leaves = jax.tree.leaves(params)
       if all(isinstance(leaf, jax.Array) for leaf in leaves):

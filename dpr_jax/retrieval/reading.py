@@ -75,11 +75,10 @@ class PassageReader:
     configuration.at_least("read.length_step", length_step, 1)
     configuration.at_least("read.span_tokens", span_tokens, 1)
     self.reader = reader
-    self._params = (
-      parallel.replicate(reader.params, jax.local_devices())
-      if params is None
-      else params
-    )
+    if params is None:
+      params = parallel.replicate(reader.params, jax.local_devices())
+    self._fuse = jax.jit(reader.structure.fuse)
+    self._params = self._fuse(params)
     self._batch_size = -(-batch_size // parallel.cores()) * parallel.cores()
     self._length_step = length_step
     structure = dataclasses.replace(
@@ -97,7 +96,7 @@ class PassageReader:
   def with_params(self, params: Any) -> "PassageReader":
     """The same reader, nothing recompiled, with other parameters."""
     other = object.__new__(PassageReader)
-    other.__dict__ |= self.__dict__ | {"_params": params}
+    other.__dict__ |= self.__dict__ | {"_params": self._fuse(params)}
     return other
 
   def read(
