@@ -104,7 +104,10 @@ class SpanReader:
 
   def fuse(self, params: dict[str, Any]) -> dict[str, Any]:
     """Parameters that read the same, faster; for reading alone."""
-    return params | {"bert": bert.fuse(params["bert"], False, self.dtype)}
+    return {
+      name: bert.fuse(node, False, self.dtype) if name == "bert" else node
+      for name, node in params.items()
+    }
 
   def scores(self, params: dict[str, Any], rows: Rows) -> Scores:
     """The heads' scores of every row."""

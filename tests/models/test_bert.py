@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpr_jax import errors
-from dpr_jax.models import bert, dropout
+from dpr_jax.models import bert, dropout, layer_stacks
 
 CONFIG = bert.BertConfig(
   vocab_size=50,
@@ -56,6 +56,30 @@ def test_first_only_is_exact(params):
   first = model.apply({"params": params}, ids, mask, first_only=True)
   assert first.shape == (5, 1, 16)
   np.testing.assert_allclose(first, whole[:, :1], atol=1e-6)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fused_parameters_give_the_same(params, first_only, stacked, dtype):
+  """Products side by side and cast once: what is not fused gives, exactly."""
+  ids, mask = _texts()
+  model = bert.Bert(CONFIG, jnp.dtype(dtype))
+  plain = layer_stacks.stack(params, jnp.stack) if stacked else params
+  fused = bert.fuse(plain, first_only, dtype)
+  names = {
+    path[-2].key for path, _ in jax.tree.leaves_with_path(fused) if len(path) > 1
+  }
+  assert "query_key_value" in names or "key_value" in names
+  assert not {"key", "value"} & names
+  outputs = [
+    model.apply({"params": tree}, ids, mask, first_only=first_only)
+    for tree in (plain, fused)
+  ]
+  assert outputs[0].dtype == outputs[1].dtype == dtype
+  np.testing.assert_allclose(
+    *(np.float32(x) for x in outputs), rtol=0, atol=1e-6
+  )
 
 
 def test_first_only_gradients_are_exact(params):
