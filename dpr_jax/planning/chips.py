@@ -19,11 +19,12 @@ class Chip:
 
   Attributes:
     flops: bfloat16 operations per second.
-    hbm_bytes: memory.
+    hbm_bytes: memory that a program may use, by its compiler's own message.
     hbm_bandwidth: bytes per second.
     link_bandwidth: bytes per second of one link, one way.
     axes: of the mesh or torus that chips form.
     wrap: a slice's axis closes to a ring where its size is a multiple of this.
+    config: what the compiler calls a chip that is one core: "megacore" joins two.
   """
 
   flops: float
@@ -32,13 +33,18 @@ class Chip:
   link_bandwidth: float
   axes: int
   wrap: int
+  config: str
+
+
+def _gib(size: float) -> int:
+  return int(size * 2**30)
 
 
 CHIPS = {
-  "v4": Chip(275e12, 32 * 2**30, 1200e9, 45e9, 3, 4),
-  "v5e": Chip(197e12, 16 * 2**30, 819e9, 45e9, 2, 16),
-  "v5p": Chip(459e12, 95 * 2**30, 2765e9, 90e9, 3, 4),
-  "v6e": Chip(918e12, 32 * 2**30, 1638e9, 90e9, 2, 16),
+  "v4": Chip(275e12, _gib(30.75), 1200e9, 45e9, 3, 4, "megacore"),
+  "v5e": Chip(197e12, _gib(15.75), 819e9, 45e9, 2, 16, "default"),
+  "v5p": Chip(459e12, _gib(95.74), 2765e9, 90e9, 3, 4, "megacore"),
+  "v6e": Chip(918e12, _gib(31.25), 1638e9, 90e9, 2, 16, "default"),
 }
 
 

@@ -100,7 +100,7 @@ def devices(topology: chips.Topology) -> list[Any]:
   jax.config.update("jax_enable_compilation_cache", False)
   compilation_cache.reset_cache()
 
-  options: dict[str, Any] = {}
+  options: dict[str, Any] = {"chip_config_name": topology.chip.config}
   if topology.cores < 4 or topology.hosts == 1:
     options["chips_per_host_bounds"] = topology.host
   try:

@@ -15,11 +15,18 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(scope="session")
-def compile_plan():
-  """`plan(topology, questions per core, **train settings)` of a small model."""
+def plan_devices():
+  """The devices of a topology, by name."""
   if importlib.util.find_spec("libtpu") is None:
     pytest.skip("libtpu is NOT INSTALLED: pip install 'dpr-jax[tpu]'")
-  devices = {}
+  return functools.cache(
+    lambda name: tpu_plan.devices(chips.Topology.parse(name))
+  )
+
+
+@pytest.fixture(scope="session")
+def compile_plan(plan_devices):
+  """`plan(topology, questions per core, **train settings)` of a small model."""
 
   @functools.cache
   def compile_plan(name, questions, **settings):
@@ -31,9 +38,7 @@ def compile_plan():
     config.train.batch_size = questions * topology.cores
     config.train.update(settings)
     config = tpu_plan.resolved(config)
-    if name not in devices:
-      devices[name] = tpu_plan.devices(topology)
-    lowered, flops = tpu_plan.lower_train(config, devices[name])
+    lowered, flops = tpu_plan.lower_train(config, plan_devices(name))
     return tpu_plan.compile_step(lowered, topology, flops, quick=True)
 
   return compile_plan

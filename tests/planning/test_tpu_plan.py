@@ -108,6 +108,28 @@ def test_the_table_says_what_the_report_holds(compile_plan):
   assert "NO: needs 32.00 GiB of 16.00 GiB a core" in report.table(found)
 
 
+@pytest.mark.parametrize(
+  "name", ["v4:2x2x1", "v4:2x2x4", "v5e:2x4", "v5p:2x2x1", "v6e:4x4"]
+)
+def test_a_chip_is_one_core_with_the_memory_that_its_compiler_knows(
+  plan_devices, name
+):
+  """Both cores of a v4 or v5p chip work as one; "fits" is the compiler's."""
+  topology = chips.Topology.parse(name)
+  on = plan_devices(name)
+  assert len(on) == topology.cores
+  assert on[0].num_cores == (2 if name[:3] in ("v4:", "v5p") else 1)
+  too_much = jax.ShapeDtypeStruct(
+    (topology.chip.hbm_bytes // 2,),
+    "float32",
+    sharding=jax.sharding.SingleDeviceSharding(on[0]),
+  )
+  lowered = jax.jit(lambda x: x + 1).lower(too_much)
+  step = tpu_plan.compile_step(lowered, topology, 0)
+  assert not step.fits
+  assert step.hbm_limit == topology.chip.hbm_bytes
+
+
 def test_sizes_need_no_weights(tiny_checkpoint, tiny_config):
   config = tiny_config.copy_and_resolve_references()
   model = sizes.model_of(config)
