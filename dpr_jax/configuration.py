@@ -45,6 +45,7 @@ def base_config() -> ml_collections.ConfigDict:
   model.passage_length = 256  # tokens
   model.dropout = -1.0  # negative: what the checkpoint's config says
   model.compute_dtype = "auto"  # bfloat16 on TPU, float32 elsewhere
+  model.attention = "plain"  # "fused": a TPU kernel, not yet run on one
 
   config.train = train = ml_collections.ConfigDict()
   train.batch_size = 128  # questions in the global batch
@@ -77,7 +78,8 @@ def base_config() -> ml_collections.ConfigDict:
   train.layers = "auto"
   train.shard_optimizer = False  # Adam's moments cut over the cores
   train.reduce_dtype = "float32"  # of gradients between cores; "bfloat16"
-  train.remat = "none"  # "layer": the backward pass computes layers again
+  # "inner": the backward pass computes a third of a layer again, "layer": all
+  train.remat = "none"
   train.loss = "gathered"  # "tiled", "ring": never holds a whole score row
   train.loss_tile = 0  # passages scored at once; 0 = those of one core
   train.accumulate_steps = 1  # only 1: see train.gradient_cache

@@ -20,11 +20,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dpr_jax import errors, workdir
-from dpr_jax.models import dropout, kernels, layer_stacks
+from dpr_jax.models import dropout, fused_attention, kernels, layer_stacks
 
 WORDS = "word_embeddings"
 _DENSE = ("kernel", "bias")  # what a dense layer is made of
-REMATS = ("none", "layer")
+REMATS = ("none", "inner", "layer")
+ATTENTIONS = ("plain", "fused")
 ACTIVATIONS = {
   # By erf: JAX's own takes erfc, two and a half times the work on a CPU.
   "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5))),
@@ -142,10 +143,14 @@ class BertLayer(nn.Module):
   Attributes:
     config: sizes.
     first_only: compute position 0 alone.
+    remat: see `Bert`.
+    attention: see `Bert`.
   """
 
   config: BertConfig
   first_only: bool = False
+  remat: str = "none"
+  attention: str = "plain"
 
   @nn.compact
   def __call__(
@@ -185,28 +190,36 @@ class BertLayer(nn.Module):
           dict(zip(_DENSE, weights(name), strict=True)) for name in names
         ]
         ready = _side_by_side(layers)
-      x = kernels.dense(x, *(ready[part] for part in _DENSE))
-      return jnp.split(x, len(names), axis=-1)
+      return kernels.dense(x, *(ready[part] for part in _DENSE))
 
     asking = hidden[:, :1] if self.first_only else hidden
-    query, key, value = (
-      x
-      for names in _projections(self.first_only)
-      for x in project(asking if names == ("query",) else hidden, names)
-    )
     rate = config.attention_probs_dropout_prob
     words = None
     if keys is not None and rate > 0:
       words = dropout.words(keys, site)
-    context = kernels.attention(
-      split(query * (width // heads) ** -0.5),
-      split(key),
-      split(value),
-      bias,
-      words,
-      rate,
-    )
-    context = context.transpose(0, 2, 1, 3).reshape(asking.shape)
+    projected = [
+      project(asking if names == ("query",) else hidden, names)
+      for names in _projections(self.first_only)
+    ]
+    if self.attention == "fused" and not self.first_only:
+      context = fused_attention.attention(
+        *projected, bias[:, 0], words, heads, rate
+      )
+    else:
+      query, key, value = (
+        part
+        for x in projected
+        for part in jnp.split(x, x.shape[-1] // width, axis=-1)
+      )
+      context = kernels.attention(
+        split(query * (width // heads) ** -0.5),
+        split(key),
+        split(value),
+        bias,
+        words,
+        rate,
+      )
+      context = context.transpose(0, 2, 1, 3).reshape(asking.shape)
     context = kernels.dense(context, *weights("attention_output"))
     rate = config.hidden_dropout_prob
     context = dropout.drop(context, keys, rate, site + 1)
@@ -218,6 +231,7 @@ class BertLayer(nn.Module):
       *weights("intermediate", width, inner),
       *weights("output", inner, width),
       ACTIVATIONS[config.hidden_act],
+      self.remat != "inner",
     )
     output = dropout.drop(output, keys, rate, site + 2)
     return norm("output_norm", attended + output)
@@ -280,12 +294,16 @@ class Bert(nn.Module):
     config: sizes.
     dtype: of the computation; parameters are float32.
     remat: what a layer's backward pass computes again: "none" = no product of
-      matrices, "layer" = the whole layer.
+      matrices, "inner" = that into the feed-forward part (a ninth more work, a
+      third less to keep), "layer" = the whole layer.
+    attention: "plain" = `kernels.attention`, "fused" = a kernel for TPUs that
+      keeps scores on the chip (`fused_attention`); on others it is slow.
   """
 
   config: BertConfig
   dtype: Any = jnp.float32
   remat: str = "none"
+  attention: str = "plain"
 
   @nn.compact
   def __call__(
@@ -346,7 +364,7 @@ class Bert(nn.Module):
     stack = self.variables.get("params", {}).get(layer_stacks.STACK)
     if stack is not None:
       # Functional, for the parameters of all layers are one array.
-      one = layer(config, parent=None)
+      one = layer(config, False, self.remat, self.attention, parent=None)
 
       def apply(hidden, numbered):
         number, params = numbered
@@ -356,9 +374,13 @@ class Bert(nn.Module):
       hidden, _ = jax.lax.scan(apply, hidden, (jnp.arange(layers - 1), stack))
     for number in range(0 if stack is None else layers - 1, layers):
       last = number == layers - 1
-      hidden = layer(config, first_only and last, name=f"layer_{number}")(
-        hidden, bias, dropout_keys, number
-      )
+      hidden = layer(
+        config,
+        first_only and last,
+        self.remat,
+        self.attention,
+        name=f"layer_{number}",
+      )(hidden, bias, dropout_keys, number)
     return hidden
 
 

@@ -6,6 +6,7 @@ and fetching it is not.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,32 @@ def keep_mask(
     index = jax.lax.broadcasted_iota(jnp.uint32, (1, *shape), axis + 1)
     places += index * jnp.uint32(stride)
     stride *= shape[axis]
+  return _keep(places, first, second, rate)
+
+
+def keep_matrix(
+  words: tuple[ArrayLike, ArrayLike],
+  shape: tuple[int, int],
+  number: int,
+  rate: float,
+) -> Bool[Array, "n m"]:
+  """One matrix of `keep_mask`, for kernels that work on one at a time.
+
+  Args:
+    words: of the text, int32 or uint32 scalars.
+    shape: of the matrix.
+    number: of the matrix among those of the text.
+    rate: share of values dropped.
+  """
+  down, across = (
+    jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(2)
+  )
+  places = down * shape[1] + across + number * math.prod(shape)
+  first, second = (jnp.asarray(word).astype(jnp.uint32) for word in words)
+  return _keep(places.astype(jnp.uint32), first, second, rate)
+
+
+def _keep(places: Array, first: Array, second: Array, rate: float) -> Array:
   # The words go in at different points: rows are not shifts of one another.
   bits = _hash(_hash(places ^ first) + second)
   return bits >= jnp.uint32(round(rate * 2**32))

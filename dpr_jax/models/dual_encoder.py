@@ -55,6 +55,7 @@ class DualEncoder:
       in the backward pass: memory follows the chunk, not the batch, for a third
       more work. Dropout is the same both times.
     remat: see `bert.Bert`.
+    attention: see `bert.Bert`.
   """
 
   config: bert.BertConfig
@@ -66,6 +67,7 @@ class DualEncoder:
   question_chunk_size: int = 0
   gradient_cache: bool = False
   remat: str = "none"
+  attention: str = "plain"
 
   def __post_init__(self):
     if self.pooling not in POOLINGS:
@@ -138,7 +140,9 @@ class DualEncoder:
   def _encode_chunk(
     self, tower: dict[str, Any], texts: Texts, words: Array | None
   ) -> Array:
-    hidden = bert.Bert(self.config, self.dtype, self.remat).apply(
+    hidden = bert.Bert(
+      self.config, self.dtype, self.remat, self.attention
+    ).apply(
       {"params": tower},
       texts.token_ids,
       texts.mask,

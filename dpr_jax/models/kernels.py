@@ -72,7 +72,7 @@ def _dense_backward(saved, gradient):
 dense.defvjp(_dense_forward, _dense_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def feed_forward(
   x: Float[Array, "rows n dim"],
   kernel_in: Float[ArrayLike, "dim inner"],
@@ -80,19 +80,28 @@ def feed_forward(
   kernel_out: Float[ArrayLike, "inner dim"],
   bias_out: Float[ArrayLike, " dim"],
   activation: Callable[[Array], Array],
+  keep: bool = True,
 ) -> Float[Array, "rows n dim"]:
-  """Two dense layers with an elementwise activation between them."""
+  """Two dense layers with an elementwise activation between them.
+
+  The first layer's product is what the backward pass keeps most of; with `keep`
+  False it is computed again.
+  """
+  del keep
   return dense(activation(dense(x, kernel_in, bias_in)), kernel_out, bias_out)
 
 
-def _feed_forward_forward(x, k_in, b_in, k_out, b_out, activation):
+def _feed_forward_forward(x, k_in, b_in, k_out, b_out, activation, keep):
   inner = dense(x, k_in, b_in)
   output = dense(activation(inner), k_out, b_out)
-  return output, (x, inner, k_in, k_out)
+  return output, (x, inner if keep else b_in, k_in, k_out)
 
 
-def _feed_forward_backward(activation, saved, gradient):
+def _feed_forward_backward(activation, keep, saved, gradient):
   x, inner, k_in, k_out = saved
+  if not keep:
+    # Behind a barrier, or the compiler keeps the product after all.
+    inner = dense(jax.lax.optimization_barrier(x), k_in, inner)
   active, slope = jax.jvp(activation, (inner,), (jnp.ones_like(inner),))
   to_inner = (_product(gradient, k_out.T) * slope).astype(x.dtype)
   return (

@@ -96,6 +96,7 @@ def start(config: ml_collections.ConfigDict) -> Reader:
     dtype=towers.compute_dtype(config.model.compute_dtype),
     chunk_size=settings.chunk_size,
     remat=settings.remat,
+    attention=towers.attention(config.model.attention),
   )
   return dataclasses.replace(reader, structure=structure, tokenizer=tokenizer)
 

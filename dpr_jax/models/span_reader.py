@@ -76,12 +76,14 @@ class SpanReader:
     dtype: of its computation; the heads compute in float32.
     chunk_size: rows read at once on a core; 0 = all.
     remat: see `bert.Bert`.
+    attention: see `bert.Bert`.
   """
 
   config: bert.BertConfig
   dtype: Any = jnp.float32
   chunk_size: int = 0
   remat: str = "none"
+  attention: str = "plain"
 
   def __post_init__(self):
     if self.remat not in bert.REMATS:
@@ -131,7 +133,7 @@ class SpanReader:
   def _scores(self, params: dict[str, Any], rows: Rows, words: Array) -> Scores:
     places = jnp.arange(rows.ids.shape[1])[None]
     hidden = (
-      bert.Bert(self.config, self.dtype, self.remat)
+      bert.Bert(self.config, self.dtype, self.remat, self.attention)
       .apply(
         {"params": params["bert"]},
         rows.ids,

@@ -80,6 +80,11 @@ def compute_dtype(name: str) -> Any:
   return jnp.dtype(name)
 
 
+def attention(name: str) -> str:
+  """How attention is computed, checked: see `bert.Bert`."""
+  return configuration.one_of("model.attention", name, bert.ATTENTIONS)
+
+
 def random_sizes(model: ml_collections.ConfigDict) -> bert.BertConfig:
   """Sizes of `config.model.checkpoint="random"`."""
   return bert.BertConfig(
@@ -111,6 +116,7 @@ def structure(
     normalize=model.normalize,
     shared=model.shared_towers,
     dtype=compute_dtype(model.compute_dtype),
+    attention=attention(model.attention),
   )
 
 

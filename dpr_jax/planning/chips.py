@@ -24,7 +24,7 @@ class Chip:
     link_bandwidth: bytes per second of one link, one way.
     axes: of the mesh or torus that chips form.
     wrap: a slice's axis closes to a ring where its size is a multiple of this.
-    config: what the compiler calls a chip that is one core: "megacore" joins two.
+    config: the compiler's name for a chip as one core; "megacore" joins two.
   """
 
   flops: float

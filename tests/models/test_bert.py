@@ -68,7 +68,9 @@ def test_fused_parameters_give_the_same(params, first_only, stacked, dtype):
   plain = layer_stacks.stack(params, jnp.stack) if stacked else params
   fused = bert.fuse(plain, first_only, dtype)
   names = {
-    path[-2].key for path, _ in jax.tree.leaves_with_path(fused) if len(path) > 1
+    path[-2].key
+    for path, _ in jax.tree.leaves_with_path(fused)
+    if len(path) > 1
   }
   assert "query_key_value" in names or "key_value" in names
   assert not {"key", "value"} & names

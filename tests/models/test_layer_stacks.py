@@ -17,7 +17,7 @@ CONFIG = bert.BertConfig(
 )
 
 
-@pytest.mark.parametrize("remat", ["none", "layer"])
+@pytest.mark.parametrize("remat", ["none", "inner", "layer"])
 @pytest.mark.parametrize("first_only", [False, True])
 def test_outputs_and_gradients_are_the_same(remat, first_only):
   """With dropout, whose masks follow the layer's number."""

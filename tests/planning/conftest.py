@@ -29,13 +29,14 @@ def compile_plan(plan_devices):
   """`plan(topology, questions per core, **train settings)` of a small model."""
 
   @functools.cache
-  def compile_plan(name, questions, **settings):
+  def compile_plan(name, questions, attention="plain", **settings):
     topology = chips.Topology.parse(name)
     config = configuration.base_config()
     config.model.checkpoint = "random"
     config.model.random_layers, config.model.random_width = 3, 128
     config.model.question_length, config.model.passage_length = 16, 32
     config.train.batch_size = questions * topology.cores
+    config.model.attention = attention
     config.train.update(settings)
     config = tpu_plan.resolved(config)
     lowered, flops = tpu_plan.lower_train(config, plan_devices(name))

@@ -7,6 +7,7 @@ from dpr_jax import errors
 from dpr_jax.planning import chips, report, sizes, tpu_plan
 
 QUESTIONS = 8
+HEADS = 2
 WIDTH, LAYERS, VOCABULARY, POSITIONS = 128, 3, 30522, 512
 
 
@@ -77,6 +78,22 @@ def test_a_sharded_optimizer_takes_its_part_of_the_memory(compile_plan):
   assert reduced <= 1.05 * _bytes(whole, "all-reduce")
 
 
+@pytest.mark.slow
+def test_the_kernel_compiles_and_keeps_scores_on_the_chip(compile_plan):
+  """As much work, less traffic, the same collectives; remat gives up memory."""
+  plain, fused, inner = (
+    compile_plan("v5e:2x4", QUESTIONS, **settings)
+    for settings in ({}, {"attention": "fused"}, {"remat": "inner"})
+  )
+  assert fused.flops_ratio() == pytest.approx(plain.flops_ratio(), rel=0.05)
+  # Of passages alone, in float32, once; they are written and read, twice.
+  scores = LAYERS * 2 * QUESTIONS * HEADS * 32**2 * 4
+  assert plain.hbm_bytes - fused.hbm_bytes > 4 * scores
+  assert fused.collectives == plain.collectives
+  assert inner.memory["temporaries"] < plain.memory["temporaries"]
+  assert plain.flops_ratio() < inner.flops_ratio() <= 1.15
+
+
 def test_the_table_says_what_the_report_holds(compile_plan):
   step = compile_plan("v5e:1x1", 2)
   found = {
@@ -84,6 +101,7 @@ def test_the_table_says_what_the_report_holds(compile_plan):
     "cores": 1,
     "hosts": 1,
     "config": {
+      "model": {"attention": "plain"},
       "train": {
         "batch_size": 2,
         "hard_negatives": 1,
@@ -93,7 +111,7 @@ def test_the_table_says_what_the_report_holds(compile_plan):
         "loss": "gathered",
         "shard_optimizer": False,
         "reduce_dtype": "float32",
-      }
+      },
     },
     "train": tpu_plan._figures(step)
     | {"questions_per_second": 5.0, "steps": 7, "hours": 1, "chip_hours": 2},

@@ -112,7 +112,7 @@ def test_interrupted_training_ends_bit_equal(
     ("hard_negatives", -1, "hard_negatives=-1"),
     ("accumulate_steps", 4, "accumulate_steps=4: must be 1; .*gradient_cache"),
     ("loss", "dense", "loss='dense': must be one of gathered, tiled, ring"),
-    ("remat", "all", "remat='all': must be one of none, layer"),
+    ("remat", "all", "remat='all': must be one of none, inner, layer"),
     ("best_metric", "loss", "best_metric='loss': this config gives dev_loss"),
     ("average_checkpoints", 3, "average_checkpoints=3: must be <="),
     ("profile_steps", (2, 9), "profile_steps=.2, 9.: must be"),

@@ -1,0 +1,232 @@
+"""Attention that keeps its scores on the chip, as a TPU kernel (Pallas).
+
+`kernels.attention` leaves scores and weights of every head to XLA, which writes
+them to memory and reads them again: heads x length numbers a token, in float32,
+more traffic than all else in a layer of a dual encoder, whose texts are short.
+Here one call of the kernel holds a text's queries, keys and values, and goes
+through its heads one by one; scores never leave the core.  The backward pass
+makes them again, as that of `kernels.attention` does.
+
+Texts of up to 512 tokens fit a core's fast memory whole, so there is nothing of
+FlashAttention's running softmax (Dao et al. 2022) in it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, UInt32
+
+from dpr_jax.models import dropout
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def attention(
+  projected: Float[Array, "rows n triple"],
+  bias: Float[Array, "rows 1 n"],
+  words: UInt32[Array, "rows two"] | None,
+  heads: int,
+  rate: float,
+) -> Float[Array, "rows n dim"]:
+  """Softmax attention of every text with itself.
+
+  Args:
+    projected: queries, keys and values side by side, in each the heads side by
+      side, so triple = 3 dim; not scaled.
+    bias: float32, added to the scores: very negative where padded.
+    words: decide which weights are dropped (`dropout`), the same as in
+      `kernels.attention`; None = none.
+    heads: how many; a divisor of dim.
+    rate: of that dropout.
+  """
+  return _attention_forward(projected, bias, words, heads, rate)[0]
+
+
+def _attention_forward(projected, bias, words, heads, rate):
+  rows, length, width = projected.shape
+  width //= 3
+  output = _call(
+    _forward_kernel,
+    (projected,) * 3,
+    bias,
+    words,
+    jax.ShapeDtypeStruct((rows, length, width), projected.dtype),
+    heads=heads,
+    rate=rate,
+    products=2,
+  )
+  return output, (projected, bias, words, output)
+
+
+def _attention_backward(heads, rate, saved, gradient):
+  projected, bias, words, output = saved
+  to_projected = _call(
+    _backward_kernel,
+    (projected,) * 3 + (output, gradient),
+    bias,
+    words,
+    jax.ShapeDtypeStruct(projected.shape, projected.dtype),
+    heads=heads,
+    rate=rate,
+    products=5,
+  )
+  return to_projected, None, None  # the bias is made from the mask
+
+
+attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _call(
+  kernel: Callable[..., None],
+  arrays: tuple[Array, ...],
+  bias: Array,
+  words: Array | None,
+  result: jax.ShapeDtypeStruct,
+  *,
+  heads: int,
+  rate: float,
+  products: int,
+) -> Array:
+  """Runs `kernel(*arrays, bias[, words], result)` for every text.
+
+  Args:
+    kernel: works on one text's arrays.
+    arrays: queries, keys and values (one array thrice), then others.
+    bias: as of `attention`.
+    words: as of `attention`.
+    result: what comes out.
+    heads: as of `attention`.
+    rate: as of `attention`.
+    products: of matrices for every head.
+  """
+  rows, length, width = arrays[0].shape
+  width //= 3
+
+  def block(last: int, part: int = 0) -> pl.BlockSpec:
+    return pl.BlockSpec((None, length, last), lambda row: (row, 0, part))
+
+  inputs = [*arrays, bias]
+  specs = [block(width, part) for part in range(3)]
+  specs += [block(width)] * (len(arrays) - 3)
+  specs.append(pl.BlockSpec((None, 1, length), lambda row: (row, 0, 0)))
+  if words is not None:
+    inputs.append(
+      jax.lax.bitcast_convert_type(words, jnp.int32).reshape(rows, 1, 2)
+    )
+    specs.append(
+      pl.BlockSpec(
+        (None, 1, 2), lambda row: (row, 0, 0), memory_space=pltpu.SMEM
+      )
+    )
+  moved = len(arrays) + result.shape[-1] // width
+  # Two texts at a time, one comes while the other is worked on; their dtype
+  # and float32 beside it; and the scores of a head or two.
+  vmem = (
+    2
+    * length
+    * (moved * width * result.dtype.itemsize + 4 * width + 4 * 8 * length)
+  )
+  cost = pl.CostEstimate(
+    flops=products * 2 * rows * length**2 * width,
+    bytes_accessed=moved * rows * length * width * result.dtype.itemsize
+    + 4 * bias.size,
+    transcendentals=rows * heads * length**2,
+  )
+
+  def run(*inputs: Array, interpret: bool) -> Array:
+    return pl.pallas_call(
+      functools.partial(
+        kernel,
+        size=width // heads,
+        rate=0.0 if words is None else rate,
+      ),
+      out_shape=result,
+      grid=(rows,),
+      in_specs=specs,
+      out_specs=block(result.shape[-1]),
+      compiler_params=pltpu.CompilerParams(
+        dimension_semantics=(pltpu.PARALLEL,), vmem_limit_bytes=vmem
+      ),
+      cost_estimate=cost,
+      interpret=interpret,
+    )(*inputs)
+
+  return jax.lax.platform_dependent(
+    *inputs,
+    tpu=functools.partial(run, interpret=False),
+    default=functools.partial(run, interpret=True),
+  )
+
+
+def _forward_kernel(query, key, value, bias, *others, size, rate):
+  *words, output = others
+  for head, place in enumerate(_heads(query, size)):
+    weights = _weights(query[:, place], key[:, place], bias[...])
+    weights = _drop(weights, words, head, rate).astype(value.dtype)
+    output[:, place] = _product(weights, value[:, place]).astype(output.dtype)
+
+
+def _backward_kernel(
+  query, key, value, output, gradient, bias, *others, size, rate
+):
+  *words, result = others
+  width = query.shape[-1]
+  for head, place in enumerate(_heads(query, size)):
+    q, k, v = query[:, place], key[:, place], value[:, place]
+    g = gradient[:, place]
+    weights = _weights(q, k, bias[...])
+    dropped = _drop(weights, words, head, rate).astype(v.dtype)
+    to_weights = _drop(_product(g, v, (1, 1)), words, head, rate)
+    mean = jnp.sum(
+      g.astype(jnp.float32) * output[:, place].astype(jnp.float32),
+      axis=-1,
+      keepdims=True,
+    )
+    to_scores = (weights * (to_weights - mean)).astype(q.dtype)
+    parts = (
+      _product(to_scores, k) * size**-0.5,
+      _product(to_scores, _scaled(q), (0, 0)),
+      _product(dropped, g, (0, 0)),
+    )
+    for number, part in enumerate(parts):
+      start = number * width + place.start
+      result[:, start : start + size] = part.astype(result.dtype)
+
+
+def _heads(query, size: int) -> list[slice]:
+  return [slice(n, n + size) for n in range(0, query.shape[-1], size)]
+
+
+def _scaled(query: Array) -> Array:
+  return query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+
+
+def _product(
+  x: Array, y: Array, summed: tuple[int, int] = (1, 0)
+) -> Float[Array, "n m"]:
+  """The product over these axes, in float32."""
+  return jax.lax.dot_general(
+    x,
+    y,
+    (((summed[0],), (summed[1],)), ((), ())),
+    preferred_element_type=jnp.float32,
+  )
+
+
+def _weights(query: Array, key: Array, bias: Array) -> Float[Array, "n n"]:
+  scores = _product(_scaled(query), key, (1, 1)) + bias
+  powers = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+  return powers / jnp.sum(powers, axis=-1, keepdims=True)
+
+
+def _drop(values: Array, words: list[Any], head: int, rate: float) -> Array:
+  """What `dropout.masked` does to this head's values."""
+  if not rate:
+    return values
+  pair = (words[0][0, 0], words[0][0, 1])
+  keep = dropout.keep_matrix(pair, values.shape, head, rate)
+  return jnp.where(keep, values / (1.0 - rate), 0.0)
