@@ -23,6 +23,8 @@ from jaxtyping import Array, Float, UInt32
 
 from dpr_jax.models import dropout
 
+_VMEM = 12 * 2**20  # what every chip has, with a margin
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def attention(
@@ -125,11 +127,8 @@ def _call(
   moved = len(arrays) + result.shape[-1] // width
   # Two texts at a time, one comes while the other is worked on; their dtype
   # and float32 beside it; and the scores of a head or two.
-  vmem = (
-    2
-    * length
-    * (moved * width * result.dtype.itemsize + 4 * width + 4 * 8 * length)
-  )
+  held = moved * width * result.dtype.itemsize + 4 * width + 4 * 8 * length
+  vmem = max(2 * length * held, _VMEM)
   cost = pl.CostEstimate(
     flops=products * 2 * rows * length**2 * width,
     bytes_accessed=moved * rows * length * width * result.dtype.itemsize

@@ -56,7 +56,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def _line(name: str, value: str) -> str:
-  return f"  {name:<16}{value}"
+  return f"  {name:<20}{value}"
 
 
 def _step(step: Mapping[str, Any]) -> list[str]:

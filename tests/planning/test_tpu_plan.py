@@ -118,7 +118,7 @@ def test_the_table_says_what_the_report_holds(compile_plan):
   }
   text = report.table(found)
   assert "v5e:1x1: 1 cores on 1 host\n" in text
-  assert "fits            yes" in text
+  assert "fits                yes" in text
   assert "7 steps, 1.00 h, 2.0 chip-hours" in text
   found["train"] = tpu_plan._figures(
     tpu_plan.Step(False, {"total": 2**35}, 2**34, 1)
