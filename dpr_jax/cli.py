@@ -45,7 +45,7 @@ STAGE is one of
             or DIR, into --out=DIR as `embed` leaves them
 or "bench KIND": how fast, and in how much memory; KIND is one of
   {"  ".join(given.BENCHES)}
-dpr-jax --help lists the flags."""
+dpr-jax STAGE --help lists its flags, dpr-jax --help all of them."""
 
 
 def main() -> None:
@@ -55,8 +55,9 @@ def main() -> None:
   logging.get_absl_handler().setFormatter(_Formatter())
   logging.get_absl_handler().addFilter(_is_ours_or_a_warning)
   arguments = sys.argv
-  if any(a in ("-h", "-help", "--help") for a in arguments[1:]):
-    _help()
+  asked = arguments[1:2] == ["help"]
+  if asked or any(a in ("-h", "-help", "--help") for a in arguments[1:]):
+    _help([a for a in arguments[1 + asked :] if not a.startswith("-")])
     return
   if len(arguments) > 1 and arguments[1] == "--version":
     print(version.__version__)
@@ -82,10 +83,22 @@ class _Formatter(logging.PythonFormatter):
     return f"{clock} {level}{record.getMessage()}"
 
 
-def _help() -> None:
-  """Usage and our own flags; absl's would fill a screen and exit with 1."""
-  print(USAGE, end="\n\n")
-  print(given.help_text())
+def _help(words: list[str]) -> None:
+  """Usage and our own flags; absl's would fill a screen and exit with 1.
+
+  Args:
+    words: of the command line; of a command, its flags alone.
+  """
+  command = words[0] if words and words[0] in _known() else ""
+  if not command:
+    print(USAGE, end="\n\n")
+  if command == "bench" and words[1:] and words[1] in given.BENCHES:
+    command += f" {words[1]}"
+  print(given.help_text(command))
+
+
+def _known() -> tuple[str, ...]:
+  return (*commands.STAGES, "run", *commands.OTHERS)
 
 
 def _fail(message: object) -> None:
@@ -118,9 +131,8 @@ def _run(arguments: list[str]) -> None:
       _fail(f"bench needs one KIND: {', '.join(given.BENCHES)}")
   elif stage != "ask" and len(arguments) != 2:
     _fail(USAGE if len(arguments) < 2 else f"one STAGE only: {arguments[1:]}")
-  known = (*commands.STAGES, "run", *commands.OTHERS)
-  if stage not in known:
-    _fail(f"unknown stage {stage!r}: one of {', '.join(known)}")
+  if stage not in _known():
+    _fail(f"unknown stage {stage!r}: one of {', '.join(_known())}")
   interrupts.listen()
   try:
     given.check(f"bench {rest[0]}" if stage == "bench" else stage)

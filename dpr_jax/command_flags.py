@@ -218,13 +218,20 @@ def check(command: str) -> None:
       raise errors.InputError(f"--{name}: only for {_listed(commands)}")
 
 
-def help_text() -> str:
-  """Every flag, which commands take it, and what it says."""
+def help_text(command: str = "") -> str:
+  """Flags, which commands take them, and what they say.
+
+  Args:
+    command: those of this one alone, "bench" for every kind of it.
+  """
   own = flags.FLAGS.flags_by_module_dict()[__name__]
   lines = []
   for flag in sorted(own, key=lambda flag: flag.name):
     if flag.name in _TAKEN_BY:
-      taken = f"  ({_listed(_TAKEN_BY[flag.name])})"
+      takers = _TAKEN_BY[flag.name]
+      if command and not any(f"{t} ".startswith(f"{command} ") for t in takers):
+        continue
+      taken = f"  ({_listed(takers)})"
     else:
       taken = ""
     lines += [f"  --{flag.name}{taken}", f"      {flag.help}"]
