@@ -5,8 +5,8 @@ r"""The paper's recipe on NaturalQuestions and all of Wikipedia.
     --config.data.train=biencoder-nq-train.json.gz \
     --config.data.dev=biencoder-nq-dev.json.gz
 
-On TPUs, how large a batch fits and what makes a step faster: docs/tpu.md (65,536
-questions on v5e:16x16 with --config.train.gradient_cache=True
+On TPUs, how large a batch fits and what makes a step faster: docs/tpu.md
+(65,536 questions on v5e:16x16 with --config.train.gradient_cache=True
 --config.train.chunk_size=64, and --config.model.attention=fused).
 
 Not yet run here: it needs a TPU and BERT-base from a hub.  Quoted from the
