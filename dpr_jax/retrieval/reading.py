@@ -140,12 +140,16 @@ class PassageReader:
     step, limit = self._length_step, self.reader.tokenizer.length
     lengths = np.array([len(job.input.ids) for job in jobs], np.int64)
     widths = np.minimum(-(-lengths // step) * step, limit)
+    # Rows that fill no batch of their width go along with the next: of many
+    # widths with few rows each, most of the work would be padding.
+    order = np.argsort(widths, kind="stable")
+    spare = len(jobs) % self._batch_size
     pending: list[tuple[list[_Job], Any]] = []
-    for width in np.unique(widths):
-      rows = np.flatnonzero(widths == width)
-      for first in range(0, len(rows), self._batch_size):
-        some = [jobs[row] for row in rows[first : first + self._batch_size]]
-        pending.append((some, self._call(some, int(width))))
+    for end in range(spare, len(jobs) + 1, self._batch_size):
+      rows = order[max(0, end - self._batch_size) : end]
+      if len(rows):
+        some = [jobs[row] for row in rows]
+        pending.append((some, self._call(some, int(widths[rows[-1]]))))
         if len(pending) > 1:
           yield from self._fetch(*pending.pop(0))
     for some, result in pending:
