@@ -13,7 +13,8 @@ best over its references.
   dpr-jax bench reader --config=configs/squad.py:bench --workdir=W \
     --cpu_devices=2 --against=transformers
 
-trains beside transformers on PyTorch.  Not yet run here at full length.
+trains beside transformers on PyTorch.  One epoch: EM 58.3, F1 69.0 (README.md);
+the two that stand here have not been run to the end.
 """
 
 import os
