@@ -70,6 +70,15 @@ class Checkpoints:
     )
     self._unrecorded.add(step)
 
+  def record_finished(self) -> None:
+    """Makes a save that has ended count, and waits for none.
+
+    A checkpoint without checksums is not used: a run that is killed would go on
+    from the one before.
+    """
+    if self._unrecorded and not self._manager.is_saving_in_progress():
+      self._record()
+
   def wait(self) -> None:
     """Returns when everything is on disk, with checksums."""
     self._record()

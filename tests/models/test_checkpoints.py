@@ -1,5 +1,7 @@
 """Checkpoints come back bit for bit, and damage is found before use."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,21 @@ def test_a_save_that_was_not_completed_is_removed(tmp_path):
   with pytest.raises(errors.InputError, match="was not completed"):
     checkpoints.load_params(tmp_path)
   assert checkpoints.Checkpoints(tmp_path).steps() == [3]
+
+
+def test_a_save_counts_as_soon_as_it_has_ended(tmp_path):
+  """Not when the next one begins: a run may be killed between the two."""
+  saved = checkpoints.Checkpoints(tmp_path)
+  saved.select([3])
+  saved.save(3, *_state(3.0))
+  record = tmp_path / "3.sha256.json"
+  until = time.monotonic() + 60
+  while not record.exists() and time.monotonic() < until:
+    saved.record_finished()
+    time.sleep(0.01)
+  assert checkpoints.load_params(tmp_path)[0] == 3
+  assert saved.selected() == {"steps": [3]}
+  saved.finish()
 
 
 def test_nothing_there(tmp_path):
