@@ -210,7 +210,8 @@ class Run:
       self.state, parallel.split_over_cores(batch)
     )
     self.profiler.after(step, reported)
-    self.saved.record_finished()
+    with self.timer.paused(), self.watch.paused():  # it reads what was saved
+      self.saved.record_finished()
     self._settle()  # the step before: the cores are busy with this one
     self.pending = (step, reported)
     saves = _is_due(step, self.every.checkpoint, self.steps)
