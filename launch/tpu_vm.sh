@@ -100,7 +100,9 @@ setup() {
     everywhere "command -v gcsfuse >/dev/null || { echo 'gcsfuse is missing:\
  see docs/tpu.md' >&2; exit 1; }
       sudo mkdir -p /mnt/bucket && sudo chmod 777 /mnt/bucket
-      mountpoint -q /mnt/bucket || gcsfuse --implicit-dirs $BUCKET /mnt/bucket"
+      mountpoint -q /mnt/bucket || gcsfuse --implicit-dirs \
+        --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 \
+        $BUCKET /mnt/bucket"
   fi
 }
 

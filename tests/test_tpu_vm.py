@@ -86,7 +86,9 @@ def test_setup_copies_the_checkout_to_every_host(tpu_vm):
   text = "\n".join(calls)
   assert "tpu-vm scp" in text
   assert "./dpr-jax[tpu] -c dpr-jax/constraints.txt" in text
-  assert "gcsfuse --implicit-dirs data /mnt/bucket" in text
+  # What one host writes the others must see at once.
+  for part in ("ttl-secs=0", "negative-ttl-secs=0", "data /mnt/bucket"):
+    assert part in text[text.index("gcsfuse --implicit-dirs") :]
 
 
 def test_run_starts_every_host_as_one_of_a_pod(tpu_vm):

@@ -109,28 +109,39 @@ class Checkpoints:
     Returns:
       (step, params, optimizer); step 0 and the arguments where there is none.
     """
+    for step in reversed(self.steps()):
+      try:
+        return self.restore(step, params, optimizer)
+      except errors.InputError as error:
+        logging.warning("%s; trying an older checkpoint", error)
+    return 0, params, optimizer
+
+  def restore(
+    self, step: int, params: Any, optimizer: Any
+  ) -> tuple[int, Any, Any]:
+    """One checkpoint; arguments and result as of `restore_latest`.
+
+    Raises:
+      InputError: it is not here, or not whole.
+    """
+    if not step:
+      return 0, params, optimizer
+    _check(self.folder, step)
     like = {"params": params, "optimizer": optimizer}
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), like
     )
-    for step in reversed(self.steps()):
-      try:
-        _check(self.folder, step)
-      except errors.InputError as error:
-        logging.warning("%s; trying an older checkpoint", error)
-        continue
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          **{
-            name: ocp.args.StandardRestore(tree)
-            for name, tree in abstract.items()
-          }
-        ),
-      )
-      restored = jax.tree.map(np.asarray, dict(restored))
-      return step, restored["params"], restored["optimizer"]
-    return 0, params, optimizer
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        **{
+          name: ocp.args.StandardRestore(tree)
+          for name, tree in abstract.items()
+        }
+      ),
+    )
+    restored = jax.tree.map(np.asarray, dict(restored))
+    return step, restored["params"], restored["optimizer"]
 
   def _record(self) -> None:
     """Waits for the running save and records the sha256 of its files."""

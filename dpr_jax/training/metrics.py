@@ -21,22 +21,21 @@ from dpr_jax import errors, progress, workdir
 
 
 class MetricsLog:
-  """Appends rows to `metrics.jsonl` and shows progress on a terminal."""
+  """Appends rows to `metrics.jsonl` and shows progress on a terminal.
 
-  def __init__(
-    self, path: pathlib.Path, first_step: int, steps: int, writes: bool = True
-  ):
-    """Opens the log of a run that goes on after `first_step`.
+  Of several processes the first alone opens it.
+  """
 
-    Of several processes one `writes`; the others may only read.
-    """
+  def __init__(self, path: pathlib.Path):
+    """Nothing is written, or shown, before `open`."""
     self._path, self._file, self._bar = path, None, None
-    if not writes:
-      return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-      _keep_rows_until(path, first_step)
-    self._file = open(path, "a", encoding="utf-8")
+
+  def open(self, first_step: int, steps: int) -> None:
+    """Opens the log of a run that goes on after `first_step`."""
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    if self._path.exists():
+      _keep_rows_until(self._path, first_step)
+    self._file = open(self._path, "a", encoding="utf-8")
     self._bar = progress.Progress(steps, "train", "steps", first_step)
 
   def write(self, row: Mapping[str, Any]) -> None:

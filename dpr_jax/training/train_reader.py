@@ -12,7 +12,7 @@ import ml_collections
 from dpr_jax import configuration, errors, interrupts, parallel, processes
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches, reader_batches, reader_examples
-from dpr_jax.models import checkpoints, readers
+from dpr_jax.models import readers
 from dpr_jax.training import (
   metrics,
   optimizer,
@@ -49,6 +49,7 @@ def train_reader(
   processes.first_alone(lambda: train_retriever.claim(stage, overwrite))
   with processes.in_turn():
     run = _ReaderRun(config, workdir, choice)
+  run.resume()
   try:
     with interrupts.deferred() as asked:
       run.go(asked)
@@ -132,31 +133,9 @@ class _ReaderRun(train_retriever.Run):
     self.dev = reader_sources.DevQuestions.make(
       config, workdir, self.reader, self.ranks
     )
-    self.saved = checkpoints.Checkpoints(
-      workdir.reader / "checkpoints",
-      config.reader.keep_checkpoints,
-      writes=processes.is_first(),
-    )
-    self.first, params, opt_state = self.saved.restore_latest(
-      *self.built.init(self.reader.params)
-    )
-    self.state = self.built.place(self.first, params, opt_state)
-    self.last_saved = self.first
-    self.watch = processes.watch(config.train.step_timeout)
-    self.last_good = f"step {self.first}" if self.first else "none"
-    self.log = metrics.MetricsLog(
-      workdir.reader / "metrics.jsonl",
-      self.first,
-      self.steps,
-      writes=processes.is_first(),
-    )
-    choice.recall(self.log.read(), self.saved.steps())
-    size = self.plan.batch_size
-    self.timer = metrics.Timer(size, size * self.source.passages)
-    self.compilations = metrics.Compilations()
-    self.pending = None
-    self.compiled = 0
-    self.stop = None
+    self.folder, self.keep = workdir.reader, reader.keep_checkpoints
+    self.pretrained = self.reader.params
+    self.passages_per_question = self.source.passages
 
 
 def make_source(

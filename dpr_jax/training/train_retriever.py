@@ -54,6 +54,7 @@ def train(
   processes.first_alone(lambda: claim(stage, overwrite))
   with processes.in_turn():
     run = Run(config, workdir, choice)
+  run.resume()
   try:
     with interrupts.deferred() as asked:
       run.go(asked)
@@ -111,33 +112,65 @@ class Run:
       else None
     )
     choice.check(self.dev is not None)
-    self.saved = checkpoints.Checkpoints(
-      workdir.training / "checkpoints",
-      config.train.keep_checkpoints,
-      writes=processes.is_first(),
+    self.folder, self.keep = workdir.training, train_config.keep_checkpoints
+    self.pretrained = self.model.params
+    self.passages_per_question = self.source.sampler.per_question
+
+  def resume(self) -> None:
+    """Goes on from the last checkpoint that is whole, or begins.
+
+    The first process finds it, tidies up and tells the others which it is: a
+    disk that is shared over a network may show them less, or show it later.
+
+    Raises:
+      InputError: this process does not see what the first goes on from.
+    """
+    fresh = self.built.init(self.pretrained)
+    if processes.is_first():
+      self._open(writes=True)
+      restored = self.saved.restore_latest(*fresh)
+      self.log.open(restored[0], self.steps)
+      rows = self.log.read()
+      self.choice.recall(rows, self.saved.steps())
+    told = processes.first_alone(
+      lambda: {
+        "step": restored[0],
+        "best": [self.choice.best_step, self.choice.best_value],
+        "lacks_dev_row": not any(
+          row["step"] == restored[0] and any(k.startswith("dev_") for k in row)
+          for row in rows
+        ),
+      }
     )
-    self.first, params, opt_state = self.saved.restore_latest(
-      *self.built.init(self.model.params)
-    )
+    if not processes.is_first():
+      self._open(writes=False)
+      try:
+        restored = self.saved.restore(told["step"], *fresh)
+      except errors.InputError as error:
+        raise errors.InputError(
+          f"{error}; process 0 goes on from it: all processes must see one"
+          " workdir, as it is now (docs/tpu.md, Buckets)"
+        ) from error
+      self.choice.best_step, self.choice.best_value = told["best"]
+    processes.barrier()  # nothing is removed while others restore
+    self.lacks_dev_row = told["lacks_dev_row"]
+    self.first, params, opt_state = restored
     self.state = self.built.place(self.first, params, opt_state)
     self.last_saved = self.first
     self.last_good = f"step {self.first}" if self.first else "none"
-    self.watch = processes.watch(config.train.step_timeout)
-    self.log = metrics.MetricsLog(
-      workdir.training / "metrics.jsonl",
-      self.first,
-      self.steps,
-      writes=processes.is_first(),
-    )
-    choice.recall(self.log.read(), self.saved.steps())
-    self.timer = metrics.Timer(
-      self.plan.batch_size,
-      self.plan.batch_size * self.source.sampler.per_question,
-    )
+    self.watch = processes.watch(self.config.train.step_timeout)
+    size = self.plan.batch_size
+    self.timer = metrics.Timer(size, size * self.passages_per_question)
     self.compilations = metrics.Compilations()
     self.pending: tuple[int, dict[str, Array]] | None = None
     self.compiled = 0
     self.stop: int | None = None  # the signal that asked for an end
+
+  def _open(self, writes: bool) -> None:
+    self.saved = checkpoints.Checkpoints(
+      self.folder / "checkpoints", self.keep, writes=writes
+    )
+    self.log = metrics.MetricsLog(self.folder / "metrics.jsonl")
 
   def go(self, asked: interrupts.Request) -> None:
     """Trains to the last step, or until a signal asks for an end."""
@@ -147,7 +180,9 @@ class Run:
       logging.info(
         "train: %d steps of %d questions", self.steps, self.plan.batch_size
       )
-    if self._lacks_dev_row() and self._evaluate(self.first):
+    # At step 0, and where a run was broken off while it evaluated.
+    lacks = self.lacks_dev_row and self._evaluates(self.first)
+    if lacks and self._evaluate(self.first):
       self._save(self.first)
     done = self.first
     while done < self.steps:
@@ -248,17 +283,6 @@ class Run:
     """True where a step gets a dev row: before the first one, when due."""
     return self.dev is not None and (
       step == 0 or _is_due(step, self.every.dev, self.steps)
-    )
-
-  def _lacks_dev_row(self) -> bool:
-    """True at step 0, and where a run was broken off while it evaluated."""
-    return self._evaluates(self.first) and processes.first_alone(
-      lambda: (
-        not any(
-          row["step"] == self.first and any(k.startswith("dev_") for k in row)
-          for row in self.log.read()
-        )
-      )
     )
 
   def _evaluate(self, step: int) -> bool:

@@ -88,6 +88,19 @@ def test_a_save_counts_as_soon_as_it_has_ended(tmp_path):
   saved.finish()
 
 
+def test_a_certain_one_or_an_error(tmp_path):
+  """Of several processes all go on from the same, not each from its newest."""
+  _save(tmp_path, 3, 5)
+  saved = checkpoints.Checkpoints(tmp_path, writes=False)
+  step, params, _ = saved.restore(3, *_state(0.0))
+  assert step == 3
+  jax.tree.map(np.testing.assert_array_equal, params, _state(3.0)[0])
+  with pytest.raises(errors.InputError, match="8 has no checksums"):
+    saved.restore(8, *_state(0.0))
+  fresh = _state(1.0)
+  assert saved.restore(0, *fresh) == (0, *fresh)
+
+
 def test_nothing_there(tmp_path):
   """A fresh run starts from its arguments; embedding says what to run."""
   params, optimizer = _state(1.0)

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -46,8 +47,6 @@ def test_interrupted_training_ends_bit_equal(
   tiny_config, fresh_workdir, tmp_path, monkeypatch
 ):
   """Dies after step 3, resumes from step 2, ends as if nothing had been."""
-  import shutil
-
   from dpr_jax import workdir
 
   other = workdir.Workdir(tmp_path / "other")
@@ -100,6 +99,34 @@ def test_interrupted_training_ends_bit_equal(
   with pytest.raises(errors.InputError, match=r"learning_rate was 0.001, is"):
     train_retriever.train(changed, other)
   assert checkpoints.load_params(other.training / "checkpoints")[0] == 6
+
+
+def test_others_go_on_from_where_the_first_does(
+  tiny_config, fresh_workdir, tmp_path, monkeypatch
+):
+  """They look for nothing themselves: a shared disk may show them less."""
+  from dpr_jax import processes, workdir
+  from dpr_jax.training import selection
+
+  done = workdir.Workdir(tmp_path / "first")
+  shutil.copytree(fresh_workdir.root, done.root)
+  train_retriever.train(tiny_config, done)
+  told = {"step": 4, "best": [2, 1.5], "lacks_dev_row": False}
+  monkeypatch.setattr(processes, "is_first", lambda: False)
+  monkeypatch.setattr(processes, "first_alone", lambda function: told)
+  choice = selection.Selection.of(tiny_config)
+  run = train_retriever.Run(tiny_config, fresh_workdir, choice)
+  with pytest.raises(errors.InputError, match="process 0 goes on from it"):
+    run.resume()
+  shutil.copytree(
+    done.training / "checkpoints",
+    fresh_workdir.training / "checkpoints",
+    dirs_exist_ok=True,
+  )
+  run.resume()  # the newest is 6, and there is no metrics.jsonl
+  assert (run.first, run.last_good, choice.best_step) == (4, "step 4", 2)
+  assert int(run.state.step) == 4
+  run.close()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +214,8 @@ def test_log_drops_what_a_crash_cut_short(tmp_path):
   """Rows after the checkpoint and half a line go, the rest stays."""
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-  log = metrics.MetricsLog(path, first_step=2, steps=4)
+  log = metrics.MetricsLog(path)
+  log.open(first_step=2, steps=4)
   log.write({"step": 3, "loss": 1.0})
   log.close()
   assert [json.loads(line) for line in path.read_text().splitlines()] == [
