@@ -27,7 +27,7 @@ from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
 from dpr_jax.data import prepare, records, resources
 from dpr_jax.evaluation import report as report_lib
 from dpr_jax.models import towers
-from dpr_jax.retrieval import embedding, encoding
+from dpr_jax.retrieval import embedding, encoding, tiling
 
 OURS = "dpr-jax"
 OURS_BFLOAT16 = f"{OURS}-bfloat16"  # only beside the peer's
@@ -59,7 +59,7 @@ class Ours:
     self._tokenizer = model.tokenizer
     lengths = [len(ids) for ids in self._tokenizer.passage_ids(sample)]
     lengths += [self._tokenizer.passage_length]  # the longest there may be
-    self.widths = encoding.choose_widths(
+    self.widths = tiling.choose_widths(
       np.bincount(lengths),
       configuration.at_least("embed.shapes", config.embed.shapes, 1),
     )

@@ -27,7 +27,7 @@ import ml_collections
 from dpr_jax import configuration, errors, parallel
 from dpr_jax.models import layer_stacks
 from dpr_jax.planning import chips, costs, hlo, sizes
-from dpr_jax.retrieval import encoding
+from dpr_jax.retrieval import encoding, tiling
 from dpr_jax.training import train_step
 
 _QUIET = {
@@ -153,7 +153,7 @@ def lower_embed(
   """The step that encodes passages, its model FLOPs, and its passages."""
   model, cores = sizes.model_of(config), len(on)
   length = config.model.passage_length
-  rows = max(1, (config.embed.tokens_per_core or encoding.TPU_TOKENS) // length)
+  rows = max(1, (config.embed.tokens_per_core or tiling.TPU_TOKENS) // length)
   batch = (
     jax.ShapeDtypeStruct((cores, rows, length), jnp.int32),
     jax.ShapeDtypeStruct((cores, rows), jnp.int32),

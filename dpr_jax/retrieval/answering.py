@@ -205,7 +205,7 @@ def make_engine(
   settings = config.read
   return reading.PassageReader(
     reader,
-    batch_size=settings.batch_size,
+    tokens_per_core=settings.tokens_per_core,
     length_step=settings.length_step,
     span_tokens=settings.span_tokens,
   )

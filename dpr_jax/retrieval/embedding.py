@@ -17,7 +17,7 @@ from absl import logging
 from dpr_jax import configuration, errors, parts, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import prepare, tables, token_store
-from dpr_jax.retrieval import encoding
+from dpr_jax.retrieval import encoding, tiling
 from dpr_jax.retrieval import vectors as vectors_lib
 
 STAGE = vectors_lib.STAGE
@@ -138,7 +138,7 @@ def embed_corpus(
     process=shards.process,
     processes=shards.processes,
   )
-  widths = encoding.choose_widths(tokens.histogram(), shapes)
+  widths = tiling.choose_widths(tokens.histogram(), shapes)
   started, done = time.monotonic(), 0
   everything = range(len(passages))
   mine = {

@@ -1,19 +1,13 @@
 """Texts become vectors: questions and passages, one or millions.
 
-Texts are sorted by length and cut into tiles of so many rows of one width that
-a tile is about `tokens_per_core` tokens; what does not fill a tile goes along
-with the next width.  What a tile holds depends on the texts alone, not on the
-number of cores, so that neither do the vectors.  A call encodes a tile on each
-core; several are under way at once, so that no core waits for the host.
+They are encoded in tiles (`tiling.py`), which depend on the texts alone, and so
+do the vectors.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
 import functools
 import os
 import pathlib
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,18 +21,9 @@ from dpr_jax import configuration, errors, parallel
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.models import dual_encoder, towers
+from dpr_jax.retrieval import tiling
 
 QUESTION, PASSAGE = "question", "passage"
-# Widths are multiples of it.
-STEP = 8
-# A tile that a CPU core's cache holds; one that fills a TPU's core.
-_CPU_TOKENS, TPU_TOKENS = 640, 32_768
-# Products of matrices on one thread each: cores get calls of their own, which
-# costs no waiting, and no sum depends on how many threads there are.
-_CPU_OPTIONS = {
-  "xla_cpu_multi_thread_eigen": False,
-  "xla_cpu_prefer_vector_width": 512,
-}
 
 
 @runtime_checkable
@@ -56,102 +41,6 @@ class _Lists(list):
   def ids(self, row: int) -> Sequence[int]:
     """As of `Tokens`."""
     return self[row]
-
-
-@dataclasses.dataclass(frozen=True)
-class Tile:
-  """Some texts that are encoded together on one core.
-
-  Attributes:
-    rows: which texts; at most `size` of them.
-    size: rows of the array; what is missing is padded.
-    width: its tokens per row.
-    full: no token is padding, and the program need not ask.
-  """
-
-  rows: Int[np.ndarray, " rows"]
-  size: int
-  width: int
-  full: bool = False
-
-
-def choose_widths(
-  histogram: Int[np.ndarray, " lengths"], shapes: int, step: int = STEP
-) -> tuple[int, ...]:
-  """At most `shapes` widths, multiples of `step`, that pad the least.
-
-  The greatest is the least that holds every text, at most the greatest length.
-
-  Args:
-    histogram: number of texts of each length from 0.
-    shapes: how many, at least 1.
-    step: of which they are multiples.
-  """
-  limit = len(histogram) - 1
-  used = np.flatnonzero(histogram)
-  longest = int(used[-1]) if len(used) else 1
-  ends = [*range(step, longest, step), min(-(-longest // step) * step, limit)]
-  counts = np.add.reduceat(
-    histogram[: ends[-1] + 1], [0, *(end + 1 for end in ends[:-1])]
-  )
-  before = np.concatenate([[0], np.cumsum(counts)])
-  # cost[e]: padded tokens of all texts up to ends[e - 1], in so many widths.
-  cost = np.array([0, *(ends * before[1:])], float)
-  cuts = []
-  for _ in range(min(shapes, len(ends)) - 1):
-    # Texts between the e-th and the later end f go to width ends[f - 1].
-    steps = np.array([0, *ends])[:, None] * (before[:, None] - before[None])
-    table = np.where(np.tri(len(cost), k=-1) > 0, cost[None] + steps, np.inf)
-    table[0, 0] = 0
-    cuts.append(table.argmin(axis=1))
-    cost = table.min(axis=1)
-  chosen, end = [], len(ends)
-  while end:
-    chosen.append(ends[end - 1])
-    end = int(cuts.pop()[end]) if cuts else 0
-  return tuple(sorted(chosen))
-
-
-def plan(
-  lengths: Int[np.ndarray, " texts"], widths: Sequence[int], tokens: int
-) -> list[Tile]:
-  """Tiles that hold every text once, the widest first.
-
-  Args:
-    lengths: tokens of each text.
-    widths: ascending; the last holds every text.
-    tokens: a tile has at most so many, or one row.
-  """
-  order = np.argsort(lengths, kind="stable")
-  ordered = lengths[order]
-  tiles, start = [], 0
-  for width in widths:
-    size = max(1, tokens // width)
-    end = int(np.searchsorted(ordered, width, side="right"))
-    if width == widths[-1]:
-      exact = max(start, int(np.searchsorted(ordered, width, side="left")))
-      whole = end - (end - exact) // size * size
-      stops = [*range(start, whole, size), *range(whole, end, size), end]
-    else:
-      stops = list(range(start, end + 1, size))
-    for one, other in zip(stops[:-1], stops[1:], strict=True):
-      last = width == widths[-1]
-      full = last and other - one == size and bool(ordered[one] == width)
-      tiles.append(Tile(order[one:other], size, width, full))
-    start = stops[-1] if stops else start
-  return tiles[::-1]
-
-
-def calls(tiles: Sequence[Tile], cores: int) -> Iterator[list[Tile]]:
-  """Tiles of one shape, a core each; the last of a shape may be fewer."""
-  waiting: dict[tuple[int, bool], list[Tile]] = collections.defaultdict(list)
-  for tile in tiles:
-    some = waiting[tile.width, tile.full]
-    some.append(tile)
-    if len(some) == cores:
-      yield some
-      waiting[tile.width, tile.full] = []
-  yield from (some for some in waiting.values() if some)
 
 
 @dataclasses.dataclass
@@ -190,35 +79,6 @@ def encode_tile(
   return encoder.encode_passages(params, texts)
 
 
-class _Programs:
-  """Compiled programs by shape; several threads may ask."""
-
-  def __init__(self, encoder: dual_encoder.DualEncoder):
-    self._encoder = encoder
-    self._compiled: dict[Any, Any] = {}
-    self._lock = threading.Lock()
-
-  def get(
-    self, kind: str, full: bool, params: Any, batch: Any, devices: Any
-  ) -> Any:
-    """The program for arrays like these; compiled when it is first needed."""
-    shape = jax.tree.map(np.shape, batch)
-    key = (kind, full, len(devices), *shape)
-    with self._lock:
-      if key not in self._compiled:
-        options = _CPU_OPTIONS if devices[0].platform == "cpu" else {}
-        self._compiled[key] = parallel.compile_over_cores(
-          functools.partial(encode_tile, self._encoder, kind, full),
-          (params, batch),
-          devices,
-          options,
-        )
-      return self._compiled[key]
-
-  def __len__(self) -> int:
-    return len(self._compiled)
-
-
 class Encoder:
   """Encodes texts on all cores of this process, in few fixed shapes."""
 
@@ -246,11 +106,9 @@ class Encoder:
     self._devices = jax.local_devices()
     self._fuse = jax.jit(model.encoder.fuse)
     self._params = self._local(model.params if params is None else params)
-    on_cpu = self._devices[0].platform == "cpu"
-    usual = _CPU_TOKENS if on_cpu else TPU_TOKENS
-    self._tokens = tokens_per_core or usual
+    self._tokens = tokens_per_core or tiling.usual_tokens(self._devices)
     self._length_step = length_step
-    self._programs = _Programs(model.encoder)
+    self._programs = tiling.Programs()
 
   @classmethod
   def load(
@@ -344,17 +202,18 @@ class Encoder:
     Args:
       kind: "question" or "passage".
       ids: token ids, cut but not padded.
-      widths: see `plan`; () = the multiples of `length_step` that there are.
+      widths: see `tiling.plan`; () = the multiples of `length_step` that the
+        texts need.
     """
     lengths = np.array([len(row) for row in ids], np.int64)
     if not widths:
-      step, tokenizer = self._length_step, self.model.tokenizer
+      tokenizer = self.model.tokenizer
       limit = (
         tokenizer.question_length
         if kind == QUESTION
         else tokenizer.passage_length
       )
-      widths = np.unique(np.minimum(-(-lengths // step) * step, limit)).tolist()
+      widths = tiling.stepped_widths(lengths, self._length_step, limit)
     vectors = np.empty((len(ids), self.dim), np.float32)
     for rows, result in self.stream(kind, _Lists(ids), lengths, widths):
       vectors[rows] = result
@@ -374,7 +233,7 @@ class Encoder:
       kind: "question" or "passage".
       tokens: has the ids of rows `first`, `first` + 1, ...
       lengths: of those rows; they are numbered from 0 in what is yielded.
-      widths: see `plan`.
+      widths: see `tiling.plan`.
       first: row of the first text.
     """
     if not len(lengths):
@@ -383,20 +242,15 @@ class Encoder:
     size = self._tokens
     if len(lengths) == 1:  # as fast as can be: one row on one core
       devices, params, size = devices[:1], self._first_params, 1
-    tiles = plan(lengths, widths, size)
-    workers = max(2, _processor_cores() // len(devices))
-    pending: collections.deque = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-      for some in calls(tiles, len(devices)):
-        pending.append(
-          pool.submit(
-            self._call, kind, tokens, lengths, some, first, devices, params
-          )
-        )
-        if len(pending) > workers:
-          yield self._count(*pending.popleft().result())
-      while pending:
-        yield self._count(*pending.popleft().result())
+
+    def call(some: list[tiling.Tile]):
+      return self._call(kind, tokens, lengths, some, first, devices, params)
+
+    tiles = tiling.plan(lengths, widths, size)
+    for rows, vectors, work in tiling.run(tiles, len(devices), call):
+      self.work.tokens += work.tokens
+      self.work.padded_tokens += work.padded_tokens
+      yield rows, vectors
 
   def _call(self, kind, tokens, lengths, tiles, first, devices, params):
     """Encodes a tile on each core."""
@@ -407,8 +261,13 @@ class Encoder:
       for place, row in enumerate(tile.rows):
         ids[core, place, : lengths[row]] = tokens.ids(first + int(row))
       counts[core, : len(tile.rows)] = lengths[tile.rows]
+    full = tiles[0].full
     program = self._programs.get(
-      kind, tiles[0].full, params, (ids, counts), devices
+      (kind, full),
+      functools.partial(encode_tile, self.model.encoder, kind, full),
+      params,
+      (ids, counts),
+      devices,
     )
     vectors = np.asarray(program(params, (ids, counts)))
     rows = np.concatenate([tile.rows for tile in tiles])
@@ -416,20 +275,6 @@ class Encoder:
       [vectors[core, : len(tile.rows)] for core, tile in enumerate(tiles)]
     )
     return rows, vectors, Work(int(lengths[rows].sum()), ids.size)
-
-  def _count(self, rows: np.ndarray, vectors: np.ndarray, work: Work):
-    self.work.tokens += work.tokens
-    self.work.padded_tokens += work.padded_tokens
-    return rows, vectors
-
-
-def _processor_cores() -> int:
-  """Cores of this machine that the process may use; 1 where it has a TPU."""
-  if jax.default_backend() != "cpu":
-    return 1
-  if hasattr(os, "sched_getaffinity"):  # not on every system
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def load_towers(

@@ -17,6 +17,7 @@ import numpy as np
 from dpr_jax import configuration, parallel
 from dpr_jax.data import reader_inputs, records
 from dpr_jax.models import readers, span_reader
+from dpr_jax.retrieval import tiling
 
 _FIELDS = ("ids", "lengths", "question_ends", "passages", "counts")
 
@@ -51,42 +52,45 @@ class _Job:
 
 
 class PassageReader:
-  """Reads on all cores of this process, in fixed shapes."""
+  """Reads on all cores of this process, in tiles of fixed shapes."""
 
   def __init__(
     self,
     reader: readers.Reader,
     *,
-    batch_size: int = 32,
+    tokens_per_core: int = 0,
     length_step: int = 32,
     span_tokens: int = 10,
     params: Any = None,
   ):
-    """Prepares reading with `batch_size` inputs a call over all cores.
+    """Prepares reading; programs compile when they are first needed.
 
     Args:
       reader: structure and tokenizer.
-      batch_size: rounded up to a multiple of the cores.
+      tokens_per_core: that a core reads at once; 0 = what its cache holds on a
+        CPU, 32,768 elsewhere.
       length_step: inputs are padded to a multiple of it.
       span_tokens: of an answer at most, before it is widened to whole words.
       params: replicated parameters to use in place of the reader's own.
     """
-    configuration.at_least("read.batch_size", batch_size, 1)
+    configuration.at_least("read.tokens_per_core", tokens_per_core, 0)
     configuration.at_least("read.length_step", length_step, 1)
     configuration.at_least("read.span_tokens", span_tokens, 1)
     self.reader = reader
+    self._devices = jax.local_devices()
     if params is None:
-      params = parallel.replicate(reader.params, jax.local_devices())
+      params = parallel.replicate(reader.params, self._devices)
     self._fuse = jax.jit(reader.structure.fuse)
     self._params = self._fuse(params)
-    self._batch_size = -(-batch_size // parallel.cores()) * parallel.cores()
+    self._tokens = tokens_per_core or tiling.usual_tokens(self._devices)
     self._length_step = length_step
     structure = dataclasses.replace(
       reader.structure, chunk_size=0, remat="none"
     )
-    self._best = parallel.map_over_cores(
-      lambda params, rows: structure.best_spans(params, rows, span_tokens)
+    self._best = lambda params, columns: structure.best_spans(
+      params, span_reader.Rows(*columns), span_tokens
     )
+    self._programs = tiling.Programs()
 
   @classmethod
   def load(cls, folder: str | os.PathLike, **options: Any) -> "PassageReader":
@@ -136,39 +140,45 @@ class PassageReader:
     return jobs
 
   def _run(self, jobs: list[_Job]) -> Iterator[tuple[_Job, Reading]]:
-    """One call is on the cores while the next batch is put together."""
-    step, limit = self._length_step, self.reader.tokenizer.length
+    if not jobs:
+      return
     lengths = np.array([len(job.input.ids) for job in jobs], np.int64)
-    widths = np.minimum(-(-lengths // step) * step, limit)
-    # Rows that fill no batch of their width go along with the next: of many
-    # widths with few rows each, most of the work would be padding.
-    order = np.argsort(widths, kind="stable")
-    spare = len(jobs) % self._batch_size
-    pending: list[tuple[list[_Job], Any]] = []
-    for end in range(spare, len(jobs) + 1, self._batch_size):
-      rows = order[max(0, end - self._batch_size) : end]
-      if len(rows):
-        some = [jobs[row] for row in rows]
-        pending.append((some, self._call(some, int(widths[rows[-1]]))))
-        if len(pending) > 1:
-          yield from self._fetch(*pending.pop(0))
-    for some, result in pending:
-      yield from self._fetch(some, result)
+    widths = tiling.stepped_widths(
+      lengths, self._length_step, self.reader.tokenizer.length
+    )
+    tiles = tiling.plan(lengths, widths, self._tokens)
+    for some, result in tiling.run(
+      tiles, len(self._devices), lambda some: self._call(jobs, some)
+    ):
+      for tile, found in zip(some, zip(*result, strict=True), strict=False):
+        yield from self._fetch([jobs[row] for row in tile.rows], found)
 
-  def _call(self, jobs: list[_Job], width: int) -> Any:
-    padded = [job.input for job in jobs]
-    padded += padded[:1] * (self._batch_size - len(jobs))
-    batch = self.reader.tokenizer.pad(padded, width)
-    rows = span_reader.Rows(*(getattr(batch, name) for name in _FIELDS))
-    return self._best(self._params, parallel.split_over_cores(rows))
+  def _call(
+    self, jobs: list[_Job], tiles: list[tiling.Tile]
+  ) -> tuple[list[tiling.Tile], list[np.ndarray]]:
+    """Reads a tile on each core; results are [cores, rows]."""
+    inputs = []
+    for core in range(len(self._devices)):
+      tile = tiles[core % len(tiles)]
+      some = [jobs[row].input for row in tile.rows]
+      inputs += some + some[:1] * (tile.size - len(some))
+    batch = self.reader.tokenizer.pad(inputs, tiles[0].width)
+    columns = parallel.split_over_cores(
+      tuple(getattr(batch, name) for name in _FIELDS), self._devices
+    )
+    program = self._programs.get(
+      "best", self._best, self._params, columns, self._devices
+    )
+    found = program(self._params, columns)
+    return tiles, [
+      np.asarray(x) for x in (found.rank, found.score, found.first, found.last)
+    ]
 
   def _fetch(
-    self, jobs: list[_Job], result: span_reader.BestSpans
+    self, jobs: list[_Job], found: tuple[np.ndarray, ...]
   ) -> Iterator[tuple[_Job, Reading]]:
-    columns = [
-      np.asarray(x).reshape(-1)[: len(jobs)].tolist()
-      for x in (result.rank, result.score, result.first, result.last)
-    ]
+    """Readings of a tile's jobs, of which it may have more rows."""
+    columns = [x[: len(jobs)].tolist() for x in found]
     for job, rank, score, first, last in zip(jobs, *columns, strict=True):
       rank = rank if self.reader.ranks else score
       start = end = 0

@@ -184,7 +184,7 @@ class DevQuestions:
       raise errors.InputError(f"{path}: no dev questions in it")
     engine = reading.PassageReader(
       dataclasses.replace(reader, ranks=ranks),
-      batch_size=config.read.batch_size,
+      tokens_per_core=config.read.tokens_per_core,
       length_step=config.read.length_step,
       span_tokens=config.read.span_tokens,
       params={},

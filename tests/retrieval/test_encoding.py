@@ -9,7 +9,7 @@ from hypothesis import strategies
 
 from dpr_jax.data import records
 from dpr_jax.models import towers
-from dpr_jax.retrieval import encoding
+from dpr_jax.retrieval import encoding, tiling
 
 LENGTHS = strategies.lists(strategies.integers(1, 40), min_size=1, max_size=60)
 
@@ -24,7 +24,7 @@ def _padded(histogram, widths):
 def test_widths_pad_the_least(lengths, shapes):
   """Not more padding than any other choice, by trying all of them."""
   histogram = np.bincount(lengths, minlength=43)
-  widths = encoding.choose_widths(histogram, shapes)
+  widths = tiling.choose_widths(histogram, shapes)
   assert len(widths) <= shapes
   assert list(widths) == sorted(set(widths))
   assert widths[-1] >= max(lengths)
@@ -42,8 +42,8 @@ def test_widths_pad_the_least(lengths, shapes):
 def test_widths_end_where_texts_are_cut():
   """No text is longer than the limit, which need not be a multiple of 8."""
   histogram = np.bincount([3, 9, 21, 21])
-  assert encoding.choose_widths(histogram, 9) == (8, 16, 21)
-  assert encoding.choose_widths(histogram, 1) == (21,)
+  assert tiling.choose_widths(histogram, 9) == (8, 16, 21)
+  assert tiling.choose_widths(histogram, 1) == (21,)
 
 
 @hypothesis.given(
@@ -52,8 +52,8 @@ def test_widths_end_where_texts_are_cut():
 def test_every_text_is_in_one_tile(lengths, shapes, tokens):
   """Tiles fit, only the last of the widest is not filled."""
   lengths = np.array(lengths)
-  widths = encoding.choose_widths(np.bincount(lengths), shapes)
-  tiles = encoding.plan(lengths, widths, tokens)
+  widths = tiling.choose_widths(np.bincount(lengths), shapes)
+  tiles = tiling.plan(lengths, widths, tokens)
   rows = np.concatenate([tile.rows for tile in tiles])
   assert sorted(rows) == list(range(len(lengths)))
   for tile in tiles:
@@ -67,7 +67,7 @@ def test_every_text_is_in_one_tile(lengths, shapes, tokens):
     )
     assert len(tile.rows) == tile.size or tile.width == widths[-1]
   for cores in (1, 3):
-    found = list(encoding.calls(tiles, cores))
+    found = list(tiling.calls(tiles, cores))
     assert sum(map(len, found)) == len(tiles)
     assert all(len(some) <= cores for some in found)
     assert all(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,7 @@ def config(tiny_config):
   config.reader.length, config.reader.question_length = 64, 16
   config.reader.overlap = 8
   config.read.methods, config.read.passages = ("bm25",), (1, 3)
-  config.read.batch_size, config.read.length_step = 8, 64
+  config.read.tokens_per_core, config.read.length_step = 128, 64
   config.read.rerank_depth = 3
   return config
 
@@ -97,13 +98,14 @@ def test_tokens_become_characters_of_the_original(engine, monkeypatch):
     # Ulm is a word of the vocabulary, of the other there is one piece alone.
     assert ((first, last) == whole) == (wanted.lower() == "ulm")
 
-    def best(_, rows, first=first, last=last):
-      shape = rows.ids.shape[:2]
+    def best(_, columns, first=first, last=last):
+      shape = columns[0].shape[:2]
       numbers = [np.full(shape, n, np.int32) for n in (first, last)]
       ones = np.ones((2, *shape), np.float32)
       return span_reader.BestSpans(*map(jnp.asarray, (*ones, *numbers)))
 
-    monkeypatch.setattr(engine, "_best", best)
+    programs = types.SimpleNamespace(get=lambda *_, best=best: best)
+    monkeypatch.setattr(engine, "_programs", programs)
     ((found,),) = engine.read(["q"], [[records.Passage("", "", text)]])
     assert (found.start, text[found.start : found.end]) == (start, wanted)
 
