@@ -2,7 +2,8 @@
 
 In come results files (or a file in SQuAD's format, whose questions each have
 their paragraph) and a reader; out comes `answers/<questions>.json`.  A passage
-is read once, however many numbers of passages are compared.
+is read once for a question, however many methods found it, and however many
+numbers of passages are compared.
 """
 
 import dataclasses
@@ -160,16 +161,18 @@ def read(
           f"{sources[method]} is missing: run `dpr-jax retrieve --name={name}"
           f" --method={method}` first (config.read.methods)"
         )
-  engine = None
   reader = load_reader(config, workdir)
-  for number, (method, path) in enumerate(sources.items()):
+  files = []
+  for method, path in sources.items():
     stage = _stage(config, workdir, name, method, path, reader, counts)
-    if stage.is_current(overwrite):
-      continue
-    engine = engine or make_engine(config, reader)
-    _read_file(engine, stage, path, workdir.answers(name, method), counts)
-    if not number:
-      rows = workdir_lib.read_json(workdir.answers(name, method))
+    if not stage.is_current(overwrite):
+      output = workdir.answers(name, method)
+      files.append(_Answers(stage, path, output, counts))
+  if files:
+    _read_files(make_engine(config, reader), files, counts)
+    first = workdir.answers(name, next(iter(sources)))
+    if first in (one.output for one in files):
+      rows = workdir_lib.read_json(first)
       workdir_lib.write_json(workdir.answers(name), rows)
 
 
@@ -236,45 +239,99 @@ def _stage(
   )
 
 
-def _read_file(
-  engine: reading.PassageReader,
-  stage: workdir_lib.Stage,
-  path: pathlib.Path,
-  output: pathlib.Path,
-  counts: list[int],
+class _Answers:
+  """Answers to the questions of one results file, as they come."""
+
+  def __init__(
+    self,
+    stage: workdir_lib.Stage,
+    path: pathlib.Path,
+    output: pathlib.Path,
+    counts: list[int],
+  ):
+    self.path, self.output = path, output
+    self._stage, self._counts = stage, counts
+    self._rows: list[dict[str, Any]] = []
+    self._totals = dict.fromkeys(
+      (
+        "questions",
+        "passages",
+        "without_passages",
+        "without_prediction",
+        "questions_cut",
+      ),
+      0,
+    )
+
+  def add(
+    self, task: Task, readings: Sequence[reading.Reading], cut: bool
+  ) -> None:
+    """One question; `cut` where it was too long for the reader."""
+    weight = self._stage.config["retriever_weight"]
+    row = _row(task, readings, self._counts, weight)
+    self._rows.append(row)
+    self._totals["questions"] += 1
+    self._totals["passages"] += len(task.passages)
+    self._totals["without_passages"] += not task.passages
+    self._totals["without_prediction"] += not row["prediction"]
+    self._totals["questions_cut"] += cut
+
+  def finish(self) -> None:
+    """Writes them, and the manifest."""
+    if not self._rows:
+      raise errors.InputError(f"{self.path}: no questions in it")
+    self._stage.manifest.unlink(missing_ok=True)  # not for another file
+    workdir_lib.write_json(self.output, self._rows)
+    name = self.output.name
+    files = {name: workdir_lib.fingerprint_file(self.output)}
+    self._stage.finish(self._totals, files=files)
+    notes = ", ".join(
+      f"{count} {key.replace('_', ' ')}"
+      for key, count in self._totals.items()
+      if count
+    )
+    logging.info("read: %s: %s", self.output, notes)
+
+
+def _read_files(
+  engine: reading.PassageReader, files: Sequence[_Answers], counts: list[int]
 ) -> None:
-  """Reads all questions of one file and writes their answers."""
-  weight = stage.config["retriever_weight"]
-  stage.manifest.unlink(missing_ok=True)  # not for half-replaced files
-  rows: list[dict[str, Any]] = []
-  totals = dict.fromkeys(
-    ("questions", "passages", "without_passages", "without_prediction"), 0
-  )
-  limit = engine.reader.tokenizer.question_length
-  totals["questions_cut"] = 0
-  tasks = tasks_of(path, counts[-1])
-  with progress.Progress(None, f"read {output.stem}", "questions") as bar:
-    while some := list(itertools.islice(tasks, BLOCK)):
-      questions = [task.question for task in some]
-      found = engine.read(questions, [task.passages for task in some])
-      cut = engine.reader.tokenizer.question_ids(questions)
-      totals["questions_cut"] += sum(len(ids) > limit for ids in cut)
-      for task, readings in zip(some, found, strict=True):
-        rows.append(_row(task, readings, counts, weight))
-        totals["passages"] += len(task.passages)
-        totals["without_passages"] += not task.passages
-        totals["without_prediction"] += not rows[-1]["prediction"]
-      bar.update(len(some))
-  if not rows:
-    raise errors.InputError(f"{path}: no questions in it")
-  totals["questions"] = len(rows)
-  workdir_lib.write_json(output, rows)
-  files = {output.name: workdir_lib.fingerprint_file(output)}
-  stage.finish(totals, files=files)
-  notes = ", ".join(
-    f"{count} {key.replace('_', ' ')}" for key, count in totals.items() if count
-  )
-  logging.info("read: %s: %s", output, notes)
+  """Reads all questions of some files side by side and writes the answers."""
+  tasks = [tasks_of(one.path, counts[-1]) for one in files]
+  tokenizer = engine.reader.tokenizer
+  names = ", ".join(one.output.stem for one in files)
+  with progress.Progress(None, f"read {names}", "questions") as bar:
+    while any(
+      blocks := [list(itertools.islice(some, BLOCK)) for some in tasks]
+    ):
+      for one, block, found in zip(
+        files, blocks, read_once(engine, blocks), strict=True
+      ):
+        ids = tokenizer.question_ids([task.question for task in block])
+        for task, question, readings in zip(block, ids, found, strict=True):
+          one.add(task, readings, len(question) > tokenizer.question_length)
+      bar.update(max(map(len, blocks)))
+  for one in files:
+    one.finish()
+
+
+def read_once(
+  engine: reading.PassageReader, blocks: Sequence[Sequence[Task]]
+) -> list[list[list[reading.Reading]]]:
+  """Readings of the passages of every task of every block.
+
+  What several have retrieved for the same question is read once.
+  """
+  wanted: dict[str, dict[records.Passage, Any]] = {}
+  for task in itertools.chain(*blocks):
+    wanted.setdefault(task.question, {}).update(dict.fromkeys(task.passages))
+  found = engine.read(list(wanted), [list(some) for some in wanted.values()])
+  for some, readings in zip(wanted.values(), found, strict=True):
+    some.update(zip(list(some), readings, strict=True))
+  return [
+    [[wanted[task.question][p] for p in task.passages] for task in block]
+    for block in blocks
+  ]
 
 
 def _row(

@@ -177,6 +177,41 @@ def test_answers_of_a_results_file(config, reader, tmp_path, monkeypatch):
       answering.read(bad, place)
 
 
+def test_what_two_methods_found_is_read_once(engine, monkeypatch):
+  """As each alone would be read, up to rounding."""
+  passages = [
+    records.Passage(str(n), "town", f"the river {n} in the north")
+    for n in (1, 2, 3)
+  ]
+
+  def block(*picked):
+    some = [[passages[n] for n in one] for one in picked]
+    return [
+      answering.Task(question, ("x",), found, [0.0] * len(found))
+      for question, found in zip(("where", "what"), some, strict=True)
+    ]
+
+  blocks = [block((0, 1), (2,)), block((1, 2), ())]
+  wanted = [
+    engine.read(
+      [task.question for task in some], [task.passages for task in some]
+    )
+    for some in blocks
+  ]
+  read, asked = engine.read, []
+
+  def counts(questions, passages):
+    asked.extend(zip(questions, passages, strict=True))
+    return read(questions, passages)
+
+  monkeypatch.setattr(engine, "read", counts)
+  found = answering.read_once(engine, blocks)
+  assert asked == [("where", passages), ("what", passages[2:])]
+  for one, other in zip(found, wanted, strict=True):
+    for ours, alone in zip(one, other, strict=True):
+      np.testing.assert_allclose(ours, alone, atol=1e-4)
+
+
 def test_rerank(config, reader, engine, tmp_path, monkeypatch):
   """The first three by the reader, the rest behind; with its own row."""
   place = workdir.Workdir(tmp_path)
