@@ -8,6 +8,7 @@ removed only when newer ones are complete.  `selected.json` says which of them
 later stages use: one, or several whose parameters are averaged.
 """
 
+import concurrent.futures
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -42,6 +43,8 @@ class Checkpoints:
       options=_options(max_to_keep=None, cleanup_tmp_directories=writes),
     )
     self._unrecorded: set[int] = set()
+    self._thread = concurrent.futures.ThreadPoolExecutor(1)
+    self._recording: concurrent.futures.Future | None = None
     self._selection: dict[str, Any] | None = None
     for step in self.steps() if writes else ():
       if not _checksums_path(folder, step).exists():
@@ -74,10 +77,14 @@ class Checkpoints:
     """Makes a save that has ended count, and waits for none.
 
     A checkpoint without checksums is not used: a run that is killed would go on
-    from the one before.
+    from the one before.  They are computed in a thread, since of several
+    processes the others would wait for this one's next step.
     """
-    if self._unrecorded and not self._manager.is_saving_in_progress():
-      self._record()
+    if self._recording is not None:
+      if self._recording.done():
+        self._record()
+    elif self._unrecorded and not self._manager.is_saving_in_progress():
+      self._recording = self._thread.submit(self._write_checksums)
 
   def wait(self) -> None:
     """Returns when everything is on disk, with checksums."""
@@ -86,6 +93,7 @@ class Checkpoints:
   def finish(self) -> None:
     """Waits as `wait` does, and closes."""
     self._record()
+    self._thread.shutdown()
     self._manager.close()
 
   def select(self, steps: Sequence[int], **why: Any) -> None:
@@ -148,10 +156,11 @@ class Checkpoints:
     if not self._writes:
       return
     self._manager.wait_until_finished()
-    for step in self._unrecorded:
-      workdir.write_json(
-        _checksums_path(self.folder, step), _checksums(self.folder / str(step))
-      )
+    if self._recording is None:
+      self._write_checksums()
+    else:
+      self._recording.result()
+    self._recording = None
     self._unrecorded.clear()
     if self._selection is not None:
       workdir.write_json(self.folder / SELECTED, self._selection)
@@ -164,6 +173,12 @@ class Checkpoints:
     for path in self.folder.glob("*.sha256.json"):
       if path.name.split(".")[0] not in kept:
         path.unlink()
+
+  def _write_checksums(self) -> None:
+    for step in self._unrecorded:
+      workdir.write_json(
+        _checksums_path(self.folder, step), _checksums(self.folder / str(step))
+      )
 
 
 def _options(**values: Any) -> ocp.CheckpointManagerOptions:

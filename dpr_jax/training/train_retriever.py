@@ -245,8 +245,7 @@ class Run:
       self.state, parallel.split_over_cores(batch)
     )
     self.profiler.after(step, reported)
-    with self.timer.paused(), self.watch.paused():  # it reads what was saved
-      self.saved.record_finished()
+    self.saved.record_finished()
     self._settle()  # the step before: the cores are busy with this one
     self.pending = (step, reported)
     saves = _is_due(step, self.every.checkpoint, self.steps)
