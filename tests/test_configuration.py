@@ -14,6 +14,7 @@ CONFIGS = [
   ("nq_100k", "quick"),
   ("nq_100k", "ablation"),
   ("nq_100k", "batch_size"),
+  ("nq_100k", "reader"),
   ("squad", ""),
   ("squad", "bench"),
 ]
