@@ -121,6 +121,18 @@ def local(tree: Any) -> Any:
   return jax.tree.map(own, tree)
 
 
+def assemble(trees: Sequence[Any], devices: Sequence[jax.Device]) -> Any:
+  """What stands on each of this process's cores, `[1, …]`, as `[cores, …]`."""
+  mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+  where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+  def one(*shards: jax.Array) -> jax.Array:
+    shape = (len(shards), *shards[0].shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, where, list(shards))
+
+  return jax.tree.map(one, *trees)
+
+
 def distribute(tree: Any, devices: Devices = None) -> Any:
   """Puts `[cores of all processes, …]` arrays there, a part on each core."""
   return _put(tree, devices, jax.sharding.PartitionSpec(AXIS))

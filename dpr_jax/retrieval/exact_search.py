@@ -13,7 +13,9 @@ bfloat16 are 30 GiB over all cores.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ QUESTIONS = 256  # compared at once; the last batch is filled up
 BLOCK = 4096  # rows that a core compares at once
 CANDIDATES = 4  # per hit wanted, where they are scored again in float32
 _NONE = np.iinfo(np.int32).max  # row of a place without a hit
+_ALIGNMENT = 64  # bytes: JAX takes such an array as a CPU core's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,47 +162,67 @@ class ExactSearch:
     if self._resident is not None:
       yield from self._resident
       return
-    parts = (
-      parallel.distribute(part, jax.local_devices())
-      for part in self._host_parts()
-    )
+    parts = self._placed_parts()
     if self.streams:
       yield from parts
     else:
       self._resident = list(parts)
       yield from self._resident
 
-  def _host_parts(self) -> Iterator[dict[str, np.ndarray]]:
-    """Consecutive rows, split over the cores; the last part is filled up."""
-    size = self._cores * self._per_core
+  def _placed_parts(self) -> Iterator[dict[str, Array]]:
+    """Consecutive rows, split over the cores; the last part is filled up.
+
+    The host holds one core's rows at a time.
+    """
+    devices = jax.local_devices()
+    placed: list[dict[str, Array]] = []
+    for rows in self._host_rows():
+      core = devices[len(placed)]
+      placed.append(jax.block_until_ready(jax.device_put(rows, core)))
+      del rows
+      if len(placed) == len(devices):
+        yield parallel.assemble(placed, devices)
+        placed = []
+
+  def _host_rows(self) -> Iterator[dict[str, np.ndarray]]:
+    """The next core's rows; empty ones where a part is not full."""
+    size, count = self._per_core, len(self._vectors)
+    shape = (1, size, self._vectors.dim)
     dtype = jnp.dtype(self._settings.storage)
-    dim = self._vectors.dim
-    part, first, filled = np.zeros((size, dim), dtype), 0, 0
+    part, filled, first = _aligned_zeros(shape, dtype), 0, 0
+    ends = -(-count // (size * self._cores)) * size * self._cores
     for _, block in faiss_index_build.finite_blocks(self._vectors):
       while len(block):
         some = block[: size - filled]
-        part[filled : filled + len(some)] = some
+        part[0, filled : filled + len(some)] = some
         filled, block = filled + len(some), block[len(some) :]
         if filled == size:
-          yield self._split(part, first, filled)
-          part = np.zeros((size, dim), dtype)
-          first, filled = first + size, 0
-    if filled:
-      yield self._split(part, first, filled)
+          yield {"vectors": part, "rows": _numbers(first, size, count)}
+          part = _aligned_zeros(shape, dtype)
+          filled, first = 0, first + size
+    for start in range(first, ends, size):
+      yield {"vectors": part, "rows": _numbers(start, size, count)}
+      part = _aligned_zeros(shape, dtype)
 
-  def _split(
-    self, part: np.ndarray, first: int, filled: int
-  ) -> dict[str, np.ndarray]:
-    rows = np.where(
-      np.arange(len(part)) < filled, np.arange(len(part)) + first, _NONE
-    ).astype(np.int32)
-    return parallel.split_over_cores({"vectors": part, "rows": rows})
+
+def _numbers(first: int, size: int, count: int) -> Int[np.ndarray, "1 rows"]:
+  """Rows from `first`, `_NONE` where the corpus has ended."""
+  rows = np.arange(first, first + size)
+  return np.where(rows < count, rows, _NONE).astype(np.int32)[None]
+
+
+def _aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """Zeros that a CPU's core can take as they are, without a copy."""
+  size = math.prod(shape) * dtype.itemsize
+  raw = np.zeros(size + _ALIGNMENT, np.uint8)
+  start = -raw.ctypes.data % _ALIGNMENT
+  return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def _core_bytes(settings: Settings) -> int:
   """Of each core's memory; cores on a CPU share the host's, twice over.
 
-  There a part is in memory once more while it is placed.
+  There the next part is in memory, while one is searched, where they stream.
   """
   available = memory.available_memory()
   if jax.default_backend() != "cpu" or available is None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dpr_jax import configuration, errors
+from dpr_jax import configuration, errors, memory
+from dpr_jax.benchmarking import search_cell
 from dpr_jax.retrieval import exact_search
 
 
@@ -92,3 +93,15 @@ def test_settings_of_a_config():
   config.exact.storage = "float16"
   with pytest.raises(errors.InputError, match=r"config\.exact\.storage="):
     exact_search.Settings.of(config)
+
+
+def test_placing_holds_the_vectors_once(make_vectors):
+  """And what a search takes; with a second copy it would be more than twice."""
+  if memory.status("RssAnon") is None:
+    pytest.skip("nobody says here how much memory a process has taken")
+  vectors = make_vectors(np.ones((131_072, 768), np.float32), block=10_000)
+  search = exact_search.ExactSearch(vectors)
+  with search_cell.PeakMemory() as peak:
+    rows, _ = search.search(np.ones((1, 768), np.float32), 3)
+  assert rows.tolist() == [[0, 1, 2]]
+  assert peak.bytes < 1.7 * vectors.array.nbytes
