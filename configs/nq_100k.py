@@ -12,10 +12,7 @@ Variants: `:quick` = 800 passages and 6 steps, about 3 minutes on 2 cores;
 half an epoch at any `--config.train.batch_size`, learning rate and warm-up
 scaled to it, for the table in docs/training.md; `:reader` = beside the rest a
 reader small enough for 2 cores, on the retrieved passages, from a reader that
-has learnt from SQuAD (docs/reading.md):
-
-  dpr-jax run --config=configs/nq_100k.py:reader --workdir=W --cpu_devices=2 \
-    --config.reader.checkpoint=WORKDIR_OF_configs/squad.py
+has learnt from SQuAD; commands and results are in docs/reading.md.
 """
 
 import os
@@ -90,7 +87,7 @@ def get_config(variant: str = ""):
     config.fusion.weight = 73.0  # chosen on dev: docs/retrieval.md
     reader = config.reader
     reader.train = "results"
-    reader.passages = 4  # the paper's 24 take 2 cores most of a day
+    reader.passages = 4  # paper: 24
     reader.max_steps = 96
     reader.length = 256
     reader.question_length = 48

@@ -169,7 +169,7 @@ def read(
       output = workdir.answers(name, method)
       files.append(_Answers(stage, path, output, counts))
   if files:
-    _read_files(make_engine(config, reader), files, counts)
+    _read_files(make_engine(config, reader), files)
     first = workdir.answers(name, next(iter(sources)))
     if first in (one.output for one in files):
       rows = workdir_lib.read_json(first)
@@ -249,8 +249,8 @@ class _Answers:
     output: pathlib.Path,
     counts: list[int],
   ):
-    self.path, self.output = path, output
-    self._stage, self._counts = stage, counts
+    self.path, self.output, self.counts = path, output, counts
+    self._stage = stage
     self._rows: list[dict[str, Any]] = []
     self._totals = dict.fromkeys(
       (
@@ -263,12 +263,16 @@ class _Answers:
       0,
     )
 
+  def tasks(self) -> Iterator[Task]:
+    """The questions, with as many passages as the largest count wants."""
+    return tasks_of(self.path, self.counts[-1])
+
   def add(
     self, task: Task, readings: Sequence[reading.Reading], cut: bool
   ) -> None:
     """One question; `cut` where it was too long for the reader."""
     weight = self._stage.config["retriever_weight"]
-    row = _row(task, readings, self._counts, weight)
+    row = _row(task, readings, self.counts, weight)
     self._rows.append(row)
     self._totals["questions"] += 1
     self._totals["passages"] += len(task.passages)
@@ -278,8 +282,6 @@ class _Answers:
 
   def finish(self) -> None:
     """Writes them, and the manifest."""
-    if not self._rows:
-      raise errors.InputError(f"{self.path}: no questions in it")
     self._stage.manifest.unlink(missing_ok=True)  # not for another file
     workdir_lib.write_json(self.output, self._rows)
     name = self.output.name
@@ -294,13 +296,19 @@ class _Answers:
 
 
 def _read_files(
-  engine: reading.PassageReader, files: Sequence[_Answers], counts: list[int]
+  engine: reading.PassageReader, files: Sequence[_Answers]
 ) -> None:
   """Reads all questions of some files side by side and writes the answers."""
-  tasks = [tasks_of(one.path, counts[-1]) for one in files]
+  # All of them are looked through first: an error in the last row of the last
+  # file must not come after hours of reading.
+  questions = [sum(1 for _ in one.tasks()) for one in files]
+  for one, count in zip(files, questions, strict=True):
+    if not count:
+      raise errors.InputError(f"{one.path}: no questions in it")
+  tasks = [one.tasks() for one in files]
   tokenizer = engine.reader.tokenizer
   names = ", ".join(one.output.stem for one in files)
-  with progress.Progress(None, f"read {names}", "questions") as bar:
+  with progress.Progress(max(questions), f"read {names}", "questions") as bar:
     while any(
       blocks := [list(itertools.islice(some, BLOCK)) for some in tasks]
     ):

@@ -177,6 +177,27 @@ def test_answers_of_a_results_file(config, reader, tmp_path, monkeypatch):
       answering.read(bad, place)
 
 
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("[]", "no questions in it"),
+    ('[{"question": "q", "answers": []}]', "question 0: not in DPR's results"),
+    ('[{"question": "q", "ans', "is not JSON"),
+  ],
+)
+def test_a_bad_file_is_found_before_anything_is_read(
+  config, reader, tmp_path, monkeypatch, text, message
+):
+  """Also where it is the last of several methods'."""
+  place = workdir.Workdir(tmp_path)
+  monkeypatch.setattr(answering, "load_reader", lambda *_: reader)
+  monkeypatch.setattr(reading.PassageReader, "read", None)
+  _results(place)
+  place.results("dev", "dense").write_text(text)
+  with pytest.raises(errors.InputError, match=message):
+    answering.read(config, place, methods=["bm25", "dense"])
+
+
 def test_what_two_methods_found_is_read_once(engine, monkeypatch):
   """As each alone would be read, up to rounding."""
   passages = [
