@@ -12,7 +12,13 @@ import dpr_jax.data
 import dpr_jax.retrieval
 from dpr_jax import configuration, workdir
 from dpr_jax.data import records
-from dpr_jax.retrieval import faiss_index_tune, vectors
+from dpr_jax.retrieval import (
+  faiss_index,
+  faiss_index_tune,
+  rankers,
+  search,
+  vectors,
+)
 
 TEXTS = [
   ("p0", "Paris", "Paris is the capital of France on the Seine."),
@@ -131,6 +137,19 @@ class World:
         "train", self.workdir.training, {}, {"model": fingerprint}
       ).finish({})
 
+  def embed_and_index(self):
+    """Leaves two models' vectors and an index of each."""
+    self.embed()
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(len(self.passages), 16))
+    self.embed("dense-start", "model-0", start)
+    for model in ("dense", "dense-start"):
+      faiss_index.index(self.config, self.workdir, model=model)
+
+  def retrieve(self, **kwargs):
+    """The stage."""
+    search.retrieve(self.config, self.workdir, **kwargs)
+
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
@@ -158,6 +177,14 @@ def world(tmp_path, monkeypatch):
     vectors, "open_vectors", lambda folder: world.vectors[folder]
   )
   monkeypatch.setattr(faiss_index_tune, "LEAST_SECONDS", 0.0)
+  return world
+
+
+@pytest.fixture
+def ready(world):
+  """A workdir in which everything before `retrieve` is done."""
+  world.config.retrieve.methods = rankers.METHODS
+  world.embed_and_index()
   return world
 
 

@@ -1,7 +1,6 @@
 """Retrieval from question to results file, with a stand-in encoder."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -11,27 +10,6 @@ from dpr_jax.data import records
 from dpr_jax.evaluation import ranking
 from dpr_jax.retrieval import bm25, faiss_index, mining, rankers, search
 from dpr_jax.retrieval.results import Hit
-
-
-@pytest.fixture
-def ready(world):
-  """A workdir in which everything before `retrieve` is done."""
-  world.config.retrieve.methods = rankers.METHODS
-  _embed_and_index(world)
-  return world
-
-
-def _embed_and_index(world):
-  world.embed()
-  rng = np.random.default_rng(0)
-  start = rng.normal(size=(len(world.passages), 16))
-  world.embed("dense-start", "model-0", start)
-  for model in ("dense", "dense-start"):
-    faiss_index.index(world.config, world.workdir, model=model)
-
-
-def _retrieve(world, **kwargs):
-  search.retrieve(world.config, world.workdir, **kwargs)
 
 
 def _results(world, method, name="dev"):
@@ -46,7 +24,7 @@ def _sidecar(world, method, name="dev"):
 
 @pytest.mark.parametrize("method", rankers.METHODS)
 def test_results_are_in_the_field_s_format(ready, method):
-  _retrieve(ready)
+  ready.retrieve()
   results = _results(ready, method)
   assert len(results) == 2
   by_id = {passage.id: passage for passage in ready.passages}
@@ -71,7 +49,7 @@ def test_results_are_in_the_field_s_format(ready, method):
 
 
 def test_bm25_results_are_those_of_the_index(ready):
-  _retrieve(ready, methods=["bm25"])
+  ready.retrieve(methods=["bm25"])
   index = bm25.build_or_load(ready.config, ready.workdir)
   texts = [question.question for question in ready.questions["dev"]]
   rows, scores = index.search(texts, 100)
@@ -87,7 +65,7 @@ def test_bm25_results_are_those_of_the_index(ready):
 
 
 def test_trec_run_says_the_same(ready):
-  _retrieve(ready)
+  ready.retrieve()
   for method in rankers.METHODS:
     path = ready.workdir.results("dev", method).with_suffix(".trec")
     lines = [line.split(" ") for line in path.read_text().splitlines()]
@@ -100,7 +78,7 @@ def test_trec_run_says_the_same(ready):
 
 
 def test_sidecar_holds_what_evaluation_needs(ready):
-  _retrieve(ready)
+  ready.retrieve()
   sidecar = _sidecar(ready, "dense")
   assert sidecar["gold"] == [["p0"], []]
   assert sidecar["depth"] == len(ready.passages)  # less than 100
@@ -128,7 +106,7 @@ def test_sidecar_holds_what_evaluation_needs(ready):
 
 def test_depth(ready):
   ready.config.retrieve.depth = 3
-  _retrieve(ready)
+  ready.retrieve()
   for method in rankers.METHODS:
     assert [len(entry["ctxs"]) for entry in _results(ready, method)] == [3, 3]
     assert _sidecar(ready, method)["depth"] == 3
@@ -136,10 +114,10 @@ def test_depth(ready):
 
 def test_batches_do_not_matter(ready, monkeypatch):
   ready.questions["dev"] = ready.questions["train"]
-  _retrieve(ready)
+  ready.retrieve()
   whole = [_results(ready, method) for method in rankers.METHODS]
   monkeypatch.setattr(search, "_BATCH", 3)
-  _retrieve(ready, overwrite=True)
+  ready.retrieve(overwrite=True)
   assert [_results(ready, method) for method in rankers.METHODS] == whole
   assert _results(ready, "bm25")[2]["ctxs"] == []  # no word is known
   assert _sidecar(ready, "bm25")["counts"]["no_hits"] == 1
@@ -150,34 +128,34 @@ def test_any_question_file(ready, tmp_path):
   path = tmp_path / "mine.qa.csv"
   path.write_text("1")
   ready.files[path] = [records.Question("Bananas?", ("yellow",))]
-  _retrieve(ready, questions_file=path, name="fruit", methods=["bm25"])
+  ready.retrieve(questions_file=path, name="fruit", methods=["bm25"])
   (entry,) = _results(ready, "bm25", "fruit")
   assert [hit["id"] for hit in entry["ctxs"]] == ["p6"]
   assert entry["ctxs"][0]["has_answer"] is True
   assert _sidecar(ready, "bm25", "fruit")["gold"] == [[]]
   path.write_text("2")  # another file: done again
   ready.files[path] = [records.Question("Rome?")]
-  _retrieve(ready, questions_file=path, name="fruit", methods=["bm25"])
+  ready.retrieve(questions_file=path, name="fruit", methods=["bm25"])
   assert _results(ready, "bm25", "fruit")[0]["ctxs"][0]["id"] == "p2"
   ready.files[path] = []
   with pytest.raises(errors.InputError, match="mine.qa.csv: no questions"):
-    _retrieve(ready, questions_file=path, name="none", methods=["bm25"])
+    ready.retrieve(questions_file=path, name="none", methods=["bm25"])
   with pytest.raises(errors.InputError, match="gone.csv"):
-    _retrieve(ready, questions_file=tmp_path / "gone.csv", name="none")
+    ready.retrieve(questions_file=tmp_path / "gone.csv", name="none")
 
 
 def test_skipped_when_done_and_again_when_changed(ready, monkeypatch):
-  _retrieve(ready)
+  ready.retrieve()
   paths = [ready.workdir.results("dev", m) for m in rankers.METHODS]
 
   def times():
     return [path.stat().st_mtime_ns for path in paths]
 
   before = times()
-  _retrieve(ready)
+  ready.retrieve()
   assert times() == before
   ready.config.bm25.k1 = 2.0
-  _retrieve(ready)
+  ready.retrieve()
   assert [a == b for a, b in zip(before, times(), strict=True)] == [
     False,
     True,
@@ -187,7 +165,7 @@ def test_skipped_when_done_and_again_when_changed(ready, monkeypatch):
   ]
   before = times()
   ready.config.model.question_prefix = "query: "
-  _retrieve(ready)
+  ready.retrieve()
   assert [a == b for a, b in zip(before, times(), strict=True)] == [
     True,
     False,
@@ -197,12 +175,12 @@ def test_skipped_when_done_and_again_when_changed(ready, monkeypatch):
   ]
   before = times()
   ready.config.evaluate.match = "regex"
-  _retrieve(ready)
+  ready.retrieve()
   assert all(a != b for a, b in zip(before, times(), strict=True))
 
 
 def test_a_failure_leaves_no_half_results(ready, monkeypatch):
-  _retrieve(ready, methods=["bm25"])
+  ready.retrieve(methods=["bm25"])
   folder = ready.workdir.root / "results"
   before = _results(ready, "bm25")
 
@@ -212,7 +190,7 @@ def test_a_failure_leaves_no_half_results(ready, monkeypatch):
   monkeypatch.setattr(search, "_BATCH", 1)
   monkeypatch.setattr(mining.PassageCache, "take", fail)
   with pytest.raises(KeyboardInterrupt):
-    _retrieve(ready, methods=["bm25"], overwrite=True)
+    ready.retrieve(methods=["bm25"], overwrite=True)
   assert _results(ready, "bm25") == before
   assert sorted(path.name for path in folder.iterdir()) == [
     "dev.bm25.json",
@@ -223,7 +201,7 @@ def test_a_failure_leaves_no_half_results(ready, monkeypatch):
 def test_ids_with_white_space_do_not_break_the_run(ready):
   ready.passages[6] = records.Passage("p 6", "Bananas", "Bananas")
   ready.questions["dev"][0] = records.Question("Bananas")
-  _retrieve(ready, methods=["bm25"])
+  ready.retrieve(methods=["bm25"])
   assert _results(ready, "bm25")[0]["ctxs"][0]["id"] == "p 6"
   run = ready.workdir.results("dev", "bm25").with_suffix(".trec")
   assert run.read_text().splitlines()[0].split(" ")[:4] == [
@@ -235,71 +213,15 @@ def test_ids_with_white_space_do_not_break_the_run(ready):
   assert _sidecar(ready, "bm25")["counts"]["ids_with_space"] == 1
 
 
-@pytest.mark.parametrize("methods", [["hybri"], ["bm25", "dens"], [""]])
-def test_unknown_method_is_refused(ready, methods):
-  with pytest.raises(
-    errors.InputError, match="must be one of bm25, dense, dense-start"
-  ):
-    _retrieve(ready, methods=methods)
-
-
-@pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "a b", "-x"])
-def test_bad_name_is_refused(ready, name):
-  with pytest.raises(errors.InputError, match="--name="):
-    _retrieve(ready, name=name)
-
-
-def test_bad_depth_is_refused(ready):
-  ready.config.retrieve.depth = 0
-  with pytest.raises(errors.InputError, match=r"retrieve\.depth=0"):
-    _retrieve(ready)
-
-
-def test_missing_index_is_refused(world):
-  with pytest.raises(errors.InputError, match="dpr-jax index"):
-    _retrieve(world, methods=["dense"])
-
-
-def test_vectors_of_another_model_are_refused(world):
-  world.embed(fingerprint="some-other-model")
-  faiss_index.index(world.config, world.workdir)
-  with pytest.raises(errors.InputError, match="vectors of model some-other-m"):
-    _retrieve(world, methods=["dense"])
-  with pytest.raises(errors.InputError, match="encoded by model model-1"):
-    search.Retriever.load(world.workdir.root, factory="Flat")
-
-
-def test_index_of_other_vectors_is_refused(ready):
-  ready.embed(array=np.zeros((len(ready.passages), 16)))
-  with pytest.raises(errors.InputError, match="made from other vectors"):
-    _retrieve(ready, methods=["dense"])
-
-
-def test_index_of_other_data_is_refused(ready):
-  ready.prepare("2")
-  with pytest.raises(errors.InputError, match="was not made from the 9"):
-    _retrieve(ready, methods=["dense"])
-
-
-def test_corpus_of_another_size_is_refused(ready):
-  ready.passages.pop()
-  with pytest.raises(errors.InputError, match="was not made from the 8"):
-    _retrieve(ready, methods=["dense"])
-  bm25.build_or_load(ready.config, ready.workdir)
-  ready.passages.pop()
-  with pytest.raises(errors.InputError, match="8 passages, the corpus 7"):
-    _retrieve(ready, methods=["bm25"])
-
-
 def test_the_index_does_not_need_the_vectors(ready):
   (ready.workdir.embeddings("dense") / "manifest.json").unlink()
-  _retrieve(ready, methods=["dense"])
+  ready.retrieve(methods=["dense"])
   assert _results(ready, "dense")
 
 
 def test_retriever(ready):
   questions = [question.question for question in ready.questions["dev"]]
-  _retrieve(ready)
+  ready.retrieve()
   workdir.write_json(
     ready.workdir.root / "config.json", {"index": {"factory": "Flat"}}
   )
@@ -326,24 +248,9 @@ def test_retriever(ready):
       retriever.search(questions, k=0)
 
 
-def test_retriever_refuses_what_is_not_there(world):
-  root = world.workdir.root
-  with pytest.raises(errors.InputError, match="must be one of bm25"):
-    search.Retriever.load(root, "hybri")
-  with pytest.raises(errors.InputError, match=r"config\.json"):
-    search.Retriever.load(root)
-  workdir.write_json(root / "config.json", {"index": {}})
-  with pytest.raises(errors.InputError, match=r"no index\.factory"):
-    search.Retriever.load(root)
-  with pytest.raises(errors.InputError, match="dpr-jax index"):
-    search.Retriever.load(pathlib.Path(root), factory="Flat")
-  with pytest.raises(errors.InputError, match="dpr-jax mine"):
-    search.Retriever.load(root, "bm25")
-
-
 def test_pyserini_s_format_says_the_same(ready):
   ready.config.retrieve.pyserini = True
-  _retrieve(ready, methods=["bm25", "dense"])
+  ready.retrieve(methods=["bm25", "dense"])
   for method in ("bm25", "dense"):
     path = ready.workdir.results("dev", method).with_suffix(".pyserini.json")
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -376,8 +283,8 @@ def test_beir_s_questions_keep_their_ids(ready, tmp_path):
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
   qrels = tmp_path / "test.tsv"
   qrels.write_text("query-id\tcorpus-id\tscore\nq-7\tp2\t1\nq-8\tp6\t1\n")
-  _retrieve(
-    ready, questions_file=path, name="beir", methods=["bm25"], qrels=qrels
+  ready.retrieve(
+    questions_file=path, name="beir", methods=["bm25"], qrels=qrels
   )
   run = ready.workdir.results("beir", "bm25").with_suffix(".trec")
   assert {line.split()[0] for line in run.read_text().splitlines()} == {
@@ -385,7 +292,7 @@ def test_beir_s_questions_keep_their_ids(ready, tmp_path):
     "q-8",
   }
   with pytest.raises(errors.InputError, match="needs --questions"):
-    _retrieve(ready, qrels=qrels)
+    ready.retrieve(qrels=qrels)
   found = ranking.evaluate(
     ready.config, ready.workdir, name="beir", qrels=qrels
   )
@@ -395,7 +302,7 @@ def test_beir_s_questions_keep_their_ids(ready, tmp_path):
 
 
 def test_judgements_by_gold_and_the_test_of_two_methods(ready, capsys):
-  _retrieve(ready, methods=["bm25", "dense"])
+  ready.retrieve(methods=["bm25", "dense"])
   found = ranking.evaluate(
     ready.config, ready.workdir, qrels="gold", compare=["dense", "bm25"]
   )
@@ -418,7 +325,7 @@ def test_hits_of_a_compressed_index_are_scored_again(ready):
   """Scores are inner products, as of the Flat index; estimates without."""
   ready.config.index.factory = "SQ4"
   faiss_index.index(ready.config, ready.workdir)
-  _retrieve(ready, methods=["dense", "exact"])
+  ready.retrieve(methods=["dense", "exact"])
   for ours, exact in zip(
     _results(ready, "dense"), _results(ready, "exact"), strict=True
   ):
@@ -432,7 +339,7 @@ def test_hits_of_a_compressed_index_are_scored_again(ready):
       atol=1e-4,
     )
   (ready.workdir.embeddings("dense") / "manifest.json").unlink()
-  _retrieve(ready, methods=["dense"], overwrite=True)
+  ready.retrieve(methods=["dense"], overwrite=True)
   estimated = [
     float(hit["score"]) for hit in _results(ready, "dense")[0]["ctxs"]
   ]
@@ -445,18 +352,6 @@ def test_more_hits_than_passages_and_one_question(ready):
   (hits,) = found.search("Paris", k=1000)
   assert len(hits) == len(ready.passages)
   ready.config.retrieve.depth = 1000
-  _retrieve(ready)
+  ready.retrieve()
   for method in rankers.METHODS:
     assert _sidecar(ready, method)["depth"] == len(ready.passages)
-
-
-def test_exact_refuses_other_vectors(ready):
-  ready.embed(fingerprint="some-other-model")
-  with pytest.raises(errors.InputError, match="vectors of model some-other-m"):
-    _retrieve(ready, methods=["exact"])
-  ready.embed(array=np.ones((4, 16)))
-  with pytest.raises(errors.InputError, match="4 vectors for the 9 passages"):
-    _retrieve(ready, methods=["exact"])
-  ready.prepare("2")
-  with pytest.raises(errors.InputError, match="not of the passages"):
-    _retrieve(ready, methods=["exact"])
