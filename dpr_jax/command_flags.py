@@ -64,7 +64,8 @@ TUNE = flags.DEFINE_bool(
   "tune",
   False,
   "index: search as carefully as config.index.recall_target needs; retrieve:"
-  " the weight of dense in hybrid, on the dev set. Stored in the workdir.",
+  " the weight of dense in hybrid, on the dev set; read: the weight of the"
+  " retriever's score, on the questions read. Stored in the workdir.",
 )
 SHARD = flags.DEFINE_integer(
   "shard", None, "index: build this one of config.index.shards alone, from 0."
@@ -198,7 +199,7 @@ _TAKEN_BY = {
   "separate": ("bench train",),
   "shard": ("index",),
   "topology": ("plan",),
-  "tune": ("index", "retrieve"),
+  "tune": ("index", "retrieve", "read"),
   "vectors": ("index", "bench search"),
   "what": ("export", "import"),
 }

@@ -165,6 +165,7 @@ def _functions(
       # In `run` they have been retrieved for.
       questions_file=given.QUESTIONS.value if stage == "read" else None,
       methods=given.METHOD.value,
+      tune=given.TUNE.value,
       **again,
     ),
     "evaluate": lambda: ranking.evaluate(

@@ -197,7 +197,8 @@ def base_config() -> ml_collections.ConfigDict:
   read_.methods = ("dense",)  # whose results are read; the first one's count
   read_.passages = (1, 10, 20, 50)  # read per question; the largest counts
   read_.span_tokens = 10  # of an answer at most, before it is widened to words
-  read_.retriever_weight = 0.0  # of the retriever's score beside the reader's
+  # Of the retriever's score; negative: as `read --tune` stored it
+  read_.retriever_weight = 0.0
   read_.tokens_per_core = 0  # read at once; 0 = as `embed.tokens_per_core`
   read_.length_step = 32  # inputs are padded to a multiple of it
   read_.rerank_depth = 50  # passages that `retrieve --rerank=reader` reorders

@@ -19,9 +19,10 @@ os.environ["XLA_FLAGS"] = " ".join(
       if "host_platform_device_count" not in flag
     ),
     f"--xla_force_host_platform_device_count={DEVICES}",
-    # Tests compile much and compute little.
+    # Tests compile much and compute little: half of the time without these.
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
   ]
 )
 # What was compiled once is not compiled again by the processes that tests

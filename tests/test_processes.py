@@ -1,4 +1,4 @@
-"""Several processes train as one, and end as one, whatever happens to one.
+"""Several processes work as one, and end as one, whatever happens to one.
 
 Real processes, started by the launcher, through the command line.
 """
@@ -6,6 +6,7 @@ Real processes, started by the launcher, through the command line.
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,11 @@ from dpr_jax import processes, workdir
 from dpr_jax.models import checkpoints
 
 STEPS = 8
+TRAINING = (
+  f"--config.train.max_steps={STEPS}",
+  "--config.train.dev_questions=8",
+  "--config.train.dev_every=4",
+)
 
 # The command line, with something happening to process 1 before step 4.
 HURT = """
@@ -40,10 +46,10 @@ cli.main()
 
 @pytest.fixture
 def launch(repository, config_file, environment):
-  """Starts `dpr-jax train` as two processes of two cores each."""
+  """Starts `dpr-jax` as two processes of two cores each."""
   started = []
 
-  def launch(folder, *arguments, hurt=None):
+  def launch(folder, *arguments, stage="train", hurt=None):
     program = ["-m", "dpr_jax.cli"]
     if hurt:
       program = ["-c", HURT.format(what=hurt)]
@@ -57,12 +63,10 @@ def launch(repository, config_file, environment):
         "--",
         sys.executable,
         *program,
-        "train",
+        stage,
         f"--config={config_file}",
         f"--workdir={folder}",
-        f"--config.train.max_steps={STEPS}",
-        "--config.train.dev_questions=8",
-        "--config.train.dev_every=4",
+        *(TRAINING if stage == "train" else ()),
         *arguments,
       ],
       stdout=subprocess.PIPE,
@@ -131,9 +135,7 @@ def test_killed_in_the_middle_and_resumed_to_the_same_end(
     "train",
     f"--config={config_file}",
     f"--workdir={tmp_path / 'whole'}",
-    f"--config.train.max_steps={STEPS}",
-    "--config.train.dev_questions=8",
-    "--config.train.dev_every=4",
+    *TRAINING,
     "--cpu_devices=4",
   )
   assert done.returncode == 0, done.stderr
@@ -158,6 +160,57 @@ def test_killed_in_the_middle_and_resumed_to_the_same_end(
       ("['key']['bias']", "['passage']['layer_1']['output_norm']['bias']")
     ):
       np.testing.assert_allclose(one, other, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_embed_the_same_bytes_and_go_on_with_other_processes(
+  launch, call, config_file, mined_workdir, tmp_path
+):
+  """Shards of 2 processes x 2 cores; some are lost and made by 1 x 4."""
+  for name in ("two", "one"):
+    shutil.copytree(mined_workdir.root, tmp_path / name)
+  arguments = ("--model=dense-start", "--config.embed.rows_per_shard=16")
+
+  def embed(name):
+    done = call(
+      "embed",
+      f"--config={config_file}",
+      f"--workdir={tmp_path / name}",
+      *arguments,
+      "--cpu_devices=4",
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+  def files(name):
+    folder = workdir.Workdir(tmp_path / name).embeddings("dense-start")
+    return {path.name: path for path in sorted(folder.glob("*.npy"))}
+
+  embed("one")
+  wanted = {name: path.read_bytes() for name, path in files("one").items()}
+  assert len(wanted) >= 8
+  code, err = _end(launch(tmp_path / "two", *arguments, stage="embed"))
+  assert code == 0, err
+  shares = re.findall(r"\[(\d)\].* (\d+) shards of (\d+) were this", err)
+  assert sorted(number for number, _, _ in shares) == ["0", "1"]
+  count = len(wanted) // 2
+  assert {int(total) for _, _, total in shares} == {count}
+  assert sum(int(share) for _, share, _ in shares) == count
+  assert {n: p.read_bytes() for n, p in files("two").items()} == wanted
+  written = {name: path.stat().st_ino for name, path in files("two").items()}
+  lost = sorted(wanted)[:3]
+  for name in lost:
+    files("two")[name].unlink()
+  (
+    workdir.Workdir(tmp_path / "two").embeddings("dense-start")
+    / workdir.MANIFEST
+  ).unlink()
+  embed("two")
+  assert {n: p.read_bytes() for n, p in files("two").items()} == wanted
+  numbers = {name.split("-")[1] for name in lost}
+  for name, path in files("two").items():
+    if name.split("-")[1] not in numbers:
+      assert path.stat().st_ino == written[name], name
 
 
 @pytest.mark.slow

@@ -7,10 +7,11 @@ numbers of passages are compared.
 """
 
 import dataclasses
+import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ml_collections
@@ -21,7 +22,7 @@ from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records, squad
 from dpr_jax.evaluation import ranking
 from dpr_jax.models import readers
-from dpr_jax.retrieval import reading
+from dpr_jax.retrieval import answer_tuning, reading
 
 STAGE = "read"
 SQUAD = "squad"  # in the place of a method: paragraphs are given
@@ -45,6 +46,9 @@ class Task:
   passages: list[records.Passage]
   scores: list[float]
   id: str = ""
+
+
+_Read = tuple[Task, Sequence[reading.Reading]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +84,12 @@ def answer(
   if index < 0:
     return Answer()
   found, passage = readings[index], task.passages[index]
-  text = passage.text[found.start : found.end]
+  text = _cut(passage, found)
   return Answer(text, index, passage.id, score, found.start, found.end)
+
+
+def _cut(passage: records.Passage, found: reading.Reading) -> str:
+  return passage.text[found.start : found.end]
 
 
 def tasks_of(path: pathlib.Path, depth: int) -> Iterator[Task]:
@@ -124,6 +132,7 @@ def read(
   name: str = "dev",
   questions_file: str | os.PathLike | None = None,
   methods: Sequence[str] | None = None,
+  tune: bool = False,
   overwrite: bool = False,
 ) -> None:
   """Stage `read`: answers of a question set, for every method's results.
@@ -136,6 +145,9 @@ def read(
       paragraph, no results are needed.
     methods: instead of `config.read.methods`; the first one's answers are also
       `answers/<name>.json`.
+    tune: chooses the weight of the retriever's score on these questions, for
+      each method, stores and uses it (`answer_tuning`).  What was read is kept
+      in memory until then.
     overwrite: also where answers are current.
 
   Raises:
@@ -145,6 +157,11 @@ def read(
   counts = _counts(config)
   sources = {}
   if questions_file is not None:
+    if tune:
+      raise errors.InputError(
+        "--tune: every question of --questions has one passage: there is no"
+        " choice that the retriever's score could help"
+      )
     path = pathlib.Path(questions_file)
     if not squad.is_squad(path):
       raise errors.InputError(
@@ -164,16 +181,56 @@ def read(
   reader = load_reader(config, workdir)
   files = []
   for method, path in sources.items():
-    stage = _stage(config, workdir, name, method, path, reader, counts)
-    if not stage.is_current(overwrite):
+    weight = 0.0
+    if method != SQUAD and not tune:
+      weight = answer_tuning.weight(config, workdir, method, reader)
+    stage = _stage(config, workdir, name, method, path, reader, counts, weight)
+    if not stage.is_current(overwrite or tune):
       output = workdir.answers(name, method)
-      files.append(_Answers(stage, path, output, counts))
+      choose = functools.partial(_tune, workdir, method, reader, counts[-1])
+      files.append(
+        _Answers(stage, path, output, counts, choose if tune else None)
+      )
   if files:
     _read_files(make_engine(config, reader), files)
     first = workdir.answers(name, next(iter(sources)))
     if first in (one.output for one in files):
       rows = workdir_lib.read_json(first)
       workdir_lib.write_json(workdir.answers(name), rows)
+
+
+def _tune(
+  workdir: workdir_lib.Workdir,
+  method: str,
+  reader: readers.Reader,
+  passages: int,
+  kept: Sequence[_Read],
+) -> float:
+  """The weight of the retriever's score that suits a method; stores it."""
+  found = answer_tuning.tune(
+    [
+      answer_tuning.candidates(
+        [_cut(*pair) for pair in zip(task.passages, readings, strict=True)],
+        task.answers,
+        readings,
+        task.scores,
+      )
+      for task, readings in kept
+      if task.answers
+    ]
+  )
+  answer_tuning.store(workdir, method, {"passages": passages, **found}, reader)
+  logging.info(
+    "read: %s, %d passages: with weight %.4g of the retriever %.1f %% exact"
+    " matches, %.1f %% with weights chosen on other questions, %.1f %% without",
+    method,
+    passages,
+    found["weight"],
+    100 * found["measure"],
+    100 * found["cross_fitted"],
+    100 * found["tried"][0]["measure"],
+  )
+  return found["weight"]
 
 
 def _counts(config: ml_collections.ConfigDict) -> list[int]:
@@ -222,6 +279,7 @@ def _stage(
   path: pathlib.Path,
   reader: readers.Reader,
   counts: list[int],
+  weight: float,
 ) -> workdir_lib.Stage:
   return workdir_lib.Stage(
     STAGE,
@@ -229,7 +287,7 @@ def _stage(
     {
       "passages": counts,
       "span_tokens": int(config.read.span_tokens),
-      "retriever_weight": float(config.read.retriever_weight),
+      "retriever_weight": weight,
     },
     {
       "questions": workdir_lib.fingerprint_file(path),
@@ -248,9 +306,12 @@ class _Answers:
     path: pathlib.Path,
     output: pathlib.Path,
     counts: list[int],
+    tune: Callable[[Sequence[_Read]], float] | None = None,
   ):
+    """Where `tune` is given, it chooses the weight from all that was read."""
     self.path, self.output, self.counts = path, output, counts
-    self._stage = stage
+    self._stage, self._tune = stage, tune
+    self._kept: list[_Read] = []
     self._rows: list[dict[str, Any]] = []
     self._totals = dict.fromkeys(
       (
@@ -271,6 +332,13 @@ class _Answers:
     self, task: Task, readings: Sequence[reading.Reading], cut: bool
   ) -> None:
     """One question; `cut` where it was too long for the reader."""
+    self._totals["questions_cut"] += cut
+    if self._tune is None:
+      self._answer(task, readings)
+    else:
+      self._kept.append((task, readings))
+
+  def _answer(self, task: Task, readings: Sequence[reading.Reading]) -> None:
     weight = self._stage.config["retriever_weight"]
     row = _row(task, readings, self.counts, weight)
     self._rows.append(row)
@@ -278,10 +346,16 @@ class _Answers:
     self._totals["passages"] += len(task.passages)
     self._totals["without_passages"] += not task.passages
     self._totals["without_prediction"] += not row["prediction"]
-    self._totals["questions_cut"] += cut
 
   def finish(self) -> None:
     """Writes them, and the manifest."""
+    if self._tune is not None:
+      chosen = {"retriever_weight": self._tune(self._kept)}
+      self._stage = dataclasses.replace(
+        self._stage, config={**self._stage.config, **chosen}
+      )
+      for task, readings in self._kept:
+        self._answer(task, readings)
     self._stage.manifest.unlink(missing_ok=True)  # not for another file
     workdir_lib.write_json(self.output, self._rows)
     name = self.output.name

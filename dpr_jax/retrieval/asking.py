@@ -13,7 +13,7 @@ import time
 from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
-from dpr_jax.retrieval import answering, reading, results, search
+from dpr_jax.retrieval import answer_tuning, answering, reading, results, search
 
 MARKS = ("[[", "]]")
 
@@ -103,12 +103,13 @@ class Answerer:
     config = configuration.read(workdir.root / "config.json")
     if not method and not len(config.read.methods):
       raise errors.InputError("config.read.methods is empty: give --method")
+    method = method or config.read.methods[0]
     reader = answering.load_reader(config, workdir)
     return cls(
-      search.Retriever.load(workdir.root, method or config.read.methods[0]),
+      search.Retriever.load(workdir.root, method),
       answering.make_engine(config, reader),
       k,
-      config.read.retriever_weight,
+      answer_tuning.weight(config, workdir, method, reader),
     )
 
   def ask(self, question: str) -> Reply:

@@ -7,6 +7,7 @@ reciprocal ranks, which need no scores.  A weight that suits the scores of an
 encoder is chosen on the dev questions, and on nothing else.
 """
 
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from dpr_jax import workdir as workdir_lib
 METHODS = ("linear", "minmax", "reciprocal")
 FILE = "fusion.json"
 # Weights tried, as multiples of (spread of BM25) / (spread of dense).
-_STEPS = [0.0, *(2.0 ** (power / 2) for power in range(-10, 9))]
+STEPS = [0.0, *(2.0 ** (power / 2) for power in range(-10, 9))]
 
 Ranked = tuple[np.ndarray, np.ndarray]  # rows (-1: none), scores; best first
 
@@ -158,7 +159,7 @@ def settings(
     if tuned is None:
       raise errors.InputError(
         f"config.fusion.weight={weight:g} stands for the weight tuned on dev,"
-        f" and {workdir.root / 'fusion' / FILE} has none for {method!r}: run"
+        f" and {tuned_file(workdir)} has none for {method!r}: run"
         " `dpr-jax retrieve --method=hybrid --tune` first"
       )
     weight = float(tuned["weight"])
@@ -172,19 +173,28 @@ def settings(
   }
 
 
-def read_tuned(workdir: workdir_lib.Workdir) -> dict[str, Any]:
+def tuned_file(workdir: workdir_lib.Workdir, name: str = FILE) -> pathlib.Path:
+  """Where tuned weights are kept."""
+  return workdir.root / "fusion" / name
+
+
+def read_tuned(
+  workdir: workdir_lib.Workdir, name: str = FILE
+) -> dict[str, Any]:
   """What `tune` has stored, by method of fusion."""
-  path = workdir.root / "fusion" / FILE
+  path = tuned_file(workdir, name)
   return workdir_lib.read_json(path) if path.exists() else {}
 
 
 def store_tuned(
-  workdir: workdir_lib.Workdir, method: str, found: dict[str, Any]
+  workdir: workdir_lib.Workdir,
+  method: str,
+  found: dict[str, Any],
+  name: str = FILE,
 ) -> None:
   """Keeps what `tune` has chosen for a method of fusion."""
-  workdir_lib.write_json(
-    workdir.root / "fusion" / FILE, read_tuned(workdir) | {method: found}
-  )
+  stored = read_tuned(workdir, name) | {method: found}
+  workdir_lib.write_json(tuned_file(workdir, name), stored)
 
 
 def tune(
@@ -213,7 +223,7 @@ def tune(
     scale = _spread([one for one, _ in batches]) / (
       _spread([other for _, other in batches]) or 1.0
     )
-  weights = sorted({scale * step for step in _STEPS} | {options["weight"]})
+  weights = sorted({scale * step for step in STEPS} | {options["weight"]})
   tried = []
   for weight in weights:
     rows = [

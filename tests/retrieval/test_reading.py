@@ -177,6 +177,42 @@ def test_answers_of_a_results_file(config, reader, tmp_path, monkeypatch):
       answering.read(bad, place)
 
 
+def test_tuned_weight(config, reader, engine, tmp_path, monkeypatch):
+  """Chosen from one reading, stored, and used where -1 stands for it."""
+  place = workdir.Workdir(tmp_path)
+  monkeypatch.setattr(answering, "load_reader", lambda *_: reader)
+  (hits,) = (row["ctxs"] for row in _results(place)[:1])
+  passages = [records.Passage(h["id"], h["title"], h["text"]) for h in hits]
+  ((*readings,),) = engine.read([QUESTIONS[0]], [passages[:3]])
+  last = int(np.argmin([one.rank for one in readings]))
+  right = readings[last]
+  # Right is the passage that the reader likes least and the retriever most.
+  rows = json.loads(place.results("dev", "bm25").read_text())
+  rows[0]["answers"] = [passages[last].text[right.start : right.end]]
+  rows[0]["ctxs"][last]["score"] = "99"
+  place.results("dev", "bm25").write_text(json.dumps(rows))
+  tuned = copy.deepcopy(config)
+  tuned.read.retriever_weight = -1.0
+  with pytest.raises(errors.InputError, match="has none for 'bm25': run"):
+    answering.read(tuned, place)
+  with pytest.raises(errors.InputError, match="has one passage"):
+    answering.read(config, place, questions_file="squad.json", tune=True)
+  answering.read(config, place)
+  before = json.loads(place.answers("dev").read_text())
+  answering.read(config, place, tune=True)
+  stored = workdir.read_json(place.root / "fusion" / "reader.json")["bm25"]
+  assert stored["weight"] > 0
+  assert (stored["measure"], stored["passages"]) == (0.5, 3)
+  after = json.loads(place.answers("dev").read_text())
+  assert before[0]["passage_id"] != passages[last].id
+  assert after[0]["passage_id"] == passages[last].id
+  answering.read(tuned, place, overwrite=True)
+  assert json.loads(place.answers("dev").read_text()) == after
+  monkeypatch.setitem(reader.__dict__, "fingerprint", "another")
+  with pytest.raises(errors.InputError, match="that of another reader for"):
+    answering.read(tuned, place, overwrite=True)
+
+
 @pytest.mark.parametrize(
   ("text", "message"),
   [

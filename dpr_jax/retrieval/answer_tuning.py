@@ -1,0 +1,141 @@
+"""How much the retriever's score counts when an answer is chosen.
+
+In come the readings of dev questions, out comes the weight that gives the most
+exact matches (`reading.choose` says what it multiplies).  It is stored in
+`fusion/reader.json`, by method of retrieval, and stands for
+`read.retriever_weight=-1`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from dpr_jax import errors
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.evaluation import exact_match
+from dpr_jax.models import readers
+from dpr_jax.retrieval import fusion, reading
+
+FILE = "reader.json"
+
+
+class Candidates(NamedTuple):
+  """What may be the answer to one question.
+
+  Attributes:
+    readings: of its passages, in the order of retrieval.
+    scores: the retriever's, of the same passages.
+    right: whether the answer in each of them is an exact match.
+  """
+
+  readings: Sequence[reading.Reading]
+  scores: Sequence[float]
+  right: Sequence[bool]
+
+  def score(self, weight: float) -> bool:
+    """Whether the chosen answer is right."""
+    index, _ = reading.choose(self.readings, self.scores, weight)
+    return index >= 0 and bool(self.right[index])
+
+
+def candidates(
+  predictions: Sequence[str],
+  answers: Sequence[str],
+  readings: Sequence[reading.Reading],
+  scores: Sequence[float],
+) -> Candidates:
+  """Of a question whose passages gave these predictions."""
+  right = [
+    bool(text) and exact_match.exact_match(text, answers)
+    for text in predictions
+  ]
+  return Candidates(readings, scores, right)
+
+
+def tune(questions: Sequence[Candidates]) -> dict[str, Any]:
+  """The weight that gives the most exact matches.
+
+  Weights are tried from the reader alone to (nearly) the retriever alone, in
+  steps of a factor of 1.4.
+
+  Args:
+    questions: with answers.
+
+  Returns:
+    "weight", "measure" (share of exact matches), everything "tried", of equal
+    ones the least weight, and "cross_fitted": the measure where every other
+    question is answered with the weight that the rest would choose.  That is
+    what new questions may expect; "measure" itself is chosen to be high.
+
+  Raises:
+    InputError: there are no questions.
+  """
+  if not questions:
+    raise errors.InputError(
+      "--tune: no question has an answer, so no weight is better than another"
+    )
+  spreads = [
+    float(np.std([one.rank for one in each.readings]))
+    for each in questions
+    if len(each.readings) > 1
+  ]
+  # Scaled scores of the retriever spread over 1, and so does the first weight.
+  scale = 4 * float(np.median(spreads)) if spreads else 1.0
+  weights = [scale * step for step in fusion.STEPS]
+  found = np.array([[q.score(weight) for q in questions] for weight in weights])
+  measures = found.mean(1)
+  best = int(np.argmax(measures))
+  halves = [slice(None, None, 2), slice(1, None, 2)]
+  right = sum(
+    found[np.argmax(found[:, other].mean(1)), half].sum()
+    for half, other in (halves, halves[::-1])
+    if found[:, other].size
+  )
+  return {
+    "weight": weights[best],
+    "measure": float(measures[best]),
+    "cross_fitted": float(right / len(questions)),
+    "tried": [
+      {"weight": weight, "measure": float(measure)}
+      for weight, measure in zip(weights, measures, strict=True)
+    ],
+  }
+
+
+def store(
+  workdir: workdir_lib.Workdir,
+  method: str,
+  found: dict[str, Any],
+  reader: readers.Reader,
+) -> None:
+  """Keeps what `tune` has chosen for a method and a reader."""
+  found = {**found, "reader": reader.fingerprint}
+  fusion.store_tuned(workdir, method, found, FILE)
+
+
+def weight(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  method: str,
+  reader: readers.Reader,
+) -> float:
+  """`read.retriever_weight`, or what `tune` has stored where that is negative.
+
+  Raises:
+    InputError: it is negative, and nothing is stored for the method, or what
+      was chosen for another reader.
+  """
+  given = float(config.read.retriever_weight)
+  if given >= 0:
+    return given
+  stored = fusion.read_tuned(workdir, FILE).get(method)
+  if stored is None or stored["reader"] != reader.fingerprint:
+    lacks = "has none" if stored is None else "has that of another reader"
+    raise errors.InputError(
+      f"config.read.retriever_weight={given:g} stands for the weight tuned on"
+      f" dev, and {fusion.tuned_file(workdir, FILE)} {lacks} for {method!r}:"
+      f" run `dpr-jax read --method={method} --tune` first"
+    )
+  return float(stored["weight"])
