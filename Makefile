@@ -66,7 +66,8 @@ demo: $(VENV)/.runtime ## Run the whole flow on the embedded sample.
 
 # A file's tests stay in one worker: what they share is made once.
 test: $(VENV)/.test parity planner ## Run all tests (PARITY=0: without torch, libtpu).
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	  --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.test ## Check style, formatting and shell scripts.
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ shapes in the annotations of `dpr_jax` are checked at every call (jaxtyping with
 beartype) for as long as the tests run.
 """
 
+import collections
 import os
 import pathlib
 
@@ -70,6 +71,14 @@ def forget_compiled_programs():
   maps = pathlib.Path("/proc/self/maps")
   if maps.exists() and maps.read_bytes().count(b"\n") > MAPS_AT_MOST:
     jax.clear_caches()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Files with slow tests first, so that no worker has to wait for the last."""
+  slow = collections.Counter(
+    item.path for item in items if item.get_closest_marker("slow")
+  )
+  items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_report_header() -> str:
