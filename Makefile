@@ -39,11 +39,11 @@ $(VENV)/.test: $(BIN)/python $(INPUTS)
 	$(BIN)/python -m pip install --quiet -e '.[test]' -c constraints.txt
 	@touch $(VENV)/.runtime $@
 
-# Tests that compare with PyTorch skip, and say so, where it is missing.
+# Tests that compare with PyTorch or Numba skip, and say so, where it is missing.
 # Where pip would take the build with GBs of CUDA, set
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu, or PARITY=0.
 $(VENV)/.parity: $(VENV)/.test
-	@for peer in torch==2.13.0 sentence-transformers; do \
+	@for peer in torch==2.13.0 sentence-transformers numba; do \
 	  $(BIN)/python -m pip install --quiet -c constraints.txt $$peer || { \
 	    echo "warning: $$peer cannot be installed here: the tests that \
 	compare with it will be SKIPPED" >&2; exit 0; }; done; touch $@

@@ -105,11 +105,12 @@ AGAINST = flags.DEFINE_enum(
     "sentence-transformers",
     "sentence-transformers-bfloat16",
     "bm25s",
+    "bm25s-numba",
     "transformers",
   ],
   "A library to compare with; bench train, encode: sentence-transformers, which"
-  " needs dpr-jax[bench] (in bfloat16 for encode alone); bench search: bm25s;"
-  " bench reader: transformers.",
+  " needs dpr-jax[bench] (in bfloat16 for encode alone); bench search: bm25s"
+  " (-numba: compiled as well); bench reader: transformers.",
 )
 JSON = flags.DEFINE_string(
   "json",

@@ -236,7 +236,7 @@ def test_imports_and_requirements_are_the_same_set():
 
 def test_constraints_are_inside_the_ranges_of_setup():
   tested = pins("constraints.txt")
-  for name, one in required("test", "parity", "tpu").items():
+  for name, one in required("test", "bench", "tpu").items():
     assert one.specifier.contains(tested[name]), one
 
 

@@ -3,11 +3,14 @@
 On the vectors and dev questions of a workdir, or on made-up ones in clusters
 (`clusters.py`), every index is built in a process of its own
 (`search_cell.py`), tuned to the same recall and measured.  `--against=bm25s`
-then lets the fastest index that reaches the recall, and the library bm25s, take
-turns at the same questions with one thread each; encoding the questions is
-timed apart, as is splitting them into words.
+then lets the fastest index that reaches the recall, our BM25 and the library
+bm25s (with `-numba`: also compiled by Numba) take turns at the same questions
+with one thread each; encoding the questions is timed apart, as is splitting
+them into words.
 """
 
+import copy
+import importlib.util
 import json
 import math
 import pathlib
@@ -15,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -34,7 +37,9 @@ from dpr_jax.retrieval import (
   faiss_index_tune,
 )
 
-PEERS = ("bm25s",)
+NUMBA = "bm25s-numba"
+PEERS = ("bm25s", NUMBA)  # the second brings the first with it
+OURS = "BM25 of dpr-jax"
 REPEATS = 3
 EXACT = search_cell.EXACT
 _THREADS = ("1 thread", "all threads")
@@ -77,7 +82,7 @@ def bench(
     vectors: how many of those; 0 = the workdir's.
     dim: their width.
     factories: factory strings, and "exact"; () = `factories_for`.
-    against: "bm25s", on a workdir's questions.
+    against: one of `PEERS`, on a workdir's questions.
     cpu_devices: emulated cores of "exact"; 0 = the devices there are.
     repeats: rounds against the peer; 0 = `REPEATS`.
     json_file: where the report goes too; written after every index.
@@ -86,7 +91,13 @@ def bench(
     InputError: the workdir lacks something, or a factory string is wrong.
   """
   if against not in (None, *PEERS):
-    raise errors.InputError(f"--against={against}: must be {PEERS[0]}")
+    raise errors.InputError(
+      f"--against={against}: must be one of {', '.join(PEERS)}"
+    )
+  if against == NUMBA and importlib.util.find_spec("numba") is None:
+    raise errors.InputError(
+      f"--against={against} needs numba: pip install 'dpr-jax[bench]'"
+    )
   if (workdir is None) == (not vectors):
     raise errors.InputError(
       "bench search needs either a --workdir, or --vectors=N made-up ones"
@@ -121,7 +132,7 @@ def bench(
         workdir_lib.write_json(json_file, report)
     if against:
       report["against"] = _against_bm25s(
-        config, workdir, source, report, repeats or REPEATS
+        config, workdir, source, report, repeats or REPEATS, against
       )
   if json_file:
     workdir_lib.write_json(json_file, report)
@@ -215,8 +226,9 @@ def _against_bm25s(
   source,
   report: dict[str, Any],
   rounds: int,
+  against: str = PEERS[0],
 ) -> dict[str, Any]:
-  """Alternates with the library's own search, one thread each."""
+  """Alternates with BM25, ours and the library's own, one thread each."""
   import bm25s
 
   depth, target = faiss_index_tune.RANKS[-1], float(config.index.recall_target)
@@ -251,23 +263,30 @@ def _against_bm25s(
       some = source.questions[first : first + faiss_index_tune.BATCH]
       faiss_index_search.search_index(index, some, depth)
 
-  def peer(_: int) -> None:
-    ours.library.retrieve(
+  def retrieve(library: Any, backend: str) -> Callable[[int], Any]:
+    return lambda _: library.retrieve(
       tokens,
       k=depth,
       n_threads=1,
       show_progress=False,
-      backend_selection="numpy",
+      backend_selection=backend,
     )
 
+  texts = [question.question for question in source.asked]
+  contenders = [
+    harness.Contender(factory, dense),
+    harness.Contender(OURS, lambda _: ours.search(texts, depth)),
+    harness.Contender(PEERS[0], retrieve(ours.library, "numpy")),
+  ]
+  if against == NUMBA:
+    compiled = copy.copy(ours.library)
+    compiled.backend = "numba"
+    compiled.activate_numba_scorer()
+    contenders.append(harness.Contender(NUMBA, retrieve(compiled, "numba")))
   with faiss_index_search.threads(1):
-    outcome = harness.contest(
-      [harness.Contender(factory, dense), harness.Contender(PEERS[0], peer)],
-      rounds=rounds,
-    )
+    outcome = harness.contest(contenders, rounds=rounds)
   count = len(source.questions)
   return {
-    "peer": PEERS[0],
     "index": factory,
     "search": report["indexes"][factory]["search"],
     "questions_per_second": {
@@ -275,9 +294,12 @@ def _against_bm25s(
       for name, seconds in outcome.seconds.items()
     },
     "words_per_second": count / split_seconds,
-    "speedup": harness.speedup(
-      outcome.seconds[factory], outcome.seconds[PEERS[0]]
-    ),
+    "speedup": {
+      each.name: harness.speedup(
+        outcome.seconds[factory], outcome.seconds[each.name]
+      )
+      for each in contenders[1:]
+    },
   }
 
 
@@ -313,8 +335,9 @@ def print_report(report: dict[str, Any]) -> None:
     )
   if "against" in report:
     found = report["against"]
-    line = harness.speedup_line(found["index"], found["peer"], found["speedup"])
-    print(f"One thread each, top 100: {line}.")
+    print("One thread each, top 100:")
+    for peer, speedup in found["speedup"].items():
+      print(f"  {harness.speedup_line(found['index'], peer, speedup)}.")
   print(harness.machine_line({**report, "matrix_peak_gflops": None}))
 
 

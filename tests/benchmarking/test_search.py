@@ -70,15 +70,14 @@ def test_a_failed_index_is_a_row(capsys):
     "indexes": {"Flat": {"failure": "exit -9: killed"}},
     "against": {
       "index": "Flat",
-      "peer": "bm25s",
-      "speedup": harness.speedup([1.0, 2.0], [3.0, 8.0]),
+      "speedup": {"bm25s": harness.speedup([1.0, 2.0], [3.0, 8.0])},
     },
   }
   search.print_report(report)
   printed = capsys.readouterr().out
   assert "exit -9: killed" in printed
   assert "12 questions/s" in printed
-  assert "One thread each, top 100: Flat is 3.67 times as fast" in printed
+  assert "One thread each, top 100:\n  Flat is 3.67 times as fast" in printed
 
 
 class _Passages(list):
@@ -86,8 +85,11 @@ class _Passages(list):
     yield 0, self
 
 
-def test_turns_with_bm25s(tiny_config, tmp_path, monkeypatch):
-  """The fastest index that finds enough, and the library's own search."""
+@pytest.mark.parametrize("against", search.PEERS)
+def test_turns_with_bm25s(against, tiny_config, tmp_path, monkeypatch):
+  """The fastest index that finds enough, our BM25 and the library's own."""
+  if against == search.NUMBA:
+    pytest.importorskip("numba", reason="compares with bm25s on numba")
   path, asked = clusters.write(tmp_path, 120, 8, 6)
   passages = _Passages(
     records.Passage(str(i), f"title {i}", f"word{i % 7} and word{i % 5}")
@@ -118,10 +120,12 @@ def test_turns_with_bm25s(tiny_config, tmp_path, monkeypatch):
       "exact": row(1.0, 99.0),
     }
   }
-  found = search._against_bm25s(tiny_config, None, source, report, 2)
+  found = search._against_bm25s(tiny_config, None, source, report, 2, against)
   assert found["index"] == "SQ8"
-  assert len(found["speedup"]["pairs"]) == 2
-  assert set(found["questions_per_second"]) == {"SQ8", "bm25s"}
+  others = {search.OURS, "bm25s", against}
+  assert set(found["questions_per_second"]) == {"SQ8", *others}
+  assert set(found["speedup"]) == others
+  assert len(found["speedup"][against]["pairs"]) == 2
   report["indexes"] = {"SQ4": row(0.5, 99.0)}
   with pytest.raises(errors.InputError, match=r"no index reaches recall@20"):
     search._against_bm25s(tiny_config, None, source, report, 2)
