@@ -229,8 +229,8 @@ def _refused(done, *words):
     (
       ["train", "--config=NQ:foo", "--workdir=w"],
       [
-        "ValueError: configs/nq_100k.py has no variant 'foo': quick, ablation"
-        " or batch_size"
+        "ValueError: configs/nq_100k.py has no variant 'foo': quick, ablation,"
+        " batch_size or reader"
       ],
     ),
     (

@@ -6,7 +6,6 @@ Real processes, started by the launcher, through the command line.
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
@@ -191,20 +190,14 @@ def test_embed_the_same_bytes_and_go_on_with_other_processes(
   assert len(wanted) >= 8
   code, err = _end(launch(tmp_path / "two", *arguments, stage="embed"))
   assert code == 0, err
-  shares = re.findall(r"\[(\d)\].* (\d+) shards of (\d+) were this", err)
-  assert sorted(number for number, _, _ in shares) == ["0", "1"]
   count = len(wanted) // 2
-  assert {int(total) for _, _, total in shares} == {count}
-  assert sum(int(share) for _, share, _ in shares) == count
+  # Process 0 speaks for all; process 1 made the rest.
+  assert f"{-(-count // 2)} shards of {count} were this process's" in err
   assert {n: p.read_bytes() for n, p in files("two").items()} == wanted
   written = {name: path.stat().st_ino for name, path in files("two").items()}
   lost = sorted(wanted)[:3]
   for name in lost:
     files("two")[name].unlink()
-  (
-    workdir.Workdir(tmp_path / "two").embeddings("dense-start")
-    / workdir.MANIFEST
-  ).unlink()
   embed("two")
   assert {n: p.read_bytes() for n, p in files("two").items()} == wanted
   numbers = {name.split("-")[1] for name in lost}
