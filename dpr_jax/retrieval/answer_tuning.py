@@ -61,25 +61,18 @@ def tune(questions: Sequence[Candidates]) -> dict[str, Any]:
   steps of a factor of 1.4.
 
   Args:
-    questions: with answers.
+    questions: one or more, with answers.
 
   Returns:
     "weight", "measure" (share of exact matches), everything "tried", of equal
     ones the least weight, and "cross_fitted": the measure where every other
     question is answered with the weight that the rest would choose.  That is
     what new questions may expect; "measure" itself is chosen to be high.
-
-  Raises:
-    InputError: there are no questions.
   """
-  if not questions:
-    raise errors.InputError(
-      "--tune: no question has an answer, so no weight is better than another"
-    )
   spreads = [
-    float(np.std([one.rank for one in each.readings]))
+    float(np.std(ranks))
     for each in questions
-    if len(each.readings) > 1
+    if len(ranks := [r.rank for r in each.readings if r.end > r.start]) > 1
   ]
   # Scaled scores of the retriever spread over 1, and so does the first weight.
   scale = 4 * float(np.median(spreads)) if spreads else 1.0

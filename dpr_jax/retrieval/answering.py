@@ -328,6 +328,25 @@ class _Answers:
     """The questions, with as many passages as the largest count wants."""
     return tasks_of(self.path, self.counts[-1])
 
+  def check(self) -> int:
+    """Looks through the file; how many questions it has.
+
+    Raises:
+      InputError: it is malformed or empty, or there is nothing to tune on.
+    """
+    count = answered = 0
+    for task in self.tasks():
+      count += 1
+      answered += bool(task.answers)
+    if not count:
+      raise errors.InputError(f"{self.path}: no questions in it")
+    if self._tune is not None and not answered:
+      raise errors.InputError(
+        f"--tune: no question in {self.path} has an answer, so no weight is"
+        " better than another"
+      )
+    return count
+
   def add(
     self, task: Task, readings: Sequence[reading.Reading], cut: bool
   ) -> None:
@@ -375,10 +394,7 @@ def _read_files(
   """Reads all questions of some files side by side and writes the answers."""
   # All of them are looked through first: an error in the last row of the last
   # file must not come after hours of reading.
-  questions = [sum(1 for _ in one.tasks()) for one in files]
-  for one, count in zip(files, questions, strict=True):
-    if not count:
-      raise errors.InputError(f"{one.path}: no questions in it")
+  questions = [one.check() for one in files]
   tasks = [one.tasks() for one in files]
   tokenizer = engine.reader.tokenizer
   names = ", ".join(one.output.stem for one in files)

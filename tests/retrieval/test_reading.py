@@ -214,15 +214,24 @@ def test_tuned_weight(config, reader, engine, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("text", "message"),
+  ("text", "message", "tune"),
   [
-    ("[]", "no questions in it"),
-    ('[{"question": "q", "answers": []}]', "question 0: not in DPR's results"),
-    ('[{"question": "q", "ans', "is not JSON"),
+    ("[]", "no questions in it", False),
+    (
+      '[{"question": "q", "answers": []}]',
+      "question 0: not in DPR's results",
+      False,
+    ),
+    ('[{"question": "q", "ans', "is not JSON", False),
+    (
+      '[{"question": "q", "answers": [], "ctxs": []}]',
+      "--tune: no question in .* has an answer",
+      True,
+    ),
   ],
 )
 def test_a_bad_file_is_found_before_anything_is_read(
-  config, reader, tmp_path, monkeypatch, text, message
+  config, reader, tmp_path, monkeypatch, text, message, tune
 ):
   """Also where it is the last of several methods'."""
   place = workdir.Workdir(tmp_path)
@@ -231,7 +240,7 @@ def test_a_bad_file_is_found_before_anything_is_read(
   _results(place)
   place.results("dev", "dense").write_text(text)
   with pytest.raises(errors.InputError, match=message):
-    answering.read(config, place, methods=["bm25", "dense"])
+    answering.read(config, place, methods=["bm25", "dense"], tune=tune)
 
 
 def test_what_two_methods_found_is_read_once(engine, monkeypatch):
