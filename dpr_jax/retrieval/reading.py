@@ -191,28 +191,39 @@ class PassageReader:
       yield job, Reading(rank, score, int(start), int(end))
 
 
-def choose(
+def mixed_scores(
   readings: Sequence[Reading],
-  retriever_scores: Sequence[float] = (),
-  weight: float = 0.0,
-) -> tuple[int, float]:
-  """The passage whose answer is given, and its score.
+  retriever_scores: Sequence[float],
+  weight: float,
+) -> np.ndarray:
+  """How good each passage of a question is, reader and retriever together.
 
   Args:
     readings: of one question, in the order of retrieval.
     retriever_scores: of the same passages; used with a weight.
     weight: the score is rank + weight * the retriever's score, which is scaled
       to 0 (the least of them) to 1 (the greatest).
-
-  Returns:
-    (index, score); the earlier one of equals; (-1, -inf) where no passage has
-    an answer.
   """
   scores = np.array([reading.rank for reading in readings], np.float64)
   if weight and len(readings):
     given = np.asarray(retriever_scores, np.float64)
     spread = given.max() - given.min()
     scores = scores + weight * (given - given.min()) / (spread or 1.0)
+  return scores
+
+
+def choose(
+  readings: Sequence[Reading],
+  retriever_scores: Sequence[float] = (),
+  weight: float = 0.0,
+) -> tuple[int, float]:
+  """The passage whose answer is given, and its score, of `mixed_scores`.
+
+  Returns:
+    (index, score); the earlier one of equals; (-1, -inf) where no passage has
+    an answer.
+  """
+  scores = mixed_scores(readings, retriever_scores, weight)
   answered = [reading.end > reading.start for reading in readings]
   scores = np.where(answered, scores, -np.inf)
   if not any(answered):

@@ -2,7 +2,8 @@
 
 In comes `results/<name>.<method>.json`, out comes the same question set as
 `results/<name>.<method>-reader.json`: the first passages of every question
-ordered by the reader's rank head, the rest behind them as they were.
+ordered by the reader's rank head, the retriever's score beside it where
+`read.retriever_weight` says so, the rest behind them as they were.
 """
 
 import ml_collections
@@ -12,7 +13,7 @@ from dpr_jax import configuration, errors, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.evaluation import answers as answers_lib
-from dpr_jax.retrieval import answering
+from dpr_jax.retrieval import answer_tuning, answering, reading
 from dpr_jax.retrieval.results import Hit, ResultsWriter
 
 STAGE = "rerank"
@@ -52,13 +53,18 @@ def rerank(
       "--rerank=reader: the rank head of this reader was not trained; train it"
       " with config.reader.passages above 1"
     )
+  weight = answer_tuning.weight(config, workdir, method, reader)
   output = workdir.results(name, method + SUFFIX)
   sidecar = source.with_suffix(".manifest.json")
   before = workdir_lib.read_json(sidecar) if sidecar.exists() else {}
   stage = workdir_lib.Stage(
     STAGE,
     output.parent,
-    {"rerank_depth": depth, "match": config.evaluate.match},
+    {
+      "rerank_depth": depth,
+      "retriever_weight": weight,
+      "match": config.evaluate.match,
+    },
     {
       "results": workdir_lib.fingerprint_file(source),
       "reader": reader.fingerprint,
@@ -87,7 +93,8 @@ def rerank(
         [task.passages[:depth] for task in some],
       )
       for task, readings in zip(some, found, strict=True):
-        hits = _reordered(task, [reading.rank for reading in readings])
+        scores = reading.mixed_scores(readings, task.scores[:depth], weight)
+        hits = _reordered(task, scores.tolist())
         question = records.Question(task.question, task.answers)
         keys = [(hit.id, hit.text) for hit in hits]
         writer.write(
@@ -106,12 +113,12 @@ def rerank(
   logging.info("rerank: %s", output)
 
 
-def _reordered(task: answering.Task, ranks: list[float]) -> list[Hit]:
-  """Hits by rank, equal ones as they were; then those that have none."""
-  order = sorted(range(len(ranks)), key=lambda i: -ranks[i])
-  scores = [ranks[i] for i in order]
+def _reordered(task: answering.Task, given: list[float]) -> list[Hit]:
+  """Hits by score, equal ones as they were; then those that have none."""
+  order = sorted(range(len(given)), key=lambda i: -given[i])
+  scores = [given[i] for i in order]
   least = scores[-1] if scores else 0.0
-  behind = range(len(ranks), len(task.passages))
+  behind = range(len(given), len(task.passages))
   scores += [least - 1 - i for i in range(len(behind))]
   return [
     Hit(p.id, p.title, p.text, score)

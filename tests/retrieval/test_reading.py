@@ -298,6 +298,12 @@ def test_rerank(config, reader, engine, tmp_path, monkeypatch):
   assert found[1]["ctxs"] == []
   measures = ranking.evaluate(config, place)
   assert set(measures) == {"bm25", "bm25-reader"}
+  # With all the weight on the retriever its order comes back.
+  weighed = copy.deepcopy(config)
+  weighed.read.retriever_weight = 1e6
+  reranking.rerank(weighed, place, name="dev", method="bm25")
+  found = json.loads(place.results("dev", "bm25-reader").read_text())
+  assert [hit["id"] for hit in found[0]["ctxs"]] == before
   untrained = lambda *_: readers.start(config)  # noqa: E731
   monkeypatch.setattr(answering, "load_reader", untrained)
   with pytest.raises(errors.InputError, match="rank head .* was not trained"):
