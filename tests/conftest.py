@@ -20,7 +20,7 @@ os.environ["XLA_FLAGS"] = " ".join(
       if "host_platform_device_count" not in flag
     ),
     f"--xla_force_host_platform_device_count={DEVICES}",
-    # Tests compile much and compute little: half of the time without these.
+    # Tests compile much and compute little: so in half of the time.
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_use_fusion_emitters=false",

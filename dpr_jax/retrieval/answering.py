@@ -48,9 +48,6 @@ class Task:
   id: str = ""
 
 
-_Read = tuple[Task, Sequence[reading.Reading]]
-
-
 @dataclasses.dataclass(frozen=True)
 class Answer:
   """An answer and where it stands; all empty where there is none.
@@ -187,7 +184,9 @@ def read(
     stage = _stage(config, workdir, name, method, path, reader, counts, weight)
     if not stage.is_current(overwrite or tune):
       output = workdir.answers(name, method)
-      choose = functools.partial(_tune, workdir, method, reader, counts[-1])
+      choose = functools.partial(
+        answer_tuning.choose, workdir, method, reader, counts[-1]
+      )
       files.append(
         _Answers(stage, path, output, counts, choose if tune else None)
       )
@@ -197,40 +196,6 @@ def read(
     if first in (one.output for one in files):
       rows = workdir_lib.read_json(first)
       workdir_lib.write_json(workdir.answers(name), rows)
-
-
-def _tune(
-  workdir: workdir_lib.Workdir,
-  method: str,
-  reader: readers.Reader,
-  passages: int,
-  kept: Sequence[_Read],
-) -> float:
-  """The weight of the retriever's score that suits a method; stores it."""
-  found = answer_tuning.tune(
-    [
-      answer_tuning.candidates(
-        [_cut(*pair) for pair in zip(task.passages, readings, strict=True)],
-        task.answers,
-        readings,
-        task.scores,
-      )
-      for task, readings in kept
-      if task.answers
-    ]
-  )
-  answer_tuning.store(workdir, method, {"passages": passages, **found}, reader)
-  logging.info(
-    "read: %s, %d passages: with weight %.4g of the retriever %.1f %% exact"
-    " matches, %.1f %% with weights chosen on other questions, %.1f %% without",
-    method,
-    passages,
-    found["weight"],
-    100 * found["measure"],
-    100 * found["cross_fitted"],
-    100 * found["tried"][0]["measure"],
-  )
-  return found["weight"]
 
 
 def _counts(config: ml_collections.ConfigDict) -> list[int]:
@@ -306,12 +271,12 @@ class _Answers:
     path: pathlib.Path,
     output: pathlib.Path,
     counts: list[int],
-    tune: Callable[[Sequence[_Read]], float] | None = None,
+    tune: Callable[[Sequence[answer_tuning.Candidates]], float] | None = None,
   ):
     """Where `tune` is given, it chooses the weight from all that was read."""
     self.path, self.output, self.counts = path, output, counts
     self._stage, self._tune = stage, tune
-    self._kept: list[_Read] = []
+    self._kept: list[tuple[Task, Sequence[reading.Reading]]] = []
     self._rows: list[dict[str, Any]] = []
     self._totals = dict.fromkeys(
       (
@@ -369,7 +334,17 @@ class _Answers:
   def finish(self) -> None:
     """Writes them, and the manifest."""
     if self._tune is not None:
-      chosen = {"retriever_weight": self._tune(self._kept)}
+      candidates = [
+        answer_tuning.candidates(
+          [_cut(*pair) for pair in zip(task.passages, readings, strict=True)],
+          task.answers,
+          readings,
+          task.scores,
+        )
+        for task, readings in self._kept
+        if task.answers
+      ]
+      chosen = {"retriever_weight": self._tune(candidates)}
       self._stage = dataclasses.replace(
         self._stage, config={**self._stage.config, **chosen}
       )

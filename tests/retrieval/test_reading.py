@@ -181,9 +181,9 @@ def test_tuned_weight(config, reader, engine, tmp_path, monkeypatch):
   """Chosen from one reading, stored, and used where -1 stands for it."""
   place = workdir.Workdir(tmp_path)
   monkeypatch.setattr(answering, "load_reader", lambda *_: reader)
-  (hits,) = (row["ctxs"] for row in _results(place)[:1])
+  hits = _results(place)[0]["ctxs"]
   passages = [records.Passage(h["id"], h["title"], h["text"]) for h in hits]
-  ((*readings,),) = engine.read([QUESTIONS[0]], [passages[:3]])
+  (readings,) = engine.read([QUESTIONS[0]], [passages[:3]])
   last = int(np.argmin([one.rank for one in readings]))
   right = readings[last]
   # Right is the passage that the reader likes least and the retriever most.
