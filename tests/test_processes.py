@@ -84,6 +84,18 @@ def launch(repository, config_file, environment):
     process.communicate()
 
 
+@pytest.fixture
+def alone(call, config_file):
+  """Runs a stage as one process of four cores, to a good end."""
+
+  def alone(stage, folder, *arguments):
+    where = (f"--config={config_file}", f"--workdir={folder}")
+    done = call(stage, *where, *arguments, "--cpu_devices=4")
+    assert done.returncode == 0, done.stderr
+
+  return alone
+
+
 def _rows(folder: pathlib.Path) -> list[dict]:
   path = workdir.Workdir(folder).training / "metrics.jsonl"
   if not path.exists():
@@ -103,7 +115,7 @@ def _end(process, timeout=120):
 
 @pytest.mark.slow
 def test_killed_in_the_middle_and_resumed_to_the_same_end(
-  launch, call, config_file, mined_workdir, tmp_path
+  launch, alone, mined_workdir, tmp_path
 ):
   """As one process of four cores ends; one row a step, by process 0 alone."""
   for name in ("whole", "killed"):
@@ -130,14 +142,7 @@ def test_killed_in_the_middle_and_resumed_to_the_same_end(
   code, err = _end(launch(tmp_path / "killed"))
   assert code == 0, err
   assert "goes on after step" in err
-  done = call(
-    "train",
-    f"--config={config_file}",
-    f"--workdir={tmp_path / 'whole'}",
-    *TRAINING,
-    "--cpu_devices=4",
-  )
-  assert done.returncode == 0, done.stderr
+  alone("train", tmp_path / "whole", *TRAINING)
   for one, other in zip(
     _rows(tmp_path / "killed"), _rows(tmp_path / "whole"), strict=True
   ):
@@ -163,29 +168,18 @@ def test_killed_in_the_middle_and_resumed_to_the_same_end(
 
 @pytest.mark.slow
 def test_embed_the_same_bytes_and_go_on_with_other_processes(
-  launch, call, config_file, mined_workdir, tmp_path
+  launch, alone, mined_workdir, tmp_path
 ):
   """Shards of 2 processes x 2 cores; some are lost and made by 1 x 4."""
   for name in ("two", "one"):
     shutil.copytree(mined_workdir.root, tmp_path / name)
   arguments = ("--model=dense-start", "--config.embed.rows_per_shard=16")
 
-  def embed(name):
-    done = call(
-      "embed",
-      f"--config={config_file}",
-      f"--workdir={tmp_path / name}",
-      *arguments,
-      "--cpu_devices=4",
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
   def files(name):
     folder = workdir.Workdir(tmp_path / name).embeddings("dense-start")
     return {path.name: path for path in sorted(folder.glob("*.npy"))}
 
-  embed("one")
+  alone("embed", tmp_path / "one", *arguments)
   wanted = {name: path.read_bytes() for name, path in files("one").items()}
   assert len(wanted) >= 8
   code, err = _end(launch(tmp_path / "two", *arguments, stage="embed"))
@@ -198,7 +192,7 @@ def test_embed_the_same_bytes_and_go_on_with_other_processes(
   lost = sorted(wanted)[:3]
   for name in lost:
     files("two")[name].unlink()
-  embed("two")
+  alone("embed", tmp_path / "two", *arguments)
   assert {n: p.read_bytes() for n, p in files("two").items()} == wanted
   numbers = {name.split("-")[1] for name in lost}
   for name, path in files("two").items():
