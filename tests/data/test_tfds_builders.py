@@ -185,6 +185,15 @@ def test_folder_may_be_renamed(tmp_path):
       assert bytes(tmp_path) not in file.read_bytes()
 
 
+def test_nothing_is_left_among_the_temporary_files(tmp_path, monkeypatch):
+  scratch = tmp_path / "scratch"
+  scratch.mkdir()
+  monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+  tfds_builders.write_passages(corpus(3), tmp_path / "passages")
+  assert len(PassageTable.open(tmp_path / "passages")) == 3
+  assert not list(scratch.iterdir())
+
+
 def test_anybody_can_read_the_folder_with_tfds(tmp_path):
   import tensorflow_datasets as tfds
 
