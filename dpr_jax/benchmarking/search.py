@@ -12,7 +12,6 @@ them into words.
 import copy
 import importlib.util
 import json
-import math
 import pathlib
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from dpr_jax.evaluation import report as report_lib
 from dpr_jax.retrieval import (
   bm25,
   faiss_index_build,
+  faiss_index_plan,
   faiss_index_search,
   faiss_index_tune,
 )
@@ -47,14 +47,14 @@ _THREADS = ("1 thread", "all threads")
 
 def factories_for(count: int, dim: int) -> list[str]:
   """What is compared where nothing else is asked for."""
-  lists = 2 ** max(1, round(math.log2(max(4 * math.sqrt(count), 2))))
-  parts = next(m for m in (96, 64, 48, 32, 16, 8, 4, 2, 1) if dim % m == 0)
+  lists = faiss_index_plan.usual_lists(count)
+  refined = faiss_index_plan.scanned_fast(count, dim)
   return [
     "Flat",
     "HNSW32",
     f"IVF{lists},Flat",
-    f"IVF{lists},PQ{parts}x4fs",
-    f"IVF{lists},PQ{parts}x4fs,Refine(SQ8)",
+    refined.removesuffix(",Refine(SQ8)"),
+    refined,
     f"IVF{lists},RaBitQfs4",
     "SQ8",
     EXACT,

@@ -86,7 +86,9 @@ def measure_index(
   flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE | faiss.IO_FLAG_MMAP_IFC
   index = faiss.read_index(str(path), flags)
   exact = np.load(spec["exact"])
-  chosen, _ = faiss_index_tune.tune(index, vectors, questions, spec["target"])
+  chosen, _ = faiss_index_tune.tune(
+    index, vectors, questions, spec["target"], DEPTH
+  )
   found = faiss_index_tune.measure(
     index, vectors, questions, (exact, np.zeros(exact.shape, np.float32))
   )

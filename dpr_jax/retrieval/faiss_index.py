@@ -73,7 +73,7 @@ def index(
     overwrite: also where the index is current.
     shard: builds this part of `index.shards` alone, from 0; the call without
       it, when all parts are there, makes them one index.
-    tune: walks `ef_search` or `nprobe` to `index.recall_target` and stores it.
+    tune: finds the fastest search at `index.recall_target` and stores it.
 
   Raises:
     InputError: no vectors, a factory string that does not fit them, or an

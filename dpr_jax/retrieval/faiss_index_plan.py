@@ -173,8 +173,8 @@ def _matrix_speed(size: int = 1024) -> float:
 
 def candidates(count: int, dim: int) -> list[str]:
   """Factory strings worth a look, from the best recall to the smallest."""
-  lists = 2 ** max(2, round(math.log2(max(4 * math.sqrt(count), 4))))
-  parts = next(m for m in (96, 64, 48, 32, 16, 8, 4, 2, 1) if dim % m == 0)
+  lists = usual_lists(count)
+  parts = most_parts(dim, 96)
   return [
     "Flat",
     "HNSW512",
@@ -183,9 +183,26 @@ def candidates(count: int, dim: int) -> list[str]:
     f"IVF{lists},Flat",
     "SQ8",
     f"IVF{lists},SQ8",
+    scanned_fast(count, dim),
     f"IVF{lists},RaBitQ4",
     f"OPQ{parts},IVF{lists},PQ{parts}",
   ]
+
+
+def usual_lists(count: int) -> int:
+  """Inverted lists for so many vectors: about four times the root."""
+  return 2 ** max(1, round(math.log2(max(4 * math.sqrt(count), 2))))
+
+
+def most_parts(dim: int, most: int) -> int:
+  """Into how many parts of one width a vector can be cut, at most `most`."""
+  return max(m for m in range(1, max(most, 1) + 1) if dim % m == 0)
+
+
+def scanned_fast(count: int, dim: int) -> str:
+  """Codes of a bit a dimension, the best looked at again with a byte."""
+  parts = most_parts(dim, dim // 4)
+  return f"IVF{usual_lists(count)},PQ{parts}x4fs,Refine(SQ8)"
 
 
 def advice(plans: list[Plan], limit: float) -> str:
