@@ -24,7 +24,8 @@ STAGES = (
   *("train-reader", "read", "evaluate"),
 )
 READING = ("train-reader", "read")  # `run` does them if config.reader.train
-# Several processes do these together; of other stages, the first alone.
+# Several processes do these together; of other stages, the first, which asks
+# the others for help where an index has shards.
 TOGETHER = ("train", "embed", "train-reader")
 
 
@@ -90,7 +91,10 @@ def _stages(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
 ) -> None:
+  from dpr_jax.retrieval import faiss_index
+
   functions = _functions(config, workdir, stage)
+  tasks = faiss_index.helper_tasks(config, workdir)
   wanted = STAGES if stage == "run" else (stage,)
   if stage == "run" and not config.reader.train:
     wanted = tuple(name for name in wanted if name not in READING)
@@ -99,7 +103,7 @@ def _stages(
     if name in TOGETHER:
       functions[name]()
     else:
-      processes.first_alone(functions[name])
+      processes.first_leads(functions[name], tasks)
 
 
 def _functions(

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -29,8 +29,11 @@ SILENT_SECONDS = 20.0  # without a pulse a process counts as gone
 POLL_SECONDS = 1.0
 LEAST_TIMEOUT = 30.0
 _ROOM = "dpr_jax"
+_END = "end"  # in place of a task: there are no more
+_MESSAGE = 1 << 20  # bytes under one key
 _numbers = itertools.count()  # of exchanges; the same in every process
 _guard: "Guard | None" = None
+_leading: "_Leading | None" = None
 
 
 def number() -> int:
@@ -149,6 +152,73 @@ def first_alone(function: Callable[[], Any]) -> Any:
     _tell(key, json.dumps(value))
     return value
   return json.loads(_wait_for(key))
+
+
+def first_leads(
+  function: Callable[[], Any], tasks: Mapping[str, Callable[[bytes], bytes]]
+) -> None:
+  """The first process calls `function`; the others do what it asks meanwhile.
+
+  Args:
+    function: may call `ask`; what it raises ends all.
+    tasks: what the others can do, by name; what one raises ends all.
+  """
+  global _leading
+  if count() == 1:
+    function()
+    return
+  room = f"{_ROOM}/led/{next(_numbers)}"
+  if is_first():
+    _leading = _Leading(room)
+    try:
+      function()
+    finally:
+      leading, _leading = _leading, None
+    leading.end()
+    return
+  for turn in itertools.count():
+    task = _wait_for(f"{room}/{turn}")
+    if task == _END:
+      return
+    answer = tasks[task](_take(f"{room}/{turn}/asked"))
+    _give(f"{room}/{turn}/{number()}", answer)
+
+
+def leading() -> bool:
+  """True within `first_leads`, where there are others to `ask`."""
+  return _leading is not None
+
+
+def ask(task: str, payload: bytes) -> Callable[[], list[bytes]]:
+  """Asks the others, which begin at once; only where `leading`.
+
+  Returns:
+    A function to be called once: it waits for the answers, which come in the
+    order of the processes.
+  """
+  return _leading.ask(task, payload)
+
+
+class _Leading:
+  """What the first process has asked for."""
+
+  def __init__(self, room: str):
+    self._room, self._turns = room, itertools.count()
+
+  def ask(self, task: str, payload: bytes) -> Callable[[], list[bytes]]:
+    turn = f"{self._room}/{next(self._turns)}"
+    _give(f"{turn}/asked", payload)
+    _tell(turn, task)
+
+    def answers() -> list[bytes]:
+      found = [_take(f"{turn}/{other}") for other in range(1, count())]
+      _client().key_value_delete(f"{turn}/")
+      return found
+
+    return answers
+
+  def end(self) -> None:
+    _tell(f"{self._room}/{next(self._turns)}", _END)
 
 
 @contextlib.contextmanager
@@ -322,6 +392,24 @@ def _client() -> Any:
 
 def _tell(key: str, value: str) -> None:
   _client().key_value_set(key, value, allow_overwrite=True)
+
+
+def _give(key: str, data: bytes) -> None:
+  """Any number of bytes, for `_take`; the service's messages are limited."""
+  pieces = range(0, len(data), _MESSAGE)
+  for piece, first in enumerate(pieces):
+    _client().key_value_set_bytes(
+      f"{key}.{piece}", data[first : first + _MESSAGE]
+    )
+  _tell(key, str(len(pieces)))
+
+
+def _take(key: str) -> bytes:
+  pieces = range(int(_wait_for(key)))
+  return b"".join(
+    _client().blocking_key_value_get_bytes(f"{key}.{piece}", 60_000)
+    for piece in pieces
+  )
 
 
 def _all(folder: str) -> list[tuple[str, str]]:

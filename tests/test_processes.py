@@ -20,11 +20,20 @@ from dpr_jax import processes, workdir
 from dpr_jax.models import checkpoints
 
 STEPS = 8
+SECOND = "shard-00001-of-00003"
 TRAINING = (
   f"--config.train.max_steps={STEPS}",
   "--config.train.dev_questions=8",
   "--config.train.dev_every=4",
 )
+
+# The command line, each process in a folder of its own: another machine's disk.
+APART = """
+import os
+from dpr_jax import cli
+os.chdir({folder!r} + os.environ["DPR_JAX_PROCESS_ID"])
+cli.main()
+"""
 
 # The command line, with something happening to process 1 before step 4.
 HURT = """
@@ -48,10 +57,8 @@ def launch(repository, config_file, environment):
   """Starts `dpr-jax` as two processes of two cores each."""
   started = []
 
-  def launch(folder, *arguments, stage="train", hurt=None):
-    program = ["-m", "dpr_jax.cli"]
-    if hurt:
-      program = ["-c", HURT.format(what=hurt)]
+  def launch(folder, *arguments, stage="train", code=None):
+    program = ["-c", code] if code else ["-m", "dpr_jax.cli"]
     process = subprocess.Popen(
       [
         sys.executable,
@@ -201,6 +208,65 @@ def test_embed_the_same_bytes_and_go_on_with_other_processes(
 
 
 @pytest.mark.slow
+def test_an_index_in_shards_is_built_and_searched_by_all(
+  launch, alone, mined_workdir, tmp_path
+):
+  """Two processes and three shards give the bytes of one process's results."""
+  shutil.copytree(mined_workdir.root, tmp_path / "one")
+  index = ("--config.index.factory=IVF4,SQ8", "--config.index.shards=3")
+  embed = "--model=dense-start"
+  search = ("--method=dense-start", "--config.index.rescore=False")
+  alone("embed", tmp_path / "one", embed)
+  shutil.copytree(tmp_path / "one", tmp_path / "two")
+  alone("index", tmp_path / "one", embed, *index)
+  alone("retrieve", tmp_path / "one", *search, *index)
+  code, err = _end(launch(tmp_path / "two", embed, *index, stage="index"))
+  assert code == 0, err
+  folders = {
+    name: workdir.Workdir(tmp_path / name).index("IVF4,SQ8", "dense-start")
+    for name in ("one", "two")
+  }
+  manifests = {
+    name: workdir.read_manifest(folder, "index")
+    for name, folder in folders.items()
+  }
+  assert len(manifests["two"]["shards"]) == 3
+  assert manifests["two"]["shards"] == manifests["one"]["shards"]
+  for rank in (20, 100):
+    key = f"recall@{rank}"
+    assert manifests["two"]["recall"][key] == manifests["one"]["recall"][key]
+  # Process 0 has built two of them, and says so.
+  assert err.count("index: IVF4,SQ8 over ") == 3  # and what all have learnt
+  # Two machines: the second has the manifest and its own shard alone.
+  here, there = tmp_path / "host0" / "W", tmp_path / "host1" / "W"
+  shutil.copytree(tmp_path / "two", here)
+  name = folders["two"].relative_to(tmp_path / "two")
+  shutil.copytree(here / name / SECOND, there / name / SECOND)
+  shutil.copy(here / name / "manifest.json", there / name)
+  shutil.rmtree(here / name / SECOND)
+  arguments = (*search, *index, "--overwrite")
+  apart = {
+    "stage": "retrieve",
+    "code": APART.format(folder=str(tmp_path / "host")),
+  }
+  code, err = _end(launch("W", *arguments, **apart))
+  assert code == 0, err
+  for kind in ("json", "trec"):
+    one, two = (
+      (root / "results" / f"dev.dense-start.{kind}").read_bytes()
+      for root in (tmp_path / "one", here)
+    )
+    assert len(one) > 1000
+    assert one == two
+  file = there / name / SECOND / "index.faiss"
+  file.write_bytes(file.read_bytes()[:-1])
+  code, err = _end(launch("W", *arguments, **apart))
+  assert code == 2
+  assert "[0] dpr-jax: process 1 ended: " in err
+  assert f"{SECOND}/index.faiss" in err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("hurt", "option", "message"),
   [
@@ -225,7 +291,8 @@ def test_embed_the_same_bytes_and_go_on_with_other_processes(
 def test_all_end_with_one_line_that_names_the_culprit(
   launch, fresh_workdir, hurt, option, message
 ):
-  process = launch(fresh_workdir.root, option, hurt=hurt)
+  code = HURT.format(what=hurt)
+  process = launch(fresh_workdir.root, option, code=code)
   while not any(row["step"] >= 2 for row in _rows(fresh_workdir.root)):
     assert process.poll() is None, process.communicate()
     time.sleep(0.05)
@@ -272,3 +339,24 @@ def test_one_process_needs_no_exchange():
   processes.finish()
   with processes.in_turn():
     pass
+
+
+def test_messages_of_any_length_come_through(monkeypatch):
+  class Store(dict):
+    key_value_set_bytes = dict.__setitem__
+
+    def key_value_set(self, key, value, allow_overwrite):
+      self[key] = value
+
+    def blocking_key_value_get(self, key, _):
+      return self[key]
+
+    blocking_key_value_get_bytes = blocking_key_value_get
+
+  store = Store()
+  monkeypatch.setattr(processes, "_client", lambda: store)
+  monkeypatch.setattr(processes, "_MESSAGE", 4)
+  for message in (b"", b"123", b"1234", b"123456789"):
+    processes._give("room/0", message)
+    assert processes._take("room/0") == message
+  assert max(len(value) for value in store.values()) == 4

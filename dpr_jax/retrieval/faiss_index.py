@@ -4,13 +4,16 @@ In come the vectors of `embeddings/`, block by block, out comes
 `index/<factory>/index.faiss` with its manifest: what it is, what it was made
 from, and how much of exact search it finds on real questions.  Row i of the
 index is passage i.  With `index.shards` there are several such files, each of
-a range of rows, in folders of their own.
+a range of rows, in folders of their own, and several processes each build
+those that they will search.
 """
 
 import dataclasses
+import json
 import pathlib
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import faiss
@@ -18,12 +21,13 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from dpr_jax import configuration, errors
+from dpr_jax import configuration, errors, processes
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.retrieval import (
   faiss_index_files,
   faiss_index_plan,
   faiss_index_search,
+  faiss_index_spread,
   faiss_index_tune,
 )
 from dpr_jax.retrieval import vectors as vectors_lib
@@ -43,6 +47,7 @@ __all__ = [
   "build_index",
   "check_factory",
   "check_origin",
+  "helper_tasks",
   "index",
   "load_index",
   "search_overrides",
@@ -53,6 +58,7 @@ __all__ = [
 
 # Which towers encode the questions that a model's vectors are compared with.
 ENCODERS = {"dense": "best", "dense-start": "start"}
+_BUILD = "build shards"  # what other processes are asked for
 
 
 def index(
@@ -79,8 +85,7 @@ def index(
     InputError: no vectors, a factory string that does not fit them, or an
       index that would not fit into memory.
   """
-  settings = Settings.of(config)
-  shards = int(configuration.at_least("index.shards", config.index.shards, 1))
+  settings, shards = Settings.of(config), _shards(config)
   if shard is not None and not 0 <= shard < shards:
     raise errors.InputError(
       f"--shard={shard}: must be 0 to {shards - 1} (config.index.shards is"
@@ -88,15 +93,7 @@ def index(
     )
   source = workdir.embeddings(model)
   embeddings = workdir_lib.read_manifest(source, "embed")
-  stage = workdir_lib.Stage(
-    name="index",
-    folder=workdir.index(config.index.factory, model),
-    config={"index": {**settings.plain(), "shards": shards}},
-    inputs={
-      "embeddings": workdir_lib.manifest_fingerprint(source, "embed"),
-      **workdir_lib.dataset_inputs(workdir, "passages"),
-    },
-  )
+  stage = _stage(config, workdir, model)
   current = stage.is_current(overwrite)
   if current and not tune:
     # An interruption may have come between the index and its measures.
@@ -110,10 +107,50 @@ def index(
       if shards == 1:
         _write_part(stage, settings, vectors, range(len(vectors)))
       elif not _write_shards(
-        stage, settings, vectors, shards, shard, overwrite
+        stage, settings, vectors, shards, shard, overwrite, model
       ):
         return
     _report(config, workdir, stage, vectors, model, tune)
+
+
+def _shards(config: ml_collections.ConfigDict) -> int:
+  return int(configuration.at_least("index.shards", config.index.shards, 1))
+
+
+def _stage(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, model: str
+) -> workdir_lib.Stage:
+  """What the index depends on."""
+  source = workdir.embeddings(model)
+  return workdir_lib.Stage(
+    name="index",
+    folder=workdir.index(config.index.factory, model),
+    config={
+      "index": {**Settings.of(config).plain(), "shards": _shards(config)}
+    },
+    inputs={
+      "embeddings": workdir_lib.manifest_fingerprint(source, "embed"),
+      **workdir_lib.dataset_inputs(workdir, "passages"),
+    },
+  )
+
+
+def helper_tasks(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> dict[str, Callable[[bytes], bytes]]:
+  """What `processes.first_leads` may ask of others for a sharded index."""
+
+  def build(asked: bytes) -> bytes:
+    wanted = json.loads(asked)
+    model = wanted["model"]
+    settings, stage = Settings.of(config), _stage(config, workdir, model)
+    vectors = vectors_lib.open_vectors(workdir.embeddings(model))
+    learnt, parts = _parts(stage, len(vectors), _shards(config))
+    with faiss_index_search.threads(settings.threads):
+      _write_parts(settings, vectors, learnt, parts, wanted["numbers"])
+    return b""
+
+  return {_BUILD: build, **faiss_index_spread.Helper(workdir).tasks}
 
 
 def check_origin(
@@ -179,6 +216,7 @@ def _write_shards(
   shards: int,
   only: int | None,
   overwrite: bool = False,
+  model: str = "dense",
 ) -> bool:
   """Builds the parts that are not there; True when the index is whole.
 
@@ -190,25 +228,19 @@ def _write_shards(
   learnt = dataclasses.replace(stage, folder=stage.folder / "trained")
   if not learnt.is_current(overwrite and only is None):
     _write_part(learnt, settings, vectors, range(0))
-  learnt_files = workdir_lib.read_manifest(learnt.folder, "index")["files"]
-  bounds = np.linspace(0, len(vectors), shards + 1).astype(np.int64).tolist()
-  parts = []
-  for number in range(shards):
-    folder = stage.folder / f"shard-{number:05d}-of-{shards:05d}"
-    rows = range(bounds[number], bounds[number + 1])
-    part = dataclasses.replace(
-      stage,
-      folder=folder,
-      config={**stage.config, "rows": [rows.start, rows.stop]},
-      inputs={
-        **stage.inputs,
-        "trained": learnt_files[FILE],
-      },
-    )
-    if only in (None, number) and not part.is_current(overwrite):
-      trained, _ = faiss_index_files.load_file(learnt.folder, mmap=False)
-      _write_part(part, settings, vectors, rows, trained)
-    parts.append(part)
+  learnt, parts = _parts(stage, len(vectors), shards)
+  wanted = [
+    number
+    for number, part in enumerate(parts)
+    if only in (None, number) and not part.is_current(overwrite)
+  ]
+  if processes.leading() and only is None:
+    asked = json.dumps({"model": model, "numbers": wanted}).encode()
+    answers = processes.ask(_BUILD, asked)
+    _write_parts(settings, vectors, learnt, parts, wanted)
+    answers()
+  else:
+    _write_parts(settings, vectors, learnt, parts, wanted, alone=True)
   missing = [part.folder.name for part in parts if not part.is_current()]
   if missing:
     logging.info("index: still missing: %s", ", ".join(missing))
@@ -238,6 +270,40 @@ def _write_shards(
   return True
 
 
+def _parts(
+  stage: workdir_lib.Stage, count: int, shards: int
+) -> tuple[workdir_lib.Stage, list[workdir_lib.Stage]]:
+  """What was learnt, which is there already, and every shard."""
+  learnt = dataclasses.replace(stage, folder=stage.folder / "trained")
+  files = workdir_lib.read_manifest(learnt.folder, "index")["files"]
+  bounds = np.linspace(0, count, shards + 1).astype(np.int64).tolist()
+  return learnt, [
+    dataclasses.replace(
+      stage,
+      folder=stage.folder / f"shard-{number:05d}-of-{shards:05d}",
+      config={**stage.config, "rows": [bounds[number], bounds[number + 1]]},
+      inputs={**stage.inputs, "trained": files[FILE]},
+    )
+    for number in range(shards)
+  ]
+
+
+def _write_parts(
+  settings: Settings,
+  vectors: Vectors,
+  learnt: workdir_lib.Stage,
+  parts: Sequence[workdir_lib.Stage],
+  numbers: Sequence[int],
+  alone: bool = False,
+) -> None:
+  """Builds shards: those of this process, or all of them where it is alone."""
+  for number in numbers:
+    if alone or number % processes.count() == processes.number():
+      trained, _ = faiss_index_files.load_file(learnt.folder, mmap=False)
+      rows = range(*parts[number].config["rows"])
+      _write_part(parts[number], settings, vectors, rows, trained)
+
+
 def _report(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
@@ -247,7 +313,9 @@ def _report(
   tune: bool,
 ) -> None:
   """Adds to the manifest what the index finds of exact search, and how fast."""
-  loaded, manifest = load_index(stage.folder, mmap=config.index.mmap)
+  loaded, manifest = faiss_index_spread.open_index(
+    workdir, config.index.factory, model, mmap=config.index.mmap
+  )
   questions, why = _question_vectors(config, workdir, vectors, model)
   if questions is None:
     logging.warning("index: recall is not measured: %s", why)

@@ -23,7 +23,11 @@ _LOOP_LIMIT = 100_000_000  # inverted lists, levels and the like in one file
 
 
 def load_index(
-  folder: str | os.PathLike, *, mmap: bool = True
+  folder: str | os.PathLike,
+  *,
+  mmap: bool = True,
+  process: int = 0,
+  processes: int = 1,
 ) -> tuple[faiss_index_search.Index, dict[str, Any]]:
   """The index in `folder` and its manifest, after all checks.
 
@@ -31,6 +35,9 @@ def load_index(
     folder: `index/<factory>`.
     mmap: leaves vectors in the file, where FAISS can; the system reads the
       pages that are needed and shares them between processes.
+    process: number of this process, from 0.
+    processes: how many share the shards of the index; each has every such
+      one, and the index returned holds those of this process alone.
 
   Raises:
     InputError: there is none, its bytes are not those written, or it does not
@@ -41,7 +48,8 @@ def load_index(
   if "shards" not in manifest:
     return load_file(folder, mmap=mmap)
   parts = []
-  for shard in manifest["shards"]:
+  shards = manifest["shards"][process::processes]
+  for shard in shards:
     part, found = load_file(folder / shard["folder"], mmap=mmap)
     if found["files"][FILE] != shard["sha256"]:
       raise errors.InputError(
@@ -49,8 +57,11 @@ def load_index(
         f" {folder} names: run `dpr-jax index --overwrite`"
       )
     parts.append(part)
-  whole = faiss_index_search.ShardedIndex(parts)
-  _check_what_it_is(folder, whole, manifest)
+  whole = faiss_index_search.ShardedIndex(
+    parts, [shard["first_row"] for shard in shards], manifest["dim"]
+  )
+  rows = sum(shard["rows"] for shard in shards)
+  _check_what_it_is(folder, whole, {**manifest, "count": rows})
   return whole, manifest
 
 

@@ -21,32 +21,39 @@ DEFAULTS = {"ef_search": 128, "nprobe": 64, "refine_factor": 4.0}
 
 
 class ShardedIndex:
-  """Indexes of consecutive rows, searched as if they were one.
+  """Indexes of ranges of rows, searched as if they were one.
 
   Attributes:
     shards: the parts, in the order of their rows.
+    first_rows: the row where each begins.
     ntotal: vectors in all of them.
     d: width of a vector.
     metric_type: FAISS's number for the inner product.
+    parameters: as `set_parameters` has set them last.
   """
 
   metric_type = faiss.METRIC_INNER_PRODUCT
 
-  def __init__(self, shards: Sequence[faiss.Index]):
+  def __init__(
+    self, shards: Sequence[faiss.Index], first_rows: Sequence[int], dim: int
+  ):
+    """Takes the parts, the row where each begins, and the vectors' width."""
     self.shards = list(shards)
     self.ntotal = sum(shard.ntotal for shard in self.shards)
-    self.d = self.shards[0].d
+    self.d = dim
+    self.parameters: dict[str, float | int] = {}
+    self.first_rows = list(first_rows)
 
   def search(
     self, questions: Float[np.ndarray, "questions dim"], k: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and rows, as FAISS returns them."""
-    rows, scores, first = [], [], 0
-    for shard in self.shards:
+    none = (len(questions), 0)
+    rows, scores = [np.zeros(none, np.int64)], [np.zeros(none, np.float32)]
+    for shard, first in zip(self.shards, self.first_rows, strict=True):
       found, numbers = shard.search(questions, min(k, shard.ntotal))
       rows.append(np.where(numbers < 0, -1, numbers + first))
       scores.append(found)
-      first += shard.ntotal
     rows, scores = in_order(np.hstack(rows), np.hstack(scores), k)
     return scores, rows
 
@@ -83,6 +90,8 @@ def set_parameters(
     parameters: any of `DEFAULTS`; others of them keep their default.
   """
   values = {**DEFAULTS, **parameters}
+  if isinstance(index, ShardedIndex):
+    index.parameters = dict(values)
   for layer in layers(index):
     if isinstance(layer, faiss.IndexHNSW):
       layer.hnsw.efSearch = int(values["ef_search"])

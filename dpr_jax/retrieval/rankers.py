@@ -21,6 +21,7 @@ from dpr_jax.retrieval import (
   faiss_index,
   faiss_index_build,
   faiss_index_search,
+  faiss_index_spread,
   fusion,
 )
 from dpr_jax.retrieval import vectors as vectors_lib
@@ -246,7 +247,9 @@ def load_dense(
   """
   config = config or configuration.base_config()
   folder = workdir.index(faiss_index.check_factory(factory), method)
-  index, manifest = faiss_index.load_index(folder, mmap=config.index.mmap)
+  index, manifest = faiss_index_spread.open_index(
+    workdir, factory, method, mmap=config.index.mmap
+  )
   corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
   if index.ntotal != passages or manifest["inputs"]["passages"] != corpus:
     raise errors.InputError(

@@ -13,6 +13,7 @@ from dpr_jax import configuration, errors, interrupts, parallel, processes
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches, reader_batches, reader_examples
 from dpr_jax.models import readers
+from dpr_jax.retrieval import faiss_index
 from dpr_jax.training import (
   metrics,
   optimizer,
@@ -42,7 +43,10 @@ def train_reader(
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
   choice = _choice(config)
-  processes.first_alone(lambda: reader_sources.retrieve(config, workdir))
+  processes.first_leads(
+    lambda: reader_sources.retrieve(config, workdir),
+    faiss_index.helper_tasks(config, workdir),
+  )
   stage = _stage(config, workdir)
   if processes.first_alone(lambda: stage.is_current(overwrite)):
     return
