@@ -208,59 +208,63 @@ def test_embed_the_same_bytes_and_go_on_with_other_processes(
 
 
 @pytest.mark.slow
-def test_an_index_in_shards_is_built_and_searched_by_all(
-  launch, alone, mined_workdir, tmp_path
-):
-  """Two processes and three shards give the bytes of one process's results."""
-  shutil.copytree(mined_workdir.root, tmp_path / "one")
+def test_built_and_searched_by_all(launch, alone, mined_workdir, tmp_path):
+  """Two machines find what one process finds, each with its own shards."""
   index = ("--config.index.factory=IVF4,SQ8", "--config.index.shards=3")
-  embed = "--model=dense-start"
-  search = ("--method=dense-start", "--config.index.rescore=False")
-  alone("embed", tmp_path / "one", embed)
-  shutil.copytree(tmp_path / "one", tmp_path / "two")
-  alone("index", tmp_path / "one", embed, *index)
-  alone("retrieve", tmp_path / "one", *search, *index)
-  code, err = _end(launch(tmp_path / "two", embed, *index, stage="index"))
+  methods = ("dense", "hybrid", "exact")
+  search = (f"--method={','.join(methods)}", *index)
+  one, two, away = (tmp_path / name / "W" for name in ("one", "host0", "host1"))
+  shutil.copytree(mined_workdir.root, one)
+  short = ("--config.train.max_steps=1", "--config.train.warmup_steps=0")
+  alone("train", one, *TRAINING, *short)
+  alone("embed", one, "--model=dense")
+  shutil.copytree(one, two)
+  alone("index", one, "--model=dense", *index)
+  alone("retrieve", one, *search)
+  code, err = _end(launch(two, "--model=dense", *index, stage="index"))
   assert code == 0, err
-  folders = {
-    name: workdir.Workdir(tmp_path / name).index("IVF4,SQ8", "dense-start")
-    for name in ("one", "two")
-  }
-  manifests = {
-    name: workdir.read_manifest(folder, "index")
-    for name, folder in folders.items()
-  }
-  assert len(manifests["two"]["shards"]) == 3
-  assert manifests["two"]["shards"] == manifests["one"]["shards"]
-  for rank in (20, 100):
-    key = f"recall@{rank}"
-    assert manifests["two"]["recall"][key] == manifests["one"]["recall"][key]
-  # Process 0 has built two of them, and says so.
-  assert err.count("index: IVF4,SQ8 over ") == 3  # and what all have learnt
-  # Two machines: the second has the manifest and its own shard alone.
-  here, there = tmp_path / "host0" / "W", tmp_path / "host1" / "W"
-  shutil.copytree(tmp_path / "two", here)
-  name = folders["two"].relative_to(tmp_path / "two")
-  shutil.copytree(here / name / SECOND, there / name / SECOND)
-  shutil.copy(here / name / "manifest.json", there / name)
-  shutil.rmtree(here / name / SECOND)
-  arguments = (*search, *index, "--overwrite")
+  # Process 0 has built two of them, and what all have learnt.
+  assert err.count("index: IVF4,SQ8 over ") == 3
+  index_of_one, index_of_two = (
+    workdir.read_manifest(workdir.Workdir(root).index("IVF4,SQ8"), "index")
+    for root in (one, two)
+  )
+  assert len(index_of_two["shards"]) == 3
+  assert index_of_two["shards"] == index_of_one["shards"]
+  for rank in ("recall@20", "recall@100"):
+    assert index_of_two["recall"][rank] == index_of_one["recall"][rank]
+  # The second machine has the manifest and its own shard, and the vectors.
+  home, abroad = (
+    workdir.Workdir(root).index("IVF4,SQ8") for root in (two, away)
+  )
+  shutil.move(home / SECOND, abroad / SECOND)
+  shutil.copy(home / "manifest.json", abroad)
+  shutil.copytree(two / "embeddings", away / "embeddings")
   apart = {
     "stage": "retrieve",
     "code": APART.format(folder=str(tmp_path / "host")),
   }
-  code, err = _end(launch("W", *arguments, **apart))
+  code, err = _end(launch("W", *search, **apart))
   assert code == 0, err
-  for kind in ("json", "trec"):
-    one, two = (
-      (root / "results" / f"dev.dense-start.{kind}").read_bytes()
-      for root in (tmp_path / "one", here)
+  for method in methods:
+    found, wanted = (
+      json.loads((root / "results" / f"dev.{method}.json").read_text())
+      for root in (two, one)
     )
-    assert len(one) > 1000
-    assert one == two
-  file = there / name / SECOND / "index.faiss"
+    assert len(found) > 5
+    for one_s, two_s in zip(wanted, found, strict=True):
+      for passage, other in zip(one_s["ctxs"], two_s["ctxs"], strict=True):
+        score, other_score = (
+          float(each.pop("score")) for each in (passage, other)
+        )
+        # Exact search multiplies blocks of other sizes.
+        assert score == pytest.approx(
+          other_score, rel=1e-5 if method == "exact" else 0
+        )
+        assert passage == other
+  file = abroad / SECOND / "index.faiss"
   file.write_bytes(file.read_bytes()[:-1])
-  code, err = _end(launch("W", *arguments, **apart))
+  code, err = _end(launch("W", *search, "--overwrite", **apart))
   assert code == 2
   assert "[0] dpr-jax: process 1 ended: " in err
   assert f"{SECOND}/index.faiss" in err

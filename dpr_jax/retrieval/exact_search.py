@@ -70,20 +70,23 @@ class Settings:
 class ExactSearch:
   """`ExactSearch(vectors).search(question_vectors, k)`.
 
-  Where the whole corpus fits on the cores it stays there between calls.
+  Where all that is searched fits on the cores it stays there between calls.
   """
 
   def __init__(
     self,
     vectors: faiss_index_build.Vectors,
     settings: Settings = Settings(),
+    rows: range | None = None,
   ):
+    """Takes the vectors; a contiguous part of them, None = all."""
     self._vectors = vectors
     self._settings = settings
+    self._rows = range(len(vectors)) if rows is None else rows
     self._cores = parallel.cores()
     width = 4 if settings.storage == "float32" else 2
     fitting = _core_bytes(settings) // (width * max(vectors.dim, 1))
-    even = -(-len(vectors) // self._cores)  # rows a core for all of them
+    even = -(-len(self._rows) // self._cores)  # rows a core for all of them
     block = min(settings.block, max(even, 1))
     self._per_core = block * max(1, min(fitting // block, -(-even // block)))
     self._block = block
@@ -92,7 +95,7 @@ class ExactSearch:
   @property
   def streams(self) -> bool:
     """Whether the corpus goes through the cores anew for every call."""
-    return len(self._vectors) > self._cores * self._per_core
+    return len(self._rows) > self._cores * self._per_core
 
   def search(
     self, questions: Float[np.ndarray, "questions dim"], k: int
@@ -101,21 +104,22 @@ class ExactSearch:
 
     Args:
       questions: float32.
-      k: hits wanted; columns are min(k, vectors).
+      k: hits wanted; columns are min(k, vectors searched).
 
     Returns:
-      int64 rows and float32 scores, both [questions, columns], best first.
+      int64 rows of all vectors and float32 scores, both [questions, columns],
+      best first.
 
     Raises:
       InputError: a vector is not finite, or questions have another width.
     """
     faiss_index_search.check_width(questions, self._vectors.dim)
-    columns = min(k, len(self._vectors))
+    columns = min(k, len(self._rows))
     if not len(questions) or not columns:
       shape = (len(questions), columns)
       return np.zeros(shape, np.int64), np.zeros(shape, np.float32)
     again = self._settings.storage != "float32"
-    wanted = min(CANDIDATES * k if again else k, len(self._vectors))
+    wanted = min(CANDIDATES * k if again else k, len(self._rows))
     rows, scores = self._search(np.asarray(questions, np.float32), wanted)
     if again:
       return faiss_index_search.score_again(
@@ -186,29 +190,32 @@ class ExactSearch:
 
   def _host_rows(self) -> Iterator[dict[str, np.ndarray]]:
     """The next core's rows; empty ones where a part is not full."""
-    size, count = self._per_core, len(self._vectors)
+    size, count = self._per_core, len(self._rows)
     shape = (1, size, self._vectors.dim)
     dtype = jnp.dtype(self._settings.storage)
-    part, filled, first = _aligned_zeros(shape, dtype), 0, 0
+    part, filled, first = _aligned_zeros(shape, dtype), 0, self._rows.start
     ends = -(-count // (size * self._cores)) * size * self._cores
-    for _, block in faiss_index_build.finite_blocks(self._vectors):
+    for _, block in faiss_index_build.finite_blocks(self._vectors, self._rows):
       while len(block):
         some = block[: size - filled]
         part[0, filled : filled + len(some)] = some
         filled, block = filled + len(some), block[len(some) :]
         if filled == size:
-          yield {"vectors": part, "rows": _numbers(first, size, count)}
+          yield {
+            "vectors": part,
+            "rows": _numbers(first, size, self._rows.stop),
+          }
           part = _aligned_zeros(shape, dtype)
           filled, first = 0, first + size
-    for start in range(first, ends, size):
-      yield {"vectors": part, "rows": _numbers(start, size, count)}
+    for start in range(first, self._rows.start + ends, size):
+      yield {"vectors": part, "rows": _numbers(start, size, self._rows.stop)}
       part = _aligned_zeros(shape, dtype)
 
 
-def _numbers(first: int, size: int, count: int) -> Int[np.ndarray, "1 rows"]:
-  """Rows from `first`, `_NONE` where the corpus has ended."""
+def _numbers(first: int, size: int, end: int) -> Int[np.ndarray, "1 rows"]:
+  """Rows from `first`, `_NONE` from `end` on."""
   rows = np.arange(first, first + size)
-  return np.where(rows < count, rows, _NONE).astype(np.int32)[None]
+  return np.where(rows < end, rows, _NONE).astype(np.int32)[None]
 
 
 def _aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -27,8 +27,8 @@ from dpr_jax.retrieval import (
   faiss_index_files,
   faiss_index_plan,
   faiss_index_search,
-  faiss_index_spread,
   faiss_index_tune,
+  spread,
 )
 from dpr_jax.retrieval import vectors as vectors_lib
 from dpr_jax.retrieval.faiss_index_build import (
@@ -138,7 +138,7 @@ def _stage(
 def helper_tasks(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> dict[str, Callable[[bytes], bytes]]:
-  """What `processes.first_leads` may ask of others for a sharded index."""
+  """What the first of several processes may ask of the others."""
 
   def build(asked: bytes) -> bytes:
     wanted = json.loads(asked)
@@ -150,7 +150,7 @@ def helper_tasks(
       _write_parts(settings, vectors, learnt, parts, wanted["numbers"])
     return b""
 
-  return {_BUILD: build, **faiss_index_spread.Helper(workdir).tasks}
+  return {_BUILD: build, **spread.Helper(config, workdir).tasks}
 
 
 def check_origin(
@@ -313,7 +313,7 @@ def _report(
   tune: bool,
 ) -> None:
   """Adds to the manifest what the index finds of exact search, and how fast."""
-  loaded, manifest = faiss_index_spread.open_index(
+  loaded, manifest = spread.open_index(
     workdir, config.index.factory, model, mmap=config.index.mmap
   )
   questions, why = _question_vectors(config, workdir, vectors, model)

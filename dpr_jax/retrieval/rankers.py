@@ -21,8 +21,8 @@ from dpr_jax.retrieval import (
   faiss_index,
   faiss_index_build,
   faiss_index_search,
-  faiss_index_spread,
   fusion,
+  spread,
 )
 from dpr_jax.retrieval import vectors as vectors_lib
 
@@ -81,7 +81,7 @@ class ExactRanker:
   """Encodes questions and compares them with every passage, on the cores."""
 
   def __init__(self, encoder, exact):
-    """Takes an `encoding.Encoder` and an `exact_search.ExactSearch`."""
+    """Takes an `encoding.Encoder` and what `spread.open_exact` gives."""
     self._encoder = encoder
     self._exact = exact
     self.questions_at_once = _STREAMED if exact.streams else 0
@@ -208,8 +208,6 @@ def load_exact(
   Raises:
     InputError: the vectors are not of these passages or this model.
   """
-  from dpr_jax.retrieval import exact_search  # starts JAX
-
   folder = workdir.embeddings("dense")
   manifest = workdir_lib.read_manifest(folder, "embed")
   corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
@@ -222,8 +220,7 @@ def load_exact(
     )
   encoder = _load_encoder(workdir, "dense")
   _check_model(folder, manifest.get("model"), encoder.fingerprint)
-  settings = exact_search.Settings.of(config)
-  return ExactRanker(encoder, exact_search.ExactSearch(vectors, settings))
+  return ExactRanker(encoder, spread.open_exact(config, vectors, "dense"))
 
 
 def load_dense(
@@ -247,7 +244,7 @@ def load_dense(
   """
   config = config or configuration.base_config()
   folder = workdir.index(faiss_index.check_factory(factory), method)
-  index, manifest = faiss_index_spread.open_index(
+  index, manifest = spread.open_index(
     workdir, factory, method, mmap=config.index.mmap
   )
   corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]

@@ -60,6 +60,20 @@ def test_real_numbers_in_many_batches(make_vectors):
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("rows", [range(0), range(0, 90), range(90, 203)])
+def test_a_part_of_the_rows(make_vectors, name, rows):
+  vectors = make_vectors(_whole_numbers(203), block=50)
+  questions = _whole_numbers(20, seed=1)
+  search = exact_search.ExactSearch(vectors, SETTINGS[name], rows)
+  found, scores = search.search(questions, 7)
+  part = vectors.array[rows.start : rows.stop]
+  expected_rows, expected = _brute_force(part, questions, 7)
+  np.testing.assert_array_equal(scores, expected)
+  if name != "approximate":
+    np.testing.assert_array_equal(found, expected_rows + rows.start)
+
+
 def test_bfloat16_alone_would_not_do(make_vectors):
   """Scoring again is what makes it exact."""
   generator = np.random.default_rng(3)
