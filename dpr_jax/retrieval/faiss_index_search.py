@@ -255,7 +255,12 @@ def in_order(
 ) -> tuple[np.ndarray, np.ndarray]:
   """The first columns by score, then by row; those without a hit last."""
   scores = np.where(rows < 0, -np.inf, scores).astype(np.float32)
-  order = np.lexsort((rows, -scores), axis=-1)[:, :columns]
-  rows = np.take_along_axis(rows, order, axis=-1)
-  scores = np.take_along_axis(scores, order, axis=-1)
+  # Only lists with ties, or put together from several, need to be sorted.
+  mixed = ~(scores[:, 1:] < scores[:, :-1]).all(axis=1)
+  if mixed.any():
+    order = np.lexsort((rows[mixed], -scores[mixed]), axis=-1)
+    rows = rows.copy()
+    rows[mixed] = np.take_along_axis(rows[mixed], order, axis=-1)
+    scores[mixed] = np.take_along_axis(scores[mixed], order, axis=-1)
+  rows, scores = rows[:, :columns], scores[:, :columns]
   return rows, np.where(rows < 0, np.float32(0), scores)
