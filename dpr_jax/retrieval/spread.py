@@ -19,7 +19,11 @@ from jaxtyping import Float
 
 from dpr_jax import errors, processes
 from dpr_jax import workdir as workdir_lib
-from dpr_jax.retrieval import faiss_index_files, faiss_index_search
+from dpr_jax.retrieval import (
+  faiss_index_build,
+  faiss_index_files,
+  faiss_index_search,
+)
 from dpr_jax.retrieval import vectors as vectors_lib
 
 # What others are asked for.
@@ -110,7 +114,9 @@ def open_index(
 
 
 def open_exact(
-  config: ml_collections.ConfigDict, vectors: vectors_lib.Vectors, model: str
+  config: ml_collections.ConfigDict,
+  vectors: faiss_index_build.Vectors,
+  model: str,
 ):
   """Exact search over vectors, with the cores of all that are led.
 
