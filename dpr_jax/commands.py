@@ -91,10 +91,10 @@ def _stages(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
 ) -> None:
-  from dpr_jax.retrieval import faiss_index
+  from dpr_jax.retrieval import spread
 
   functions = _functions(config, workdir, stage)
-  tasks = faiss_index.helper_tasks(config, workdir)
+  tasks = spread.Helper(config, workdir).tasks
   wanted = STAGES if stage == "run" else (stage,)
   if stage == "run" and not config.reader.train:
     wanted = tuple(name for name in wanted if name not in READING)

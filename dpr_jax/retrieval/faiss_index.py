@@ -9,11 +9,10 @@ those that they will search.
 """
 
 import dataclasses
-import json
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import faiss
@@ -21,14 +20,13 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from dpr_jax import configuration, errors, processes
+from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.retrieval import (
   faiss_index_files,
   faiss_index_plan,
   faiss_index_search,
   faiss_index_tune,
-  spread,
 )
 from dpr_jax.retrieval import vectors as vectors_lib
 from dpr_jax.retrieval.faiss_index_build import (
@@ -47,18 +45,17 @@ __all__ = [
   "build_index",
   "check_factory",
   "check_origin",
-  "helper_tasks",
   "index",
   "load_index",
   "search_overrides",
   "set_parameters",
   "search_index",
   "search_vectors",
+  "write_shards",
 ]
 
 # Which towers encode the questions that a model's vectors are compared with.
 ENCODERS = {"dense": "best", "dense-start": "start"}
-_BUILD = "build shards"  # what other processes are asked for
 
 
 def index(
@@ -135,22 +132,18 @@ def _stage(
   )
 
 
-def helper_tasks(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
-) -> dict[str, Callable[[bytes], bytes]]:
-  """What the first of several processes may ask of the others."""
-
-  def build(asked: bytes) -> bytes:
-    wanted = json.loads(asked)
-    model = wanted["model"]
-    settings, stage = Settings.of(config), _stage(config, workdir, model)
-    vectors = vectors_lib.open_vectors(workdir.embeddings(model))
-    learnt, parts = _parts(stage, len(vectors), _shards(config))
-    with faiss_index_search.threads(settings.threads):
-      _write_parts(settings, vectors, learnt, parts, wanted["numbers"])
-    return b""
-
-  return {_BUILD: build, **spread.Helper(config, workdir).tasks}
+def write_shards(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  model: str,
+  numbers: Sequence[int],
+) -> None:
+  """Builds some shards, from what `index` has learnt in another process."""
+  settings, stage = Settings.of(config), _stage(config, workdir, model)
+  vectors = vectors_lib.open_vectors(workdir.embeddings(model))
+  learnt, parts = _parts(stage, len(vectors), _shards(config))
+  with faiss_index_search.threads(settings.threads):
+    _write_parts(settings, vectors, learnt, parts, numbers)
 
 
 def check_origin(
@@ -223,6 +216,8 @@ def _write_shards(
   All parts share what was learnt (`trained/`), so that vectors are compressed
   alike: the same hits and scores as of one index, except for graphs.
   """
+  from dpr_jax.retrieval import spread  # imports JAX: only when needed
+
   stage.folder.mkdir(parents=True, exist_ok=True)
   stage.manifest.unlink(missing_ok=True)
   learnt = dataclasses.replace(stage, folder=stage.folder / "trained")
@@ -234,13 +229,11 @@ def _write_shards(
     for number, part in enumerate(parts)
     if only in (None, number) and not part.is_current(overwrite)
   ]
-  if processes.leading() and only is None:
-    asked = json.dumps({"model": model, "numbers": wanted}).encode()
-    answers = processes.ask(_BUILD, asked)
-    _write_parts(settings, vectors, learnt, parts, wanted)
-    answers()
-  else:
-    _write_parts(settings, vectors, learnt, parts, wanted, alone=True)
+  spread.build_shards(
+    model,
+    wanted,
+    lambda own: _write_parts(settings, vectors, learnt, parts, own),
+  )
   missing = [part.folder.name for part in parts if not part.is_current()]
   if missing:
     logging.info("index: still missing: %s", ", ".join(missing))
@@ -294,14 +287,11 @@ def _write_parts(
   learnt: workdir_lib.Stage,
   parts: Sequence[workdir_lib.Stage],
   numbers: Sequence[int],
-  alone: bool = False,
 ) -> None:
-  """Builds shards: those of this process, or all of them where it is alone."""
   for number in numbers:
-    if alone or number % processes.count() == processes.number():
-      trained, _ = faiss_index_files.load_file(learnt.folder, mmap=False)
-      rows = range(*parts[number].config["rows"])
-      _write_part(parts[number], settings, vectors, rows, trained)
+    trained, _ = faiss_index_files.load_file(learnt.folder, mmap=False)
+    rows = range(*parts[number].config["rows"])
+    _write_part(parts[number], settings, vectors, rows, trained)
 
 
 def _report(
@@ -313,6 +303,8 @@ def _report(
   tune: bool,
 ) -> None:
   """Adds to the manifest what the index finds of exact search, and how fast."""
+  from dpr_jax.retrieval import spread  # imports JAX: only when needed
+
   loaded, manifest = spread.open_index(
     workdir, config.index.factory, model, mmap=config.index.mmap
   )

@@ -22,7 +22,6 @@ from dpr_jax.retrieval import (
   faiss_index_build,
   faiss_index_search,
   fusion,
-  spread,
 )
 from dpr_jax.retrieval import vectors as vectors_lib
 
@@ -208,6 +207,8 @@ def load_exact(
   Raises:
     InputError: the vectors are not of these passages or this model.
   """
+  from dpr_jax.retrieval import spread  # imports JAX: only when needed
+
   folder = workdir.embeddings("dense")
   manifest = workdir_lib.read_manifest(folder, "embed")
   corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
@@ -242,6 +243,8 @@ def load_dense(
   Raises:
     InputError: the index is not of these passages, vectors or model.
   """
+  from dpr_jax.retrieval import spread  # imports JAX: only when needed
+
   config = config or configuration.base_config()
   folder = workdir.index(faiss_index.check_factory(factory), method)
   index, manifest = spread.open_index(

@@ -9,7 +9,7 @@ even range of rows on its cores.
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import faiss
@@ -20,6 +20,7 @@ from jaxtyping import Float
 from dpr_jax import errors, processes
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.retrieval import (
+  faiss_index,
   faiss_index_build,
   faiss_index_files,
   faiss_index_search,
@@ -27,8 +28,7 @@ from dpr_jax.retrieval import (
 from dpr_jax.retrieval import vectors as vectors_lib
 
 # What others are asked for.
-OPEN_INDEX, OPEN_EXACT = "open an index", "open vectors"
-SEARCH = "search"
+BUILD, OPEN_INDEX, OPEN_EXACT, SEARCH = "build", "open", "open exact", "search"
 Found = tuple[np.ndarray, np.ndarray]  # rows and scores, [questions, hits]
 
 
@@ -82,6 +82,25 @@ class SpreadExact:
     """As `ExactSearch.search`."""
     k = min(k, self._count)
     return _search_all(lambda: self._own.search(questions, k), questions, k, {})
+
+
+def build_shards(
+  model: str, numbers: Sequence[int], write: Callable[[list[int]], None]
+) -> None:
+  """Builds shards; where others are led, each process those that it searches.
+
+  Args:
+    model: whose vectors.
+    numbers: of the shards.
+    write: builds some of them here.
+  """
+  if not processes.leading():
+    write(list(numbers))
+    return
+  header = {"model": model, "numbers": list(numbers)}
+  answers = processes.ask(BUILD, _packed(header))
+  write(_own_shards(numbers))
+  answers()
 
 
 def open_index(
@@ -151,10 +170,17 @@ class Helper:
     self._config, self._workdir = config, workdir
     self._search_own: Callable[[dict, np.ndarray], Found] | None = None
     self.tasks = {
+      BUILD: self._build,
       OPEN_INDEX: self._open_index,
       OPEN_EXACT: self._open_exact,
       SEARCH: self._search,
     }
+
+  def _build(self, asked: bytes) -> bytes:
+    header, _ = _unpacked(asked)
+    own = _own_shards(header["numbers"])
+    faiss_index.write_shards(self._config, self._workdir, header["model"], own)
+    return b""
 
   def _open_index(self, asked: bytes) -> bytes:
     header, _ = _unpacked(asked)
@@ -211,6 +237,12 @@ def _search_all(
     rows.append(found["rows"])
     scores.append(found["scores"])
   return faiss_index_search.in_order(np.hstack(rows), np.hstack(scores), k)
+
+
+def _own_shards(numbers: Sequence[int]) -> list[int]:
+  """Of this process: as `faiss_index_files.load_index` deals them."""
+  me, among = processes.number(), processes.count()
+  return [number for number in numbers if number % among == me]
 
 
 def _own_rows(count: int) -> range:

@@ -13,7 +13,7 @@ from dpr_jax import configuration, errors, interrupts, parallel, processes
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches, reader_batches, reader_examples
 from dpr_jax.models import readers
-from dpr_jax.retrieval import faiss_index
+from dpr_jax.retrieval import spread
 from dpr_jax.training import (
   metrics,
   optimizer,
@@ -45,7 +45,7 @@ def train_reader(
   choice = _choice(config)
   processes.first_leads(
     lambda: reader_sources.retrieve(config, workdir),
-    faiss_index.helper_tasks(config, workdir),
+    spread.Helper(config, workdir).tasks,
   )
   stage = _stage(config, workdir)
   if processes.first_alone(lambda: stage.is_current(overwrite)):
