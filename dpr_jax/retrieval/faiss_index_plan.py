@@ -189,9 +189,9 @@ def candidates(count: int, dim: int) -> list[str]:
   ]
 
 
-def usual_lists(count: int) -> int:
+def usual_lists(count: int, times: float = 4.0) -> int:
   """Inverted lists for so many vectors: about four times the root."""
-  return 2 ** max(1, round(math.log2(max(4 * math.sqrt(count), 2))))
+  return 2 ** max(1, round(math.log2(max(times * math.sqrt(count), 2))))
 
 
 def most_parts(dim: int, most: int) -> int:
@@ -200,9 +200,12 @@ def most_parts(dim: int, most: int) -> int:
 
 
 def scanned_fast(count: int, dim: int) -> str:
-  """Codes of a bit a dimension, the best looked at again with a byte."""
+  """Codes of a bit a dimension, the best looked at again with a byte.
+
+  In fewer lists, because codes are scanned faster than lists are compared.
+  """
   parts = most_parts(dim, dim // 4)
-  return f"IVF{usual_lists(count)},PQ{parts}x4fs,Refine(SQ8)"
+  return f"IVF{usual_lists(count, 1.0)},PQ{parts}x4fs,Refine(SQ8)"
 
 
 def advice(plans: list[Plan], limit: float) -> str:
