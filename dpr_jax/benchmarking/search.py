@@ -48,13 +48,14 @@ _THREADS = ("1 thread", "all threads")
 def factories_for(count: int, dim: int) -> list[str]:
   """What is compared where nothing else is asked for."""
   lists = faiss_index_plan.usual_lists(count)
-  refined = faiss_index_plan.scanned_fast(count, dim)
+  codes = faiss_index_plan.fast_codes(count, dim)
   return [
     "Flat",
     "HNSW32",
     f"IVF{lists},Flat",
-    refined.removesuffix(",Refine(SQ8)"),
-    refined,
+    codes,
+    f"{codes},RFlat",
+    f"{codes},Refine(SQ8)",
     f"IVF{lists},RaBitQfs4",
     "SQ8",
     EXACT,
