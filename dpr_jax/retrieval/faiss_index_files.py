@@ -2,7 +2,7 @@
 
 FAISS files carry no checksum and are parsed by C++ code that trusts them: the
 sha256 of the manifest is compared first, and FAISS is told that no array in
-the file can be larger than the file.
+the file can be larger than the file, or the tables of the manifest's factory.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ def load_file(
   # The table that is skipped is for L2 distances, and larger than the file.
   flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
   try:
-    with _deserialization_limits(path.stat().st_size):
+    with _deserialization_limits(max(path.stat().st_size, _tables(manifest))):
       loaded = faiss.read_index(
         str(path), flags | (faiss.IO_FLAG_MMAP_IFC if mmap else 0)
       )
@@ -113,9 +113,27 @@ def _check_what_it_is(
       )
 
 
+def _tables(manifest: dict[str, Any]) -> int:
+  """Bytes of what FAISS would compute for IVF with PQ, and not find stored.
+
+  It looks whether there is room for them, also where it is told not to make
+  them, and they can be larger than an index of few vectors.
+  """
+  if not isinstance(manifest.get("parameters"), dict):
+    return 0
+  settings = faiss_index_build.Settings(**manifest["parameters"])
+  empty = faiss_index_build.make_index(manifest["dim"], settings)
+  return max(
+    4 * (layer.nlist * layer.pq.M * layer.pq.ksub + 1)  # there must be more
+    if isinstance(layer, faiss.IndexIVF) and hasattr(layer, "pq")
+    else 0
+    for layer in faiss_index_build.layers(empty)
+  )
+
+
 @contextlib.contextmanager
 def _deserialization_limits(size: int) -> Iterator[None]:
-  """No array of a file is larger than the file; the limits are global."""
+  """No array of a file is larger than this; the limits are global."""
   old_bytes = faiss.get_deserialization_vector_byte_limit()
   old_loops = faiss.get_deserialization_loop_limit()
   faiss.set_deserialization_vector_byte_limit(size)

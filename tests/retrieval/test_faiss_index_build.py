@@ -154,7 +154,14 @@ def test_the_paper_s_index_has_a_name():
 
 
 @pytest.mark.parametrize(
-  "factory", ["Flat", "IVF8,Flat", "IVF8,SQ8", "IVF8,PQ4x4,RFlat"]
+  "factory",
+  [
+    "Flat",
+    "IVF8,Flat",
+    "IVF8,SQ8",
+    "IVF8,PQ4x4,RFlat",
+    "IVF32,PQ8x4fs,RFlat",  # its tables are larger than what was learnt
+  ],
 )
 def test_shards_equal_one_index(
   clustered, make_vectors, one_thread, tmp_path, factory
