@@ -8,6 +8,7 @@ even range of rows on its cores.
 """
 
 import io
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ from dpr_jax.retrieval import vectors as vectors_lib
 
 # What others are asked for.
 BUILD, OPEN_INDEX, OPEN_EXACT, SEARCH = "build", "open", "open exact", "search"
+_openings = itertools.count()  # of the first process
 Found = tuple[np.ndarray, np.ndarray]  # rows and scores, [questions, hits]
 
 
@@ -41,17 +43,19 @@ class SpreadIndex(faiss_index_search.ShardedIndex):
   """
 
   def __init__(
-    self, own: faiss_index_search.ShardedIndex, manifest: dict[str, Any]
+    self, own: faiss_index_search.ShardedIndex, count: int, opened: int
   ):
-    """Takes the shards of this process, and the manifest of all."""
+    """Takes this process's shards, all vectors, and its number for others."""
     super().__init__(own.shards, own.first_rows, own.d)
-    self.ntotal = manifest["count"]
+    self.ntotal = count
+    self._opened = opened
 
   def search(
     self, questions: np.ndarray, k: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and rows of all processes, as FAISS returns them."""
     header = {
+      "opened": self._opened,
       "parameters": self.parameters,
       "threads": faiss.omp_get_max_threads(),
     }
@@ -71,9 +75,9 @@ class SpreadExact:
     streams: whether vectors go through the cores anew for every call.
   """
 
-  def __init__(self, own, count: int):
-    """Takes the `ExactSearch` of this process; the vectors of all processes."""
-    self._own, self._count = own, count
+  def __init__(self, own, count: int, opened: int):
+    """Takes this process's search, all vectors, and its number for others."""
+    self._own, self._count, self._opened = own, count, opened
     self.streams = own.streams
 
   def search(
@@ -81,7 +85,12 @@ class SpreadExact:
   ) -> tuple[np.ndarray, np.ndarray]:
     """As `ExactSearch.search`."""
     k = min(k, self._count)
-    return _search_all(lambda: self._own.search(questions, k), questions, k, {})
+    return _search_all(
+      lambda: self._own.search(questions, k),
+      questions,
+      k,
+      {"opened": self._opened},
+    )
 
 
 def build_shards(
@@ -123,13 +132,20 @@ def open_index(
   shards = workdir_lib.read_manifest(folder, "index").get("shards")
   if not shards or not processes.leading():
     return faiss_index_files.load_index(folder, mmap=mmap)
-  header = {"factory": factory, "model": model, "mmap": mmap, "shards": shards}
+  opened = next(_openings)
+  header = {
+    "opened": opened,
+    "factory": factory,
+    "model": model,
+    "mmap": mmap,
+    "shards": shards,
+  }
   answers = processes.ask(OPEN_INDEX, _packed(header))
   own, manifest = faiss_index_files.load_index(
     folder, mmap=mmap, processes=processes.count()
   )
   answers()
-  return SpreadIndex(own, manifest), manifest
+  return SpreadIndex(own, manifest["count"], opened), manifest
 
 
 def open_exact(
@@ -149,11 +165,12 @@ def open_exact(
   settings = exact_search.Settings.of(config)
   if not processes.leading():
     return exact_search.ExactSearch(vectors, settings)
-  header = {"model": model, "shards": vectors.manifest["shards"]}
+  opened, shards = next(_openings), vectors.manifest["shards"]
+  header = {"opened": opened, "model": model, "shards": shards}
   answers = processes.ask(OPEN_EXACT, _packed(header))
   own = exact_search.ExactSearch(vectors, settings, _own_rows(len(vectors)))
   answers()
-  return SpreadExact(own, len(vectors))
+  return SpreadExact(own, len(vectors), opened)
 
 
 class Helper:
@@ -169,6 +186,7 @@ class Helper:
     """Holds nothing yet, and one index, or the vectors, at a time."""
     self._config, self._workdir = config, workdir
     self._search_own: Callable[[dict, np.ndarray], Found] | None = None
+    self._opened = -1  # its number
     self.tasks = {
       BUILD: self._build,
       OPEN_INDEX: self._open_index,
@@ -199,7 +217,7 @@ class Helper:
       with faiss_index_search.threads(how["threads"]):
         return index.search(questions, how["k"])[::-1]
 
-    self._search_own = search
+    self._opened, self._search_own = header["opened"], search
     return b""
 
   def _open_exact(self, asked: bytes) -> bytes:
@@ -208,19 +226,23 @@ class Helper:
     header, _ = _unpacked(asked)
     self._search_own = None
     folder = self._workdir.embeddings(header["model"])
-    # The first has compared all of them with their sha256.
     vectors = vectors_lib.open_vectors(folder, check=False)
     _check_same(folder, vectors.manifest, header)
-    exact = exact_search.ExactSearch(
-      vectors,
-      exact_search.Settings.of(self._config),
-      _own_rows(len(vectors)),
-    )
+    rows = _own_rows(len(vectors))
+    vectors.check(vectors_lib.COMMAND, rows)
+    settings = exact_search.Settings.of(self._config)
+    exact = exact_search.ExactSearch(vectors, settings, rows)
+    self._opened = header["opened"]
     self._search_own = lambda how, questions: exact.search(questions, how["k"])
     return b""
 
   def _search(self, asked: bytes) -> bytes:
     how, arrays = _unpacked(asked)
+    if how["opened"] != self._opened:
+      raise ValueError(
+        f"asked to search number {how['opened']}, opened last is number"
+        f" {self._opened}: others hold one index at a time"
+      )
     rows, scores = self._search_own(how, arrays["questions"])
     return _packed({}, rows=rows, scores=scores)
 

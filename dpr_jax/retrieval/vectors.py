@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from dpr_jax import errors, parts, workdir
 
 STAGE = "embed"
+COMMAND = "dpr-jax embed"
 DTYPES = ("float32", "float16", "bfloat16")
 PATTERNS = ("vectors-*.npy", "ids-*.npy")
 
@@ -99,6 +100,29 @@ class Vectors:
       found[places] = self._shards[shard][some]
     return found
 
+  def check(self, command: str, rows: range | None = None) -> None:
+    """Compares files with their sha256.
+
+    Args:
+      command: made them, and mends what is damaged.
+      rows: contiguous; only files that hold some of them. None = all files.
+
+    Raises:
+      InputError: one is damaged or missing.
+    """
+    names = {
+      shard[kind]
+      for shard in self.manifest["shards"]
+      for kind in ("file", "ids")
+      if rows is None
+      or max(rows.start, shard["first_row"])
+      < min(rows.stop, shard["first_row"] + shard["rows"])
+    }
+    files = self.manifest["files"]
+    parts.check_whole(
+      self.folder, [(name, files[name]) for name in sorted(names)], command
+    )
+
   def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
     """Passage ids of any rows, as `take`."""
     wanted = np.asarray(rows, np.int64)
@@ -127,7 +151,7 @@ class Vectors:
 
 
 def open_vectors(
-  folder: pathlib.Path, *, command: str = "dpr-jax embed", check: bool = True
+  folder: pathlib.Path, *, command: str = COMMAND, check: bool = True
 ) -> Vectors:
   """Opens `embeddings/…` after comparing every file with its sha256.
 
@@ -139,7 +163,7 @@ def open_vectors(
   Raises:
     InputError: there are none, or one is damaged or missing.
   """
-  manifest = workdir.read_manifest(folder, STAGE)
+  vectors = Vectors(folder, workdir.read_manifest(folder, STAGE))
   if check:
-    parts.check_whole(folder, manifest["files"].items(), command)
-  return Vectors(folder, manifest)
+    vectors.check(command)
+  return vectors
