@@ -24,8 +24,8 @@ STAGES = (
   *("train-reader", "read", "evaluate"),
 )
 READING = ("train-reader", "read")  # `run` does them if config.reader.train
-# Several processes do these together; of other stages, the first, which asks
-# the others for help where an index has shards.
+# Several processes do these together; the others are led by the first, which
+# asks for help where an index has shards or search is exact (`spread`).
 TOGETHER = ("train", "embed", "train-reader")
 
 

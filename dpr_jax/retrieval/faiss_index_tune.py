@@ -3,7 +3,7 @@
 In come an index, the vectors that it was made from and vectors of real
 questions; out come recall@20 and recall@100 against exact search, questions a
 second with one thread and with all, and how far the reported scores are from
-the inner products.  `tune` walks how carefully is searched up to a recall.
+the inner products.  `tune` finds how carefully to search for a recall.
 """
 
 import math
