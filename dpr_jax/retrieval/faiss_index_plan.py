@@ -30,8 +30,8 @@ _POINTS_PER_LIST = 256  # that FAISS's k-means looks at, at most
 # of neighbours that HNSW really looks at.  Fitted to a core's time for HNSW32
 # over 20,000 vectors of 64 and of 768.  In larger graphs more is looked at, and
 # less of it is in the cache: the power fits 100,000 to 1,000,000 vectors, and
-# gives 11.5 hours for the paper's 21 million on 40 threads; it tells of 8.5 "on a
-# single server".
+# gives 11.5 hours for the 21 million of the paper on 40 threads; that tells of
+# 8.5 "on a single server".
 _DISTANCE = (57e-9, 0.20e-9)
 _GRAPH_SHARE = 0.16
 _GRAPH_GROWTH = (20_000, 0.35)
