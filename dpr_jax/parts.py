@@ -71,10 +71,10 @@ class Parts:
         f"{folder} holds the work of another {self.stage.name}: other"
         f" {', '.join(changed)}; --overwrite throws it away and starts anew"
       )
+    self._remove_temporaries()
     if overwrite or changed:
       self._clear()
       return False
-    self._remove_temporaries()
     if not self.stage.manifest.exists():
       return False
     manifest = workdir.read_json(self.stage.manifest)
@@ -232,10 +232,12 @@ class Parts:
       path.unlink(missing_ok=True)
 
   def _remove_temporaries(self) -> None:
-    """Removes what killed runs left; nobody else writes these parts now."""
-    for path, temporary in self._files_of_mine():
-      if temporary:
-        path.unlink(missing_ok=True)
+    """Removes what killed runs left; nobody else writes these files now."""
+    left = [path for path, temporary in self._files_of_mine() if temporary]
+    if self.process == 0:  # the one that writes the manifest
+      left += self.stage.folder.glob(f"{self.stage.manifest.stem}.tmp-*")
+    for path in left:
+      path.unlink(missing_ok=True)
 
   def _records(self) -> list[pathlib.Path]:
     """The records that are there, of all processes."""

@@ -48,7 +48,8 @@ def test_what_is_there_is_found(tmp_path):
   some = _parts(tmp_path)
   some.begin()
   _make(some, (0, 1, 3))
-  for name in ("part-00002.tmp-77.json", "x-00002.tmp-77.npy"):
+  left = "part-00002.tmp-77.json", "x-00002.tmp-77.npy", "manifest.tmp-77.json"
+  for name in left:
     (tmp_path / name).write_text("half")  # of a process that was killed
   (tmp_path / "x-00001.npy").write_bytes(b"cut")
   (tmp_path / "x-00003.npy").unlink()
