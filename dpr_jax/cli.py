@@ -168,13 +168,33 @@ def _set_up_cores(cpu_devices: int, stage: str) -> None:
       os.environ["XLA_FLAGS"] = f"{xla_flags} --{_WIDE}=512".strip()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", cpu_devices)
-  if stage == "plan":
+  if not given.POD.value and _leaves_cores_alone(stage):
     jax.config.update("jax_platforms", "cpu")
+  if stage == "plan":
     return
   os.environ["LIBTPU_INIT_ARGS"] = parallel.libtpu_arguments()
   processes.start(given.POD.value)
-  if processes.count() > 1 and stage in ("demo", "bench"):
+  try:
+    several = processes.count() > 1
+  except RuntimeError as error:
+    raise errors.InputError(
+      f"JAX finds no cores: {str(error).splitlines()[0]}; if another process"
+      " has the TPU, wait for its end; --cpu_devices=8 takes the CPU"
+    ) from error
+  if several and stage in ("demo", "bench"):
     raise errors.InputError(f"{stage} is for one process")
+
+
+def _leaves_cores_alone(stage: str) -> bool:
+  """True for what computes nothing on them.
+
+  A process alone can have a TPU: `evaluate` beside a training must not ask.
+  """
+  return (
+    stage in ("plan", "prepare", "evaluate", "export", "import")
+    or (stage == "index" and given.PLAN.value)
+    or (stage == "mine" and given.FROM.value in (None, "bm25"))
+  )
 
 
 if __name__ == "__main__":

@@ -246,14 +246,14 @@ def start(environment):
   import subprocess
   import sys
 
-  def start(*arguments, cwd=None):
+  def start(*arguments, cwd=None, **variables):
     return subprocess.Popen(
       [sys.executable, "-m", "dpr_jax.cli", *map(str, arguments)],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
       cwd=cwd,
-      env=environment,
+      env=environment | variables,
     )
 
   return start
@@ -264,8 +264,8 @@ def call(start):
   """Runs dpr-jax to its end."""
   import subprocess
 
-  def call(*arguments, cwd=None, timeout=300):
-    with start(*arguments, cwd=cwd) as process:
+  def call(*arguments, cwd=None, timeout=300, **variables):
+    with start(*arguments, cwd=cwd, **variables) as process:
       try:
         stdout, stderr = process.communicate(timeout=timeout)
       finally:

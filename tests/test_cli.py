@@ -56,6 +56,23 @@ def test_run_does_everything(finished):
   assert not temporary
 
 
+def test_what_computes_nothing_leaves_the_cores_alone(
+  call, finished, config_file, tmp_path
+):
+  """Beside a process that has the TPU, or where there is none to be had."""
+  shutil.copytree(finished[0], tmp_path / "w")
+  flags = f"--config={config_file}", f"--workdir={tmp_path / 'w'}"
+  for command in ("prepare", "mine", "evaluate"):
+    done = call(command, *flags, "--overwrite", JAX_PLATFORMS="tpu")
+    assert done.returncode == 0, done.stderr
+    assert "skipped" not in done.stderr
+  done = call("embed", *flags, JAX_PLATFORMS="tpu")
+  assert done.returncode == 2
+  last = done.stderr.splitlines()[-1]
+  assert last.startswith("dpr-jax: JAX finds no cores: ")
+  assert last.endswith("--cpu_devices=8 takes the CPU")
+
+
 def test_run_again_skips_everything(call, finished, config_file):
   """Done and unchanged; another depth does retrieval alone again."""
   workdir, _ = finished
