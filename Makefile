@@ -7,6 +7,8 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
+# Python compiles what it imports; compiling all of it takes as long as the rest.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 # Repeated only when what is to be installed has changed.
 INPUTS := setup.py pyproject.toml constraints.txt dpr_jax/version.py
 SHELL_SCRIPTS := $(wildcard launch/*.sh) .ci/run
@@ -32,11 +34,11 @@ $(BIN)/python:
 
 # An environment without the test tools is enough to use dpr-jax.
 $(VENV)/.runtime: $(BIN)/python $(INPUTS)
-	$(BIN)/python -m pip install --quiet -e . -c constraints.txt
+	$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python $(INPUTS)
-	$(BIN)/python -m pip install --quiet -e '.[test]' -c constraints.txt
+	$(INSTALL) -e '.[test]'
 	@touch $(VENV)/.runtime $@
 
 # Tests that compare with PyTorch or Numba skip, and say so, where it is missing.
@@ -44,7 +46,7 @@ $(VENV)/.test: $(BIN)/python $(INPUTS)
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu, or PARITY=0.
 $(VENV)/.parity: $(VENV)/.test
 	@for peer in torch==2.13.0 sentence-transformers numba; do \
-	  $(BIN)/python -m pip install --quiet -c constraints.txt $$peer || { \
+	  $(INSTALL) $$peer || { \
 	    echo "warning: $$peer cannot be installed here: the tests that \
 	compare with it will be SKIPPED" >&2; exit 0; }; done; touch $@
 
@@ -54,8 +56,7 @@ parity: $(if $(filter 1,$(PARITY)),$(VENV)/.parity)
 
 # Plans are compiled by libtpu (Linux on x86-64 alone, 200 MB).
 $(VENV)/.planner: $(VENV)/.test
-	@if $(BIN)/python -m pip install --quiet --no-deps -c constraints.txt \
-	    libtpu==0.0.42; then touch $@; else \
+	@if $(INSTALL) --no-deps libtpu==0.0.42; then touch $@; else \
 	  echo "warning: libtpu==0.0.42 cannot be installed here: the tests that \
 	compile for TPUs will be SKIPPED" >&2; fi
 
