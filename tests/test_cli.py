@@ -62,7 +62,7 @@ def test_what_computes_nothing_leaves_the_cores_alone(
   """Beside a process that has the TPU, or where there is none to be had."""
   shutil.copytree(finished[0], tmp_path / "w")
   flags = f"--config={config_file}", f"--workdir={tmp_path / 'w'}"
-  for command in ("mine", "evaluate"):
+  for command in ("prepare", "mine", "evaluate"):
     done = call(command, *flags, "--overwrite", JAX_PLATFORMS="tpu")
     assert done.returncode == 0, done.stderr
     assert "skipped" not in done.stderr
