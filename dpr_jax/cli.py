@@ -18,6 +18,7 @@ from absl import app, flags, logging
 
 from dpr_jax import command_flags as given
 from dpr_jax import (
+  atomic_files,
   commands,
   errors,
   interrupts,
@@ -152,8 +153,22 @@ def _run(arguments: list[str]) -> None:
     print(f"dpr-jax: {interrupted}", file=sys.stderr)
     sys.exit(interrupted.exit_code)
   except Exception as error:
+    if line := _refused_by_the_disk(error):
+      processes.fail(2, line)
+      _fail(line)
     processes.fail_of(error)
     raise
+
+
+def _refused_by_the_disk(error: Exception) -> str:
+  """The line for what no narrower place has said; "" for other errors."""
+  refused = atomic_files.refusal(error)
+  if refused is None:
+    return ""
+  reason, file = refused
+  return str(
+    atomic_files.disk_error(file or f"--workdir={given.WORKDIR.value}", reason)
+  )
 
 
 def _set_up_cores(cpu_devices: int, stage: str) -> None:

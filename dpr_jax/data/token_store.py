@@ -24,7 +24,7 @@ import tokenizers
 from absl import logging
 from jaxtyping import Int, UInt
 
-from dpr_jax import parts, progress, workdir
+from dpr_jax import errors, parts, progress, workdir
 from dpr_jax.data import tables, tokenization
 
 STAGE = "tokens"
@@ -156,7 +156,7 @@ def make(
     seconds,
     done / seconds,
   )
-  manifest = workdir.read_json(stage.manifest)
+  manifest = workdir.read_record(stage.manifest)
   return TokenStore(stage.folder, manifest, tokenizer.passage_length)
 
 
@@ -176,14 +176,18 @@ def _find(stage: workdir.Stage) -> dict[str, Any] | None:
   """The manifest of a store that is whole and will do, or None."""
   if not stage.manifest.exists():
     return None
-  found = workdir.read_json(stage.manifest)
-  length = found["config"]["passage_length"]
+  try:
+    found = workdir.read_manifest(stage.folder, STAGE)
+    length = int(found["config"]["passage_length"])
+    parts_of_it = len(found["parts"])
+  except (errors.InputError, KeyError, TypeError, ValueError):
+    return None  # `Parts.begin` says why, and makes it again
   if found["inputs"] != stage.inputs or length < stage.config["passage_length"]:
     return None
   there = dataclasses.replace(
     stage, config={**stage.config, "passage_length": length}
   )
-  whole = parts.Parts(there, len(found["parts"]), ()).begin()
+  whole = parts.Parts(there, parts_of_it, ()).begin()
   return found if whole else None
 
 

@@ -51,7 +51,7 @@ def export(
   else:
     loaded = towers.start(config)
   written = []
-  with workdir.replace_folder(folder) as temporary:
+  with workdir.replace_folder(folder, "export") as temporary:
     for name, params in loaded.params.items():
       shared = name == dual_encoder.SHARED
       target = temporary if shared else temporary / name

@@ -273,7 +273,7 @@ def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
       tensors[f"{stem}.bias"] = np.asarray(head["bias"], np.float32)
   architecture = "DPRReader" if is_dpr else "BertForQuestionAnswering"
   settings = reader.tokenizer.text_format() | {"ranks": reader.ranks and is_dpr}
-  with workdir.replace_folder(folder) as temporary:
+  with workdir.replace_folder(folder, "export") as temporary:
     safetensors.numpy.save_file(
       tensors, temporary / "model.safetensors", metadata={"format": "pt"}
     )

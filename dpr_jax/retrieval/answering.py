@@ -192,10 +192,16 @@ def read(
       )
   if files:
     _read_files(make_engine(config, reader), files)
-    first = workdir.answers(name, next(iter(sources)))
-    if first in (one.output for one in files):
-      rows = workdir_lib.read_json(first)
-      workdir_lib.write_json(workdir.answers(name), rows)
+  _copy_first(workdir.answers(name, next(iter(sources))), workdir.answers(name))
+
+
+def _copy_first(first: pathlib.Path, copy: pathlib.Path) -> None:
+  """The first method's answers are also `answers/<name>.json`."""
+  if copy.exists():
+    same = map(workdir_lib.fingerprint_file, (first, copy))
+    if len(set(same)) == 1:
+      return
+  workdir_lib.write_json(copy, workdir_lib.read_json(first))
 
 
 def _counts(config: ml_collections.ConfigDict) -> list[int]:
@@ -350,7 +356,7 @@ class _Answers:
       )
       for task, readings in self._kept:
         self._answer(task, readings)
-    self._stage.manifest.unlink(missing_ok=True)  # not for another file
+    self._stage.begin([self.output])
     workdir_lib.write_json(self.output, self._rows)
     name = self.output.name
     files = {name: workdir_lib.fingerprint_file(self.output)}

@@ -238,7 +238,7 @@ def build_or_load(
     inputs=workdir_lib.dataset_inputs(workdir, "passages"),
   )
   if stage.is_current(overwrite):
-    return load_checked(folder)
+    return _load(folder)  # its files have just been compared
   settings = config.bm25
   index = BM25Index.build(
     prepare.open_passages(workdir),
@@ -247,7 +247,7 @@ def build_or_load(
     stopwords=settings.stopwords,
     stemmer=settings.stemmer,
   )
-  with workdir_lib.replace_folder(folder) as temporary:
+  with workdir_lib.replace_folder(folder, "bm25") as temporary:
     index.save(temporary)
     files = {
       path.name: workdir_lib.fingerprint_file(path)
@@ -264,15 +264,28 @@ def build_or_load(
   return index
 
 
-def load_checked(folder: pathlib.Path) -> BM25Index:
+def load_checked(workdir: workdir_lib.Workdir) -> BM25Index:
   """Loads an index of `build_or_load` after comparing its sha256 sums.
 
   Raises:
-    InputError: there is no index, or its files are damaged.
+    InputError: there is no index, its files are damaged, or it is of another
+      corpus than the workdir's.
   """
-  manifest = workdir_lib.read_manifest(folder, "mine")
-  # `bm25` is not a command: the stages that need the index build it.
-  workdir_lib.check_files(folder, {**manifest, "stage": "mine"})
+  folder = workdir.bm25
+  manifest = workdir_lib.read_manifest(folder, "bm25")
+  corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
+  if (found := manifest["inputs"].get("passages")) != corpus:
+    raise errors.InputError(
+      f"{folder} is the BM25 index of other passages"
+      f" ({workdir_lib.short(found)}) than those in {workdir.data}"
+      f" ({workdir_lib.short(corpus)}): run `dpr-jax mine`"
+    )
+  workdir_lib.check_files(folder, manifest)
+  return _load(folder)
+
+
+def _load(folder: pathlib.Path) -> BM25Index:
+  manifest = workdir_lib.read_manifest(folder, "bm25")
   index = BM25Index.load(folder)
   if len(index) != manifest["counts"]["passages"]:
     raise errors.InputError(

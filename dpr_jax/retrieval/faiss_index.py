@@ -168,7 +168,7 @@ def _write_part(
   started = time.monotonic()
   built = build_index(vectors, settings, rows=rows, trained=trained)
   seconds = time.monotonic() - started
-  with workdir_lib.replace_folder(stage.folder) as temporary:
+  with workdir_lib.replace_folder(stage.folder, "index") as temporary:
     faiss.write_index(built, str(temporary / FILE))
     stage.finish(
       {"vectors": built.ntotal},

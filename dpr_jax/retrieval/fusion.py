@@ -183,7 +183,7 @@ def read_tuned(
 ) -> dict[str, Any]:
   """What `tune` has stored, by method of fusion."""
   path = tuned_file(workdir, name)
-  return workdir_lib.read_json(path) if path.exists() else {}
+  return workdir_lib.read_record(path) if path.exists() else {}
 
 
 def store_tuned(
@@ -194,7 +194,7 @@ def store_tuned(
 ) -> None:
   """Keeps what `tune` has chosen for a method of fusion."""
   stored = read_tuned(workdir, name) | {method: found}
-  workdir_lib.write_json(tuned_file(workdir, name), stored)
+  workdir_lib.write_record(tuned_file(workdir, name), stored)
 
 
 def tune(

@@ -110,7 +110,7 @@ def mine(
   loaded = _load(config, workdir, ranker, passages, overwrite)
   matcher = answers_lib.AnswerMatcher(match=config.evaluate.match)
   depth, keep = int(config.mine.depth), int(config.mine.keep)
-  stage.manifest.unlink(missing_ok=True)  # not for half-replaced files
+  stage.begin(stage.folder / name for name in files(ranker).values())
   counts: dict[str, int] = {}
   written = {}
   for split, name in files(ranker).items():
@@ -312,7 +312,7 @@ def manifest_of(path: str | os.PathLike) -> dict[str, Any] | None:
   """The manifest beside a file of negatives that lists it, if there is one."""
   path = pathlib.Path(path)
   for place in sorted(path.parent.glob(f"*{workdir_lib.MANIFEST}")):
-    manifest = workdir_lib.read_json(place)
+    manifest = workdir_lib.read_record(place)
     if path.name in manifest.get("files", {}):
       return manifest
   return None

@@ -149,9 +149,7 @@ def load(
 
 def _load_bm25(config, workdir, passages, build: bool) -> bm25.BM25Index:
   index = (
-    bm25.build_or_load(config, workdir)
-    if build
-    else bm25.load_checked(workdir.bm25)
+    bm25.build_or_load(config, workdir) if build else bm25.load_checked(workdir)
   )
   bm25.check_size(index, passages)
   return index

@@ -56,7 +56,7 @@ def rerank(
   weight = answer_tuning.weight(config, workdir, method, reader)
   output = workdir.results(name, method + SUFFIX)
   sidecar = source.with_suffix(".manifest.json")
-  before = workdir_lib.read_json(sidecar) if sidecar.exists() else {}
+  before = workdir_lib.read_record(sidecar) if sidecar.exists() else {}
   stage = workdir_lib.Stage(
     STAGE,
     output.parent,
@@ -76,7 +76,7 @@ def rerank(
   engine = answering.make_engine(config, reader)
   run = output.with_suffix(".trec")
   matcher = answers_lib.AnswerMatcher(match=config.evaluate.match)
-  stage.manifest.unlink(missing_ok=True)  # not for half-replaced files
+  stage.begin([output, run])
   tasks = list(answering.tasks_of(source, depth=1 << 30))
   rows: dict[tuple[str, str], int] = {}  # numbers for the matcher
   tag = method + SUFFIX

@@ -245,7 +245,7 @@ def _retrieve_with(
   outputs = [output, output.with_suffix(".trec")]
   if stage.config["pyserini"]:
     outputs.append(output.with_suffix(".pyserini.json"))
-  stage.manifest.unlink(missing_ok=True)  # not for half-replaced files
+  stage.begin(outputs)
   gold: list[list[str]] = []
   started = time.monotonic()
   with contextlib.ExitStack() as stack:

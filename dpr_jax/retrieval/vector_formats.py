@@ -130,7 +130,7 @@ def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
   )
   shards = parts.Parts(stage, len(files), vectors_lib.PATTERNS)
   if shards.begin():
-    return workdir_lib.read_json(stage.manifest)["count"]
+    return workdir_lib.read_record(stage.manifest)["count"]
   listed, count, dim = [], 0, None
   for number, path in enumerate(files):
     ids, vectors = read(path)

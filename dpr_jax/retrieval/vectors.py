@@ -161,9 +161,53 @@ def open_vectors(
     check: False where it has just been done.
 
   Raises:
-    InputError: there are none, or one is damaged or missing.
+    InputError: there are none, or one is damaged or missing, or the manifest
+      does not make sense.
   """
-  vectors = Vectors(folder, workdir.read_manifest(folder, STAGE))
+  vectors = Vectors(folder, read_manifest(folder))
   if check:
     vectors.check(command)
   return vectors
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+  """The manifest of `embeddings/…`, validated.
+
+  Raises:
+    InputError: there is none, or its shards are not all rows in order.
+  """
+  manifest = workdir.read_manifest(folder, STAGE)
+  if wrong := _nonsense(manifest):
+    raise errors.InputError(
+      f"{folder / workdir.MANIFEST} is damaged: {wrong}; run `{COMMAND}"
+      " --overwrite`"
+    )
+  return manifest
+
+
+def _nonsense(manifest: dict[str, Any]) -> str:
+  """What in a manifest of vectors contradicts itself, "" for nothing."""
+  if manifest.get("dtype") not in DTYPES:
+    return f"dtype is {manifest.get('dtype')!r}"
+  for key in ("count", "dim"):
+    if not _is_count(manifest.get(key)):
+      return f"{key} is {manifest.get(key)!r}"
+  row, files = 0, manifest["files"]
+  for number, shard in enumerate(manifest.get("shards") or []):
+    if not isinstance(shard, dict) or not _is_count(shard.get("rows")):
+      return f"shard {number} is {shard!r}"[:200]
+    if shard.get("first_row") != row:
+      return f"shard {number} begins at row {shard.get('first_row')}, not {row}"
+    for kind in ("file", "ids"):
+      if shard.get(kind) not in files:
+        return f"shard {number}: its {kind} {shard.get(kind)!r} is not listed"
+    if shard.get("sha256", files[shard["file"]]) != files[shard["file"]]:
+      return f"shard {number}: {shard['file']} has two different sha256"
+    row += shard["rows"]
+  if row != manifest["count"]:
+    return f"its shards have {row} rows, count is {manifest['count']}"
+  return ""
+
+
+def _is_count(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool) and value > 0

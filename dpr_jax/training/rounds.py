@@ -128,7 +128,7 @@ def refresh(
       processes=1,
     )
     vectors = vectors_lib.Vectors(
-      shards.folder, workdir_lib.read_json(shards.manifest)
+      shards.folder, workdir_lib.read_record(shards.manifest)
     )
     rows = _search(config, encoder, vectors, questions)
     keep = int(config.mine.keep)
@@ -165,7 +165,7 @@ def read(
       f"{stage.manifest} is missing: the negatives of round {number} are gone,"
       f" and the model that mined them; run `{_COMMAND}`"
     )
-  found = workdir_lib.read_json(stage.manifest)
+  found = workdir_lib.read_record(stage.manifest)
   wrong = [
     name
     for name, value in stage.inputs.items()
@@ -206,7 +206,7 @@ def _is_done(stage: workdir_lib.Stage) -> bool:
   """True where all files are there, whole, and of this very job."""
   if not stage.manifest.exists():
     return False
-  found = workdir_lib.read_json(stage.manifest)
+  found = workdir_lib.read_record(stage.manifest)
   if found.get("config_hash") != stage.config_hash or (
     found.get("inputs") != stage.inputs
   ):

@@ -200,7 +200,7 @@ bm25.BM25Index.build(
 
 def test_build_or_load_builds_once(world, monkeypatch):
   index = bm25.build_or_load(world.config, world.workdir)
-  manifest = workdir.read_manifest(world.workdir.bm25, "mine")
+  manifest = workdir.read_manifest(world.workdir.bm25, "bm25")
   assert manifest["config"]["bm25"]["k1"] == 0.9
   assert manifest["counts"]["passages"] == len(world.passages)
   assert set(manifest["files"]) >= {bm25.PARAMETERS, "vocab.index.json"}
@@ -227,11 +227,26 @@ def test_damaged_index_is_refused(world):
   content = bytearray(path.read_bytes())
   content[-1] ^= 1
   path.write_bytes(content)
-  with pytest.raises(errors.InputError, match="data.csc.index.npy"):
-    bm25.build_or_load(world.config, world.workdir)
+  with pytest.raises(errors.InputError, match="data.csc.index.npy is not"):
+    bm25.load_checked(world.workdir)
   path.unlink()
-  with pytest.raises(errors.InputError, match="data.csc.index.npy"):
-    bm25.load_checked(world.workdir.bm25)
+  with pytest.raises(errors.InputError, match="data.csc.index.npy is missing"):
+    bm25.load_checked(world.workdir)
+  bm25.build_or_load(world.config, world.workdir)  # which makes it again
+  content[-1] ^= 1
+  assert path.read_bytes() == content
+
+
+def test_an_index_of_another_corpus_is_refused(world):
+  """Of as many passages in another order: both fingerprints are named."""
+  bm25.build_or_load(world.config, world.workdir)
+  before = workdir.dataset_inputs(world.workdir, "passages")["passages"]
+  world.prepare("2")
+  after = workdir.dataset_inputs(world.workdir, "passages")["passages"]
+  with pytest.raises(errors.InputError) as raised:
+    bm25.load_checked(world.workdir)
+  assert before[:12] in str(raised.value)
+  assert after[:12] in str(raised.value)
 
 
 def test_load_of_something_else_is_refused(tmp_path):
