@@ -27,6 +27,7 @@ _MARK = ".dprjax-"
 _LEFTOVER = re.compile(
   r"(?P<name>.*?)\.dprjax-(?P<kind>tmp|old)-\d+(?P<suffix>\..+)?", re.DOTALL
 )
+_NAME = re.compile(r"\w[\w.+-]*")
 # In a record that cannot be read any more: keys that no other file would have.
 _SIGNATURE = re.compile(rb'"config_hash"|"inputs"\s*:\s*\{|"dpr_jax"')
 
@@ -123,7 +124,16 @@ def is_temporary(name: str | os.PathLike) -> bool:
 
 
 def check_name(flag: str, name: str) -> str:
-  """Returns `name`; `InputError` where we would take it for a leftover."""
+  """Returns the name of a question set, which begins the names of files.
+
+  Raises:
+    InputError: it is no part of a file's name, or we would take such a file
+      for a leftover.
+  """
+  if not _NAME.fullmatch(name):
+    raise errors.InputError(
+      f"{flag}={name!r}: must be letters, digits, and . _ + - inside"
+    )
   if _MARK in f".{name}":
     raise errors.InputError(
       f"{flag}={name!r}: must not contain {_MARK!r}, which marks files that are"

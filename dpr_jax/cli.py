@@ -16,7 +16,6 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 from absl import app, flags, logging
 
-from dpr_jax import command_flags as given
 from dpr_jax import (
   atomic_files,
   commands,
@@ -26,6 +25,7 @@ from dpr_jax import (
   processes,
   version,
 )
+from dpr_jax import command_flags as given
 
 _WIDE = "xla_cpu_prefer_vector_width"
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR

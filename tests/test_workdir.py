@@ -176,6 +176,9 @@ def test_what_the_killed_left_goes_when_the_workdir_is_locked(tmp_path):
 def test_names_that_would_be_taken_for_leftovers_are_refused():
   """As names of question sets, say."""
   assert workdir.check_name("--name", "nq.tmp-1") == "nq.tmp-1"
+  for name in ("../x", "a/b", "", "a b"):
+    with pytest.raises(errors.InputError, match="--name=.*must be letters"):
+      workdir.check_name("--name", name)
   for name in ("nq.dprjax-tmp-1", "dprjax-old-1"):
     with pytest.raises(errors.InputError, match="--name=.*must not contain"):
       workdir.check_name("--name", name)

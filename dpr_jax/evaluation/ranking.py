@@ -21,7 +21,13 @@ from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import beir
 from dpr_jax.evaluation import answers as answers_lib
-from dpr_jax.evaluation import comparison, exact_match, judgements, report
+from dpr_jax.evaluation import (
+  comparison,
+  exact_match,
+  judgements,
+  report,
+  staleness,
+)
 
 _METHOD = re.compile(r"[\w-]+")
 
@@ -102,6 +108,7 @@ def evaluate(
       for k in config.evaluate.ranks
     }
   )
+  workdir_lib.check_name("--name", name)
   paths = results_files(workdir, name)
   answered = answer_files(workdir, name)
   if not paths and not answered:
@@ -109,9 +116,14 @@ def evaluate(
       f"{workdir.results(name, '*')}: no results of this name; run `dpr-jax"
       f" retrieve --name={name}` first"
     )
+  _name_missing(config, workdir, name, paths)
   pair = _pair(compare, paths)
   output = workdir.evaluation(name)
   sidecars = {method: _sidecar(path) for method, path in paths.items()}
+  for method, sidecar in sidecars.items():
+    staleness.check_results(workdir, name, method, sidecar)
+  for method, path in answered.items():
+    staleness.check_answers(workdir, name, method, _sidecar(path, "read"))
   inputs = {
     method: workdir_lib.fingerprint(
       [workdir_lib.fingerprint_file(path), sidecars[method]]
@@ -135,9 +147,10 @@ def evaluate(
     inputs=inputs,
     manifest_name=f"{name}.manifest.json",
   )
-  if stage.is_current(overwrite) and output.exists():
+  if stage.is_current(overwrite):
     measures = workdir_lib.read_json(output)
   else:
+    stage.begin([output])
     measures, counts = {}, {}
     for method, path in paths.items():
       ranks = read_ranks(path, sidecars[method], match)
@@ -149,12 +162,38 @@ def evaluate(
     for method, path in answered.items():
       measures.setdefault(method, {}).update(exact_match.file_scores(path))
     workdir_lib.write_json(output, measures)
-    stage.finish(counts)
+    sha256 = workdir_lib.fingerprint_file(output)
+    stage.finish(counts, files={output.name: sha256})
   title = f"{name}: percent of questions"
   report.print_table(report.comparison_table(measures, title))
   if pair:
     _compare(paths, sidecars, match, ks, pair, output)
   return measures
+
+
+def _name_missing(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  name: str,
+  paths: Mapping[str, pathlib.Path],
+) -> None:
+  """Says which methods have no results: of the config, and those that had."""
+  suffix = ".manifest"
+  had = _by_method(workdir.results(name, "").parent, name, f"{suffix}.json")
+  missing = [
+    method
+    for method in dict.fromkeys([*config.retrieve.methods, *had])
+    if method not in paths
+  ]
+  if missing:
+    logging.warning(
+      "evaluate: no results of %s for %s: run `dpr-jax retrieve --name=%s"
+      " --method=%s`",
+      ", ".join(missing),
+      name,
+      name,
+      ",".join(missing),
+    )
 
 
 def _pair(
@@ -241,12 +280,14 @@ def answer_files(
   return _by_method(workdir.answers(name).parent, name)
 
 
-def _by_method(folder: pathlib.Path, name: str) -> dict[str, pathlib.Path]:
+def _by_method(
+  folder: pathlib.Path, name: str, suffix: str = ".json"
+) -> dict[str, pathlib.Path]:
   found = {}
   for path in sorted(folder.glob("*.json")):
-    method = path.name.removeprefix(f"{name}.").removesuffix(".json")
+    method = path.name.removeprefix(f"{name}.").removesuffix(suffix)
     # `dev.bm25.manifest.json` and, for `nq`, `nq.test.bm25.json` are others.
-    if path.name == f"{name}.{method}.json" and _METHOD.fullmatch(method):
+    if path.name == f"{name}.{method}{suffix}" and _METHOD.fullmatch(method):
       found[method] = path
   return found
 
@@ -340,25 +381,39 @@ def read_ranks(
   return ranks
 
 
-def _sidecar(path: pathlib.Path) -> dict[str, Any]:
-  """The manifest beside a results file; {} for a file from elsewhere."""
+def _sidecar(path: pathlib.Path, stage: str = "retrieve") -> dict[str, Any]:
+  """The manifest beside results or answers; {} for a file from elsewhere.
+
+  Args:
+    path: of the file.
+    stage: that writes such files, "retrieve" or "read".
+
+  Raises:
+    InputError: the file is not the one that its manifest describes.
+  """
   manifest = path.with_suffix(".manifest.json")
   if not manifest.exists():
-    logging.warning(
-      "evaluate: %s has no manifest (it is from elsewhere): gold passages are"
-      " not known and answers are looked for again",
-      path,
-    )
+    if stage == "retrieve":
+      logging.warning(
+        "evaluate: %s has no manifest (it is from elsewhere): gold passages are"
+        " not known and answers are looked for again",
+        path,
+      )
     return {}
-  sidecar = workdir_lib.read_json(manifest)
+  sidecar = workdir_lib.read_record(manifest)
   sidecar.pop("created", None)
   expected = sidecar.get("files", {}).get(path.name)
-  if expected != workdir_lib.fingerprint_file(path):
+  if expected != (found := workdir_lib.fingerprint_file(path)):
     raise errors.InputError(
-      f"{path} is not the file that {manifest.name} describes: it is damaged"
-      " or was replaced; run `dpr-jax retrieve --overwrite`, or delete"
-      f" {manifest.name} to evaluate the file as it is"
+      f"{path} is not the file that {manifest.name} describes (its sha256 is"
+      f" {workdir_lib.short(found)}, {workdir_lib.short(expected)} was"
+      " recorded): it is damaged, was replaced, or was not finished; run"
+      f" `dpr-jax {stage} --overwrite`, or delete {manifest.name} to evaluate"
+      " the file as it is"
     )
+  run = path.with_suffix(".trec").name
+  if run in sidecar.get("files", {}):
+    workdir_lib.check_files(path.parent, sidecar, [run])
   return sidecar
 
 

@@ -11,7 +11,7 @@ import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -20,7 +20,7 @@ from absl import logging
 from dpr_jax import configuration, errors, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records, squad
-from dpr_jax.evaluation import ranking
+from dpr_jax.evaluation import ranking, staleness
 from dpr_jax.models import readers
 from dpr_jax.retrieval import answer_tuning, reading
 
@@ -151,6 +151,7 @@ def read(
     InputError: no results or no reader, or a bad setting.
   """
   settings = config.read
+  workdir_lib.check_name("--name", name)
   counts = _counts(config)
   sources = {}
   if questions_file is not None:
@@ -188,7 +189,14 @@ def read(
         answer_tuning.choose, workdir, method, reader, counts[-1]
       )
       files.append(
-        _Answers(stage, path, output, counts, choose if tune else None)
+        _Answers(
+          stage,
+          path,
+          output,
+          counts,
+          choose if tune else None,
+          reader_origin(config, workdir),
+        )
       )
   if files:
     _read_files(make_engine(config, reader), files)
@@ -222,6 +230,15 @@ def load_reader(
   if config.read.reader:
     return readers.from_folder(config.read.reader)
   return readers.trained(config, workdir)
+
+
+def reader_origin(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> dict[str, Any]:
+  """What a manifest says on the workdir's own reader, {} for another one."""
+  if config.read.reader:
+    return {}
+  return {"reader_training": staleness.reader_training(workdir)}
 
 
 def make_engine(
@@ -278,8 +295,13 @@ class _Answers:
     output: pathlib.Path,
     counts: list[int],
     tune: Callable[[Sequence[answer_tuning.Candidates]], float] | None = None,
+    extra: Mapping[str, Any] | None = None,
   ):
-    """Where `tune` is given, it chooses the weight from all that was read."""
+    """Where `tune` is given, it chooses the weight from all that was read.
+
+    The manifest gets what `extra` holds.
+    """
+    self._extra = extra or {}
     self.path, self.output, self.counts = path, output, counts
     self._stage, self._tune = stage, tune
     self._kept: list[tuple[Task, Sequence[reading.Reading]]] = []
@@ -360,7 +382,7 @@ class _Answers:
     workdir_lib.write_json(self.output, self._rows)
     name = self.output.name
     files = {name: workdir_lib.fingerprint_file(self.output)}
-    self._stage.finish(self._totals, files=files)
+    self._stage.finish(self._totals, files=files, **self._extra)
     notes = ", ".join(
       f"{count} {key.replace('_', ' ')}"
       for key, count in self._totals.items()

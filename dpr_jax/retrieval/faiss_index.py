@@ -10,7 +10,6 @@ those that they will search.
 
 import dataclasses
 import pathlib
-import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -89,14 +88,15 @@ def index(
       f" {shards})"
     )
   source = workdir.embeddings(model)
-  embeddings = workdir_lib.read_manifest(source, "embed")
+  embeddings = vectors_lib.read_manifest(source)
   stage = _stage(config, workdir, model)
-  current = stage.is_current(overwrite)
+  check_origin(embeddings, stage.inputs["passages"], source)
+  encoder = _encoder(workdir, model, embeddings, source)
+  current = _is_current(stage, embeddings["count"], shards, overwrite)
   if current and not tune:
     # An interruption may have come between the index and its measures.
     if "recall" in workdir_lib.read_manifest(stage.folder, "index"):
       return
-  check_origin(embeddings, stage.inputs["passages"], source)
   vectors = vectors_lib.open_vectors(source)
   with faiss_index_search.threads(settings.threads):
     if not current:
@@ -107,7 +107,54 @@ def index(
         stage, settings, vectors, shards, shard, overwrite, model
       ):
         return
-    _report(config, workdir, stage, vectors, model, tune)
+    _report(config, workdir, stage, vectors, model, tune, encoder)
+
+
+def _encoder(
+  workdir: workdir_lib.Workdir,
+  model: str,
+  embeddings: dict[str, Any],
+  source: pathlib.Path,
+):
+  """What encodes questions for these vectors; None where nothing here does.
+
+  That is so for imported ones, and where only the vectors are on this machine.
+
+  Raises:
+    InputError: the workdir's towers are not those that made the vectors.
+  """
+  from dpr_jax.retrieval import encoding  # starts JAX: only when needed
+
+  made_by = str(embeddings.get("model"))
+  if made_by.startswith("imported "):
+    return None
+  if model == "dense" and not workdir.training.exists():
+    return None
+  encoder = encoding.Encoder.load(workdir.root, which=ENCODERS[model])
+  if made_by != encoder.fingerprint:
+    raise errors.InputError(
+      f"{source} holds vectors of model {workdir_lib.short(made_by)}, the"
+      f" {'trained ' if model == 'dense' else ''}towers of this workdir are"
+      f" model {workdir_lib.short(encoder.fingerprint)}: run `dpr-jax embed`"
+      " first, and then index again"
+    )
+  return encoder
+
+
+def _is_current(
+  stage: workdir_lib.Stage, count: int, shards: int, overwrite: bool
+) -> bool:
+  """True where the index is done, whole and unchanged, all of its parts."""
+  if not stage.is_current(overwrite):
+    return False
+  if shards == 1:
+    return True
+  try:
+    learnt, parts = _parts(stage, count, shards)
+  except errors.InputError as error:
+    logging.warning("index: running again: %s", error)
+    return False
+  return all(part.is_current() for part in (learnt, *parts))
 
 
 def _shards(config: ml_collections.ConfigDict) -> int:
@@ -218,8 +265,7 @@ def _write_shards(
   """
   from dpr_jax.retrieval import spread  # imports JAX: only when needed
 
-  stage.folder.mkdir(parents=True, exist_ok=True)
-  stage.manifest.unlink(missing_ok=True)
+  _begin_shards(stage)
   learnt = dataclasses.replace(stage, folder=stage.folder / "trained")
   if not learnt.is_current(overwrite and only is None):
     _write_part(learnt, settings, vectors, range(0))
@@ -238,10 +284,7 @@ def _write_shards(
   if missing:
     logging.info("index: still missing: %s", ", ".join(missing))
     return False
-  for folder in stage.folder.iterdir():
-    if folder not in [learnt.folder, *(part.folder for part in parts)]:
-      shutil.rmtree(folder, ignore_errors=True)
-      folder.unlink(missing_ok=True)
+  _remove_others(stage.folder, {learnt.folder, *(p.folder for p in parts)})
   manifests = [
     workdir_lib.read_manifest(part.folder, "index") for part in parts
   ]
@@ -261,6 +304,21 @@ def _write_shards(
     ],
   )
   return True
+
+
+def _begin_shards(stage: workdir_lib.Stage) -> None:
+  """Claims `index/<factory>`; an index in one file there is no longer one."""
+  workdir_lib.check_ours(stage.folder, stage.name, whole=False)
+  stage.begin([])
+  with workdir_lib.writing(stage.folder):
+    (stage.folder / FILE).unlink(missing_ok=True)
+
+
+def _remove_others(folder: pathlib.Path, ours: set[pathlib.Path]) -> None:
+  """Removes parts of another division; what is not ours stays."""
+  for path in sorted(folder.glob("shard-*-of-*")):
+    if path not in ours:
+      workdir_lib.remove_folder(path, "index")
 
 
 def _parts(
@@ -301,6 +359,7 @@ def _report(
   vectors: Vectors,
   model: str,
   tune: bool,
+  encoder: Any,
 ) -> None:
   """Adds to the manifest what the index finds of exact search, and how fast."""
   from dpr_jax.retrieval import spread  # imports JAX: only when needed
@@ -308,7 +367,7 @@ def _report(
   loaded, manifest = spread.open_index(
     workdir, config.index.factory, model, mmap=config.index.mmap
   )
-  questions, why = _question_vectors(config, workdir, vectors, model)
+  questions, why = _question_vectors(config, workdir, vectors, encoder)
   if questions is None:
     logging.warning("index: recall is not measured: %s", why)
     found: dict[str, Any] = {"recall": {"skipped": why}}
@@ -335,18 +394,17 @@ def _report(
       speeds["all threads"],
       found["recall"]["threads"],
     )
-  workdir_lib.write_json(stage.manifest, manifest | found)
+  workdir_lib.write_record(stage.manifest, manifest | found)
 
 
 def _question_vectors(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
   vectors: Vectors,
-  model: str,
+  encoder: Any,
 ) -> tuple[np.ndarray | None, str]:
   """Vectors of some dev questions; None, and why, where there are none."""
   from dpr_jax.data import prepare
-  from dpr_jax.retrieval import encoding  # starts JAX: only when needed
 
   wanted = int(
     configuration.at_least(
@@ -357,16 +415,15 @@ def _question_vectors(
     return None, "config.index.recall_questions is 0"
   if not (workdir.data / "dev").exists():
     return None, f"{workdir.data} has no dev questions"
+  if encoder is None:
+    return None, (
+      f"the vectors are of model {str(vectors.manifest['model'])[:21]}, and"
+      " nothing in this workdir encodes questions as that does"
+    )
   table = prepare.open_questions(workdir, "dev")
   rows = np.unique(
     np.linspace(0, len(table) - 1, min(wanted, len(table))).astype(np.int64)
   )
-  encoder = encoding.Encoder.load(workdir.root, which=ENCODERS[model])
-  if encoder.fingerprint != vectors.manifest["model"]:
-    return None, (
-      f"the vectors are of model {str(vectors.manifest['model'])[:12]}, the"
-      f" workdir's own is {encoder.fingerprint[:12]}"
-    )
   texts = [question.question for question in table.take(rows)]
   found = np.asarray(encoder.encode_questions(texts), np.float32)
   if found.shape[1] != vectors.dim:

@@ -47,14 +47,16 @@ def load_index(
   manifest = workdir_lib.read_manifest(folder, "index")
   if "shards" not in manifest:
     return load_file(folder, mmap=mmap)
+  _check_shards(folder, manifest)
   parts = []
   shards = manifest["shards"][process::processes]
   for shard in shards:
     part, found = load_file(folder / shard["folder"], mmap=mmap)
-    if found["files"][FILE] != shard["sha256"]:
+    if (there := found["files"][FILE]) != shard["sha256"]:
       raise errors.InputError(
-        f"{folder / shard['folder']} is not the part that the manifest of"
-        f" {folder} names: run `dpr-jax index --overwrite`"
+        f"{folder / shard['folder']} is part {workdir_lib.short(there)}, the"
+        f" manifest of {folder} names {workdir_lib.short(shard['sha256'])}: run"
+        " `dpr-jax index --overwrite`"
       )
     parts.append(part)
   whole = faiss_index_search.ShardedIndex(
@@ -63,6 +65,29 @@ def load_index(
   rows = sum(shard["rows"] for shard in shards)
   _check_what_it_is(folder, whole, {**manifest, "count": rows})
   return whole, manifest
+
+
+def _check_shards(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
+  """`InputError` where the parts of an index are not all rows in order."""
+  row = 0
+  for number, shard in enumerate(manifest["shards"]):
+    try:
+      wrong = shard["first_row"] != row
+      row += shard["rows"]
+      _ = shard["folder"], shard["sha256"]
+    except (KeyError, TypeError):
+      wrong = True
+    if wrong:
+      raise errors.InputError(
+        f"{folder / workdir_lib.MANIFEST} is damaged: part {number} is"
+        f" {shard!r}, and rows before it end at {row}; run `dpr-jax index"
+        " --overwrite`"
+      )
+  if row != manifest["count"]:
+    raise errors.InputError(
+      f"{folder / workdir_lib.MANIFEST} is damaged: its parts have {row} rows,"
+      f" count is {manifest['count']}; run `dpr-jax index --overwrite`"
+    )
 
 
 def load_file(

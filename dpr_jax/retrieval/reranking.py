@@ -109,6 +109,7 @@ def rerank(
     depth=before.get("depth", max(len(task.passages) for task in tasks)),
     match=config.evaluate.match,
     gold=before.get("gold", [[] for _ in tasks]),
+    **answering.reader_origin(config, workdir),
   )
   logging.info("rerank: %s", output)
 

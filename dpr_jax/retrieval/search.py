@@ -9,7 +9,7 @@ same as a TREC run, and a manifest beside them that evaluation reads.
 import contextlib
 import copy
 import os
-import re
+import pathlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -27,7 +27,6 @@ from dpr_jax.retrieval.results import Hit, ResultsWriter
 
 _BATCH = 256  # questions at once
 _TUNED_ON = 2000  # dev questions, at most
-_NAME = re.compile(r"\w[\w.+-]*")
 
 
 class Retriever:
@@ -174,10 +173,14 @@ def retrieve(
   configuration.one_of(
     "evaluate.match", config.evaluate.match, answers_lib.MATCHES
   )
-  if not _NAME.fullmatch(name):
-    raise errors.InputError(
-      f"--name={name!r}: must be letters, digits, and . _ + - inside"
-    )
+  workdir_lib.check_name("--name", name)
+  for method in methods if questions_file is not None else ():
+    output = workdir.results(name, method)
+    if pathlib.Path(questions_file).resolve() == output.resolve():
+      raise errors.InputError(
+        f"--questions={questions_file} is where the results would be written:"
+        " give another --name"
+      )
   if tune:
     if "hybrid" not in methods:
       raise errors.InputError(

@@ -121,6 +121,7 @@ def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
     InputError: a file is none of the formats, asks for code, or does not fit
       the others.
   """
+  workdir_lib.refuse_inside("--from", source, folder)
   files = _files(source)
   stage = workdir_lib.Stage(
     vectors_lib.STAGE,

@@ -292,7 +292,9 @@ def test_dataset_of_another_run(run):
   tfds_builders.write_passages(PASSAGES[:5], run.folder / "other")
   for file in (run.folder / "other").iterdir():
     file.replace(run.workdir.data / "passages" / file.name)
-  with pytest.raises(errors.InputError, match="holds 5 rows, .* says 10"):
+  with pytest.raises(
+    errors.InputError, match="was recorded.*prepare --overwrite"
+  ):
     prepare.open_passages(run.workdir)
 
 
@@ -325,3 +327,53 @@ prepare.prepare(config, workdir.Workdir(sys.argv[2]))
     assert counts[split] == len(questions) == size
     assert counts[f"{split}_gold_not_in_corpus"] == 0
     assert counts[f"{split}_gold_text_differs"] == 0
+
+
+def test_a_user_s_own_data_folder_is_never_replaced(run):
+  """`--workdir=.` where the sources lie in ./data, or anything else does."""
+  run()  # writes the sources
+  data = run.folder / "data"
+  data.mkdir()
+  for name in ("corpus.tsv", "train.json", "dev.json"):
+    (run.folder / name).rename(data / name)
+  here = workdir_module.Workdir(run.folder)
+  inside = {
+    f"{role}_path": str(data / name)
+    for role, name in (
+      ("passages", "corpus.tsv"),
+      ("train", "train.json"),
+      ("dev", "dev.json"),
+    )
+  }
+  with pytest.raises(errors.InputError, match=r"data\.passages=.*lies in"):
+    prepare.prepare(run.config(**inside), here)
+  sample = {key: "sample" for key in inside}
+  with pytest.raises(errors.InputError, match="is not empty and holds nothing"):
+    prepare.prepare(run.config(**sample), here, overwrite=True)
+  assert sorted(path.name for path in data.iterdir()) == [
+    "corpus.tsv",
+    "dev.json",
+    "train.json",
+  ]
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["passages/ids.npy", "passages/id_order.npy", "passages/dataset_info.json"]
+  + ["passages/features.json", "dev/features.json", "dev/dataset_info.json"],
+)
+def test_what_lies_beside_the_rows_is_compared_before_use(run, name):
+  """Every 37th byte, one bit: none passes, and none is a traceback."""
+  run()
+  path = run.workdir.data / name
+  whole = path.read_bytes()
+  for place in range(0, len(whole), max(1, len(whole) // 37)):
+    data = bytearray(whole)
+    data[place] ^= 1 << place % 8
+    path.write_bytes(data)
+    with pytest.raises(errors.InputError, match=f"{path.name} is not the file"):
+      prepare.open_questions(run.workdir, "dev") if name.startswith(
+        "dev"
+      ) else prepare.open_passages(run.workdir)
+  run()  # is done again, since it is no longer whole
+  assert path.read_bytes() == whole

@@ -195,6 +195,97 @@ def test_missing_results_and_bad_match_are_refused(tmp_path):
     ranking.evaluate(_config(ranks=(0, 5)), place)
 
 
+def test_methods_without_results_are_named(tmp_path, caplog):
+  """Those of the config, and one whose file was deleted."""
+  sidecar = {"match": "string", "depth": 2, "gold": GOLD}
+  place = _write(tmp_path, **sidecar)
+  _write(tmp_path, method="exact", **sidecar)
+  place.results("dev", "exact").unlink()
+  ranking.evaluate(_config(), place)
+  assert "no results of dense, exact for dev: run `dpr-jax retr" in caplog.text
+
+
+def test_a_lost_evaluation_is_made_again(tmp_path):
+  """Done means that the file is there, whole."""
+  place = _write(tmp_path, match="string", depth=2, gold=GOLD)
+  measures = ranking.evaluate(_config(), place)
+  path = place.evaluation("dev")
+  whole = path.read_bytes()
+  path.write_bytes(whole.replace(b"0.25", b"0.75"))
+  assert ranking.evaluate(_config(), place) == measures
+  path.unlink()
+  assert ranking.evaluate(_config(), place) == measures
+  assert path.read_bytes() == whole
+
+
+def test_results_of_older_towers_or_data_are_refused(tmp_path):
+  """What was retrained, indexed or prepared since is named, with the fix."""
+  place = workdir.Workdir(tmp_path)
+  folders = {
+    "train": place.training,
+    "index": place.index("Flat"),
+    "prepare": place.data,
+  }
+
+  def make(stage, version):
+    workdir.Stage(stage, folders[stage], {}, {}).finish(
+      {"version": version}, files={"passages/rows": str(version)}
+    )
+
+  for stage in folders:
+    make(stage, 1)
+  path = place.results("dev", "dense")
+  path.parent.mkdir(parents=True)
+  path.write_text(json.dumps(RESULTS))
+  before = {
+    "training": workdir.manifest_fingerprint(folders["train"], "train"),
+    "index": workdir.manifest_fingerprint(folders["index"], "index"),
+    **workdir.dataset_inputs(place, "passages"),
+    "questions": "a file that is not looked at again",
+  }
+  config = {"method": "dense", "factory": "Flat"}
+  stage = workdir.Stage(
+    "retrieve", path.parent, config, before, "dev.dense.manifest.json"
+  )
+  files = {path.name: workdir.fingerprint_file(path)}
+  stage.finish({}, files=files, match="string", depth=2, gold=GOLD)
+  keys = {"train": "training", "index": "index", "prepare": "passages"}
+  for name in folders:
+    ranking.evaluate(_config(), place)
+    make(name, 2)
+    with pytest.raises(errors.InputError) as raised:
+      ranking.evaluate(_config(), place, compare=None)
+    said = str(raised.value)
+    assert f"{keys[name]} (was {before[keys[name]][:12]}…, is " in said
+    assert "dpr-jax retrieve --name=dev --method=dense` again" in said
+    make(name, 1)
+  (place.training / "manifest.json").unlink()  # cannot be compared
+  ranking.evaluate(_config(), place)
+
+
+def test_answers_of_other_results_or_damaged_ones_are_refused(tmp_path):
+  """Exact match is of what was read in the results that are there."""
+  place = _write(tmp_path, match="string", depth=2, gold=GOLD)
+  path = place.answers("dev", "bm25")
+  path.parent.mkdir()
+  row = {"question": "q", "answers": ["a"], "prediction": "a"}
+  path.write_text(json.dumps([row]))
+  source = workdir.fingerprint_file(place.results("dev", "bm25"))
+  stage = workdir.Stage(
+    "read", path.parent, {}, {"questions": source}, "dev.bm25.manifest.json"
+  )
+  stage.finish({}, files={path.name: workdir.fingerprint_file(path)})
+  assert ranking.evaluate(_config(), place)["bm25"]["em"] == 1.0
+  changed = [*RESULTS[:3], {**RESULTS[3], "question": "other"}]
+  _write(tmp_path, results=changed, match="string", depth=2, gold=GOLD)
+  with pytest.raises(errors.InputError, match=r"read --name=dev --method=bm25"):
+    ranking.evaluate(_config(), place)
+  _write(tmp_path, match="string", depth=2, gold=GOLD)
+  path.write_text(json.dumps([row | {"prediction": "b"}]))
+  with pytest.raises(errors.InputError, match="bm25.json is not the file"):
+    ranking.evaluate(_config(), place)
+
+
 def test_table_is_plain_and_unwrapped_off_a_terminal():
   measures = {f"top{k}": 0.5 for k in (1, 5, 20, 100)}
   measures |= {f"gold_{key}": 0.25 for key in list(measures)}

@@ -130,7 +130,22 @@ class World:
     inputs = workdir.dataset_inputs(self.workdir, "passages")
     stage = workdir.Stage("embed", folder, {}, inputs)
     digest = zlib.crc32(np.asarray(array, np.float32).tobytes())
-    stage.finish({}, model=fingerprint, digest=digest)
+    stage.finish(
+      {},
+      files={"vectors-00000.npy": str(digest), "ids-00000.npy": "ids"},
+      model=fingerprint,
+      count=len(array),
+      dim=len(array[0]),
+      dtype="float32",
+      shards=[
+        {
+          "file": "vectors-00000.npy",
+          "ids": "ids-00000.npy",
+          "first_row": 0,
+          "rows": len(array),
+        }
+      ],
+    )
     self.vectors[folder] = Vectors(array, fingerprint)
     if model == "dense":
       workdir.Stage(

@@ -35,6 +35,20 @@ def test_missing_index_is_refused(world):
 
 
 def test_vectors_of_another_model_are_refused(world):
+  world.embed()
+  faiss_index.index(world.config, world.workdir)
+  before = faiss_index.load_index(world.workdir.index("Flat"))[1]
+  world.embed(fingerprint="some-other-model")
+  with pytest.raises(errors.InputError) as raised:
+    faiss_index.index(world.config, world.workdir)  # before anything is built
+  for named in ("passages holds", "model some-other-m", "model model-1"):
+    assert named in str(raised.value)
+  assert faiss_index.load_index(world.workdir.index("Flat"))[1] == before
+
+
+def test_an_index_of_another_model_is_refused(world, monkeypatch):
+  """Such as an older version has built."""
+  monkeypatch.setattr(faiss_index, "_encoder", lambda *_: None)
   world.embed(fingerprint="some-other-model")
   faiss_index.index(world.config, world.workdir)
   with pytest.raises(errors.InputError, match="vectors of model some-other-m"):

@@ -1,0 +1,130 @@
+"""Are results still those of what the workdir holds?
+
+In comes the manifest beside a file of results or answers, which knows what they
+were made from; what has changed since is refused, with both fingerprints and
+the command that makes them again.  What is no longer there (vectors that were
+deleted, say) cannot be compared and is not.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from dpr_jax import errors
+from dpr_jax import workdir as workdir_lib
+
+_DATASETS = ("passages", "train", "dev")
+START = "dense-start"
+
+
+def check_results(
+  workdir: workdir_lib.Workdir,
+  name: str,
+  method: str,
+  manifest: Mapping[str, Any],
+) -> None:
+  """Refuses results whose corpus, questions, towers or index have changed.
+
+  Args:
+    workdir: holds them.
+    name: the question set.
+    method: that found them.
+    manifest: of the results, {} for those from elsewhere.
+
+  Raises:
+    InputError: they are of something else than what the workdir holds now.
+  """
+  inputs = manifest.get("inputs", {})
+  now = _datasets(workdir, inputs)
+  config = manifest.get("config", {})
+  model = START if config.get("method") == START else "dense"
+  if "training" in inputs:
+    now |= _of_stage(workdir.training, "train", "training")
+  if "embeddings" in inputs:
+    now |= _of_stage(workdir.embeddings(model), "embed", "embeddings")
+  if "index" in inputs and isinstance(config.get("factory"), str):
+    folder = workdir.index(config["factory"], model)
+    now |= _of_stage(folder, "index", "index")
+  again = f"dpr-jax retrieve --name={name} --method="
+  command = again + method
+  if "results" in inputs:  # reordered by the reader
+    before, _, _ = method.rpartition("-")
+    now |= _of_file(workdir.results(name, before), "results")
+    now |= _of_reader(workdir, manifest)
+    command = f"{again}{before} --rerank=reader"
+  there = inputs | _reader(manifest)
+  _refuse(workdir.results(name, method), there, now, command)
+
+
+def check_answers(
+  workdir: workdir_lib.Workdir,
+  name: str,
+  method: str,
+  manifest: Mapping[str, Any],
+) -> None:
+  """Refuses answers read from other results, or by another reader.
+
+  Args and errors as of `check_results`.
+  """
+  now = _of_file(workdir.results(name, method), "questions")
+  now |= _of_reader(workdir, manifest)
+  _refuse(
+    workdir.answers(name, method),
+    manifest.get("inputs", {}) | _reader(manifest),
+    now,
+    f"dpr-jax read --name={name} --method={method}",
+  )
+
+
+def _refuse(
+  path: pathlib.Path,
+  inputs: Mapping[str, str],
+  now: Mapping[str, str],
+  command: str,
+) -> None:
+  changed = workdir_lib.changes({key: inputs.get(key) for key in now}, now)
+  if changed:
+    raise errors.InputError(
+      f"{path} was made from what has changed since: {', '.join(changed)}; run"
+      f" `{command}` again"
+    )
+
+
+def _datasets(
+  workdir: workdir_lib.Workdir, inputs: Mapping[str, str]
+) -> dict[str, str]:
+  if not (workdir.data / workdir_lib.MANIFEST).exists():
+    return {}
+  wanted = [key for key in _DATASETS if key in inputs]
+  return workdir_lib.dataset_inputs(workdir, *wanted)
+
+
+def _of_stage(folder: pathlib.Path, stage: str, key: str) -> dict[str, str]:
+  if not (folder / workdir_lib.MANIFEST).exists():
+    return {}
+  return {key: workdir_lib.manifest_fingerprint(folder, stage)}
+
+
+def _of_file(path: pathlib.Path, key: str) -> dict[str, str]:
+  return {key: workdir_lib.fingerprint_file(path)} if path.exists() else {}
+
+
+def reader_training(workdir: workdir_lib.Workdir) -> str | None:
+  """Fingerprint of the reader's training, which answers remember."""
+  found = _of_stage(workdir.reader, "train-reader", "reader")
+  return found.get("reader")
+
+
+def _reader(manifest: Mapping[str, Any]) -> dict[str, str]:
+  """What `reader_training` was; {} of older versions and other readers."""
+  found = manifest.get("reader_training")
+  return {"reader_training": found} if found else {}
+
+
+def _of_reader(
+  workdir: workdir_lib.Workdir, manifest: Mapping[str, Any]
+) -> dict[str, str]:
+  now = reader_training(workdir)
+  if now is None or not _reader(manifest):
+    return {}
+  return {"reader_training": now}
