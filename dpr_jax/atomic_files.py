@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 
@@ -142,6 +143,11 @@ def check_name(flag: str, name: str) -> str:
   return name
 
 
+def _number() -> str:
+  """Of a temporary name: hosts that share a disk may share process ids."""
+  return f"{os.getpid()}{secrets.randbelow(10**6):06d}"
+
+
 def fsync_folder(folder: str | os.PathLike) -> None:
   """Brings the names in a folder to the disk."""
   descriptor = os.open(folder, os.O_RDONLY)
@@ -168,7 +174,7 @@ def replace_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """
   path = pathlib.Path(path)
   stem, dot, suffix = path.name.partition(".")
-  temporary = path.with_name(f"{stem}{_MARK}tmp-{os.getpid()}{dot}{suffix}")
+  temporary = path.with_name(f"{stem}{_MARK}tmp-{_number()}{dot}{suffix}")
   with writing(path):
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +207,7 @@ def replace_folder(
     path = path.resolve()
   if owner is not None:
     check_ours(path, owner)
-  temporary = path.with_name(f"{path.name}{_MARK}tmp-{os.getpid()}")
+  temporary = path.with_name(f"{path.name}{_MARK}tmp-{_number()}")
   with writing(path):
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +225,7 @@ def replace_folder(
 
 def _put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
   """Renames a folder over another; the old one comes back where that fails."""
-  old = path.with_name(f"{path.name}{_MARK}old-{os.getpid()}")
+  old = path.with_name(f"{path.name}{_MARK}old-{_number()}")
   had = path.exists()
   if had:
     os.replace(path, old)

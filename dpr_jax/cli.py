@@ -44,6 +44,8 @@ STAGE is one of
             question-answering
   import    with --what=embeddings: vectors in one of those formats, --from=FILE
             or DIR, into --out=DIR as `embed` leaves them
+  check     is a workdir whole, and does all of it belong together? --deep reads
+            the contents too; exit status 2 where it is not
 or "bench KIND": how fast, and in how much memory; KIND is one of
   {"  ".join(given.BENCHES)}
 dpr-jax STAGE --help lists its flags, dpr-jax --help all of them."""
@@ -206,7 +208,7 @@ def _leaves_cores_alone(stage: str) -> bool:
   A process alone can have a TPU: `evaluate` beside a training must not ask.
   """
   return (
-    stage in ("plan", "prepare", "evaluate", "export", "import")
+    stage in ("plan", "prepare", "evaluate", "export", "import", "check")
     or (stage == "index" and given.PLAN.value)
     or (stage == "mine" and given.FROM.value in (None, "bm25"))
   )

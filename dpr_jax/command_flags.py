@@ -171,6 +171,10 @@ FORMAT = flags.DEFINE_enum(
 )
 OUT = flags.DEFINE_string("out", None, "export, import: the folder to write.")
 
+DEEP = flags.DEFINE_bool(
+  "deep", False, "check: also reads every row, vector, id and index."
+)
+
 BENCHES = ("train", "encode", "batch", "search", "reader")
 _BENCHES = tuple(f"bench {kind}" for kind in BENCHES)
 # What is not named here every command takes, or has no use for.
@@ -178,6 +182,7 @@ _TAKEN_BY = {
   "against": tuple(name for name in _BENCHES if name != "bench batch"),
   "batch_sizes": ("bench batch",),
   "compare": ("evaluate",),
+  "deep": ("check",),
   "dim": ("index", "bench search"),
   "embed": ("plan",),
   "factories": ("bench search",),

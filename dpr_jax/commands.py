@@ -327,6 +327,20 @@ def _import() -> None:
   vector_formats.import_(pathlib.Path(given.FROM.value), out)
 
 
+def _check() -> None:
+  """Prints a line for every artefact; not all in order is exit status 2."""
+  from dpr_jax import workdir_check
+
+  workdir, wrong = _workdir(), 0
+  for finding in workdir_check.check(workdir, deep=given.DEEP.value):
+    print(finding, flush=True)
+    wrong += finding.state != workdir_check.OK
+  if wrong:
+    raise errors.InputError(
+      f"--workdir={workdir.root}: {wrong} of the above are not in order"
+    )
+
+
 def _plan_index() -> None:
   """Prints what an index would take; reads the workdir at most."""
   from dpr_jax.retrieval import faiss_index_plan
@@ -378,6 +392,7 @@ OTHERS = {
   "ask": _ask,
   "export": lambda _: _export(),
   "import": lambda _: _import(),
+  "check": lambda _: _check(),
   "plan": lambda _: _plan(),
   "bench": _bench,
 }

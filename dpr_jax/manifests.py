@@ -136,7 +136,11 @@ def read_manifest(
       f"{path} is missing: run `{command(stage).removesuffix(' --overwrite')}`"
       " with this --workdir first"
     )
-  manifest = check_manifest(path, read_record(path), stage)
+  try:
+    record = read_record(path)
+  except errors.InputError as error:
+    raise errors.InputError(f"{error}; run `{command(stage)}`") from error
+  manifest = check_manifest(path, record, stage)
   if manifest.get("stage") != stage:
     raise errors.InputError(
       f"{path} is of `dpr-jax {manifest.get('stage')}`, not of `dpr-jax"

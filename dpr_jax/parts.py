@@ -278,11 +278,8 @@ class Parts:
   def _changed(self) -> list[str]:
     """What of the stage is other than in what is there, with both values."""
     there = self._records()
-    there += [
-      path
-      for path in (self.stage.folder / STARTED, self.stage.manifest)
-      if path.exists()
-    ]
+    if self.stage.manifest.exists():
+      there.append(self.stage.manifest)
     for path in there:
       found = {}
       with contextlib.suppress(

@@ -47,9 +47,11 @@ __all__ = [
   "check_files",
   "check_name",
   "check_ours",
+  "FOLDERS",
   "dataset_inputs",
   "fingerprint",
   "fingerprint_file",
+  "in_use",
   "locked",
   "manifest_fingerprint",
   "read_json",
@@ -67,7 +69,7 @@ __all__ = [
 
 _LOCK = ".lock"
 # What stages make in a workdir; nothing else there is ever looked into.
-_FOLDERS = (
+FOLDERS = (
   *("data", "negatives", "bm25", "tokens", "training", "reader"),
   *("embeddings", "index", "fusion", "results", "answers", "evaluation"),
   "report",
@@ -163,13 +165,28 @@ def locked(where: Workdir) -> Iterator[None]:
     with writing(where.root):
       for path in where.root.iterdir():
         atomic_files.clear_leftover(path)
-    atomic_files.clear_leftovers(where.root / name for name in _FOLDERS)
+    atomic_files.clear_leftovers(where.root / name for name in FOLDERS)
     write_json(holder, {"pid": os.getpid()})
     yield
   finally:
     with contextlib.suppress(OSError):
       holder.unlink(missing_ok=True)
     lock.release()
+
+
+def in_use(where: Workdir) -> str:
+  """Which process holds a workdir; "" where none does, or nobody can tell."""
+  if not (where.root / _LOCK).exists():
+    return ""
+  lock = filelock.FileLock(where.root / _LOCK, timeout=0)
+  try:
+    lock.acquire()
+  except filelock.Timeout:
+    return _holder(where)
+  except OSError:  # a folder that cannot be written is not written by anybody
+    return ""
+  lock.release()
+  return ""
 
 
 def _holder(where: Workdir) -> str:

@@ -183,7 +183,7 @@ def test_padding_and_widths_are_reported(tiny_config, fresh_workdir):
   tokens = sum(part["tokens"] for part in manifest["parts"])
   padded = sum(part["padded_tokens"] for part in manifest["parts"])
   assert manifest["padding_share"] == round(1 - tokens / padded, 4)
-  store = workdir.read_manifest(fresh_workdir.tokens, "embed")
+  store = workdir.read_manifest(fresh_workdir.tokens, "tokens")
   assert store["tokens"] == tokens
   assert store["passages_per_second"] > 0
 

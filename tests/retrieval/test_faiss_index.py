@@ -208,7 +208,7 @@ def test_every_flipped_byte_is_noticed(world, monkeypatch):
     with pytest.raises(errors.InputError, match="is not the file"):
       faiss_index.load_index(folder)
   path.unlink()
-  with pytest.raises(errors.InputError, match="cannot read"):
+  with pytest.raises(errors.InputError, match="index.faiss is missing"):
     faiss_index.load_index(folder)
 
 
@@ -217,9 +217,9 @@ def _replace(folder, content=None, **changes):
   path = folder / faiss_index.FILE
   if content is not None:
     path.write_bytes(content)
-  manifest = workdir.read_json(folder / workdir.MANIFEST)
+  manifest = workdir.read_record(folder / workdir.MANIFEST)
   manifest["files"] = {path.name: workdir.fingerprint_file(path)}
-  workdir.write_json(folder / workdir.MANIFEST, manifest | changes)
+  workdir.write_record(folder / workdir.MANIFEST, manifest | changes)
 
 
 def test_files_that_faiss_cannot_read_are_refused(world):
@@ -255,7 +255,7 @@ def test_index_that_is_not_what_the_manifest_says_is_refused(world, key):
 def test_manifest_without_the_file_is_refused(world):
   world.embed()
   folder = _index(world)
-  manifest = workdir.read_json(folder / workdir.MANIFEST)
-  workdir.write_json(folder / workdir.MANIFEST, manifest | {"files": {}})
+  manifest = workdir.read_record(folder / workdir.MANIFEST)
+  workdir.write_record(folder / workdir.MANIFEST, manifest | {"files": {}})
   with pytest.raises(errors.InputError, match="does not list index.faiss"):
     faiss_index.load_index(folder)

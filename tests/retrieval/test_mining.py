@@ -169,7 +169,7 @@ def test_the_model_mines_beside_bm25(world):
   assert manifest["counts"]["train_questions"] == 4
 
 
-def test_the_model_mines_again_when_it_is_another(world):
+def test_the_model_mines_again_when_it_is_another(world, monkeypatch):
   """Skipped when done; trained anew: first embed and index again."""
   world.embed()
   faiss_index.index(world.config, world.workdir)
@@ -181,6 +181,9 @@ def test_the_model_mines_again_when_it_is_another(world):
   world.embed(fingerprint="model-2")
   with pytest.raises(errors.InputError, match="made from other vectors"):
     _mine_from_model(world)
+  with pytest.raises(errors.InputError, match="holds vectors of model model-2"):
+    faiss_index.index(world.config, world.workdir)
+  monkeypatch.setattr(faiss_index, "_encoder", lambda *_: None)
   faiss_index.index(world.config, world.workdir)
   with pytest.raises(errors.InputError, match="vectors of model model-2"):
     _mine_from_model(world)  # whose encoder is model-1
@@ -216,8 +219,8 @@ def test_fingerprint_is_of_the_work_not_of_the_day(world):
   path = folder / "bm25.jsonl.gz"
   first = mining.fingerprint_of(path)
   assert first == workdir.manifest_fingerprint(folder, "mine")
-  manifest = workdir.read_json(folder / "manifest.json")
-  workdir.write_json(folder / "manifest.json", manifest | {"created": "now"})
+  manifest = workdir.read_record(folder / "manifest.json")
+  workdir.write_record(folder / "manifest.json", manifest | {"created": "now"})
   assert mining.fingerprint_of(path) == first
   world.config.mine.keep = 3
   _mine(world)

@@ -194,8 +194,12 @@ def test_a_failure_leaves_no_half_results(ready, monkeypatch):
   assert _results(ready, "bm25") == before
   assert sorted(path.name for path in folder.iterdir()) == [
     "dev.bm25.json",
+    "dev.bm25.manifest.json",
     "dev.bm25.trec",
   ]
+  name = "dev.bm25.manifest.json"
+  with pytest.raises(errors.InputError, match="begun and not finished"):
+    workdir.read_manifest(folder, "retrieve", name)
 
 
 def test_ids_with_white_space_do_not_break_the_run(ready):
