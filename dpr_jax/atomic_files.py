@@ -283,7 +283,9 @@ def check_ours(path: str | os.PathLike, owner: str, whole: bool = True) -> None:
       f" {owner}`, so it is neither replaced nor removed: move what is there"
       " away, or give another folder"
     )
-  foreign = list(_foreign(path, listed)) if whole and listed else []
+  foreign = []
+  if whole and listed is not None:
+    foreign = list(_foreign(path, listed))
   if foreign:
     more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
     raise errors.InputError(
@@ -310,7 +312,7 @@ def _signature(
     if not isinstance(record, dict) or not _is_of(name, record, owner):
       continue
     files = record.get("files")
-    has_list = isinstance(files, dict) and files and "shards" not in record
+    has_list = isinstance(files, dict) and (files or "shards" in record)
     return True, frozenset(files) if has_list else None
   return False, None
 

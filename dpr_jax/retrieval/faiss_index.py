@@ -8,13 +8,10 @@ a range of rows, in folders of their own, and several processes each build
 those that they will search.
 """
 
-import dataclasses
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import faiss
 import ml_collections
 import numpy as np
 from absl import logging
@@ -22,14 +19,13 @@ from absl import logging
 from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.retrieval import (
-  faiss_index_files,
   faiss_index_plan,
   faiss_index_search,
+  faiss_index_shards,
   faiss_index_tune,
 )
 from dpr_jax.retrieval import vectors as vectors_lib
 from dpr_jax.retrieval.faiss_index_build import (
-  METRIC,
   Settings,
   Vectors,
   build_index,
@@ -102,8 +98,10 @@ def index(
     if not current:
       faiss_index_plan.check_fits(config, settings, vectors, shards)
       if shards == 1:
-        _write_part(stage, settings, vectors, range(len(vectors)))
-      elif not _write_shards(
+        faiss_index_shards.write_part(
+          stage, settings, vectors, range(len(vectors))
+        )
+      elif not faiss_index_shards.write_shards(
         stage, settings, vectors, shards, shard, overwrite, model
       ):
         return
@@ -150,7 +148,7 @@ def _is_current(
   if shards == 1:
     return True
   try:
-    learnt, parts = _parts(stage, count, shards)
+    learnt, parts = faiss_index_shards.division(stage, count, shards)
   except errors.InputError as error:
     logging.warning("index: running again: %s", error)
     return False
@@ -188,9 +186,11 @@ def write_shards(
   """Builds some shards, from what `index` has learnt in another process."""
   settings, stage = Settings.of(config), _stage(config, workdir, model)
   vectors = vectors_lib.open_vectors(workdir.embeddings(model))
-  learnt, parts = _parts(stage, len(vectors), _shards(config))
+  learnt, parts = faiss_index_shards.division(
+    stage, len(vectors), _shards(config)
+  )
   with faiss_index_search.threads(settings.threads):
-    _write_parts(settings, vectors, learnt, parts, numbers)
+    faiss_index_shards.write_parts(settings, vectors, learnt, parts, numbers)
 
 
 def check_origin(
@@ -202,154 +202,6 @@ def check_origin(
       f"{source}: these vectors are not of the passages in this workdir's"
       " data; run `dpr-jax embed` again"
     )
-
-
-def _write_part(
-  stage: workdir_lib.Stage,
-  settings: Settings,
-  vectors: Vectors,
-  rows: range,
-  trained: faiss.Index | None = None,
-) -> None:
-  """Builds and writes the index of some rows, with its manifest."""
-  started = time.monotonic()
-  built = build_index(vectors, settings, rows=rows, trained=trained)
-  seconds = time.monotonic() - started
-  with workdir_lib.replace_folder(stage.folder, "index") as temporary:
-    faiss.write_index(built, str(temporary / FILE))
-    stage.finish(
-      {"vectors": built.ntotal},
-      folder=temporary,
-      files={FILE: workdir_lib.fingerprint_file(temporary / FILE)},
-      **_description(settings, vectors, built.ntotal),
-      first_row=rows.start,
-      build_seconds=round(seconds, 2),
-      bytes=(temporary / FILE).stat().st_size,
-    )
-  logging.info(
-    "index: %s over %d vectors of %d in %.1f s",
-    settings.factory,
-    built.ntotal,
-    built.d,
-    seconds,
-  )
-
-
-def _description(
-  settings: Settings, vectors: Vectors, count: int
-) -> dict[str, Any]:
-  return {
-    "factory": settings.factory,
-    "metric": METRIC,
-    "parameters": settings.plain(),
-    "search": dict(faiss_index_search.DEFAULTS),
-    "count": count,
-    "dim": vectors.dim,
-    "model": vectors.manifest["model"],
-  }
-
-
-def _write_shards(
-  stage: workdir_lib.Stage,
-  settings: Settings,
-  vectors: Vectors,
-  shards: int,
-  only: int | None,
-  overwrite: bool = False,
-  model: str = "dense",
-) -> bool:
-  """Builds the parts that are not there; True when the index is whole.
-
-  All parts share what was learnt (`trained/`), so that vectors are compressed
-  alike: the same hits and scores as of one index, except for graphs.
-  """
-  from dpr_jax.retrieval import spread  # imports JAX: only when needed
-
-  _begin_shards(stage)
-  learnt = dataclasses.replace(stage, folder=stage.folder / "trained")
-  if not learnt.is_current(overwrite and only is None):
-    _write_part(learnt, settings, vectors, range(0))
-  learnt, parts = _parts(stage, len(vectors), shards)
-  wanted = [
-    number
-    for number, part in enumerate(parts)
-    if only in (None, number) and not part.is_current(overwrite)
-  ]
-  spread.build_shards(
-    model,
-    wanted,
-    lambda own: _write_parts(settings, vectors, learnt, parts, own),
-  )
-  missing = [part.folder.name for part in parts if not part.is_current()]
-  if missing:
-    logging.info("index: still missing: %s", ", ".join(missing))
-    return False
-  _remove_others(stage.folder, {learnt.folder, *(p.folder for p in parts)})
-  manifests = [
-    workdir_lib.read_manifest(part.folder, "index") for part in parts
-  ]
-  stage.finish(
-    {"vectors": len(vectors)},
-    **_description(settings, vectors, len(vectors)),
-    build_seconds=round(sum(each["build_seconds"] for each in manifests), 2),
-    bytes=sum(each["bytes"] for each in manifests),
-    shards=[
-      {
-        "folder": part.folder.name,
-        "first_row": found["first_row"],
-        "rows": found["count"],
-        "sha256": found["files"][FILE],
-      }
-      for part, found in zip(parts, manifests, strict=True)
-    ],
-  )
-  return True
-
-
-def _begin_shards(stage: workdir_lib.Stage) -> None:
-  """Claims `index/<factory>`; an index in one file there is no longer one."""
-  workdir_lib.check_ours(stage.folder, stage.name, whole=False)
-  stage.begin([])
-  with workdir_lib.writing(stage.folder):
-    (stage.folder / FILE).unlink(missing_ok=True)
-
-
-def _remove_others(folder: pathlib.Path, ours: set[pathlib.Path]) -> None:
-  """Removes parts of another division; what is not ours stays."""
-  for path in sorted(folder.glob("shard-*-of-*")):
-    if path not in ours:
-      workdir_lib.remove_folder(path, "index")
-
-
-def _parts(
-  stage: workdir_lib.Stage, count: int, shards: int
-) -> tuple[workdir_lib.Stage, list[workdir_lib.Stage]]:
-  """What was learnt, which is there already, and every shard."""
-  learnt = dataclasses.replace(stage, folder=stage.folder / "trained")
-  files = workdir_lib.read_manifest(learnt.folder, "index")["files"]
-  bounds = np.linspace(0, count, shards + 1).astype(np.int64).tolist()
-  return learnt, [
-    dataclasses.replace(
-      stage,
-      folder=stage.folder / f"shard-{number:05d}-of-{shards:05d}",
-      config={**stage.config, "rows": [bounds[number], bounds[number + 1]]},
-      inputs={**stage.inputs, "trained": files[FILE]},
-    )
-    for number in range(shards)
-  ]
-
-
-def _write_parts(
-  settings: Settings,
-  vectors: Vectors,
-  learnt: workdir_lib.Stage,
-  parts: Sequence[workdir_lib.Stage],
-  numbers: Sequence[int],
-) -> None:
-  for number in numbers:
-    trained, _ = faiss_index_files.load_file(learnt.folder, mmap=False)
-    rows = range(*parts[number].config["rows"])
-    _write_part(parts[number], settings, vectors, rows, trained)
 
 
 def _report(

@@ -13,6 +13,7 @@ from dpr_jax.retrieval import (
   faiss_index_files,
   faiss_index_plan,
   faiss_index_search,
+  faiss_index_shards,
   faiss_index_tune,
 )
 from dpr_jax.retrieval.faiss_index_build import Settings
@@ -73,7 +74,7 @@ def test_every_factory(clustered, make_vectors, one_thread, tmp_path, factory):
   """Right order, scores that are inner products, the same from the disk."""
   vectors = make_vectors(clustered[0], block=400)
   settings = Settings(factory, train_sample=1000)
-  faiss_index._write_part(
+  faiss_index_shards.write_part(
     _stage(tmp_path / "index"), settings, vectors, range(COUNT)
   )
   found = []
@@ -171,9 +172,13 @@ def test_shards_equal_one_index(
   vectors = make_vectors(whole, block=300)
   settings = Settings(factory, train_sample=800)
   stage = _stage(tmp_path / "index")
-  assert not faiss_index._write_shards(stage, settings, vectors, 3, only=1)
-  assert not faiss_index._write_shards(stage, settings, vectors, 3, only=0)
-  assert faiss_index._write_shards(stage, settings, vectors, 3, only=None)
+  assert not faiss_index_shards.write_shards(
+    stage, settings, vectors, 3, only=1
+  )
+  assert not faiss_index_shards.write_shards(
+    stage, settings, vectors, 3, only=0
+  )
+  assert faiss_index_shards.write_shards(stage, settings, vectors, 3, only=None)
   sharded, manifest = faiss_index.load_index(tmp_path / "index")
   assert [shard["rows"] for shard in manifest["shards"]] == [333, 333, 334]
   one = faiss_index_build.build_index(vectors, settings)
@@ -189,7 +194,7 @@ def test_shards_equal_one_index(
     np.testing.assert_array_equal(found[1], expected[1])
   # A part that is not the one that was built.
   part = tmp_path / "index" / "shard-00001-of-00003"
-  faiss_index._write_part(
+  faiss_index_shards.write_part(
     dataclasses.replace(stage, folder=part), settings, vectors, range(333)
   )
   with pytest.raises(errors.InputError, match="is not the part"):

@@ -143,7 +143,8 @@ def test_the_manifest_tells_recall_and_speed(world):
 
 @pytest.mark.parametrize("reason", ["off", "no dev", "other model", "width"])
 def test_the_manifest_tells_why_recall_is_missing(world, reason):
-  world.embed(fingerprint="other" if reason == "other model" else "model-1")
+  other = reason == "other model"
+  world.embed(fingerprint="imported 1234" if other else "model-1")
   if reason == "off":
     world.config.index.recall_questions = 0
   elif reason == "no dev":
@@ -154,7 +155,7 @@ def test_the_manifest_tells_why_recall_is_missing(world, reason):
   words = {
     "off": "recall_questions is 0",
     "no dev": "no dev questions",
-    "other model": "vectors are of model other",
+    "other model": "vectors are of model imported 1234, and nothing",
     "width": "have width 3, those of questions 16",
   }
   assert words[reason] in _manifest(world, "Flat")["recall"]["skipped"]
@@ -195,7 +196,8 @@ def test_sharded_index_through_the_stage(world):
   world.config.index.shards = 2
   faiss_index.index(world.config, world.workdir, shard=1)
   folder = world.workdir.index("Flat")
-  assert not (folder / workdir.MANIFEST).exists()
+  with pytest.raises(errors.InputError, match="begun and not finished"):
+    faiss_index.load_index(folder)
   with pytest.raises(errors.InputError, match="--shard=2: must be 0 to 1"):
     faiss_index.index(world.config, world.workdir, shard=2)
   faiss_index.index(world.config, world.workdir)
@@ -209,6 +211,11 @@ def test_sharded_index_through_the_stage(world):
   faiss_index.index(world.config, world.workdir, overwrite=True)
   assert faiss_index.load_index(folder)[0].ntotal == len(world.passages)
   world.config.index.shards = 1  # another index: the parts go
+  (folder / "mine").mkdir()
+  (folder / "mine" / "notes.txt").write_text("kept")
+  with pytest.raises(errors.InputError, match="not put there: mine/notes.txt"):
+    faiss_index.index(world.config, world.workdir)
+  (folder / "mine" / "notes.txt").rename(world.workdir.root / "notes.txt")
   faiss_index.index(world.config, world.workdir)
   assert {path.name for path in folder.iterdir()} == {
     "index.faiss",
