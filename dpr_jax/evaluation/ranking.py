@@ -119,11 +119,11 @@ def evaluate(
   _name_missing(config, workdir, name, paths)
   pair = _pair(compare, paths)
   output = workdir.evaluation(name)
-  sidecars = {method: _sidecar(path) for method, path in paths.items()}
+  sidecars = {method: sidecar_of(path) for method, path in paths.items()}
   for method, sidecar in sidecars.items():
     staleness.check_results(workdir, name, method, sidecar)
   for method, path in answered.items():
-    staleness.check_answers(workdir, name, method, _sidecar(path, "read"))
+    staleness.check_answers(workdir, name, method, sidecar_of(path, "read"))
   inputs = {
     method: workdir_lib.fingerprint(
       [workdir_lib.fingerprint_file(path), sidecars[method]]
@@ -381,7 +381,7 @@ def read_ranks(
   return ranks
 
 
-def _sidecar(path: pathlib.Path, stage: str = "retrieve") -> dict[str, Any]:
+def sidecar_of(path: pathlib.Path, stage: str = "retrieve") -> dict[str, Any]:
   """The manifest beside results or answers; {} for a file from elsewhere.
 
   Args:
@@ -395,7 +395,7 @@ def _sidecar(path: pathlib.Path, stage: str = "retrieve") -> dict[str, Any]:
   if not manifest.exists():
     if stage == "retrieve":
       logging.warning(
-        "evaluate: %s has no manifest (it is from elsewhere): gold passages are"
+        "%s has no manifest (it is from elsewhere): gold passages are"
         " not known and answers are looked for again",
         path,
       )

@@ -176,6 +176,8 @@ def read(
           f"{sources[method]} is missing: run `dpr-jax retrieve --name={name}"
           f" --method={method}` first (config.read.methods)"
         )
+      sidecar = ranking.sidecar_of(sources[method])
+      staleness.check_results(workdir, name, method, sidecar)
   reader = load_reader(config, workdir)
   files = []
   for method, path in sources.items():

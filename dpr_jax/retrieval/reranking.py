@@ -13,6 +13,7 @@ from dpr_jax import configuration, errors, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.evaluation import answers as answers_lib
+from dpr_jax.evaluation import ranking, staleness
 from dpr_jax.retrieval import answer_tuning, answering, reading
 from dpr_jax.retrieval.results import Hit, ResultsWriter
 
@@ -55,8 +56,8 @@ def rerank(
     )
   weight = answer_tuning.weight(config, workdir, method, reader)
   output = workdir.results(name, method + SUFFIX)
-  sidecar = source.with_suffix(".manifest.json")
-  before = workdir_lib.read_record(sidecar) if sidecar.exists() else {}
+  before = ranking.sidecar_of(source)
+  staleness.check_results(workdir, name, method, before)
   stage = workdir_lib.Stage(
     STAGE,
     output.parent,

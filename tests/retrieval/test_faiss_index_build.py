@@ -197,7 +197,9 @@ def test_shards_equal_one_index(
   faiss_index_shards.write_part(
     dataclasses.replace(stage, folder=part), settings, vectors, range(333)
   )
-  with pytest.raises(errors.InputError, match="is part .*, the manifest of .* names"):
+  with pytest.raises(
+    errors.InputError, match="is part .*, the manifest of .* names"
+  ):
     faiss_index.load_index(tmp_path / "index")
 
 
