@@ -9,6 +9,7 @@ the record does not know.  What the disk refuses becomes one line.
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import pathlib
@@ -26,7 +27,8 @@ RECORDS = (MANIFEST, "started.json", "dpr_jax.json", "dpr_jax_reader.json")
 _MARK = ".dprjax-"
 # What `replace_file` and `replace_folder` call what is not finished.
 _LEFTOVER = re.compile(
-  r"(?P<name>.*?)\.dprjax-(?P<kind>tmp|old)-\d+(?P<suffix>\..+)?", re.DOTALL
+  r"(?P<name>.*?)\.dprjax-(?P<kind>tmp|old)-(?P<number>\d+)(?P<suffix>\..+)?",
+  re.DOTALL,
 )
 _NAME = re.compile(r"\w[\w.+-]*")
 # In a record that cannot be read any more: keys that no other file would have.
@@ -211,7 +213,7 @@ def replace_folder(
   with writing(path):
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
-      shutil.rmtree(temporary, ignore_errors=True)
+      _clear_beside(path)
       temporary.mkdir()
       yield temporary
       for folder, _, names in os.walk(temporary, topdown=False):
@@ -221,6 +223,27 @@ def replace_folder(
       _put_in_place(temporary, path)
     finally:
       shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear_beside(path: pathlib.Path) -> None:
+  """Clears what killed processes have left of this very folder.
+
+  In a workdir its lock has seen to that; an export may be anywhere.
+  """
+  for other in path.parent.glob(f"{glob.escape(path.name)}{_MARK}*"):
+    found = _LEFTOVER.fullmatch(other.name)
+    if found and not _is_alive(int(found["number"]) // 10**6):
+      clear_leftover(other)
+
+
+def _is_alive(process: int) -> bool:
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except (OverflowError, PermissionError):
+    pass
+  return True
 
 
 def _put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import subprocess
 import time
 
 import pytest
@@ -117,6 +118,27 @@ def test_the_old_folder_comes_back_where_renaming_fails(tmp_path, monkeypatch):
   assert calls
   assert workdir.read_manifest(path, "embed")["counts"] == {"n": 1}
   assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_what_was_left_beside_an_export_goes(tmp_path):
+  """Of a process that is gone; what a living one has is left alone."""
+  gone = subprocess.Popen(["true"])
+  gone.wait()
+  path = tmp_path / "out"
+  for name in (
+    f"out.dprjax-old-{gone.pid}000001",
+    f"out.dprjax-tmp-{gone.pid}000001",
+    f"out.dprjax-tmp-{os.getpid()}000001",
+    f"out2.dprjax-tmp-{gone.pid}000001",
+  ):
+    (tmp_path / name).mkdir()
+  with workdir.replace_folder(path, "export"):
+    assert path.is_dir()  # what had been put aside is back, to be replaced
+  assert {p.name for p in tmp_path.iterdir()} == {
+    "out",
+    f"out.dprjax-tmp-{os.getpid()}000001",
+    f"out2.dprjax-tmp-{gone.pid}000001",
+  }
 
 
 def test_inputs_inside_what_is_replaced_are_refused(tmp_path):
