@@ -1,11 +1,10 @@
-"""Checkpoints: Orbax, wrapped, and checked bit by bit before use.
+"""The checkpoints of a training: saved in the background, checked before use.
 
-`training/checkpoints/<step>/` holds the parameters and the optimizer's state as
-Orbax writes them, asynchronously and atomically.  Orbax does not notice bit
-rot, so the sha256 of every file is recorded in `<step>.sha256.json` beside it
-once the save is complete, and compared before a restore.  Older checkpoints are
-removed only when newer ones are complete.  `selected.json` says which of them
-later stages use: one, or several whose parameters are averaged.
+`training/checkpoints/<step>/` holds the parameters and the optimizer's state,
+`<step>.sha256.json` beside it the checksums of its files (`checkpoint_files`).
+Saving does not stop training.  Older checkpoints are removed only when newer
+ones are complete.  `selected.json` says which of them later stages use: one, or
+several whose parameters are averaged.
 """
 
 import concurrent.futures
@@ -15,10 +14,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 
 from dpr_jax import errors, workdir
+from dpr_jax.models import checkpoint_files
 
 SELECTED = "selected.json"
 
@@ -27,36 +26,45 @@ class Checkpoints:
   """The checkpoints of one training run."""
 
   def __init__(self, folder: pathlib.Path, keep: int = 2, writes: bool = True):
-    """Opens `training/checkpoints`.
+    """Opens `training/checkpoints`; whoever writes looks at what is there.
 
     Args:
       folder: of the checkpoints.
       keep: so many stay, the newest; and those that are selected.
       writes: of several processes one writes and opens the folder first; the
         others only restore.
+
+    Raises:
+      DiskError: the folder cannot be made.
     """
     self.folder = folder
     self._keep, self._writes = max(keep, 1), writes
-    folder.mkdir(parents=True, exist_ok=True)
-    self._manager = ocp.CheckpointManager(
-      folder,
-      options=_options(max_to_keep=None, cleanup_tmp_directories=writes),
-    )
-    self._unrecorded: set[int] = set()
     self._thread = concurrent.futures.ThreadPoolExecutor(1)
-    self._recording: concurrent.futures.Future | None = None
+    self._saving: concurrent.futures.Future | None = None
+    self._saving_step = 0
     self._selection: dict[str, Any] | None = None
-    for step in self.steps() if writes else ():
-      if not _checksums_path(folder, step).exists():
-        logging.warning("checkpoint %d was not completed: removed", step)
-        self._manager.delete(step)
+    self._wrong: dict[int, str] = {}
+    if writes:
+      with workdir.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint_files.clear(folder)
+      self._wrong = problems(folder)
 
   def steps(self) -> list[int]:
-    """Steps of complete checkpoints, ascending."""
-    return sorted(self._manager.all_steps())
+    """Steps of the checkpoints that are whole, ascending."""
+    there = checkpoint_files.steps_there(self.folder)
+    return [step for step in there if step not in self._wrong]
+
+  def wrong(self) -> dict[int, str]:
+    """Why the others must not be used, by step."""
+    return dict(self._wrong)
 
   def save(self, step: int, params: Any, optimizer: Any) -> None:
-    """Starts saving; the state is copied before this returns."""
+    """Starts saving; the state is copied before this returns.
+
+    Raises:
+      DiskError: the save before this one could not be written.
+    """
     if not self._writes:
       raise ValueError("this process only restores")
     self._record()
@@ -65,36 +73,31 @@ class Checkpoints:
     host = jax.tree.map(
       np.asarray, jax.device_get({"params": params, "optimizer": optimizer})
     )
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        **{name: ocp.args.StandardSave(tree) for name, tree in host.items()}
-      ),
+    self._saving = self._thread.submit(
+      checkpoint_files.write, self.folder, step, host
     )
-    self._unrecorded.add(step)
+    self._saving_step = step
 
-  def record_finished(self) -> None:
-    """Makes a save that has ended count, and waits for none.
+  def look(self) -> None:
+    """Waits for nothing, and tells of a save that has failed.
 
-    A checkpoint without checksums is not used: a run that is killed would go on
-    from the one before.  They are computed in a thread, since of several
-    processes the others would wait for this one's next step.
+    Raises:
+      DiskError: it could not be written.
     """
-    if self._recording is not None:
-      if self._recording.done():
-        self._record()
-    elif self._unrecorded and not self._manager.is_saving_in_progress():
-      self._recording = self._thread.submit(self._write_checksums)
+    if self._saving is not None and self._saving.done():
+      self._saving.result()
 
   def wait(self) -> None:
-    """Returns when everything is on disk, with checksums."""
+    """Returns when everything is on disk.
+
+    Raises:
+      DiskError: it could not be written.
+    """
     self._record()
 
-  def finish(self) -> None:
-    """Waits as `wait` does, and closes."""
-    self._record()
+  def close(self) -> None:
+    """Waits for a save that is under way, however it ends."""
     self._thread.shutdown()
-    self._manager.close()
 
   def select(self, steps: Sequence[int], **why: Any) -> None:
     """Says which checkpoints later stages use; they are kept.
@@ -104,8 +107,13 @@ class Checkpoints:
     self._selection = {"steps": [int(step) for step in steps], **why}
 
   def selected(self) -> dict[str, Any]:
-    """What `select` was told, {} before it."""
-    return read_selected(self.folder)
+    """What `select` was told; {} before it, and where it cannot be read."""
+    if self._selection is not None:
+      return self._selection
+    try:
+      return read_selected(self.folder)
+    except errors.InputError:
+      return {}
 
   def restore_latest(self, params: Any, optimizer: Any) -> tuple[int, Any, Any]:
     """The newest checkpoint that is whole, as NumPy arrays.
@@ -116,12 +124,25 @@ class Checkpoints:
 
     Returns:
       (step, params, optimizer); step 0 and the arguments where there is none.
+
+    Raises:
+      InputError: there are checkpoints, or have been, and none is whole.
     """
-    for step in reversed(self.steps()):
-      try:
-        return self.restore(step, params, optimizer)
-      except errors.InputError as error:
-        logging.warning("%s; trying an older checkpoint", error)
+    whole = self.steps()
+    if whole:
+      for step, why in self._wrong.items():
+        what = f"training goes on after step {whole[-1]}"
+        if step < whole[-1]:
+          what = "it is not used"
+        logging.warning("checkpoint %s: %s", why, what)
+      return self.restore(whole[-1], params, optimizer)
+    recorded = (self.folder / SELECTED).exists()
+    known = [s for s in self._wrong if _has_sums(self.folder, s)]
+    if recorded or known:
+      raise errors.InputError(_nothing_whole(self.folder, self._wrong))
+    # A first save that an older version did not complete.
+    for step, why in self._wrong.items():
+      logging.warning("checkpoint %s: beginning at step 0, not at %d", why, step)
     return 0, params, optimizer
 
   def restore(
@@ -134,101 +155,128 @@ class Checkpoints:
     """
     if not step:
       return 0, params, optimizer
-    _check(self.folder, step)
+    # Whoever writes has looked already.
+    why = (
+      self._wrong.get(step)
+      if step in self.steps() and self._writes
+      else checkpoint_files.problem(self.folder, step)
+    )
+    if why:
+      raise errors.InputError(f"checkpoint {why}")
     like = {"params": params, "optimizer": optimizer}
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), like
-    )
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        **{
-          name: ocp.args.StandardRestore(tree)
-          for name, tree in abstract.items()
-        }
-      ),
-    )
-    restored = jax.tree.map(np.asarray, dict(restored))
-    return step, restored["params"], restored["optimizer"]
+    found = checkpoint_files.read(self.folder, step, like)
+    return step, found["params"], found["optimizer"]
 
   def _record(self) -> None:
-    """Waits for the running save and records the sha256 of its files."""
+    """Waits for the running save; then what it makes superfluous goes."""
     if not self._writes:
       return
-    self._manager.wait_until_finished()
-    if self._recording is None:
-      self._write_checksums()
-    else:
-      self._recording.result()
-    self._recording = None
-    self._unrecorded.clear()
+    if self._saving is not None:
+      self._saving.result()
+      self._saving = None
+      self._wrong.pop(self._saving_step, None)
     if self._selection is not None:
       workdir.write_json(self.folder / SELECTED, self._selection)
       self._selection = None
-    wanted = {*self.steps()[-self._keep :], *self.selected().get("steps", [])}
-    for step in self.steps():
-      if step not in wanted:
-        self._manager.delete(step)
-    kept = {str(step) for step in self.steps()}
-    for path in self.folder.glob("*.sha256.json"):
-      if path.name.split(".")[0] not in kept:
-        path.unlink()
+    whole = self.steps()
+    if not whole:
+      return
+    wanted = {*whole[-self._keep :], *self.selected().get("steps", [])}
+    for step in checkpoint_files.steps_there(self.folder):
+      if step in wanted or step > whole[-1]:
+        continue
+      if step in self._wrong:
+        logging.warning(
+          "checkpoint %s, which was damaged, is removed: there are newer ones",
+          self.folder / str(step),
+        )
+        del self._wrong[step]
+      checkpoint_files.remove(self.folder, step)
 
-  def _write_checksums(self) -> None:
-    for step in self._unrecorded:
-      workdir.write_json(
-        _checksums_path(self.folder, step), _checksums(self.folder / str(step))
-      )
 
+def problems(
+  folder: pathlib.Path, steps: Sequence[int] | None = None
+) -> dict[int, str]:
+  """Why checkpoints must not be used, by step; {} where all are whole.
 
-def _options(**values: Any) -> ocp.CheckpointManagerOptions:
-  """Orbax's options; a process does not wait for the others.
-
-  The state that is saved is the same on all of them, and on the host.
+  Args:
+    folder: `training/checkpoints`.
+    steps: to look at; None = all that are there.
   """
-  if jax.process_count() > 1:
-    me = jax.process_index()
-    values["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
-      primary_host=me,
-      active_processes={me},
-      barrier_sync_key_prefix=f"process_{me}",
+  if steps is None:
+    steps = checkpoint_files.steps_there(folder)
+  found = {step: checkpoint_files.problem(folder, step) for step in steps}
+  return {step: why for step, why in found.items() if why}
+
+
+def _has_sums(folder: pathlib.Path, step: int) -> bool:
+  return checkpoint_files.sums_path(folder, step).exists()
+
+
+def _stage(folder: pathlib.Path) -> str:
+  """The stage whose checkpoints are in `training` or `reader`."""
+  return "train-reader" if folder.parent.name == "reader" else "train"
+
+
+def _nothing_whole(folder: pathlib.Path, wrong: dict[int, str]) -> str:
+  stage = _stage(folder)
+  if wrong:
+    count = "the only one" if len(wrong) == 1 else f"all {len(wrong)}"
+    what = f"{count} of the checkpoints there must not be used: " + "; ".join(
+      wrong[step] for step in sorted(wrong)
     )
-    values["create"] = False
-  return ocp.CheckpointManagerOptions(**values)
+  else:
+    what = f"its checkpoints are gone, and {SELECTED} says that there were some"
+  return (
+    f"{folder}: {what}. Put back a copy of them, or begin again at step 0:"
+    f" `dpr-jax {stage} --overwrite`, in `dpr-jax run` --overwrite={stage}"
+  )
 
 
-def _checksums_path(folder: pathlib.Path, step: int) -> pathlib.Path:
-  return folder / f"{step}.sha256.json"
-
-
-def _checksums(folder: pathlib.Path) -> dict[str, str]:
-  return {
-    str(path.relative_to(folder)): workdir.fingerprint_file(path)
-    for path in sorted(folder.rglob("*"))
-    if path.is_file()
-  }
-
-
-def _check(folder: pathlib.Path, step: int) -> None:
-  """Compares a checkpoint with its checksums."""
-  path = _checksums_path(folder, step)
-  if not path.exists():
-    raise errors.InputError(
-      f"checkpoint {folder / str(step)} has no checksums ({path.name}): it was"
-      " not completed"
-    )
-  recorded = workdir.read_json(path)
-  if _checksums(folder / str(step)) != recorded:
-    raise errors.InputError(
-      f"checkpoint {folder / str(step)} is damaged: its files do not have the"
-      f" sha256 recorded in {path.name}"
-    )
+def write_selected(folder: pathlib.Path, selected: dict[str, Any]) -> None:
+  """Writes down what `read_selected` is to read."""
+  workdir.write_json(folder / SELECTED, selected)
 
 
 def read_selected(folder: pathlib.Path) -> dict[str, Any]:
-  """What `Checkpoints.select` wrote last, {} where there is nothing."""
+  """What `Checkpoints.select` wrote last, {} where there is nothing.
+
+  Raises:
+    InputError: the file is damaged.
+  """
   path = folder / SELECTED
-  return workdir.read_json(path) if path.exists() else {}
+  if not path.exists():
+    return {}
+  again = f"`dpr-jax {_stage(folder)}` writes it again"
+  try:
+    found = workdir.read_json(path)
+  except errors.InputError as error:
+    raise errors.InputError(f"{error}; {again}") from error
+  steps = found.get("steps") if isinstance(found, dict) else None
+  if (
+    not isinstance(steps, list)
+    or not steps
+    or not all(type(step) is int for step in steps)
+  ):
+    raise errors.InputError(f"{path} is damaged: it names no steps; {again}")
+  return found
+
+
+def _chosen(folder: pathlib.Path) -> list[int]:
+  """The steps that are selected; the manifest of a finished run has them too.
+
+  Raises:
+    InputError: `selected.json` is damaged and the training is not finished.
+  """
+  try:
+    return read_selected(folder).get("steps", [])
+  except errors.InputError as error:
+    manifest = folder.parent / workdir.MANIFEST
+    if not manifest.exists():
+      raise
+    steps = workdir.read_record(manifest).get("selected", {}).get("steps", [])
+    logging.warning("%s; step %s, as the manifest says, is used", error, steps)
+    return steps
 
 
 def load_params(
@@ -247,14 +295,13 @@ def load_params(
   Raises:
     InputError: there is no such checkpoint, or it is damaged.
   """
-  there = sorted(
-    int(path.name) for path in folder.glob("*") if path.name.isdigit()
-  )
+  there, command = checkpoint_files.steps_there(folder), _stage(folder)
   if not there:
     raise errors.InputError(
-      f"{folder} holds no checkpoint: run `dpr-jax train` with this --workdir"
+      f"{folder} holds no checkpoint: run `dpr-jax {command}` with this"
+      " --workdir"
     )
-  steps = read_selected(folder).get("steps") if step is None else [step]
+  steps = _chosen(folder) if step is None else [step]
   steps = steps or there[-1:]
   missing = [step for step in steps if step not in there]
   if missing:
@@ -263,17 +310,28 @@ def load_params(
       f" {', '.join(map(str, there))}"
     )
   mean = None
-  with ocp.CheckpointManager(folder, options=_options()) as manager:
-    for step in steps:
-      _check(folder, step)
-      params = manager.restore(
-        step, args=ocp.args.Composite(params=ocp.args.StandardRestore())
-      )["params"]
-      share = jax.tree.map(
-        lambda x: (
-          np.asarray(x) if len(steps) == 1 else np.asarray(x) / len(steps)
-        ),
-        params,
-      )
-      mean = share if mean is None else jax.tree.map(np.add, mean, share)
+  for step in steps:
+    why = checkpoint_files.problem(folder, step)
+    if why:
+      raise errors.InputError(f"checkpoint {why}; {_way_on(folder, there)}")
+    params = checkpoint_files.read(folder, step, {"params": None})["params"]
+    share = jax.tree.map(
+      lambda x: x if len(steps) == 1 else x / len(steps), params
+    )
+    mean = share if mean is None else jax.tree.map(np.add, mean, share)
   return steps[-1], mean
+
+
+def _way_on(folder: pathlib.Path, there: list[int]) -> str:
+  """What is whole, and what to do, where a checkpoint is not."""
+  wrong, stage = problems(folder), _stage(folder)
+  whole = [step for step in there if step not in wrong]
+  if not whole:
+    return (
+      "no other one is whole: put back a copy, or run `dpr-jax"
+      f" {stage} --overwrite`"
+    )
+  return (
+    f"whole: {', '.join(map(str, whole))}; `dpr-jax {stage}` goes on from step"
+    f" {whole[-1]} and makes it again"
+  )

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from dpr_jax import errors
-from dpr_jax.models import checkpoints
+from dpr_jax.models import checkpoint_files, checkpoints
 
 
 def _state(value):
@@ -21,7 +21,8 @@ def _save(folder, *steps, keep=2):
   saved = checkpoints.Checkpoints(folder, keep)
   for step in steps:
     saved.save(step, *_state(float(step)))
-  saved.finish()
+  saved.wait()
+  saved.close()
 
 
 def _flip(folder, step):
@@ -68,24 +69,110 @@ def test_a_save_that_was_not_completed_is_removed(tmp_path):
   """Without checksums nobody knows whether it is whole."""
   _save(tmp_path, 3, 5)
   (tmp_path / "5.sha256.json").unlink()
-  with pytest.raises(errors.InputError, match="was not completed"):
+  with pytest.raises(errors.InputError, match=r"5 has no checksums.*whole: 3;"):
     checkpoints.load_params(tmp_path)
-  assert checkpoints.Checkpoints(tmp_path).steps() == [3]
+  saved = checkpoints.Checkpoints(tmp_path)
+  assert saved.steps() == [3]
+  assert saved.restore_latest(*_state(0.0))[0] == 3
+  assert (tmp_path / "5").is_dir()
+  saved.save(5, *_state(5.5))  # when training comes there again
+  saved.wait()
+  assert saved.steps() == [3, 5]
+  assert saved.wrong() == {}
+  saved.close()
+  _, params = checkpoints.load_params(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, params, _state(5.5)[0])
+
+
+def test_what_is_damaged_is_never_kept_in_place_of_what_is_whole(tmp_path):
+  """Of 3, 5 and 8 the last is damaged: what is kept are whole ones."""
+  _save(tmp_path, 3, 5, 8, keep=3)
+  _flip(tmp_path, 8)
+  saved = checkpoints.Checkpoints(tmp_path, keep=2)
+  assert saved.steps() == [3, 5]
+  saved.save(6, *_state(6.0))
+  saved.wait()
+  assert saved.steps() == [5, 6]
+  assert (tmp_path / "8").is_dir()  # until it is made again, or passed
+  saved.save(9, *_state(9.0))
+  saved.wait()
+  assert saved.steps() == [6, 9]
+  assert not (tmp_path / "8").exists()
+  saved.close()
+
+
+@pytest.mark.parametrize("moment", ["orbax", "sums"])
+def test_a_kill_at_any_moment_of_a_save_leaves_the_one_before(
+  tmp_path, monkeypatch, moment
+):
+  """Nothing stands under the name of a step before all of it is there."""
+  _save(tmp_path, 3)
+  there = {path.name for path in tmp_path.iterdir()}
+
+  class KilledError(BaseException):
+    pass
+
+  def killed(*_, **__):
+    seen.extend(path.name for path in tmp_path.iterdir())
+    raise KilledError
+
+  seen = []
+  name = {"orbax": "_checkpointer", "sums": "_sums"}[moment]
+  saved = checkpoints.Checkpoints(tmp_path)
+  monkeypatch.setattr(checkpoint_files, name, killed)
+  saved.save(5, *_state(5.0))
+  with pytest.raises(KilledError):
+    saved.wait()
+  saved.close()
+  assert set(seen) - there and not {"5", "5.sha256.json"} & set(seen)
+  monkeypatch.undo()
+  assert {path.name for path in tmp_path.iterdir()} == there
+  assert checkpoints.load_params(tmp_path)[0] == 3
+
+
+def test_leftovers_of_a_killed_save_go(tmp_path):
+  """Sums without a checkpoint, and what an older version's Orbax left."""
+  _save(tmp_path, 3)
+  (tmp_path / "5.sha256.json").write_text("{}")
+  (tmp_path / "5.orbax-checkpoint-tmp-1").mkdir()
+  (tmp_path / "mine.sha256.json").write_text("{}")
+  saved = checkpoints.Checkpoints(tmp_path)
+  assert saved.restore_latest(*_state(0.0))[0] == 3
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {"3", "3.sha256.json", "mine.sha256.json"}
 
 
 def test_a_save_counts_as_soon_as_it_has_ended(tmp_path):
   """Not when the next one begins: a run may be killed between the two."""
   saved = checkpoints.Checkpoints(tmp_path)
-  saved.select([3])
   saved.save(3, *_state(3.0))
-  record = tmp_path / "3.sha256.json"
   until = time.monotonic() + 60
-  while not record.exists() and time.monotonic() < until:
-    saved.record_finished()
-    time.sleep(0.01)
+  while not (tmp_path / "3").exists() and time.monotonic() < until:
+    time.sleep(0.001)
   assert checkpoints.load_params(tmp_path)[0] == 3
+  saved.look()
+  saved.select([3])
+  saved.wait()
   assert saved.selected() == {"steps": [3]}
-  saved.finish()
+  saved.close()
+
+
+def test_a_full_disk_is_told_by_the_next_look(tmp_path, monkeypatch):
+  """One line with path and reason; what was there before stays."""
+  _save(tmp_path, 3)
+
+  def full(*_, **__):
+    raise ValueError("RESOURCE_EXHAUSTED: ...: No space left on device [os_err")
+
+  saved = checkpoints.Checkpoints(tmp_path)
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint_files.ocp.Checkpointer, "save", full)
+    saved.save(5, *_state(5.0))
+    saved.close()
+  with pytest.raises(errors.DiskError, match="cannot write .*/5: No space left"):
+    saved.look()
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {"3", "3.sha256.json"}
 
 
 def test_a_certain_one_or_an_error(tmp_path):
@@ -95,7 +182,7 @@ def test_a_certain_one_or_an_error(tmp_path):
   step, params, _ = saved.restore(3, *_state(0.0))
   assert step == 3
   jax.tree.map(np.testing.assert_array_equal, params, _state(3.0)[0])
-  with pytest.raises(errors.InputError, match="8 has no checksums"):
+  with pytest.raises(errors.InputError, match="8 is missing"):
     saved.restore(8, *_state(0.0))
   fresh = _state(1.0)
   assert saved.restore(0, *fresh) == (0, *fresh)

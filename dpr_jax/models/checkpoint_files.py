@@ -1,0 +1,250 @@
+"""The files of one checkpoint: written by Orbax, with checksums of our own.
+
+A checkpoint is a folder `<step>` as Orbax writes it and `<step>.sha256.json`
+beside it, {file: sha256}.  Orbax does not notice bit rot: so a checkpoint is
+used only where its files are exactly those of the checksums.  Both get their
+names when everything in them is on disk, the checksums first, one rename after
+the other: no kill leaves a checkpoint that nobody can vouch for.
+"""
+
+import contextlib
+import logging as py_logging
+import pathlib
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from dpr_jax import errors, workdir
+
+_SUMS = re.compile(r"(\d+)\.sha256\.json")
+_UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls what is not whole
+_LIBRARIES = ("/orbax/", "/tensorstore/", "/asyncio/")  # see `_quiet`
+
+
+def sums_path(folder: pathlib.Path, step: int) -> pathlib.Path:
+  """`<step>.sha256.json` in the folder of the checkpoints."""
+  return folder / f"{step}.sha256.json"
+
+
+def steps_there(folder: pathlib.Path) -> list[int]:
+  """Steps of all checkpoints in a folder, whole or not, ascending."""
+  return sorted(
+    int(path.name)
+    for path in folder.glob("*")
+    if path.name.isdigit() and path.is_dir()
+  )
+
+
+def clear(folder: pathlib.Path) -> None:
+  """Removes what a killed process left: no half checkpoints, no lone sums."""
+  for path in folder.glob(_UNFINISHED):
+    shutil.rmtree(path, ignore_errors=True)
+  for path in folder.glob("*.sha256.json"):
+    found = _SUMS.fullmatch(path.name)
+    if found and not (folder / found[1]).exists():
+      path.unlink(missing_ok=True)
+
+
+def remove(folder: pathlib.Path, step: int) -> None:
+  """Removes a checkpoint; one that is half gone has no checksums any more."""
+  sums_path(folder, step).unlink(missing_ok=True)
+  shutil.rmtree(folder / str(step), ignore_errors=True)
+
+
+def write(folder: pathlib.Path, step: int, trees: Mapping[str, Any]) -> None:
+  """Writes a checkpoint; what was there under this step is replaced.
+
+  Args:
+    folder: of the checkpoints.
+    step: names it.
+    trees: NumPy arrays, by name.
+
+  Raises:
+    InputError: the disk is full, or cannot be written; nothing is left.
+  """
+  path = folder / str(step)
+  remove(folder, step)
+  with workdir.replace_folder(path, None) as temporary:
+    whole = temporary / "whole"
+    with _quiet(), _checkpointer() as checkpointer:
+      checkpointer.save(
+        whole,
+        args=ocp.args.Composite(
+          **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        ),
+      )
+    for part in whole.iterdir():
+      part.rename(temporary / part.name)
+    whole.rmdir()
+    workdir.write_json(sums_path(folder, step), _sums(temporary))
+
+
+def read(
+  folder: pathlib.Path, step: int, like: Mapping[str, Any]
+) -> dict[str, Any]:
+  """A checkpoint's trees as NumPy arrays; see `problem` first.
+
+  Args:
+    folder: of the checkpoints.
+    step: of the checkpoint.
+    like: the trees to read: a tree of arrays of the same form, or None for
+      whatever is there.
+
+  Raises:
+    InputError: it is of another form.
+  """
+  abstract = {
+    name: None
+    if tree is None
+    else jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), tree
+    )
+    for name, tree in like.items()
+  }
+  try:
+    with _quiet(), _checkpointer() as checkpointer:
+      found = checkpointer.restore(
+        folder / str(step),
+        args=ocp.args.Composite(
+          **{
+            name: ocp.args.StandardRestore(tree)
+            for name, tree in abstract.items()
+          }
+        ),
+      )
+  # Whatever Orbax and tensorstore raise; its bytes are those written.
+  except Exception as error:
+    first = str(error).strip().partition("\n")[0]
+    raise errors.InputError(
+      f"checkpoint {folder / str(step)} cannot be read, though its files are"
+      f" those that were written: {type(error).__name__}: {first[:300]}; was it"
+      " trained with other sizes than this config's?"
+    ) from error
+  return jax.tree.map(np.asarray, dict(found))
+
+
+def problem(folder: pathlib.Path, step: int) -> str | None:
+  """Why a checkpoint must not be used; None where it is whole."""
+  path, record = folder / str(step), sums_path(folder, step)
+  if not path.is_dir():
+    return f"{path} is missing"
+  if not record.exists():
+    return (
+      f"{path} has no checksums: {record.name} is missing, so nobody knows"
+      " whether it is whole"
+    )
+  try:
+    recorded = workdir.read_json(record)
+  except errors.InputError as error:
+    return f"{path} cannot be checked: {error}"
+  if not isinstance(recorded, dict) or not recorded:
+    return f"{path} cannot be checked: {record} holds no checksums"
+  try:
+    found = _sums(path)
+  except errors.InputError as error:
+    return f"{path} is damaged: {error}"
+  return _differences(path, recorded, found)
+
+
+def _differences(
+  path: pathlib.Path, recorded: Mapping[str, str], found: Mapping[str, str]
+) -> str | None:
+  """A line that names what differs, None where nothing does."""
+  wrong = []
+  changed = [
+    name for name in found if name in recorded and found[name] != recorded[name]
+  ]
+  if changed:
+    name = changed[0]
+    wrong.append(
+      f"{path / name} has sha256 {found[name]}, recorded is {recorded[name]}"
+    )
+  if len(changed) > 1:
+    wrong.append(f"{len(changed) - 1} more files differ")
+  for names, what in (
+    (sorted(recorded.keys() - found.keys()), "missing"),
+    (sorted(found.keys() - recorded.keys()), "not recorded"),
+  ):
+    if names:
+      more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+      wrong.append(f"{what}: {', '.join(names[:3])}{more}")
+  return f"{path} is damaged: {'; '.join(wrong)}" if wrong else None
+
+
+def _sums(folder: pathlib.Path) -> dict[str, str]:
+  return {
+    str(path.relative_to(folder)): workdir.fingerprint_file(path)
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
+  }
+
+
+def _checkpointer() -> ocp.Checkpointer:
+  """Orbax's; a process does not wait for the others.
+
+  The state that is saved is the same on all of them, and on the host.
+  """
+  options = ocp.options.MultiprocessingOptions()
+  if jax.process_count() > 1:
+    me = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+      primary_host=me,
+      active_processes={me},
+      barrier_sync_key_prefix=f"process_{me}",
+    )
+  handler = ocp.CompositeCheckpointHandler(
+    composite_options=ocp.CompositeOptions(multiprocessing_options=options)
+  )
+  return ocp.Checkpointer(handler, multiprocessing_options=options)
+
+
+class _Held(py_logging.Filter):
+  """Keeps what the libraries of a save log, instead of showing it."""
+
+  def __init__(self):
+    super().__init__()
+    self.records: list[py_logging.LogRecord] = []
+
+  def filter(self, record: py_logging.LogRecord) -> bool:
+    """False for what is kept."""
+    if any(name in record.pathname for name in _LIBRARIES):
+      self.records.append(record)
+      return False
+    return True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """A block of Orbax's: where it fails, its exception is all that is heard.
+
+  Of a full disk Orbax, asyncio and tensorstore would each log what they know,
+  with tracebacks, hundreds of lines.  Where the block succeeds, what they had
+  to say is said.
+  """
+  held = _Held()
+  handlers = {*py_logging.root.handlers, logging.get_absl_handler()}
+  hook = sys.unraisablehook
+
+  def closed_loop_is_no_news(unraisable: Any) -> None:
+    # tensorstore reports to a loop that the failed save has closed already.
+    if str(unraisable.exc_value) != "Event loop is closed":
+      hook(unraisable)
+
+  for handler in handlers:
+    handler.addFilter(held)
+  sys.unraisablehook = closed_loop_is_no_news
+  try:
+    yield
+    sys.unraisablehook = hook
+  finally:  # after a failure the hook stays: such reports come late
+    for handler in handlers:
+      handler.removeFilter(held)
+  for record in held.records:
+    py_logging.getLogger(record.name).handle(record)
