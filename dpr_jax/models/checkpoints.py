@@ -142,7 +142,9 @@ class Checkpoints:
       raise errors.InputError(_nothing_whole(self.folder, self._wrong))
     # A first save that an older version did not complete.
     for step, why in self._wrong.items():
-      logging.warning("checkpoint %s: beginning at step 0, not at %d", why, step)
+      logging.warning(
+        "checkpoint %s: beginning at step 0, not at %d", why, step
+      )
     return 0, params, optimizer
 
   def restore(

@@ -5,9 +5,7 @@ In come the workdir's data and mined negatives, out comes a
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import jax
 import ml_collections
@@ -26,7 +24,7 @@ from dpr_jax.data import (
 from dpr_jax.data import tables as tables_lib
 from dpr_jax.models import towers
 from dpr_jax.retrieval import mining
-from dpr_jax.training import answer_masks, rounds
+from dpr_jax.training import answer_masks, retriever_inputs, rounds
 
 _SAMPLE = 2000  # questions whose texts show how long texts are
 
@@ -53,14 +51,8 @@ def make_source(
   Raises:
     InputError: a bad setting, or negatives are missing or of other data.
   """
+  check(config)
   train_config = config.train
-  configuration.at_least("train.batch_size", train_config.batch_size, 1)
-  cores = jax.device_count()
-  if train_config.batch_size % cores:
-    raise errors.InputError(
-      f"config.train.batch_size={train_config.batch_size}: must be a multiple"
-      f" of the {cores} cores"
-    )
   if train_config.rounds > 1 and not round_number:
     logging.info(
       "train: %d rounds; in the first one, BM25's negatives stand for the"
@@ -85,7 +77,7 @@ def make_source(
     questions=tables.questions,
     sampler=_sampler(config, workdir, tables, round_number),
     tokenizer=tokenizer,
-    tokens=_tokens(workdir, tables, model, tokenizer) if store else None,
+    tokens=None,
     cores=jax.local_device_count(),
     process=jax.process_index(),
     processes=jax.process_count(),
@@ -101,10 +93,32 @@ def make_source(
   else:
     source = _with_groups(source, train_config)
   if train_config.mask_answers:
+    source = dataclasses.replace(source, answer_rows=_answer_rows(source))
+  if store:  # last: it may take an hour, and all that can be wrong is known
     source = dataclasses.replace(
-      source, answer_rows=_answer_rows(config, source)
+      source, tokens=_tokens(workdir, tables, model, tokenizer)
     )
   return source
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """`InputError` where a setting of the batches is bad; reads no data."""
+  settings = config.train
+  for name in ("batch_size", "length_groups"):
+    configuration.at_least(f"train.{name}", settings[name], 1)
+  cores = jax.device_count()
+  if settings.batch_size % cores:
+    raise errors.InputError(
+      f"config.train.batch_size={settings.batch_size}: must be a multiple of"
+      f" the {cores} cores"
+    )
+  retriever_inputs.mixture(config, 0)
+  if settings.mask_answers and config.evaluate.match != "string":
+    raise errors.InputError(
+      f"config.train.mask_answers: looks for answers as they stand in the text,"
+      f" not for config.evaluate.match={config.evaluate.match!r}: set one of"
+      " config.train.mask_answers=False, config.evaluate.match=string"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,61 +147,11 @@ def _tokens(
   return dataclasses.replace(store, limit=tokenizer.passage_length)
 
 
-def inputs(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
-) -> dict[str, str]:
-  """Fingerprints of the mined negatives that training reads, for a Stage.
-
-  Those of later rounds are the run's own, and not among them.
-
-  Raises:
-    InputError: negatives are missing, or a setting is bad.
-  """
-  found = {}
-  if config.train.dev_questions > 0:  # the dev pool is our own
-    found["negatives"] = workdir_lib.manifest_fingerprint(
-      workdir.negatives, "mine"
-    )
-  for kind in _mixture(config, 0).kinds:
-    if kind in mining.RANKERS:
-      name = "negatives" if kind == "bm25" else f"{kind}_negatives"
-      if config.train.negatives_from:
-        name = f"{kind}_negatives_from"
-      found[name] = mining.fingerprint_of(_mined_path(config, workdir, kind))
-  return found
-
-
-def _mixture(
-  config: ml_collections.ConfigDict, round_number: int
-) -> negatives.Mixture:
-  """The negatives of a round, checked."""
-  settings = config.train
-  for name, least in (
-    ("hard_negatives", 0),
-    ("hard_negatives_from_top", 1),
-    ("rounds", 1),
-  ):
-    configuration.at_least(f"train.{name}", settings[name], least)
-  mixture = negatives.Mixture.parse(settings.negatives, settings.hard_negatives)
-  if settings.rounds == 1:
-    return mixture
-  if "model" not in mixture.kinds:
-    raise errors.InputError(
-      f"config.train.rounds={settings.rounds}: what the model mines would not"
-      f" be used by config.train.negatives={settings.negatives!r} with"
-      f" config.train.hard_negatives={settings.hard_negatives}; set them to"
-      " model and at least 1, or to a mixture as 'bm25:1,model:1'"
-    )
-  return mixture if round_number else mixture.replace("model", "bm25")
-
-
 def _with_groups(
   source: batches.BatchSource, train_config: ml_collections.ConfigDict
 ) -> batches.BatchSource:
   """Groups by length, from the lengths of the first training texts."""
-  wanted = configuration.at_least(
-    "train.length_groups", train_config.length_groups, 1
-  )
+  wanted = train_config.length_groups
   if wanted > 1 and source.processes > 1:
     # A batch that does not fit its groups takes another shape, and one process
     # would not know of the other's.
@@ -244,7 +208,7 @@ def _sampler(
   round_number: int,
 ) -> negatives.Sampler:
   """Chooses the passages of a round."""
-  mixture = _mixture(config, round_number)
+  mixture = retriever_inputs.mixture(config, round_number)
   mined = {}
   for kind in mining.RANKERS:
     if kind not in mixture.kinds:
@@ -252,7 +216,7 @@ def _sampler(
     if kind == "model" and round_number:
       ids = rounds.read(config, workdir, round_number, len(tables.questions))
     else:
-      path = _mined_path(config, workdir, kind)
+      path = retriever_inputs.mined_path(config, workdir, kind)
       ids = mining.read_negatives(
         path, len(tables.questions), mining.command(kind)
       )
@@ -264,67 +228,6 @@ def _sampler(
     from_top=config.train.hard_negatives_from_top,
     seed=config.seed,
   )
-
-
-def _mined_path(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, kind: str
-) -> pathlib.Path:
-  """The file of mined negatives, after a look whether it is of our data.
-
-  Raises:
-    InputError: it was made from other data, or there is none.
-  """
-  elsewhere = config.train.negatives_from
-  where = workdir_lib.Workdir(elsewhere) if elsewhere else workdir
-  path = where.negatives / mining.files(kind)["train"]
-  manifest = mining.manifest_of(path)
-  if not path.exists() or (elsewhere and manifest is None):
-    what = f"config.train.negatives={config.train.negatives!r}"
-    fix = f"run `{mining.command(kind)}` with --workdir={where.root} first"
-    if elsewhere:
-      what = f"config.train.negatives_from={elsewhere!r}"
-    elif kind == "model":
-      fix += (
-        ", or name a workdir where it has run in config.train.negatives_from,"
-        " or set config.train.rounds=2"
-      )
-    raise errors.InputError(f"{what}: {path} or its manifest is missing: {fix}")
-  names = ("passages", "train")
-  if manifest is not None:
-    current = workdir_lib.dataset_inputs(where, *names)
-    for name, value in current.items():
-      if manifest.get("inputs", {}).get(name) != value:
-        raise errors.InputError(
-          f"{path} was mined from other {name} data than {where.data} holds:"
-          f" run `{mining.command(kind)}` with --workdir={where.root} again"
-        )
-    ours = workdir_lib.dataset_inputs(workdir, *names)
-    if ours != current and _made_from(workdir) != _made_from(where):
-      raise errors.InputError(
-        f"config.train.negatives_from={elsewhere!r}: {where.data} was not made"
-        f" from the same files and limits as {workdir.data}: mine in a workdir"
-        " of the same config.data"
-      )
-  return path
-
-
-def _made_from(workdir: workdir_lib.Workdir) -> dict[str, Any]:
-  """What `prepare` read and kept.
-
-  The same data may be other bytes: those of questions once depended on the
-  process that wrote them.
-  """
-  manifest = workdir_lib.read_manifest(workdir.data, "prepare")
-  limits = {
-    name: value
-    for name, value in manifest["config"]["data"].items()
-    if name.startswith("max_")
-  }
-  return {
-    "inputs": manifest["inputs"],
-    "limits": limits,
-    "counts": manifest["counts"],
-  }
 
 
 def _candidates(
@@ -392,16 +295,8 @@ def _check_known(
         )
 
 
-def _answer_rows(
-  config: ml_collections.ConfigDict, source: batches.BatchSource
-) -> answer_masks.AnswerRows:
+def _answer_rows(source: batches.BatchSource) -> answer_masks.AnswerRows:
   """Which passages of the batches hold which question's answers."""
-  if config.evaluate.match != "string":
-    raise errors.InputError(
-      f"config.train.mask_answers: looks for answers as they stand in the text,"
-      f" not for config.evaluate.match={config.evaluate.match!r}: set one of"
-      " config.train.mask_answers=False, config.evaluate.match=string"
-    )
   sampler = source.sampler
   unknown = sum(candidate.positive < 0 for candidate in sampler.candidates)
   if unknown:

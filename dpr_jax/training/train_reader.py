@@ -6,15 +6,18 @@ manifest.  Dev rows hold exact match and F1 of the answers that the reader of
 that moment gives.
 """
 
+import dataclasses
+
 import jax
 import ml_collections
 
-from dpr_jax import configuration, errors, interrupts, parallel, processes
+from dpr_jax import configuration, errors, parallel, processes
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches, reader_batches, reader_examples
 from dpr_jax.models import readers
 from dpr_jax.retrieval import spread
 from dpr_jax.training import (
+  claims,
   metrics,
   optimizer,
   reader_sources,
@@ -47,20 +50,18 @@ def train_reader(
     lambda: reader_sources.retrieve(config, workdir),
     spread.Helper(config, workdir).tasks,
   )
-  stage = _stage(config, workdir)
-  if processes.first_alone(lambda: stage.is_current(overwrite)):
+  claim = dataclasses.replace(
+    _bare_claim(config, workdir), inputs=reader_sources.inputs(config, workdir)
+  )
+  if processes.first_alone(lambda: claim.is_current(overwrite)):
     return
-  processes.first_alone(lambda: train_retriever.claim(stage, overwrite))
+  if not overwrite:
+    processes.first_alone(claim.check)
   with processes.in_turn():
     run = _ReaderRun(config, workdir, choice)
-  run.resume()
-  try:
-    with interrupts.deferred() as asked:
-      run.go(asked)
-  finally:
-    run.close()
+  run.do(claim, overwrite)
   if processes.is_first():
-    stage.finish(
+    claim.finish(
       {
         "steps": run.steps,
         "questions_seen": run.steps * run.plan.batch_size,
@@ -86,21 +87,24 @@ def _choice(config: ml_collections.ConfigDict) -> selection.Selection:
   return selection.Selection(metric if reader.dev_questions > 0 else "", 1)
 
 
-def _stage(
+def _bare_claim(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
-) -> workdir_lib.Stage:
+) -> claims.Claim:
+  """What the run depends on, but for its inputs."""
   settings = configuration.sections(config, "reader")
   settings |= {
     "checkpoint": config.model.checkpoint,
     "match": config.evaluate.match,
     "seed": config.seed,
   }
-  return workdir_lib.Stage(
-    readers.STAGE,
-    workdir.reader,
-    settings,
-    reader_sources.inputs(config, workdir),
-  )
+  return claims.Claim(readers.STAGE, workdir.reader, settings, {})
+
+
+def check_before(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> None:
+  """As `train_retriever.check_before`."""
+  _bare_claim(config, workdir).check_before(configuration.plain(config))
 
 
 class _ReaderRun(train_retriever.Run):
@@ -137,6 +141,7 @@ class _ReaderRun(train_retriever.Run):
     self.dev = reader_sources.DevQuestions.make(
       config, workdir, self.reader, self.ranks
     )
+    self.claim: claims.Claim | None = None
     self.folder, self.keep = workdir.reader, reader.keep_checkpoints
     self.pretrained = self.reader.params
     self.passages_per_question = self.source.passages

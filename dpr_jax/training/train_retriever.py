@@ -8,7 +8,6 @@ host reads the metrics of step N-1 and Grain prepares the batches to come.
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,20 +17,20 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array
 
-from dpr_jax import configuration, errors, interrupts, parallel, processes
+from dpr_jax import errors, interrupts, parallel, processes
 from dpr_jax import workdir as workdir_lib
-from dpr_jax.data import batches
+from dpr_jax.data import batches, prepare
 from dpr_jax.models import checkpoints, towers
 from dpr_jax.training import (
+  claims,
   metrics,
+  retriever_inputs,
   rounds,
   selection,
   sources,
   train_step,
   validation,
 )
-
-STAGE = "train"
 
 
 def train(
@@ -47,21 +46,17 @@ def train(
     FloatingPointError: the loss, a gradient or a parameter is not finite.
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
-  stage = _stage(config, workdir)
-  if processes.first_alone(lambda: stage.is_current(overwrite)):
-    return
   choice = selection.Selection.of(config)
-  processes.first_alone(lambda: claim(stage, overwrite))
+  claim = retriever_inputs.claim(config, workdir)
+  if processes.first_alone(lambda: claim.is_current(overwrite)):
+    return
+  if not overwrite:
+    processes.first_alone(claim.check)
   with processes.in_turn():
     run = Run(config, workdir, choice)
-  run.resume()
-  try:
-    with interrupts.deferred() as asked:
-      run.go(asked)
-  finally:
-    run.close()
+  run.do(claim, overwrite)
   if processes.is_first():
-    stage.finish(
+    claim.finish(
       {
         "steps": run.steps,
         "questions": run.plan.questions,
@@ -97,14 +92,16 @@ class Run:
       train_config.dev_every,
       train_config.checkpoint_every,
     )
-    self.model = towers.start(config)
-    self.source = sources.make_source(config, workdir, self.model)
-    self.plan, self.steps = self.source.plan, self.source.steps
+    # All that may be refused comes before the corpus is tokenized.
+    sources.check(config)
+    questions = len(prepare.open_questions(workdir, "train"))
+    self.steps = rounds.run_steps(config, questions)
     self.starts = rounds.boundaries(self.steps, config.train.rounds)
-    self.built = train_step.build(config, self.model, self.steps)
     self.profiler = metrics.Profiler(
       workdir.training / "profile", config.train.profile_steps, self.steps
     )
+    self.model = towers.start(config)
+    self.built = train_step.build(config, self.model, self.steps)
     self.step = self.built.mapped()
     self.dev = (
       validation.DevPool.make(config, workdir, self.model)
@@ -112,9 +109,29 @@ class Run:
       else None
     )
     choice.check(self.dev is not None)
+    self.source = sources.make_source(config, workdir, self.model)
+    self.plan = self.source.plan
+    self.claim: claims.Claim | None = None
     self.folder, self.keep = workdir.training, train_config.keep_checkpoints
     self.pretrained = self.model.params
     self.passages_per_question = self.source.sampler.per_question
+
+  def do(self, claim: claims.Claim, overwrite: bool) -> None:
+    """The whole call; the caller writes the manifest.
+
+    Args:
+      claim: on the run's folder.
+      overwrite: what is there is removed.
+    """
+    processes.first_alone(lambda: claim.open(overwrite))
+    self.claim = claim
+    self.resume()
+    try:
+      with interrupts.deferred() as asked:
+        self.go(asked)
+      self.saved.wait()
+    finally:
+      self.close()
 
   def resume(self) -> None:
     """Goes on from the last checkpoint that is whole, or begins.
@@ -157,6 +174,8 @@ class Run:
     self.first, params, opt_state = restored
     self.state = self.built.place(self.first, params, opt_state)
     self.last_saved = self.first
+    if self.first and processes.is_first():
+      self._select(self.saved.steps())  # what was selected may be gone
     self.last_good = f"step {self.first}" if self.first else "none"
     self.watch = processes.watch(self.config.train.step_timeout)
     size = self.plan.batch_size
@@ -164,6 +183,7 @@ class Run:
     self.compilations = metrics.Compilations()
     self.pending: tuple[int, dict[str, Array]] | None = None
     self.compiled = 0
+    self.compiled_for: set[str] = set()
     self.stop: int | None = None  # the signal that asked for an end
 
   def _open(self, writes: bool) -> None:
@@ -241,11 +261,12 @@ class Run:
       batch["asked"] = np.full(parallel.cores(), asked.number or 0, np.int32)
     self.watch.begin(step)
     self.profiler.before(step)
-    self.state, reported = self.step(
-      self.state, parallel.split_over_cores(batch)
-    )
+    shares = parallel.split_over_cores(batch)
+    if processes.count() > 1:
+      self._compile_together(shares)
+    self.state, reported = self.step(self.state, shares)
     self.profiler.after(step, reported)
-    self.saved.record_finished()
+    self.saved.look()
     self._settle()  # the step before: the cores are busy with this one
     self.pending = (step, reported)
     saves = _is_due(step, self.every.checkpoint, self.steps)
@@ -259,6 +280,19 @@ class Run:
       self._save(step)
     if processes.count() == 1:
       self.stop = asked.number
+
+  def _compile_together(self, shares: Any) -> None:
+    """Returns when all processes have the program for batches of this shape.
+
+    One may compile for a minute what another has in its cache, and who is in a
+    collective first waits for the others for half a minute at most.
+    """
+    shapes = str(jax.tree.map(lambda x: (x.shape, str(x.dtype)), shares))
+    if shapes not in self.compiled_for:
+      # The call that follows finds this very program.
+      self.step.lower(self.state, shares).compile()
+      processes.barrier()
+      self.compiled_for.add(shapes)
 
   def _settle(self) -> None:
     """Fetches the pending step's metrics (waits for it) and writes them."""
@@ -274,9 +308,16 @@ class Run:
     if step > self.first + 2 and self.compilations.count > self.compiled:
       logging.warning("train: step %d was compiled anew", step)
     self.compiled = self.compilations.count
+    self._begin()
     if step % max(self.every.log, 1) == 0 or step == 1:
       self.log.write({"step": step, **row})
     self.log.advance(row)
+
+  def _begin(self) -> None:
+    """The run's first step is done: its folder is no other run's any more."""
+    if self.claim is not None and processes.is_first():
+      self.claim.begin()
+    self.claim = None
 
   def _evaluates(self, step: int) -> bool:
     """True where a step gets a dev row: before the first one, when due."""
@@ -318,67 +359,26 @@ class Run:
           self.saved.save(step, params, opt_state)
         processes.barrier()  # a slow disk is no stuck process
       self.last_saved = step
-    steps, why = self.choice.steps([*self.saved.steps(), step])
-    self.saved.select(steps, **why)
+    self._select([*self.saved.steps(), step])
     self.last_good = f"step {step}"
+
+  def _select(self, saved: list[int]) -> None:
+    """Says which of the checkpoints later stages use."""
+    steps, why = self.choice.steps(saved)
+    self.saved.select(steps, **why)
 
   def close(self) -> None:
     """Whatever happened: what was begun is on disk."""
     self.watch.close()
     self.profiler.close()
     self.compilations.close()
-    self.saved.finish()
+    self.saved.close()
     self.log.close()
 
 
 def _is_due(step: int, every: int, last: int) -> bool:
   """At every so many steps (0 = never), and at the last one."""
   return step == last or (every > 0 and step % every == 0)
-
-
-def _stage(config, workdir: workdir_lib.Workdir) -> workdir_lib.Stage:
-  inputs = workdir_lib.dataset_inputs(workdir, "passages", "train", "dev")
-  inputs |= sources.inputs(config, workdir)
-  settings = configuration.sections(config, "model", "train")
-  if config.train.dev_topk_passages:
-    settings |= configuration.sections(config, "evaluate")
-  return workdir_lib.Stage(
-    STAGE, workdir.training, settings | {"seed": config.seed}, inputs
-  )
-
-
-def claim(stage: workdir_lib.Stage, overwrite: bool) -> None:
-  """Starts the folder anew, or makes sure that it is this very run's.
-
-  Raises:
-    InputError: it holds a run with other settings or other data.
-  """
-  claim = stage.folder / "started.json"
-  identity = {"config": stage.config, "inputs": dict(stage.inputs)}
-  if overwrite:
-    shutil.rmtree(stage.folder, ignore_errors=True)
-  elif claim.exists():
-    old = workdir_lib.read_json(claim)
-    if old != identity:
-      changed = _differences(old, identity)
-      raise errors.InputError(
-        f"{stage.folder} holds a training with other settings"
-        f" ({', '.join(changed)}): give another --workdir, or --overwrite to"
-        " train anew"
-      )
-  workdir_lib.write_json(claim, identity)
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-  if isinstance(old, dict) and isinstance(new, dict):
-    return [
-      difference
-      for key in sorted({*old, *new})
-      for difference in _differences(
-        old.get(key), new.get(key), f"{path}.{key}" if path else key
-      )
-    ]
-  return [] if old == new else [f"{path} was {old!r}, is {new!r}"[:160]]
 
 
 def _has_dev(config: ml_collections.ConfigDict) -> bool:

@@ -13,7 +13,7 @@ from dpr_jax.data import prepare, records
 from dpr_jax.evaluation import answers
 from dpr_jax.models import checkpoints, towers
 from dpr_jax.retrieval import embedding, faiss_index, mining
-from dpr_jax.training import sources
+from dpr_jax.training import retriever_inputs, sources
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_model_of_another_workdir_mines_for_ours(
   trained = towers.trained(tiny_config, trained_workdir)
   manifest = mining.manifest_of(path)
   assert manifest["inputs"]["model"] == trained.fingerprint
-  assert sources.inputs(config, fresh_workdir) == {
+  assert retriever_inputs.inputs(config, fresh_workdir) == {
     "negatives": workdir.manifest_fingerprint(fresh_workdir.negatives, "mine"),
     "model_negatives_from": mining.fingerprint_of(path),
   }
@@ -101,7 +101,7 @@ def test_mixtures_of_all_kinds(tiny_config, trained_workdir, model):
   np.testing.assert_array_equal(
     batch["passage_keys"], keys[batch["passage_rows"]]
   )
-  assert set(sources.inputs(config, trained_workdir)) == {
+  assert set(retriever_inputs.inputs(config, trained_workdir)) == {
     "negatives",
     "model_negatives",
   }

@@ -1,0 +1,201 @@
+"""What the retriever's training reads, and what makes it another run.
+
+Besides the data these are negatives that were mined from it, in this workdir or
+in another.  `claim` puts together what a run depends on: its settings, the
+fingerprints of its inputs, and the settings behind these.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+
+from dpr_jax import configuration, errors
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.data import batches, negatives, prepare
+from dpr_jax.retrieval import mining
+from dpr_jax.training import claims
+
+STAGE = "train"
+
+
+def inputs(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> dict[str, str]:
+  """Fingerprints of the mined negatives that training reads, for a Stage.
+
+  Those of later rounds are the run's own, and not among them.
+
+  Raises:
+    InputError: negatives are missing, or a setting is bad.
+  """
+  found = {}
+  if config.train.dev_questions > 0:  # the dev pool is our own
+    found["negatives"] = workdir_lib.manifest_fingerprint(
+      workdir.negatives, "mine"
+    )
+  for kind in mixture(config, 0).kinds:
+    if kind in mining.RANKERS:
+      name = "negatives" if kind == "bm25" else f"{kind}_negatives"
+      if config.train.negatives_from:
+        name = f"{kind}_negatives_from"
+      found[name] = mining.fingerprint_of(mined_path(config, workdir, kind))
+  return found
+
+
+def behind(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> dict[str, dict[str, Any]]:
+  """The settings that each input was made with, by the input's name.
+
+  Of the data and of `inputs`, which see.
+  """
+  prepared = workdir_lib.read_manifest(workdir.data, "prepare")["config"]
+  found = dict.fromkeys(("passages", "train", "dev"), prepared)
+  for name in inputs(config, workdir):
+    kind = "bm25" if name == "negatives" else name.partition("_")[0]
+    mined = workdir.negatives / mining.files(kind)["train"]
+    if name.endswith("_from"):
+      mined = mined_path(config, workdir, kind)
+    found[name] = (mining.manifest_of(mined) or {}).get("config", {})
+  return found
+
+
+def mixture(
+  config: ml_collections.ConfigDict, round_number: int
+) -> negatives.Mixture:
+  """The negatives of a round, checked."""
+  settings = config.train
+  for name, least in (
+    ("hard_negatives", 0),
+    ("hard_negatives_from_top", 1),
+    ("rounds", 1),
+  ):
+    configuration.at_least(f"train.{name}", settings[name], least)
+  mixture = negatives.Mixture.parse(settings.negatives, settings.hard_negatives)
+  if settings.rounds == 1:
+    return mixture
+  if "model" not in mixture.kinds:
+    raise errors.InputError(
+      f"config.train.rounds={settings.rounds}: what the model mines would not"
+      f" be used by config.train.negatives={settings.negatives!r} with"
+      f" config.train.hard_negatives={settings.hard_negatives}; set them to"
+      " model and at least 1, or to a mixture as 'bm25:1,model:1'"
+    )
+  return mixture if round_number else mixture.replace("model", "bm25")
+
+
+def mined_path(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, kind: str
+) -> pathlib.Path:
+  """The file of mined negatives, after a look whether it is of our data.
+
+  Raises:
+    InputError: it was made from other data, or there is none.
+  """
+  elsewhere = config.train.negatives_from
+  where = workdir_lib.Workdir(elsewhere) if elsewhere else workdir
+  path = where.negatives / mining.files(kind)["train"]
+  manifest = mining.manifest_of(path)
+  if not path.exists() or (elsewhere and manifest is None):
+    what = f"config.train.negatives={config.train.negatives!r}"
+    fix = f"run `{mining.command(kind)}` with --workdir={where.root} first"
+    if elsewhere:
+      what = f"config.train.negatives_from={elsewhere!r}"
+    elif kind == "model":
+      fix += (
+        ", or name a workdir where it has run in config.train.negatives_from,"
+        " or set config.train.rounds=2"
+      )
+    raise errors.InputError(f"{what}: {path} or its manifest is missing: {fix}")
+  names = ("passages", "train")
+  if manifest is not None:
+    current = workdir_lib.dataset_inputs(where, *names)
+    for name, value in current.items():
+      if manifest.get("inputs", {}).get(name) != value:
+        raise errors.InputError(
+          f"{path} was mined from other {name} data than {where.data} holds:"
+          f" run `{mining.command(kind)}` with --workdir={where.root} again"
+        )
+    ours = workdir_lib.dataset_inputs(workdir, *names)
+    if ours != current and _made_from(workdir) != _made_from(where):
+      raise errors.InputError(
+        f"config.train.negatives_from={elsewhere!r}: {where.data} was not made"
+        f" from the same files and limits as {workdir.data}: mine in a workdir"
+        " of the same config.data"
+      )
+  return path
+
+
+def _made_from(workdir: workdir_lib.Workdir) -> dict[str, Any]:
+  """What `prepare` read and kept.
+
+  The same data may be other bytes: those of questions once depended on the
+  process that wrote them.
+  """
+  manifest = workdir_lib.read_manifest(workdir.data, "prepare")
+  limits = {
+    name: value
+    for name, value in manifest["config"]["data"].items()
+    if name.startswith("max_")
+  }
+  return {
+    "inputs": manifest["inputs"],
+    "limits": limits,
+    "counts": manifest["counts"],
+  }
+
+
+def claim(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> claims.Claim:
+  """What the run depends on.
+
+  Raises:
+    InputError: its inputs are not there.
+  """
+  data = workdir_lib.dataset_inputs(workdir, "passages", "train", "dev")
+  return claims.Claim(
+    STAGE,
+    workdir.training,
+    _settings(config),
+    data | inputs(config, workdir),
+    behind=behind(config, workdir),
+    total=_total(config, workdir),
+  )
+
+
+def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  settings = configuration.sections(config, "model", "train")
+  if config.train.dev_topk_passages:
+    settings |= configuration.sections(config, "evaluate")
+  return settings | {"seed": config.seed}
+
+
+def _total(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> Callable[[Mapping[str, Any]], int]:
+  questions = len(prepare.open_questions(workdir, "train"))
+
+  def total(train: Mapping[str, Any]) -> int:
+    plan = batches.Plan(config.seed, questions, max(1, train["batch_size"]))
+    return train["max_steps"] or plan.steps(train["epochs"])
+
+  return total
+
+
+def check_before(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> None:
+  """To be called before `dpr-jax run` makes again what training reads.
+
+  Raises:
+    InputError: a run has begun in this workdir, and with this config it would
+      be another, or its inputs would.
+  """
+  try:
+    run = claim(config, workdir)
+  except errors.InputError:  # its inputs are not made yet, or are gone
+    run = claims.Claim(STAGE, workdir.training, _settings(config), {})
+  run.check_before(configuration.plain(config))
