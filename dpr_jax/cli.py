@@ -115,7 +115,7 @@ def _parse(arguments: Sequence[str]) -> list[str]:
   if arguments[1:2] == ["ask"]:  # there --json needs no file
     arguments = ["--json=-" if a == "--json" else a for a in arguments]
   try:
-    return flags.FLAGS(list(arguments))
+    return flags.FLAGS(given.with_values(arguments))
   except flags.Error as error:
     # What a config file raises comes with a traceback: keep its two ends.
     before, traceback, after = str(error).partition("Traceback")
@@ -138,7 +138,8 @@ def _run(arguments: list[str]) -> None:
     _fail(f"unknown stage {stage!r}: one of {', '.join(_known())}")
   interrupts.listen()
   try:
-    given.check(f"bench {rest[0]}" if stage == "bench" else stage)
+    name = f"bench {rest[0]}" if stage == "bench" else stage
+    given.check(name, commands.STAGES)
     cores = given.CPU_DEVICES.value or (8 if stage == "demo" else 0)
     _set_up_cores(cores, stage)
     commands.call(stage, rest)

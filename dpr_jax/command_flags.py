@@ -1,6 +1,7 @@
 """The flags of `dpr-jax`, and which commands take which."""
 
 import os
+from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import config_flags
@@ -21,8 +22,11 @@ POD = flags.DEFINE_bool(
   False,
   "On every host of a TPU pod: the processes find each other and work as one.",
 )
-OVERWRITE = flags.DEFINE_bool(
-  "overwrite", False, "Do the stage again even if nothing has changed."
+OVERWRITE = flags.DEFINE_list(
+  "overwrite",
+  [],
+  "Do the stage again even if nothing has changed; in `run` and `demo`"
+  " --overwrite=STAGE[,STAGE] names those to do again.",
 )
 QUESTIONS = flags.DEFINE_string(
   "questions",
@@ -177,6 +181,7 @@ DEEP = flags.DEFINE_bool(
 
 BENCHES = ("train", "encode", "batch", "search", "reader")
 _BENCHES = tuple(f"bench {kind}" for kind in BENCHES)
+_BARE = "true"  # what `--overwrite` alone, once a boolean, stands for
 # What is not named here every command takes, or has no use for.
 _TAKEN_BY = {
   "against": tuple(name for name in _BENCHES if name != "bench batch"),
@@ -211,15 +216,54 @@ _TAKEN_BY = {
 }
 
 
-def check(command: str) -> None:
+def with_values(arguments: Sequence[str]) -> list[str]:
+  """A command line where `--overwrite` alone has got its value."""
+  bare = {"--overwrite": _BARE, "-overwrite": _BARE}
+  bare |= {"--nooverwrite": "", "-nooverwrite": ""}
+  return [
+    f"--overwrite={bare[each]}" if each in bare else each for each in arguments
+  ]
+
+
+def overwrites(stage: str) -> bool:
+  """True where a stage is to be done again."""
+  named = _overwritten()
+  return stage in named or named == [_BARE]
+
+
+def _overwritten() -> list[str]:
+  """Stages, or `_BARE` alone; `--overwrite=false` is as for a boolean."""
+  return [each for each in OVERWRITE.value if each != "false"]
+
+
+def _check_overwrite(command: str, stages: Sequence[str]) -> None:
+  value = _overwritten()
+  if command in ("run", "demo"):
+    wrong = [each for each in value if each not in stages]
+    if wrong:
+      what = "" if value == [_BARE] else f"={','.join(value)}"
+      raise errors.InputError(
+        f"--overwrite{what}: {command} does again what is named, as in"
+        f" --overwrite=train,embed: some of {', '.join(stages)}"
+      )
+  elif value not in ([], [_BARE], [command]):
+    raise errors.InputError(
+      f"--overwrite={','.join(value)}: {command} can do itself again alone:"
+      " --overwrite"
+    )
+
+
+def check(command: str, stages: Sequence[str]) -> None:
   """Refuses flags that a command would not look at.
 
   Args:
     command: a stage, or "bench KIND".
+    stages: those that `run` does, in order.
 
   Raises:
     InputError: such a flag stands on the command line.
   """
+  _check_overwrite(command, stages)
   for name, commands in _TAKEN_BY.items():
     if flags.FLAGS[name].present and command not in commands:
       raise errors.InputError(f"--{name}: only for {_listed(commands)}")

@@ -98,12 +98,28 @@ def _stages(
   wanted = STAGES if stage == "run" else (stage,)
   if stage == "run" and not config.reader.train:
     wanted = tuple(name for name in wanted if name not in READING)
+  if stage == "run":
+    _check_trainings(config, workdir)
   for name in wanted:
     logging.info("== %s", name)
     if name in TOGETHER:
       functions[name]()
     else:
       processes.first_leads(functions[name], tasks)
+
+
+def _check_trainings(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> None:
+  """Before what a training has read is made again, with other settings."""
+  from dpr_jax.training import retriever_inputs, train_reader
+
+  if not given.overwrites("train"):
+    processes.first_alone(
+      lambda: retriever_inputs.check_before(config, workdir)
+    )
+  if config.reader.train and not given.overwrites("train-reader"):
+    processes.first_alone(lambda: train_reader.check_before(config, workdir))
 
 
 def _functions(
@@ -123,12 +139,13 @@ def _functions(
   )
   from dpr_jax.training import train_reader, train_retriever
 
-  again = {"overwrite": given.OVERWRITE.value}
+  def again(name: str) -> dict[str, bool]:
+    return {"overwrite": given.overwrites(name)}
 
   def for_models(function: Callable, room: dict[str, str], **kwargs) -> None:
     models = rankers.models_of(config.retrieve.methods, room)
     for model in [given.MODEL.value] if given.MODEL.value else models:
-      function(config, workdir, model=model, **again, **kwargs)
+      function(config, workdir, model=model, **kwargs)
 
   def retrieve() -> None:
     search.retrieve(
@@ -139,29 +156,38 @@ def _functions(
       methods=given.METHOD.value,
       qrels=given.QRELS.value if stage == "retrieve" else None,
       tune=given.TUNE.value,
-      **again,
+      **again("retrieve"),
     )
     if given.RERANK.value:
       for method in given.METHOD.value or config.retrieve.methods:
         reranking.rerank(
-          config, workdir, name=given.NAME.value, method=method, **again
+          config,
+          workdir,
+          name=given.NAME.value,
+          method=method,
+          **again("retrieve"),
         )
 
   return {
-    "prepare": lambda: prepare.prepare(config, workdir, **again),
+    "prepare": lambda: prepare.prepare(config, workdir, **again("prepare")),
     "mine": lambda: mining.mine(
-      config, workdir, ranker=given.FROM.value or "bm25", **again
+      config, workdir, ranker=given.FROM.value or "bm25", **again("mine")
     ),
-    "train": lambda: train_retriever.train(config, workdir, **again),
-    "embed": lambda: for_models(embedding.embed, rankers.VECTORS),
+    "train": lambda: train_retriever.train(config, workdir, **again("train")),
+    "embed": lambda: for_models(
+      embedding.embed, rankers.VECTORS, **again("embed")
+    ),
     "index": lambda: for_models(
       faiss_index.index,
       rankers.INDEXES,
+      **again("index"),
       shard=given.SHARD.value,
       tune=given.TUNE.value,
     ),
     "retrieve": retrieve,
-    "train-reader": lambda: train_reader.train_reader(config, workdir, **again),
+    "train-reader": lambda: train_reader.train_reader(
+      config, workdir, **again("train-reader")
+    ),
     "read": lambda: answering.read(
       config,
       workdir,
@@ -170,7 +196,7 @@ def _functions(
       questions_file=given.QUESTIONS.value if stage == "read" else None,
       methods=given.METHOD.value,
       tune=given.TUNE.value,
-      **again,
+      **again("read"),
     ),
     "evaluate": lambda: ranking.evaluate(
       config,
@@ -179,7 +205,7 @@ def _functions(
       match=given.MATCH.value,
       qrels=given.QRELS.value,
       compare=given.COMPARE.value,
-      **again,
+      **again("evaluate"),
     ),
   }
 

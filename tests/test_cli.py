@@ -99,6 +99,27 @@ def test_run_again_skips_everything(call, finished, config_file):
   assert max(len(row["ctxs"]) for row in results) == 3
 
 
+def test_run_mines_nothing_again_that_a_training_has_read(
+  call, finished, config_file
+):
+  """It is refused by the key; --overwrite=train would train anew."""
+  workdir, _ = finished
+  negatives = workdir / "negatives" / "bm25.jsonl.gz"
+  before = negatives.stat().st_mtime_ns
+  done = call(
+    "run",
+    f"--config={config_file}",
+    f"--workdir={workdir}",
+    "--cpu_devices=8",
+    "--config.bm25.k1=1.2",
+  )
+  assert done.returncode == 2
+  line = done.stderr.splitlines()[-1]
+  assert "config.bm25.k1 was 0.9, is 1.2. " in line
+  assert "--overwrite=train" in line
+  assert negatives.stat().st_mtime_ns == before
+
+
 def test_three_lines_of_python(finished):
   """Retriever and Encoder on a finished workdir."""
   workdir, _ = finished
@@ -317,6 +338,10 @@ def _refused(done, *words):
     (
       ["train", "--config=CONFIG", "--workdir=w", "--topology=v5e:2x4"],
       ["--topology", "only for plan"],
+    ),
+    (
+      ["run", "--config=CONFIG", "--workdir=w", "--overwrite"],
+      ["--overwrite: run does again what is named", "=train,embed"],
     ),
     (
       ["bench", "train", "--config=CONFIG", "--workdir=w", "--factories=Flat"],

@@ -164,7 +164,7 @@ def _differences(
   if changed:
     name = changed[0]
     wrong.append(
-      f"{path / name} has sha256 {found[name]}, recorded is {recorded[name]}"
+      f"{name} has sha256 {found[name]}, recorded is {recorded[name]}"
     )
   if len(changed) > 1:
     wrong.append(f"{len(changed) - 1} more files differ")

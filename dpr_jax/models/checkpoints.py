@@ -95,6 +95,11 @@ class Checkpoints:
     """
     self._record()
 
+  def finish(self) -> None:
+    """Waits as `wait` does, and closes."""
+    self._record()
+    self.close()
+
   def close(self) -> None:
     """Waits for a save that is under way, however it ends."""
     self._thread.shutdown()
@@ -178,7 +183,7 @@ class Checkpoints:
       self._saving = None
       self._wrong.pop(self._saving_step, None)
     if self._selection is not None:
-      workdir.write_json(self.folder / SELECTED, self._selection)
+      write_selected(self.folder, self._selection)
       self._selection = None
     whole = self.steps()
     if not whole:
@@ -237,7 +242,7 @@ def _nothing_whole(folder: pathlib.Path, wrong: dict[int, str]) -> str:
 
 def write_selected(folder: pathlib.Path, selected: dict[str, Any]) -> None:
   """Writes down what `read_selected` is to read."""
-  workdir.write_json(folder / SELECTED, selected)
+  workdir.write_record(folder / SELECTED, selected)
 
 
 def read_selected(folder: pathlib.Path) -> dict[str, Any]:
@@ -251,10 +256,10 @@ def read_selected(folder: pathlib.Path) -> dict[str, Any]:
     return {}
   again = f"`dpr-jax {_stage(folder)}` writes it again"
   try:
-    found = workdir.read_json(path)
+    found = workdir.read_record(path)
   except errors.InputError as error:
     raise errors.InputError(f"{error}; {again}") from error
-  steps = found.get("steps") if isinstance(found, dict) else None
+  steps = found.get("steps")
   if (
     not isinstance(steps, list)
     or not steps
@@ -270,15 +275,23 @@ def _chosen(folder: pathlib.Path) -> list[int]:
   Raises:
     InputError: `selected.json` is damaged and the training is not finished.
   """
+  wrong = None
   try:
-    return read_selected(folder).get("steps", [])
+    if found := read_selected(folder):
+      return found["steps"]
   except errors.InputError as error:
-    manifest = folder.parent / workdir.MANIFEST
-    if not manifest.exists():
-      raise
-    steps = workdir.read_record(manifest).get("selected", {}).get("steps", [])
-    logging.warning("%s; step %s, as the manifest says, is used", error, steps)
-    return steps
+    wrong = error
+  manifest = folder.parent / workdir.MANIFEST
+  if manifest.exists():
+    found = workdir.read_record(manifest).get("selected") or {}
+    logging.warning(
+      "%s: the manifest says which checkpoints are used",
+      wrong or f"{folder / SELECTED} is missing",
+    )
+    return found.get("steps", [])
+  if wrong:
+    raise wrong
+  return []
 
 
 def load_params(

@@ -31,18 +31,28 @@ class MetricsLog:
     self._path, self._file, self._bar = path, None, None
 
   def open(self, first_step: int, steps: int) -> None:
-    """Opens the log of a run that goes on after `first_step`."""
-    self._path.parent.mkdir(parents=True, exist_ok=True)
-    if self._path.exists():
-      _keep_rows_until(self._path, first_step)
-    self._file = open(self._path, "a", encoding="utf-8")
+    """Opens the log of a run that goes on after `first_step`.
+
+    Raises:
+      DiskError: it cannot be written.
+    """
+    with workdir.writing(self._path):
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      if self._path.exists():
+        _keep_rows_until(self._path, first_step)
+      self._file = open(self._path, "a", encoding="utf-8")
     self._bar = progress.Progress(steps, "train", "steps", first_step)
 
   def write(self, row: Mapping[str, Any]) -> None:
-    """Appends one row; it is on disk when this returns."""
+    """Appends one row; it is in the file when this returns.
+
+    Raises:
+      DiskError: it cannot be written.
+    """
     if self._file is not None:
-      self._file.write(json.dumps(dict(row)) + "\n")
-      self._file.flush()
+      with workdir.writing(self._path):
+        self._file.write(json.dumps(dict(row)) + "\n")
+        self._file.flush()
 
   def read(self) -> list[dict[str, Any]]:
     """All rows so far."""
@@ -66,7 +76,8 @@ class MetricsLog:
     """Ends the bar and closes the file."""
     if self._file is not None:
       self._bar.close()
-      self._file.close()
+      with contextlib.suppress(OSError):  # every row has been flushed
+        self._file.close()
 
 
 class Timer:
@@ -181,21 +192,24 @@ class Profiler:
   def close(self) -> None:
     """Writes the trace, if one is running."""
     if self._running:
-      jax.profiler.stop_trace()
       self._running = False
+      with workdir.writing(self._folder):
+        jax.profiler.stop_trace()
       logging.info("train: profile in %s", self._folder)
 
 
 def _keep_rows_until(path: pathlib.Path, step: int) -> None:
   """Drops rows after `step`, and a last line that a crash cut short."""
   rows = []
-  for line in path.read_text(encoding="utf-8").splitlines():
+  lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+  for number, line in enumerate(lines, start=1):
     try:
       row = json.loads(line)
-    except ValueError:
-      continue
-    if row["step"] <= step:
-      rows.append(line)
+      if row["step"] <= step:
+        rows.append(line)
+    except (ValueError, KeyError, TypeError):
+      if number < len(lines):
+        logging.warning("%s, line %d is damaged: dropped", path, number)
   with workdir.replace_file(path) as temporary:
     temporary.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 

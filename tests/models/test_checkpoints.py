@@ -21,8 +21,7 @@ def _save(folder, *steps, keep=2):
   saved = checkpoints.Checkpoints(folder, keep)
   for step in steps:
     saved.save(step, *_state(float(step)))
-  saved.wait()
-  saved.close()
+  saved.finish()
 
 
 def _flip(folder, step):

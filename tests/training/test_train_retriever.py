@@ -87,6 +87,12 @@ def test_interrupted_training_ends_bit_equal(
   train_retriever.train(tiny_config, other)
   assert (other.training / "manifest.json").stat().st_mtime_ns == before
 
+  # Nor where settings have changed that change nothing.
+  often = copy.deepcopy(tiny_config)
+  often.train.log_every, often.train.chunk_size = 3, 2
+  train_retriever.train(often, other)
+  assert (other.training / "manifest.json").stat().st_mtime_ns == before
+
   # Killed between the last checkpoint and the manifest: only that is made.
   (other.training / "manifest.json").unlink()
   train_retriever.train(tiny_config, other)
