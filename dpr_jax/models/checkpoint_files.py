@@ -7,6 +7,7 @@ names when everything in them is on disk, the checksums first, one rename after
 the other: no kill leaves a checkpoint that nobody can vouch for.
 """
 
+import collections
 import contextlib
 import logging as py_logging
 import pathlib
@@ -21,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from dpr_jax import errors, workdir
+from dpr_jax import atomic_files, errors, workdir
 
 _SUMS = re.compile(r"(\d+)\.sha256\.json")
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls what is not whole
@@ -44,7 +45,8 @@ def steps_there(folder: pathlib.Path) -> list[int]:
 
 def clear(folder: pathlib.Path) -> None:
   """Removes what a killed process left: no half checkpoints, no lone sums."""
-  for path in folder.glob(_UNFINISHED):
+  atomic_files.clear_leftovers([folder])
+  for path in folder.glob(_UNFINISHED):  # of an older version
     shutil.rmtree(path, ignore_errors=True)
   for path in folder.glob("*.sha256.json"):
     found = _SUMS.fullmatch(path.name)
@@ -210,7 +212,7 @@ class _Held(py_logging.Filter):
 
   def __init__(self):
     super().__init__()
-    self.records: list[py_logging.LogRecord] = []
+    self.records = collections.deque[py_logging.LogRecord](maxlen=100)
 
   def filter(self, record: py_logging.LogRecord) -> bool:
     """False for what is kept."""
@@ -226,7 +228,7 @@ def _quiet() -> Iterator[None]:
 
   Of a full disk Orbax, asyncio and tensorstore would each log what they know,
   with tracebacks, hundreds of lines.  Where the block succeeds, what they had
-  to say is said.
+  to say is said.  After a failure they stay silent: their threads speak late.
   """
   held = _Held()
   handlers = {*py_logging.root.handlers, logging.get_absl_handler()}
@@ -240,11 +242,9 @@ def _quiet() -> Iterator[None]:
   for handler in handlers:
     handler.addFilter(held)
   sys.unraisablehook = closed_loop_is_no_news
-  try:
-    yield
-    sys.unraisablehook = hook
-  finally:  # after a failure the hook stays: such reports come late
-    for handler in handlers:
-      handler.removeFilter(held)
+  yield
+  sys.unraisablehook = hook
+  for handler in handlers:
+    handler.removeFilter(held)
   for record in held.records:
     py_logging.getLogger(record.name).handle(record)

@@ -1,22 +1,31 @@
 """Training killed, stopped, or moved to other cores ends as if it had not been.
 
-Every run is a process of its own, through the command line.
+Most runs are processes of their own, through the command line.
 """
 
+import copy
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
+import threading
 import time
 
 import jax
 import numpy as np
 import pytest
 
-from dpr_jax import workdir
-from dpr_jax.models import checkpoints
+from dpr_jax import atomic_files, interrupts, workdir
+from dpr_jax.models import checkpoint_files, checkpoints
+from dpr_jax.training import train_retriever
+from tests.faults.amounts import amount
 
-STEPS, KILLS = 90, 20
+KILLS = amount(20, 4)
+STEPS = 30 + 6 * KILLS
+EVERY = 3  # steps between two checkpoints of a run that is killed
 
 
 @pytest.fixture(scope="module")
@@ -70,28 +79,67 @@ def _params(place):
   return checkpoints.load_params(place.training / "checkpoints")
 
 
+def _is_saving(place):
+  """True while a checkpoint stands there under a temporary name."""
+  folder = place.training / "checkpoints"
+  if not folder.exists():
+    return False
+  return any(atomic_files.is_temporary(name) for name in os.listdir(folder))
+
+
+def _newest_whole(place):
+  """The step that a run would go on from."""
+  folder = place.training / "checkpoints"
+  whole = [
+    step
+    for step in checkpoint_files.steps_there(folder)
+    if not checkpoint_files.problem(folder, step)
+  ]
+  return max(whole, default=0)
+
+
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments(
+def test_kills_at_random_moments(
   start, call, command, uninterrupted, fresh_workdir
 ):
-  """SIGKILL; parameters and metrics are those of the uninterrupted run."""
+  """SIGKILL; parameters and metrics are those of the uninterrupted run.
+
+  Half of the kills come while a checkpoint is written, the others in a step,
+  between two, and a few while the program starts.
+  """
   chance = random.Random(5)
-  arguments = (*command, f"--workdir={fresh_workdir.root}", "--cpu_devices=1")
-  began = []
+  arguments = (
+    *command,
+    f"--workdir={fresh_workdir.root}",
+    "--cpu_devices=1",
+    f"--config.train.checkpoint_every={EVERY}",
+  )
+  began, lost = [], []
   for number in range(KILLS):
     with start(*arguments) as process:
-      if number % 5 == 4:  # somewhere in the start-up
+      before = len(_rows(fresh_workdir))
+      if number % 10 == 9:  # somewhere in the start-up
         time.sleep(chance.uniform(0, 4))
       else:  # in a step, in a save, between them
-        before = len(_rows(fresh_workdir))
         _wait_for_rows(fresh_workdir, before + chance.randint(1, 4), process)
-        time.sleep(chance.uniform(0, 0.15))
+        if number % 2 == 0:
+          while not _is_saving(fresh_workdir) and process.poll() is None:
+            pass
+          time.sleep(chance.uniform(0, 0.03))
+        else:
+          time.sleep(chance.uniform(0, 0.15))
       assert process.poll() is None, process.stderr.read()
       process.kill()
     assert process.returncode == -signal.SIGKILL
-    began.append(len(_rows(fresh_workdir)))
+    rows = _rows(fresh_workdir)
+    began.append(len(rows))
+    last = max((row["step"] for row in rows), default=0)
+    lost.append(last - _newest_whole(fresh_workdir))
   assert 0 < began[-1] < STEPS
-  assert len(set(began)) > 5  # it did get on between them
+  assert len(set(began)) > KILLS // 4  # it did get on between them
+  # The save that the kill broke off, and the steps since it was begun: what
+  # has been written to the end counts at once.
+  assert max(lost) < 2 * EVERY, lost
   done = call(*arguments)
   assert done.returncode == 0, done.stderr
   assert "goes on after step" in done.stderr
@@ -105,6 +153,114 @@ def test_twenty_kills_at_random_moments(
     if "tmp" in path.name or path.name == ".lock.json"
   ]
   assert not left
+
+
+@pytest.mark.parametrize("number", range(amount(10, 2)))
+def test_a_signal_at_a_random_moment_loses_no_step(
+  tiny_config, fresh_workdir, number
+):
+  """It is saved where it stopped, and says with which code it ends."""
+  chance = random.Random(number)
+  config = copy.deepcopy(tiny_config)
+  config.train.checkpoint_every = 0
+  config.train.dev_every = 0
+  config.train.max_steps = 2000
+  signal_number, code = ((signal.SIGTERM, 143), (signal.SIGINT, 130))[
+    number % 2
+  ]
+  sent = []
+
+  def send():
+    while len(_rows(fresh_workdir)) < 4:
+      time.sleep(0.01)
+    time.sleep(chance.uniform(0, 0.5))
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal_number)
+
+  before = {each: signal.getsignal(each) for each in interrupts.SIGNALS}
+  thread = threading.Thread(target=send)
+  try:
+    interrupts.listen()
+    thread.start()
+    with pytest.raises(interrupts.Interrupted) as interrupted:
+      train_retriever.train(config, fresh_workdir)
+    assert time.monotonic() - sent[0] < 10
+  finally:
+    for each, handler in before.items():
+      signal.signal(each, handler)
+    thread.join()
+  assert interrupted.value.exit_code == code
+  last = _rows(fresh_workdir)[-1]["step"]
+  assert 3 <= last < 2000
+  assert _params(fresh_workdir)[0] == last
+
+
+# The command line; one process sends itself a signal before a certain step.
+SIGNALLED = """
+import os, signal
+from dpr_jax import cli
+from dpr_jax.training import metrics
+wait_for = metrics.Timer.wait_for
+calls = []
+def signalled(self, loader):
+  calls.append(1)
+  if os.environ.get("DPR_JAX_PROCESS_ID", "1") == "1" and len(calls) == 2:
+    os.kill(os.getpid(), signal.SIGTERM)
+  return wait_for(self, loader)
+metrics.Timer.wait_for = signalled
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_other_devices_and_processes_go_on(
+  repository, environment, call, config_file, fresh_workdir, tmp_path
+):
+  """8, then 4, then 2 x 4 devices, then 1: the batches of one that did it all.
+
+  Each of the first three ends by a SIGTERM, of the two processes one gets it.
+  At this learning rate rounding stays rounding, and another batch would show.
+  """
+  alone = workdir.Workdir(tmp_path / "alone")
+  shutil.copytree(fresh_workdir.root, alone.root)
+  flags = (
+    f"--config={config_file}",
+    "--config.train.learning_rate=1e-6",
+    "--config.train.checkpoint_every=0",
+    "--config.train.dev_questions=0",
+    "--config.train.max_steps=8",
+  )
+  emulated = (
+    *(sys.executable, repository / "launch" / "cpu_emulate.py"),
+    *("--processes=2", "--devices=4", "--grace=10", "--"),
+  )
+  where = f"--workdir={fresh_workdir.root}"
+  reached = []
+  for devices in (8, 4, 0):
+    before = () if devices else emulated
+    more = (f"--cpu_devices={devices}",) if devices else ()
+    done = subprocess.run(
+      [*before, sys.executable, "-c", SIGNALLED, "train", *flags, where, *more],
+      capture_output=True,
+      text=True,
+      env=environment,
+      timeout=200,
+    )
+    assert done.returncode == 143, done.stderr
+    assert "interrupted by SIGTERM" in done.stderr
+    reached.append(_params(fresh_workdir)[0])
+    assert _rows(fresh_workdir)[-1]["step"] == reached[-1]  # none is lost
+  assert reached == sorted(set(reached))
+  assert reached[-1] < 8
+  for place in (fresh_workdir, alone):
+    done = call("train", *flags, f"--workdir={place.root}", "--cpu_devices=1")
+    assert done.returncode == 0, done.stderr
+  found, wanted = _rows(fresh_workdir), _rows(alone)
+  assert [row["step"] for row in found] == list(range(1, 9))
+  assert [row["step"] for row in wanted] == list(range(1, 9))
+  np.testing.assert_allclose(
+    [row["loss"] for row in found], [row["loss"] for row in wanted], rtol=1e-5
+  )
 
 
 @pytest.mark.slow
