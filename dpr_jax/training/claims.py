@@ -87,9 +87,9 @@ class Claim(workdir_lib.Stage):
     for name in sorted({*old["inputs"], *self.inputs}):
       was, now_is = old["inputs"].get(name), self.inputs.get(name)
       if was != now_is:
-        why = _differences(
-          _flat(old.get("behind", {}).get(name, {})),
-          _flat(self.behind.get(name, {})),
+        known = old.get("behind", {}).get(name)  # not to an older version
+        why = known and _differences(
+          _flat(known), _flat(self.behind.get(name, {}))
         )
         lines += why or [
           f"{name} was {workdir_lib.short(was)}, is {workdir_lib.short(now_is)}"

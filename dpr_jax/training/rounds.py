@@ -165,7 +165,10 @@ def read(
       f"{stage.manifest} is missing: the negatives of round {number} are gone,"
       f" and the model that mined them; run `{_COMMAND}`"
     )
-  found = workdir_lib.read_record(stage.manifest)
+  try:
+    found = workdir_lib.read_record(stage.manifest)
+  except errors.InputError as error:
+    raise errors.InputError(f"{error}; run `{_COMMAND}`") from error
   wrong = [
     name
     for name, value in stage.inputs.items()
@@ -206,7 +209,11 @@ def _is_done(stage: workdir_lib.Stage) -> bool:
   """True where all files are there, whole, and of this very job."""
   if not stage.manifest.exists():
     return False
-  found = workdir_lib.read_record(stage.manifest)
+  try:
+    found = workdir_lib.read_record(stage.manifest)
+  except errors.InputError as error:
+    logging.warning("%s; made again", error)
+    return False
   if found.get("config_hash") != stage.config_hash or (
     found.get("inputs") != stage.inputs
   ):

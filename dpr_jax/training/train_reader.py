@@ -46,12 +46,15 @@ def train_reader(
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
   choice = _choice(config)
+  check(config)
+  if not overwrite:
+    processes.first_alone(lambda: check_before(config, workdir))
   processes.first_leads(
     lambda: reader_sources.retrieve(config, workdir),
     spread.Helper(config, workdir).tasks,
   )
   claim = dataclasses.replace(
-    _bare_claim(config, workdir), inputs=reader_sources.inputs(config, workdir)
+    bare_claim(config, workdir), inputs=reader_sources.inputs(config, workdir)
   )
   if processes.first_alone(lambda: claim.is_current(overwrite)):
     return
@@ -87,7 +90,7 @@ def _choice(config: ml_collections.ConfigDict) -> selection.Selection:
   return selection.Selection(metric if reader.dev_questions > 0 else "", 1)
 
 
-def _bare_claim(
+def bare_claim(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> claims.Claim:
   """What the run depends on, but for its inputs."""
@@ -103,8 +106,8 @@ def _bare_claim(
 def check_before(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> None:
-  """As `train_retriever.check_before`."""
-  _bare_claim(config, workdir).check_before(configuration.plain(config))
+  """As `retriever_inputs.check_before`."""
+  bare_claim(config, workdir).check_before(configuration.plain(config))
 
 
 class _ReaderRun(train_retriever.Run):
@@ -155,6 +158,26 @@ def make_source(
   Raises:
     InputError: a bad setting.
   """
+  check(config)
+  reader = config.reader
+  plan = batches.Plan(config.seed, len(data.examples), reader.batch_size)
+  return reader_batches.ReaderBatches(
+    plan,
+    reader.max_steps or plan.steps(reader.epochs),
+    data,
+    passages=reader.passages,
+    spans=reader.spans,
+    groups=reader.length_groups,
+    length_step=reader.length_step,
+    sort_batches=reader.sort_batches,
+    cores=parallel.cores(),
+    process=jax.process_index(),
+    processes=jax.process_count(),
+  )
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """`InputError` where a setting of the batches is bad; reads no data."""
   reader = config.reader
   for name in (
     "batch_size",
@@ -174,20 +197,6 @@ def make_source(
       f" config.reader.passages={reader.passages}: must together be a multiple"
       f" of the {cores} cores, and batch_size one of the {processes} processes"
     )
-  plan = batches.Plan(config.seed, len(data.examples), reader.batch_size)
-  return reader_batches.ReaderBatches(
-    plan,
-    reader.max_steps or plan.steps(reader.epochs),
-    data,
-    passages=reader.passages,
-    spans=reader.spans,
-    groups=reader.length_groups,
-    length_step=reader.length_step,
-    sort_batches=reader.sort_batches,
-    cores=parallel.cores(),
-    process=jax.process_index(),
-    processes=processes,
-  )
 
 
 def make_optimizer(config: ml_collections.ConfigDict, steps: int):

@@ -7,7 +7,12 @@ import pytest
 
 from dpr_jax import configuration, errors, workdir
 from dpr_jax.retrieval import mining
-from dpr_jax.training import claims, retriever_inputs, train_retriever
+from dpr_jax.training import (
+  claims,
+  retriever_inputs,
+  train_reader,
+  train_retriever,
+)
 
 
 def _changed(config, **values):
@@ -276,3 +281,28 @@ def test_checks_come_before_tokens(tiny_config, fresh_workdir, monkeypatch):
     with pytest.raises(errors.InputError):
       train_retriever.train(_changed(tiny_config, **change), fresh_workdir)
   assert not fresh_workdir.training.exists()
+
+
+def test_the_reader_s_settings(tiny_config, fresh_workdir):
+  """As the retriever's; also before its questions are retrieved for again."""
+  config = _changed(tiny_config, reader__train="results")
+  claim = train_reader.bare_claim(config, fresh_workdir)
+  claim.open(False)
+  claim.begin()
+  free = {f"reader__{key}": 3 for key in claims.FREE["reader"]} | {
+    "reader__profile_steps": (1, 2),
+    "reader__best_metric": "dev_f1",
+    "reader__remat": "layer",
+  }
+  changed = _changed(config, **free)
+  train_reader.check_before(changed, fresh_workdir)
+  train_reader.bare_claim(changed, fresh_workdir).check()
+  changed = _changed(config, reader__learning_rate=3e-5)
+  line = "config.reader.learning_rate was 1e-05, is 3e-05"
+  with pytest.raises(errors.InputError, match=line):
+    train_reader.check_before(changed, fresh_workdir)
+  with pytest.raises(errors.InputError, match=line):
+    train_reader.train_reader(changed, fresh_workdir)
+  changed = _changed(config, reader__batch_size=5, reader__passages=3)
+  with pytest.raises(errors.InputError, match="reader.batch_size=5 questions"):
+    train_reader.train_reader(changed, fresh_workdir)

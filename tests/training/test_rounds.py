@@ -1,7 +1,6 @@
 """Rounds: equal parts, and negatives of the very model at each boundary."""
 
 import copy
-import json
 import shutil
 
 import jax
@@ -221,8 +220,17 @@ def test_foreign_negatives_are_refused(config, fresh_workdir, model, params):
     with pytest.raises(errors.InputError, match=f"no round {number} to mine"):
       rounds.refresh(config, place, model, params, number)
   manifest_path = place.training / "rounds" / "1" / "manifest.json"
-  manifest = json.loads(manifest_path.read_text())
+  manifest = workdir.read_record(manifest_path)
   manifest["inputs"]["passages"] = "of another corpus"
-  manifest_path.write_text(json.dumps(manifest))
+  workdir.write_record(manifest_path, manifest)
   with pytest.raises(errors.InputError, match=r"another run \(other passages"):
     sources.make_source(config, place, model, 1)
+  manifest_path.write_text(
+    manifest_path.read_text().replace("another", "other")
+  )
+  with pytest.raises(
+    errors.InputError, match="is damaged: .*; run `dpr-jax tra"
+  ):
+    sources.make_source(config, place, model, 1)
+  rounds.refresh(config, place, model, params, 1)  # where the round begins
+  sources.make_source(config, place, model, 1)

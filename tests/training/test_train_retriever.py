@@ -104,6 +104,10 @@ def test_interrupted_training_ends_bit_equal(
   changed.train.learning_rate = 5e-4
   with pytest.raises(errors.InputError, match=r"learning_rate was 0.001, is"):
     train_retriever.train(changed, other)
+  # Nor by one that is begun anew and refused before its first step.
+  changed.train.batch_size = 20
+  with pytest.raises(errors.InputError, match="batch_size=20: must be a multi"):
+    train_retriever.train(changed, other, overwrite=True)
   assert checkpoints.load_params(other.training / "checkpoints")[0] == 6
 
 
@@ -133,6 +137,38 @@ def test_others_go_on_from_where_the_first_does(
   assert (run.first, run.last_good, choice.best_step) == (4, "step 4", 2)
   assert int(run.state.step) == 4
   run.close()
+
+
+def test_all_have_compiled_before_one_begins_a_step(monkeypatch):
+  """Compile, meet, step; the step finds the program, and compiles no other."""
+  from dpr_jax import parallel, processes
+
+  order = []
+  compilations = metrics.Compilations()
+  monkeypatch.setattr(
+    processes, "barrier", lambda: order.append(("met", compilations.count))
+  )
+  state = train_step.TrainState(
+    *(parallel.replicate(np.full(3, value)) for value in (0.0, 1.0, 2.0))
+  )
+  run = object.__new__(train_retriever.Run)
+  run.state, run.compiled_for = state, set()
+  run.step = parallel.map_train_step(
+    lambda state, batch: (state, jax.lax.psum(batch.sum(), parallel.AXIS)),
+    state_axes=train_step.TrainState(None, None, None),
+  )
+  before = compilations.count
+  for width in (2, 2, 3):  # the third batch has another shape
+    shares = np.ones((jax.device_count(), width), np.float32)
+    run._compile_together(shares)
+    run.state, total = run.step(run.state, shares)
+    order.append(("stepped", compilations.count))
+    assert float(total) == jax.device_count() * width
+  compilations.close()
+  kinds = [kind for kind, _ in order]
+  assert kinds == ["met", "stepped", "stepped", "met", "stepped"]
+  counts = [count - before for _, count in order]
+  assert counts == [1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
