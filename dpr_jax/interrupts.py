@@ -8,6 +8,7 @@ finishes its step, saves, and then ends.  A second signal does not wait.
 import contextlib
 import dataclasses
 import signal
+import threading
 from collections.abc import Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -53,6 +54,13 @@ def listen() -> None:
   """From here on both signals raise `Interrupted`; main thread only."""
   for number in SIGNALS:
     signal.signal(number, _handle)
+
+
+def ignore() -> None:
+  """From here on neither signal does anything: the program is ending anyway."""
+  if threading.current_thread() is threading.main_thread():
+    for number in SIGNALS:
+      signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from dpr_jax import errors
+from dpr_jax import errors, interrupts
 
 SILENT_SECONDS = 20.0  # without a pulse a process counts as gone
 POLL_SECONDS = 1.0
@@ -356,6 +356,9 @@ class Guard(threading.Thread):
 
   def fail(self, code: int, message: str) -> None:
     """See the function `fail`."""
+    # The others may be gone first, and the launcher then asks us to go, which
+    # must not show as another reason.
+    interrupts.ignore()
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       self._publish(code, f"process {number()} ended: {message}")
     while True:  # the thread ends us, when all have had time to look

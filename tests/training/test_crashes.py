@@ -24,8 +24,8 @@ from dpr_jax.training import train_retriever
 from tests.faults.amounts import amount
 
 KILLS = amount(20, 4)
-STEPS = 30 + 6 * KILLS
-EVERY = 3  # steps between two checkpoints of a run that is killed
+STEPS = 30 + 12 * KILLS
+EVERY = 5  # steps between two checkpoints of a run that is killed
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +79,12 @@ def _params(place):
   return checkpoints.load_params(place.training / "checkpoints")
 
 
-def _is_saving(place):
-  """True while a checkpoint stands there under a temporary name."""
+def _saving(place):
+  """Steps whose checkpoints stand there under a temporary name."""
   folder = place.training / "checkpoints"
-  if not folder.exists():
-    return False
-  return any(atomic_files.is_temporary(name) for name in os.listdir(folder))
+  names = os.listdir(folder) if folder.exists() else []
+  found = {n.split(".")[0] for n in names if atomic_files.is_temporary(n)}
+  return {int(name) for name in found if name.isdigit()}
 
 
 def _newest_whole(place):
@@ -114,7 +114,7 @@ def test_kills_at_random_moments(
     "--cpu_devices=1",
     f"--config.train.checkpoint_every={EVERY}",
   )
-  began, lost = [], []
+  began, saves = [], 0
   for number in range(KILLS):
     with start(*arguments) as process:
       before = len(_rows(fresh_workdir))
@@ -123,7 +123,7 @@ def test_kills_at_random_moments(
       else:  # in a step, in a save, between them
         _wait_for_rows(fresh_workdir, before + chance.randint(1, 4), process)
         if number % 2 == 0:
-          while not _is_saving(fresh_workdir) and process.poll() is None:
+          while not _saving(fresh_workdir) and process.poll() is None:
             pass
           time.sleep(chance.uniform(0, 0.03))
         else:
@@ -133,13 +133,14 @@ def test_kills_at_random_moments(
     assert process.returncode == -signal.SIGKILL
     rows = _rows(fresh_workdir)
     began.append(len(rows))
-    last = max((row["step"] for row in rows), default=0)
-    lost.append(last - _newest_whole(fresh_workdir))
+    # Nothing is lost but the save that was under way, or about to begin.
+    due = max((row["step"] for row in rows), default=0) // EVERY * EVERY
+    broken_off = _saving(fresh_workdir)
+    saves += bool(broken_off)
+    assert _newest_whole(fresh_workdir) >= min(broken_off | {due}) - EVERY
   assert 0 < began[-1] < STEPS
   assert len(set(began)) > KILLS // 4  # it did get on between them
-  # The save that the kill broke off, and the steps since it was begun: what
-  # has been written to the end counts at once.
-  assert max(lost) < 2 * EVERY, lost
+  assert saves >= KILLS // 4
   done = call(*arguments)
   assert done.returncode == 0, done.stderr
   assert "goes on after step" in done.stderr
