@@ -185,8 +185,7 @@ def _read_json_lines(
 def _read_json_array(
   path: str | os.PathLike, file: io.BufferedIOBase, position: streams.Position
 ) -> Iterator[records.Question]:
-  rows = streams.json_array(path, file, position, "row {}".format)
-  for where, value, marked in rows:
+  for where, value, marked in streams.json_array(path, file, position):
     yield _question(value, where, marked)
 
 

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import ijson
@@ -118,6 +118,8 @@ class Nesting:
   bracket where a chunk has more than are allowed.
   """
 
+  # Of the escapes only these matter; a run of backslashes begins with one.
+  _ESCAPE = re.compile(rb"\\[\\\"]")
   _OTHERS = bytes(set(range(256)) - set(b'[]{}"'))
 
   def __init__(self, deepest: int = DEEPEST):
@@ -133,15 +135,19 @@ class Nesting:
         within an escape (`\"`).
     """
     if b"\\" in chunk:
-      # Pairs first: a run of backslashes always begins with an escape.
-      chunk = chunk.replace(rb"\\", b"").replace(rb"\"", b"")
-    # Pieces are inside and outside of strings in turn.
-    pieces = chunk.translate(None, self._OTHERS).split(b'"')
-    brackets = b"".join(pieces[self._in_string :: 2])
-    self._in_string ^= len(pieces) % 2 == 0
-    opened = brackets.count(b"[") + brackets.count(b"{")
-    if self._depth + opened <= self._deepest:
-      self._depth += 2 * opened - len(brackets)
+      chunk = self._ESCAPE.sub(b"", chunk)
+    marks = b'"' * self._in_string + chunk.translate(None, self._OTHERS)
+    # Pieces are outside and inside of strings in turn, also without those
+    # between two quotation marks that have nothing between them.
+    pieces = marks.replace(b'""', b"").split(b'"')
+    brackets = b"".join(pieces[::2])
+    self._in_string = len(pieces) % 2 == 0
+    # Taking away all empty pairs lessens the depth by 1 at most: what is left
+    # of most chunks cannot be too deep, whatever its order.
+    left = brackets.replace(b"{}", b"").replace(b"[]", b"")
+    opened = left.count(b"[") + left.count(b"{")
+    if self._depth + opened + 2 <= self._deepest:
+      self._depth += 2 * opened - len(left)
       return False
     for bracket in brackets:
       self._depth += 1 if bracket in b"[{" else -1
@@ -200,15 +206,17 @@ def json_array(
   path: str | os.PathLike,
   file: io.BufferedIOBase,
   position: Position,
-  name: Callable[[int], str],
+  noun: str = "row",
+  first: int = 1,
 ) -> Iterator[tuple[str, Any, bool]]:
   """Elements of a JSON array, one at a time.
 
   Args:
     path: of the file, for errors.
     file: its bytes, at their start.
-    position: gets the row.
-    name: what errors call the element of a row (from 1).
+    position: gets the row, from 1.
+    noun: what errors call an element.
+    first: the number that errors give to the first one.
 
   Yields:
     (path and name of the element, the element, whether a lone surrogate may be
@@ -221,7 +229,7 @@ def json_array(
   items = ijson.backends.yajl2_c.items(checked, "item", use_float=True)
   for row in itertools.count(1):
     position.row = row
-    where = f"{path}: {name(row)}"
+    where = f"{path}: {noun} {row - 1 + first}"
     try:
       value = next(items)
     except StopIteration:

@@ -426,9 +426,7 @@ def read_results(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
     streams.open_bytes(path) as file,
     streams.stream_errors(path) as position,
   ):
-    rows = streams.json_array(
-      path, file, position, lambda row: f"question {row - 1}"
-    )
+    rows = streams.json_array(path, file, position, "question", first=0)
     for where, entry, _ in rows:
       if not isinstance(entry, dict):
         raise errors.InputError(f"{where}: {str(entry)[:80]} is no JSON object")
