@@ -7,6 +7,7 @@ format; `title="joined"` and prefixes are for encoders made otherwise.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -16,11 +17,9 @@ import transformers
 from jaxtyping import Bool, Int
 
 from dpr_jax import errors
-from dpr_jax.data import records
+from dpr_jax.data import long_texts, records
 
 TITLES = ("pair", "joined", "none")
-# Longer words become [UNK]: no word gives more tokens than this.
-_WORD_CHARACTERS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,23 +146,15 @@ class TextTokenizer:
     return cut
 
   def _clip(self, text: str, limit: int) -> str:
-    """Cuts a very long text where its first `limit` ids cannot change.
+    """What of a text has to be tokenized for its first `limit` ids."""
+    try:
+      return self._long_texts.clip(text, limit)
+    except TypeError as error:
+      raise errors.InputError(name_bad_text([text])) from error
 
-    Tokenizing costs time and memory for the whole text, however short the
-    result is cut.  The cut may fall inside a word and change its tokens, at
-    most as many as a word has characters: so that many more than `limit` must
-    be left, and the text is taken longer until they are.
-    """
-    size = _WORD_CHARACTERS * limit
-    while len(text) > size:
-      head = text[:size]
-      try:
-        if len(self.backend.encode(head).ids) > limit + _WORD_CHARACTERS + 2:
-          return head
-      except TypeError as error:
-        raise errors.InputError(name_bad_text([text])) from error
-      size *= 4
-    return text
+  @functools.cached_property
+  def _long_texts(self) -> long_texts.LongTexts:
+    return long_texts.LongTexts(self.backend)
 
 
 def name_bad_text(texts: Sequence) -> str:
