@@ -355,6 +355,7 @@ def read_ranks(
           entry["answers"],
           [str(hit["id"]) for hit in hits],
           [hit["text"] for hit in hits],
+          row,
         )
       )
       ids = [str(hit["id"]) for hit in hits]
@@ -372,6 +373,7 @@ def read_ranks(
       ranks.depth = max(ranks.depth, len(hits))
   if row < 0:
     raise errors.InputError(f"{path}: no questions in it")
+  matcher.warn(f"evaluate: {path}")
   if sidecar and len(gold) != row + 1:
     raise errors.InputError(
       f"{path} has {row + 1} questions, its manifest {len(gold)}: run `dpr-jax"

@@ -217,8 +217,12 @@ def mine_negatives(
     rows = rank(first, batch)
     likely = rows[:, :keep]
     cache.take(likely[likely >= 0].tolist())  # all at once: far faster
-    for question, ranked in zip(batch, rows, strict=True):
-      yield question, _negatives(question, ranked, cache, keep, matcher)
+    for number, (question, ranked) in enumerate(
+      zip(batch, rows, strict=True), start=first
+    ):
+      mined = _negatives(question, ranked, cache, keep, matcher, number)
+      yield question, mined
+  matcher.warn("mine")
 
 
 def _negatives(
@@ -227,6 +231,7 @@ def _negatives(
   cache: PassageCache,
   keep: int,
   matcher: answers_lib.AnswerMatcher,
+  number: int,
 ) -> list[records.Passage]:
   gold_ids = {passage.id for passage in question.positives if passage.id}
   gold_texts = {_same_text(passage.text) for passage in question.positives}
@@ -237,7 +242,7 @@ def _negatives(
     rows = ranked[start : start + keep]
     found = cache.take(rows)
     texts = [found[row].text for row in rows]
-    hits = matcher.hits(question.answers, rows, texts)
+    hits = matcher.hits(question.answers, rows, texts, number)
     for row, hit in zip(rows, hits, strict=True):
       passage = found[row]
       if (
