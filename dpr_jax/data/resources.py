@@ -145,14 +145,14 @@ def checkpoint_folder(name: str) -> pathlib.Path:
     try:
       folder = folder.expanduser()
       there = folder.is_dir()
-      there = there and os.access(folder, os.R_OK | os.X_OK)
+      (folder / "config.json").is_file()  # may be looked at
     except (OSError, RuntimeError) as error:  # RuntimeError: no HOME
       raise errors.InputError(
         f"checkpoint {name!r}: cannot look into {folder}: {error}"
       ) from error
     if not there:
       raise errors.InputError(
-        f"checkpoint {name!r}: there is no such folder that may be read; give a folder with a"
+        f"checkpoint {name!r}: there is no such folder; give a folder with a"
         ' config.json, "starter", "random" or "hf:NAME"'
       )
   if not (folder / "config.json").is_file():

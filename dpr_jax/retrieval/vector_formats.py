@@ -193,6 +193,9 @@ def read(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
       vector is not finite.
   """
   try:
+    with open(path, "rb") as file:
+      if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
+        raise errors.InputError(f"{path} is a .npz: give the .npy within it")
     if path.suffix == ".npy":
       ids, vectors = _read_npy(path)
     else:
@@ -219,9 +222,6 @@ def read(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
 
 def _read_npy(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
   """Ids and vectors of a .npy and the .txt beside it; the array is mapped."""
-  with open(path, "rb") as file:
-    if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
-      raise errors.InputError(f"{path} is a .npz: give the .npy that is in it")
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("error")
