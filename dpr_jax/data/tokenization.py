@@ -187,9 +187,19 @@ def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
       f"{folder} holds neither tokenizer.json nor vocab.txt: copy the"
       " tokenizer's files of the checkpoint there"
     )
-  backend = transformers.AutoTokenizer.from_pretrained(
-    str(folder), use_fast=True, local_files_only=True
-  ).backend_tokenizer
+  try:
+    backend = transformers.AutoTokenizer.from_pretrained(
+      str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
+    ).backend_tokenizer
+  # The files are read by many hands, in Rust too, whose panic is no Exception.
+  except BaseException as error:
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+      raise
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    raise errors.InputError(
+      f"{folder}: the tokenizer's files are damaged, or not those of a fast"
+      f" tokenizer: {type(error).__name__}: {reason}"
+    ) from error
   backend.no_truncation()
   backend.no_padding()
   missing = [

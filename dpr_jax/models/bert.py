@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from dpr_jax import errors, workdir
 from dpr_jax.models import dropout, fused_attention, kernels, layer_stacks
 
+_LARGEST = 1 << 30  # of any size in a config.json
 WORDS = "word_embeddings"
 _DENSE = ("kernel", "bias")  # what a dense layer is made of
 REMATS = ("none", "inner", "layer")
@@ -72,6 +73,8 @@ class BertConfig:
     """
     path = pathlib.Path(folder) / "config.json"
     raw: dict[str, Any] = workdir.read_json(path)
+    if not isinstance(raw, dict):
+      raise errors.InputError(f"{path}: {str(raw)[:80]} is no JSON object")
     if raw.get("model_type", "bert") not in ("bert", "dpr"):
       raise errors.InputError(
         f"{path}: model_type {raw['model_type']!r}: only 'bert' and 'dpr'"
@@ -87,8 +90,33 @@ class BertConfig:
         f"{path}: projection_dim {raw['projection_dim']}: DPR checkpoints with"
         " a projection are not supported"
       )
-    known = {field.name for field in dataclasses.fields(cls)}
-    return cls(**{key: raw[key] for key in known & raw.keys()})
+    values = {}
+    for field in dataclasses.fields(cls):
+      if field.name in raw:
+        values[field.name] = _checked(path, field, raw[field.name])
+    return cls(**values)
+
+
+def _checked(
+  path: pathlib.Path, field: dataclasses.Field, value: Any
+) -> int | float | str:
+  """A value of a config.json, if it can be one of this field."""
+  whole = isinstance(value, int) and not isinstance(value, bool)
+  good = {
+    str: isinstance(value, str),
+    int: whole and 1 <= value <= _LARGEST,
+    float: (whole or isinstance(value, float)) and 0 <= value < 1,
+  }[field.type]
+  if not good:
+    wanted = {
+      str: "a text",
+      int: f"a whole number from 1 to {_LARGEST}",
+      float: "a number from 0 to below 1",
+    }[field.type]
+    raise errors.InputError(
+      f"{path}: {field.name} is {str(value)[:80]!r}, not {wanted}"
+    )
+  return value
 
 
 class Weights(nn.Module):

@@ -139,9 +139,13 @@ HOSTILE = {
   # Time.
   "a number of a million digits": b"I" + b"9" * MB + b"\n.",
   "hash of a tower of tuples": b"\x80\x04}K\x01" + b"2\x86" * 60 + b"K\x01s.",
-  "a tower of lists for an id": b"\x80\x04](]K\x01a"
-  + b"(22t" * 40
-  + b"C\x04abcd\x86e.",
+  "a tower of tuples for an id": _array_of([1], b"C\x04abcd").replace(
+    b"X\x01\x00\x00\x00a", b"K\x01" + b"2\x86" * 60, 1
+  ),
+  "a tower of tuples for a vector": b"\x80\x04](X\x01\x00\x00\x00aK\x01"
+  + b"2\x86" * 60
+  + b"\x86e.",
+  "a number as state": RECONSTRUCT + b"K\x01b.",
   "a list within itself": b"\x80\x02]q\x00(h\x00h\x00e.",
   # Damage.
   "empty": b"",
