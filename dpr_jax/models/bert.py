@@ -22,7 +22,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from dpr_jax import errors, workdir
 from dpr_jax.models import dropout, fused_attention, kernels, layer_stacks
 
-_LARGEST = 1 << 30  # of any size in a config.json
+# Of the sizes in a config.json.
+_LARGEST = 1 << 30
+_MOST_LAYERS = 1000
 WORDS = "word_embeddings"
 _DENSE = ("kernel", "bias")  # what a dense layer is made of
 REMATS = ("none", "inner", "layer")
@@ -94,23 +96,27 @@ class BertConfig:
     for field in dataclasses.fields(cls):
       if field.name in raw:
         values[field.name] = _checked(path, field, raw[field.name])
-    return cls(**values)
+    try:
+      return cls(**values)
+    except errors.InputError as error:
+      raise errors.InputError(f"{path}: {error}") from error
 
 
 def _checked(
   path: pathlib.Path, field: dataclasses.Field, value: Any
 ) -> int | float | str:
   """A value of a config.json, if it can be one of this field."""
+  most = _MOST_LAYERS if field.name == "num_hidden_layers" else _LARGEST
   whole = isinstance(value, int) and not isinstance(value, bool)
   good = {
     str: isinstance(value, str),
-    int: whole and 1 <= value <= _LARGEST,
+    int: whole and 1 <= value <= most,
     float: (whole or isinstance(value, float)) and 0 <= value < 1,
   }[field.type]
   if not good:
     wanted = {
       str: "a text",
-      int: f"a whole number from 1 to {_LARGEST}",
+      int: f"a whole number from 1 to {most}",
       float: "a number from 0 to below 1",
     }[field.type]
     raise errors.InputError(
