@@ -31,7 +31,8 @@ from tests.faults import amounts, children
 SEED = 20_240
 SECONDS = 20  # for one trial; then it hangs
 WORDS = [
-  b"[", b"]", b"{", b"}", b'"', b"\\", b"\\u", b"\\ud800", b"\\u0000", b",", b":",
+  b"[", b"]", b"{", b"}", b'"', b"\\", b"\\u", b"\\ud800", b"\\u0000", b",",
+  b":",
   b"\n", b"\r", b"\t", b"\0", b" ", b"null", b"true", b"NaN", b"-Infinity",
   b"1e999", b"-", b"9" * 5000, b"[" * 200, b'{"a":' * 200, b"'", b"('", b"0",
   b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", "é漢😀\u202e\u0301".encode(),
