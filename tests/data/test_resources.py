@@ -251,7 +251,7 @@ def test_pip_says_that_the_disk_is_full(index, monkeypatch):
     "run",
     lambda *_, **__: subprocess.CompletedProcess([], 1, "", said),
   )
-  with pytest.raises(errors.InputError, match="no space.*set DPR_JAX_CACHE"):
+  with pytest.raises(errors.InputError, match="No space.*set DPR_JAX_CACHE"):
     resources.checkpoint_folder("starter")
 
 
