@@ -19,12 +19,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dpr_jax import errors, workdir
-from dpr_jax.models import dropout, fused_attention, kernels, layer_stacks
+from dpr_jax import errors
+from dpr_jax.models import (
+  config_json,
+  dropout,
+  fused_attention,
+  kernels,
+  layer_stacks,
+)
 
-# Of the sizes in a config.json.
-_LARGEST = 1 << 30
-_MOST_LAYERS = 1000
 WORDS = "word_embeddings"
 _DENSE = ("kernel", "bias")  # what a dense layer is made of
 REMATS = ("none", "inner", "layer")
@@ -68,15 +71,9 @@ class BertConfig:
 
   @classmethod
   def read(cls, folder: pathlib.Path) -> "BertConfig":
-    """Reads `config.json` of a Hugging Face folder.
-
-    Raises:
-      InputError: no such file, not JSON, or not a BERT with absolute positions.
-    """
+    """Reads a folder's `config.json`; `InputError` if it is no known BERT's."""
     path = pathlib.Path(folder) / "config.json"
-    raw: dict[str, Any] = workdir.read_json(path)
-    if not isinstance(raw, dict):
-      raise errors.InputError(f"{path}: {str(raw)[:80]} is no JSON object")
+    raw = config_json.read(path)
     if raw.get("model_type", "bert") not in ("bert", "dpr"):
       raise errors.InputError(
         f"{path}: model_type {raw['model_type']!r}: only 'bert' and 'dpr'"
@@ -92,37 +89,7 @@ class BertConfig:
         f"{path}: projection_dim {raw['projection_dim']}: DPR checkpoints with"
         " a projection are not supported"
       )
-    values = {}
-    for field in dataclasses.fields(cls):
-      if field.name in raw:
-        values[field.name] = _checked(path, field, raw[field.name])
-    try:
-      return cls(**values)
-    except errors.InputError as error:
-      raise errors.InputError(f"{path}: {error}") from error
-
-
-def _checked(
-  path: pathlib.Path, field: dataclasses.Field, value: Any
-) -> int | float | str:
-  """A value of a config.json, if it can be one of this field."""
-  most = _MOST_LAYERS if field.name == "num_hidden_layers" else _LARGEST
-  whole = isinstance(value, int) and not isinstance(value, bool)
-  good = {
-    str: isinstance(value, str),
-    int: whole and 1 <= value <= most,
-    float: (whole or isinstance(value, float)) and 0 <= value < 1,
-  }[field.type]
-  if not good:
-    wanted = {
-      str: "a text",
-      int: f"a whole number from 1 to {most}",
-      float: "a number from 0 to below 1",
-    }[field.type]
-    raise errors.InputError(
-      f"{path}: {field.name} is {str(value)[:80]!r}, not {wanted}"
-    )
-  return value
+    return config_json.build(path, raw, cls)
 
 
 class Weights(nn.Module):

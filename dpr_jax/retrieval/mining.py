@@ -217,11 +217,9 @@ def mine_negatives(
     rows = rank(first, batch)
     likely = rows[:, :keep]
     cache.take(likely[likely >= 0].tolist())  # all at once: far faster
-    for number, (question, ranked) in enumerate(
-      zip(batch, rows, strict=True), start=first
-    ):
-      mined = _negatives(question, ranked, cache, keep, matcher, number)
-      yield question, mined
+    for place, (question, ranked) in enumerate(zip(batch, rows, strict=True)):
+      some = _negatives(question, ranked, cache, keep, matcher, first + place)
+      yield question, some
   matcher.warn("mine")
 
 
