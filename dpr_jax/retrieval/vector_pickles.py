@@ -108,7 +108,8 @@ def load(path: pathlib.Path) -> Any:
     except OSError:
       raise
     except Exception as error:  # a damaged pickle can raise anything
-      raise Refused(str(error) or type(error).__name__) from error
+      reason = " ".join(str(error).split())[:200] or type(error).__name__
+      raise Refused(reason) from error
 
 
 def _mapped(file) -> mmap.mmap:

@@ -138,6 +138,7 @@ HOSTILE = {
   + b".",
   # Time.
   "a number of a million digits": b"I" + b"9" * MB + b"\n.",
+  "a number that is none": b"Fb\n.",
   "hash of a tower of tuples": b"\x80\x04}K\x01" + b"2\x86" * 60 + b"K\x01s.",
   "a tower of tuples for an id": _array_of([1], b"C\x04abcd").replace(
     b"X\x01\x00\x00\x00a", b"K\x01" + b"2\x86" * 60, 1
