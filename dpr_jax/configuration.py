@@ -204,7 +204,7 @@ def base_config() -> ml_collections.ConfigDict:
   read_.rerank_depth = 50  # passages that `retrieve --rerank=reader` reorders
 
   config.evaluate = evaluate = ml_collections.ConfigDict()
-  evaluate.match = "string"  # "string" or "regex"
+  evaluate.match = "string"  # "string", or "regex": patterns
   evaluate.ranks = (1, 5, 20, 100)
 
   config.plan = plan = ml_collections.ConfigDict()  # what `plan` reckons with

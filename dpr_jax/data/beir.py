@@ -5,7 +5,6 @@ In comes a path of `corpus.jsonl`, `queries.jsonl` (each also gzipped) or
 BEIR has no answer strings: its questions are judged by passage ids alone.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from dpr_jax import errors
 from dpr_jax.data import records, streams
 
 _LONGEST_LINE = 1 << 24
+_LONGEST_GRADE = 9  # digits; the measures take 32 bits
 Judgements = dict[str, dict[str, int]]  # question id -> passage id -> grade
 
 
@@ -31,8 +31,8 @@ def is_beir(path: str | os.PathLike) -> bool:
       if line.strip() or not line:
         break
   try:
-    return "_id" in json.loads(line)
-  except (ValueError, RecursionError):
+    return "_id" in streams.parse_json(line, str(path))
+  except errors.InputError:
     return False
 
 
@@ -91,7 +91,8 @@ def read_qrels(path: str | os.PathLike) -> Judgements:
 
 
 def _is_number(text: str) -> bool:
-  return text.removeprefix("-").isascii() and text.removeprefix("-").isdigit()
+  digits = text.removeprefix("-")
+  return digits.isascii() and digits.isdigit() and len(digits) <= _LONGEST_GRADE
 
 
 def _rows(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -104,27 +105,14 @@ def _rows(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
       position.line = line
       if not text.strip():
         continue
-      try:
-        value = json.loads(text)
-      except (ValueError, RecursionError) as error:
-        raise errors.InputError(f"{path}:{line}: is not JSON: {error}") from (
-          error
-        )
+      value = streams.parse_json(text, f"{path}:{line}:")
       if not isinstance(value, dict):
         raise errors.InputError(f"{path}:{line}: is not a JSON object")
       yield f"{path}:{line}", value
 
 
 def _text(value: dict[str, Any], field: str, where: str) -> str:
-  found = value.get(field)
-  if not isinstance(found, str) or (field == "_id" and not found):
-    raise errors.InputError(
-      f"{where}: the field {field} is {str(found)[:80]!r}, not a string"
-    )
-  try:
-    found.encode("utf-8")
-  except UnicodeEncodeError as error:
-    raise errors.InputError(
-      f"{where}: the field {field} holds half of a surrogate pair: {error}"
-    ) from error
+  found = streams.string(value.get(field), where, field)
+  if field == "_id" and not found:
+    raise errors.InputError(f"{where}: the field _id is '', not an id")
   return found

@@ -13,16 +13,11 @@ line or row, field and value; no row is skipped or repaired silently.
 import ast
 import csv
 import io
-import itertools
-import json
 import os
 import pathlib
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
-
-import ijson
-import ijson.backends.yajl2_c
 
 from dpr_jax import errors
 from dpr_jax.data import beir, records, streams
@@ -184,38 +179,14 @@ def _read_json_lines(
       continue
     row += 1
     where = f"{path}: row {row} (line {line})"
-    try:
-      value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-      raise errors.InputError(f"{where} is not JSON: {error}") from error
-    yield _question(value, where)
+    yield _question(streams.parse_json(text, where), where)
 
 
 def _read_json_array(
   path: str | os.PathLike, file: io.BufferedIOBase, position: streams.Position
 ) -> Iterator[records.Question]:
-  checked = streams.LoneSurrogates(file)
-  items = ijson.backends.yajl2_c.items(checked, "item", use_float=True)
-  for row in itertools.count(1):
-    position.row = row
-    where = f"{path}: row {row}"
-    try:
-      value = next(items)
-    except StopIteration:
-      return
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-      raise errors.InputError(
-        f"{where}, or shortly after it, is not JSON in UTF-8:"
-        f" {_yajl_message(error)} (stopped before byte {checked.bytes_read})"
-      ) from error
-    yield _question(value, where, marked=checked.found)
-
-
-def _yajl_message(error: Exception) -> str:
-  message = error.args[0] if error.args else ""
-  if isinstance(message, bytes):
-    message = message.decode("utf-8", errors="replace")
-  return " ".join(str(message).split()) or str(error)
+  for where, value, marked in streams.json_array(path, file, position):
+    yield _question(value, where, marked)
 
 
 def _question(value: Any, where: str, marked: bool = False) -> records.Question:

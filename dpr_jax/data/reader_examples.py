@@ -245,7 +245,7 @@ def from_results(
     ids = {passage.id for passage in gold if passage.id}
     retrieved = [passage for passage in passages if passage.id not in ids]
     keys = [(passage.id, passage.text) for passage in retrieved]
-    found = matcher.hits(answers, keys, [p.text for p in retrieved])
+    found = matcher.hits(answers, keys, [p.text for p in retrieved], row)
     titles = {passage.title for passage in gold} - {""}
     hits = [p for p, hit in zip(retrieved, found, strict=True) if hit]
     kinds = (gold, [p for p in hits if p.title in titles], hits)
@@ -263,6 +263,7 @@ def from_results(
       continue
     negatives = [p for p, hit in zip(retrieved, found, strict=True) if not hit]
     examples.add(question, positives, negatives, most_spans)
+  matcher.warn("train-reader")
   return examples
 
 

@@ -17,14 +17,14 @@ import tokenizers
 from jaxtyping import Bool, Int
 
 from dpr_jax import errors
-from dpr_jax.data import tokenization
+from dpr_jax.data import long_texts, tokenization
 
 # "dpr": the paper's; "dpr-hf": the same with token types 0 throughout, as
 # Hugging Face's DPRReader encodes; "squad": without a title, and with `[SEP]`
 # at the end.
 LAYOUTS = ("dpr", "dpr-hf", "squad")
-_CHARACTERS = 100  # no token comes from more
-_BLOCK = 1000
+_BLOCK = 1000  # texts that are tokenized at once
+_LONG = 100_000  # characters; longer texts are tokenized in pieces
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -164,15 +164,45 @@ class ReaderTokenizer:
     found = []
     for first in range(0, len(texts), _BLOCK):
       some = list(texts[first : first + _BLOCK])
-      try:
-        encodings = self.backend.encode_batch(some, add_special_tokens=False)
-      except TypeError as error:
-        raise errors.InputError(tokenization.name_bad_text(some)) from error
-      for encoding in encodings:
-        offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
-        ids = np.array(encoding.ids, np.int32)
-        found.append(Tokens(ids, offsets[:, 0], offsets[:, 1]))
+      short = ["" if len(text) > _LONG else text for text in some]
+      tokens = self._tokenize(short)
+      for place, text in enumerate(some):
+        if len(text) > _LONG:
+          tokens[place] = self._tokenize_long(text)
+      found += tokens
     return found
+
+  def _tokenize(self, texts: list[str]) -> list[Tokens]:
+    try:
+      encodings = self.backend.encode_batch(texts, add_special_tokens=False)
+    except TypeError as error:
+      raise errors.InputError(tokenization.name_bad_text(texts)) from error
+    found = []
+    for encoding in encodings:
+      offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+      ids = np.array(encoding.ids, np.int32)
+      found.append(Tokens(ids, offsets[:, 0], offsets[:, 1]))
+    return found
+
+  def _tokenize_long(self, text: str) -> Tokens:
+    """Tokens of a long text, piece by piece, as if of the whole."""
+    parts = []
+    for first, piece in self._long_texts.pieces(text, _LONG):
+      short = self._long_texts.shorten(piece)
+      (tokens,) = self._tokenize([short.text])
+      starts = short.original(tokens.starts)
+      # Of its last character, for what is left out stands before or behind it.
+      ends = short.original(np.maximum(tokens.ends - 1, tokens.starts)) + 1
+      ends = np.where(tokens.ends > tokens.starts, ends, starts)
+      parts.append((tokens.ids, starts + first, ends + first))
+    ids, starts, ends = (
+      np.concatenate(part).astype(np.int32) for part in zip(*parts, strict=True)
+    )
+    return Tokens(ids, starts, ends)
+
+  @functools.cached_property
+  def _long_texts(self) -> long_texts.LongTexts:
+    return long_texts.LongTexts(self.backend)
 
   def question_ids(
     self, questions: Sequence[str]
@@ -181,9 +211,12 @@ class ReaderTokenizer:
 
     The one more shows that a question is cut; `compose` leaves it out.
     """
-    limit = self.question_length
-    short = [question[: _CHARACTERS * (limit + 1)] for question in questions]
-    return [tokens.ids[: limit + 1] for tokens in self.tokenize(short)]
+    limit = self.question_length + 1
+    try:
+      short = [self._long_texts.clip(each, limit) for each in questions]
+    except TypeError as error:
+      raise errors.InputError(tokenization.name_bad_text(questions)) from error
+    return [tokens.ids[:limit] for tokens in self.tokenize(short)]
 
   def head(
     self,

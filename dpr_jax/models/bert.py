@@ -19,8 +19,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dpr_jax import errors, workdir
-from dpr_jax.models import dropout, fused_attention, kernels, layer_stacks
+from dpr_jax import errors
+from dpr_jax.models import (
+  config_json,
+  dropout,
+  fused_attention,
+  kernels,
+  layer_stacks,
+)
 
 WORDS = "word_embeddings"
 _DENSE = ("kernel", "bias")  # what a dense layer is made of
@@ -65,13 +71,9 @@ class BertConfig:
 
   @classmethod
   def read(cls, folder: pathlib.Path) -> "BertConfig":
-    """Reads `config.json` of a Hugging Face folder.
-
-    Raises:
-      InputError: no such file, not JSON, or not a BERT with absolute positions.
-    """
+    """Reads a folder's `config.json`; `InputError` if it is no known BERT's."""
     path = pathlib.Path(folder) / "config.json"
-    raw: dict[str, Any] = workdir.read_json(path)
+    raw = config_json.read(path)
     if raw.get("model_type", "bert") not in ("bert", "dpr"):
       raise errors.InputError(
         f"{path}: model_type {raw['model_type']!r}: only 'bert' and 'dpr'"
@@ -87,8 +89,7 @@ class BertConfig:
         f"{path}: projection_dim {raw['projection_dim']}: DPR checkpoints with"
         " a projection are not supported"
       )
-    known = {field.name for field in dataclasses.fields(cls)}
-    return cls(**{key: raw[key] for key in known & raw.keys()})
+    return config_json.build(path, raw, cls)
 
 
 class Weights(nn.Module):

@@ -5,7 +5,6 @@ with a prefix (`bert.`), into the tree of `bert.py`, and writes it back.  Linear
 weights are transposed on the way: Hugging Face holds `[out, in]`.
 """
 
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dpr_jax import errors
+from dpr_jax import errors, workdir
 from dpr_jax.models import bert
 
 # Prefixes under which an encoder stands in a Hugging Face checkpoint.
@@ -157,8 +156,7 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   folder = pathlib.Path(folder)
   index = folder / "model.safetensors.index.json"
   if index.exists():
-    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    paths = [folder / name for name in sorted(set(shards.values()))]
+    paths = [folder / name for name in _shards(index)]
   else:
     paths = [folder / "model.safetensors"]
   tensors: dict[str, np.ndarray] = {}
@@ -170,9 +168,28 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
       )
     try:
       tensors |= safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-      raise errors.InputError(f"{path} is damaged: {error}") from error
+    # Types that NumPy does not have, empty files, what the disk says: any.
+    except Exception as error:
+      reason = " ".join(str(error).split())[:200] or type(error).__name__
+      raise errors.InputError(
+        f"{path} is damaged, or holds what NumPy cannot:"
+        f" {type(error).__name__}: {reason}"
+      ) from error
   return tensors
+
+
+def _shards(index: pathlib.Path) -> list[str]:
+  """Files that a `model.safetensors.index.json` names; all stand beside it."""
+  content = workdir.read_json(index)
+  shards = content.get("weight_map") if isinstance(content, dict) else None
+  if not isinstance(shards, dict) or not all(
+    isinstance(name, str) and name and pathlib.PurePath(name).name == name
+    for name in shards.values()
+  ):
+    raise errors.InputError(
+      f"{index}: weight_map must map names of tensors to files beside it"
+    )
+  return sorted(set(shards.values()))
 
 
 def load_bert(

@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dpr_jax import configuration, errors, parallel
+from dpr_jax import configuration, errors, forks, parallel
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.models import dual_encoder, towers
@@ -103,6 +103,7 @@ class Encoder:
     configuration.at_least("embed.length_step", length_step, 1)
     self.model = model
     self.work = Work()
+    self._home = forks.Home()
     self._devices = jax.local_devices()
     self._fuse = jax.jit(model.encoder.fuse)
     self._params = self._local(model.params if params is None else params)
@@ -236,6 +237,7 @@ class Encoder:
       widths: see `tiling.plan`.
       first: row of the first text.
     """
+    self._home.check(self)
     if not len(lengths):
       return
     devices, params = self._devices, self._params

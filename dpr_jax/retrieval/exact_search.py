@@ -23,7 +23,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dpr_jax import configuration, memory, parallel
+from dpr_jax import configuration, forks, memory, parallel
 from dpr_jax.retrieval import faiss_index_build, faiss_index_search
 
 STORAGES = ("float32", "bfloat16")
@@ -80,6 +80,7 @@ class ExactSearch:
     rows: range | None = None,
   ):
     """Takes the vectors; a contiguous part of them, None = all."""
+    self._home = forks.Home()
     self._vectors = vectors
     self._settings = settings
     self._rows = range(len(vectors)) if rows is None else rows
@@ -113,6 +114,7 @@ class ExactSearch:
     Raises:
       InputError: a vector is not finite, or questions have another width.
     """
+    self._home.check(self)
     faiss_index_search.check_width(questions, self._vectors.dim)
     columns = min(k, len(self._rows))
     if not len(questions) or not columns:

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +23,7 @@ from absl import logging
 
 from dpr_jax import configuration, errors, progress
 from dpr_jax import workdir as workdir_lib
-from dpr_jax.data import records
+from dpr_jax.data import records, streams
 from dpr_jax.evaluation import answers as answers_lib
 from dpr_jax.retrieval import bm25, faiss_index
 
@@ -216,8 +217,10 @@ def mine_negatives(
     rows = rank(first, batch)
     likely = rows[:, :keep]
     cache.take(likely[likely >= 0].tolist())  # all at once: far faster
-    for question, ranked in zip(batch, rows, strict=True):
-      yield question, _negatives(question, ranked, cache, keep, matcher)
+    for place, (question, ranked) in enumerate(zip(batch, rows, strict=True)):
+      some = _negatives(question, ranked, cache, keep, matcher, first + place)
+      yield question, some
+  matcher.warn("mine")
 
 
 def _negatives(
@@ -226,6 +229,7 @@ def _negatives(
   cache: PassageCache,
   keep: int,
   matcher: answers_lib.AnswerMatcher,
+  number: int,
 ) -> list[records.Passage]:
   gold_ids = {passage.id for passage in question.positives if passage.id}
   gold_texts = {_same_text(passage.text) for passage in question.positives}
@@ -236,7 +240,7 @@ def _negatives(
     rows = ranked[start : start + keep]
     found = cache.take(rows)
     texts = [found[row].text for row in rows]
-    hits = matcher.hits(question.answers, rows, texts)
+    hits = matcher.hits(question.answers, rows, texts, number)
     for row, hit in zip(rows, hits, strict=True):
       passage = found[row]
       if (
@@ -365,7 +369,7 @@ def read_negatives(
     raise errors.InputError(
       f"{path} is missing: run `{command}` with this --workdir first"
     ) from error
-  except (OSError, EOFError, UnicodeDecodeError) as error:
+  except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
     raise errors.InputError(
       f"{path}, after line {len(negatives)}: {error}; run `{command}"
       " --overwrite`"
@@ -379,12 +383,13 @@ def read_negatives(
 
 
 def _parse_line(line: str, path: pathlib.Path, number: int) -> list[str]:
+  where = f"{path}, line {number}: {line.strip()[:80]!r}"
+  value = streams.parse_json(line, where)
   try:
-    ids = json.loads(line)["hard_negatives"]
-  except (ValueError, KeyError, TypeError) as error:
+    ids = value["hard_negatives"]
+  except (KeyError, TypeError) as error:
     raise errors.InputError(
-      f"{path}, line {number}: {line.strip()[:80]!r} is not an object with"
-      " `question` and `hard_negatives`"
+      f"{where} is not an object with `question` and `hard_negatives`"
     ) from error
   if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
     raise errors.InputError(

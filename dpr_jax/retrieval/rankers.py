@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from dpr_jax import configuration, errors
+from dpr_jax import configuration, errors, forks
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.retrieval import (
   bm25,
@@ -47,6 +47,7 @@ class DenseRanker:
     Where vectors are given, the hits are scored again with them: for an index
     that has compressed them.  FAISS uses `threads`, 0 = all.
     """
+    self._home = forks.Home()
     self._threads = threads
     self._encoder = encoder
     self._index = index
@@ -57,6 +58,7 @@ class DenseRanker:
     self, questions: Sequence[str], k: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """As `faiss_index.search_index`, from texts."""
+    self._home.check(self)
     began = time.perf_counter()
     vectors = np.asarray(
       self._encoder.encode_questions(list(questions)), np.float32
@@ -81,6 +83,7 @@ class ExactRanker:
 
   def __init__(self, encoder, exact):
     """Takes an `encoding.Encoder` and what `spread.open_exact` gives."""
+    self._home = forks.Home()
     self._encoder = encoder
     self._exact = exact
     self.questions_at_once = _STREAMED if exact.streams else 0
@@ -89,6 +92,7 @@ class ExactRanker:
     self, questions: Sequence[str], k: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """As `exact_search.ExactSearch.search`, from texts."""
+    self._home.check(self)
     vectors = self._encoder.encode_questions(list(questions))
     return self._exact.search(np.asarray(vectors, np.float32), k)
 

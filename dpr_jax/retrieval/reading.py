@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dpr_jax import configuration, parallel
+from dpr_jax import configuration, forks, parallel
 from dpr_jax.data import reader_inputs, records
 from dpr_jax.models import readers, span_reader
 from dpr_jax.retrieval import tiling
@@ -77,6 +77,7 @@ class PassageReader:
     configuration.at_least("read.length_step", length_step, 1)
     configuration.at_least("read.span_tokens", span_tokens, 1)
     self.reader = reader
+    self._home = forks.Home()
     self._devices = jax.local_devices()
     if params is None:
       params = parallel.replicate(reader.params, self._devices)
@@ -113,6 +114,7 @@ class PassageReader:
     A passage that does not fit is read in windows, and the window of the best
     rank speaks for it.
     """
+    self._home.check(self)
     best = [[NOTHING] * len(some) for some in passages]
     for job, reading in self._run(self._jobs(questions, passages)):
       question, passage = job.place

@@ -69,6 +69,7 @@ class ResultsWriter:
     """Closes the files; after an error they stay incomplete."""
     if failed is None:
       self._results.write("\n]\n")
+      self._matcher.warn(f"results of {self._tag}")
     if self._pyserini is not None:
       if failed is None:
         self._pyserini.write("\n}\n")
@@ -95,7 +96,7 @@ class ResultsWriter:
     number = self.counts["questions"]
     identifier = _SPACE.sub("_", identifier) or str(number)
     texts = [hit.text for hit in hits]
-    matches = self._matcher.hits(question.answers, rows, texts)
+    matches = self._matcher.hits(question.answers, rows, texts, number)
     passages = [
       {
         "id": hit.id,

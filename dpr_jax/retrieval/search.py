@@ -351,6 +351,7 @@ def tune_fusion(
       "depends_on": rankers.depends_on(config, workdir, "dense")[1],
     },
   )
+  matcher.warn("fusion")
   logging.info(
     "fusion: %s, weight %.4g of dense is the best on dev (%.4f)",
     fusion_settings["method"],

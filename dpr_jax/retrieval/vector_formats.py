@@ -6,13 +6,13 @@
   contriever a pickle per shard: (list of ids, float32 [rows, dim])
   npy        vectors-*.npy (float32) and ids-*.txt, an id a line
 
-Pickles can run any code.  They are read with an unpickler that knows how to
-make NumPy arrays, lists, tuples, strings and numbers, and nothing else.
+Pickles can run any code: `vector_pickles.py` reads them, and makes arrays,
+lists, tuples, texts and numbers, and nothing else.
 """
 
-import io
 import pathlib
 import pickle
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,33 +21,15 @@ from absl import logging
 
 from dpr_jax import errors, parts, progress
 from dpr_jax import workdir as workdir_lib
+from dpr_jax.retrieval import vector_pickles
 from dpr_jax.retrieval import vectors as vectors_lib
 
 FORMATS = ("dpr", "tevatron", "contriever", "npy")
 WIKI = "wiki:"
 _IDS_SUFFIX = ".txt"
-# What NumPy's own pickles name, in both of its versions; all of it harmless.
-_ALLOWED = {
-  (module, name)
-  for package in ("numpy.core", "numpy._core")
-  for module, name in (
-    (f"{package}.multiarray", "_reconstruct"),
-    (f"{package}.multiarray", "scalar"),
-    (f"{package}.numeric", "_frombuffer"),
-  )
-} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-
-
-class _Unpickler(pickle.Unpickler):
-  """Builds NumPy arrays; refuses every other name."""
-
-  def find_class(self, module: str, name: str) -> Any:
-    """The function or class that a pickle asks for."""
-    if (module, name) not in _ALLOWED:
-      raise pickle.UnpicklingError(
-        f"it asks for {module}.{name}, which no file of vectors needs"
-      )
-    return super().find_class(module, name)
+_ZIP_MAGIC = b"PK\x03\x04"
+_LONGEST_ID = 1000  # bytes; all ids of a file are stored as wide as the longest
+_ROWS = 10_000  # looked at at once
 
 
 def export(
@@ -133,6 +115,7 @@ def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
   if shards.begin():
     return workdir_lib.read_record(stage.manifest)["count"]
   listed, count, dim = [], 0, None
+  hashes = []
   for number, path in enumerate(files):
     ids, vectors = read(path)
     if dim is not None and vectors.shape[1] != dim:
@@ -140,6 +123,7 @@ def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
         f"{path}: vectors of width {vectors.shape[1]}, those before have {dim}"
       )
     dim = vectors.shape[1]
+    hashes.append(np.array([hash(i) for i in ids], np.int64))
     names = vectors_lib.names(number)
     arrays = (vectors, np.array([i.encode() for i in ids]))
     written = {
@@ -157,10 +141,18 @@ def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
       }
     )
     count += len(ids)
+  repeated = count - len(np.unique(np.concatenate(hashes)))
+  if repeated:
+    logging.warning(
+      "import: %d of %d vectors repeat the id of another: a search gives that"
+      " passage more than once",
+      repeated,
+      count,
+    )
   records = shards.collect()
   shards.close(
     records or [],
-    {"passages": count},
+    {"passages": count, "repeated_ids": repeated},
     model=f"imported {workdir_lib.fingerprint(stage.inputs)}",
     dim=dim,
     dtype="float32",
@@ -187,68 +179,144 @@ def _files(source: pathlib.Path) -> list[pathlib.Path]:
   return found
 
 
-def _numbers(name: str) -> list[Any]:
+def _numbers(name: str) -> tuple[list[int], str]:
   """For sorting: `passages_10` comes after `passages_9`."""
-  text = "".join(c if c.isdigit() else " " for c in name)
-  return [*map(int, text.split()), name]
+  text = "".join(c if c.isdecimal() else " " for c in name)
+  return [int(number) for number in text.split()], name
 
 
 def read(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
   """Ids and float32 vectors of one file.
 
   Raises:
-    InputError: it is none of the formats, or asks for code.
+    InputError: it is none of the formats, asks for code, is damaged, or a
+      vector is not finite.
   """
-  if path.suffix == ".npy":
-    try:
-      vectors = np.load(path, allow_pickle=False)
-      names = path.with_name(path.stem.replace("vectors", "ids") + _IDS_SUFFIX)
-      ids = names.read_text(encoding="utf-8").split("\n")[:-1]
-    except (OSError, ValueError) as error:
-      raise errors.InputError(f"cannot read {path}: {error}") from error
-  else:
-    try:
-      found = _Unpickler(io.BytesIO(path.read_bytes())).load()
-    except OSError as error:
-      raise errors.InputError(
-        f"cannot read {path}: {error.strerror}"
-      ) from error
-    except Exception as error:  # a damaged pickle can raise anything
-      raise errors.InputError(f"{path} is refused: {error}") from error
-    ids, vectors = _of_pickle(path, found)
-  vectors = np.asarray(vectors)
+  try:
+    with open(path, "rb") as file:
+      if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
+        raise errors.InputError(f"{path} is a .npz: give the .npy within it")
+    if path.suffix == ".npy":
+      ids, vectors = _read_npy(path)
+    else:
+      ids, vectors = _of_pickle(path, vector_pickles.load(path))
+  except OSError as error:
+    raise errors.InputError(
+      f"cannot read {error.filename or path}: {error.strerror or error}"
+    ) from error
+  except vector_pickles.Refused as error:
+    raise errors.InputError(f"{path} is refused: {error}") from error
   if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(vectors) != len(ids):
     raise errors.InputError(
       f"{path}: {len(ids)} ids with an array {vectors.dtype}{vectors.shape}:"
       " expected floats, [ids, dim]"
     )
-  return (
-    [_identifier(path, i).removeprefix(WIKI) for i in ids],
-    vectors.astype(np.float32),
-  )
+  if not vectors.shape[1]:
+    raise errors.InputError(f"{path}: vectors of width 0")
+  names = [_identifier(path, row, name) for row, name in enumerate(ids)]
+  with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+    vectors = vectors.astype(np.float32, copy=False)
+  _check_finite(path, names, vectors)
+  return names, vectors
+
+
+def _read_npy(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
+  """Ids and vectors of a .npy and the .txt beside it; the array is mapped."""
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      # Mapped, not read: a header cannot ask for more than the file has.
+      vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+  except OSError:
+    raise
+  except Exception as error:  # the header is parsed as Python
+    raise errors.InputError(
+      f"{path} is not a .npy of vectors, or its header is damaged:"
+      f" {' '.join(str(error).split())[:200] or type(error).__name__}"
+    ) from error
+  names = path.with_name(path.stem.replace("vectors", "ids") + _IDS_SUFFIX)
+  try:
+    return names.read_text(encoding="utf-8").split("\n")[:-1], vectors
+  except UnicodeDecodeError as error:
+    raise errors.InputError(f"{names} is not UTF-8: {error}") from error
+
+
+def _check_finite(
+  path: pathlib.Path, ids: Sequence[str], vectors: np.ndarray
+) -> None:
+  """Refuses vectors that no search could rank; the rows are counted."""
+  finite = np.ones(len(vectors), bool)
+  for first in range(0, len(vectors), _ROWS):
+    some = slice(first, first + _ROWS)
+    finite[some] = np.isfinite(vectors[some]).all(axis=1)
+  bad = np.flatnonzero(~finite)
+  if len(bad):
+    raise errors.InputError(
+      f"{path}: {len(bad)} of {len(vectors)} vectors are not finite (or too"
+      f" large for float32), the first in row {bad[0]} (id"
+      f" {ids[bad[0]]!r}): make them again, or leave them out"
+    )
 
 
 def _of_pickle(path: pathlib.Path, found: Any) -> tuple[Sequence, np.ndarray]:
   if isinstance(found, list) and found:
     if all(isinstance(e, tuple | list) and len(e) == 2 for e in found):
-      widths = {np.shape(vector) for _, vector in found}
-      if len(widths) == 1:
-        return [i for i, _ in found], np.stack([v for _, v in found])
+      rows = [_vector(vector) for _, vector in found]
+      kinds = {None if row is None else (row.shape, row.dtype) for row in rows}
+      if None not in kinds and len({shape for shape, _ in kinds}) == 1:
+        return [i for i, _ in found], np.stack(rows)
   if isinstance(found, tuple | list) and len(found) == 2:
-    first, second = found
+    first, second = (_real(part) for part in found)
     if isinstance(second, np.ndarray) and second.ndim == 2:
-      return list(first), second  # Contriever
-    if isinstance(first, np.ndarray) and first.ndim == 2:
-      return list(second), first  # Tevatron
+      if _is_ids(first):
+        return list(first), second  # Contriever
+    elif isinstance(first, np.ndarray) and first.ndim == 2:
+      if _is_ids(second):
+        return list(second), first  # Tevatron
   raise errors.InputError(
     f"{path} holds neither a list of (id, vector) nor a pair of ids and an"
     " array of vectors"
   )
 
 
-def _identifier(path: pathlib.Path, value: Any) -> str:
-  if isinstance(value, bytes):
-    return value.decode("utf-8")
-  if isinstance(value, str | int | np.integer | np.str_):
-    return str(value)
-  raise errors.InputError(f"{path}: {value!r} is no passage id")
+def _real(value: Any) -> Any:
+  """The array that a stand-in stands for."""
+  return value.real if isinstance(value, vector_pickles.Array) else value
+
+
+def _vector(value: Any) -> np.ndarray | None:
+  """One vector, also written as a list of numbers; None for anything else."""
+  value = _real(value)
+  if isinstance(value, np.ndarray) and value.ndim == 1:
+    return value
+  if isinstance(value, list | tuple) and {type(x) for x in value} == {float}:
+    return np.array(value)
+  return None
+
+
+def _is_ids(value: Any) -> bool:
+  if isinstance(value, np.ndarray):
+    return value.ndim == 1
+  return isinstance(value, list | tuple)
+
+
+def _identifier(path: pathlib.Path, row: int, value: Any) -> str:
+  """A passage's id, without its prefix, as it can be stored."""
+  try:
+    if isinstance(value, bytes):
+      value = value.decode()
+    if type(value) is int or isinstance(value, str | np.integer):
+      name = str(value).removeprefix(WIKI)
+      if len(name.encode()) <= _LONGEST_ID and "\0" not in name:
+        return name
+  except ValueError:  # not UTF-8, or too many digits to print
+    pass
+  shown = f"a {type(value).__name__}"  # what it holds may be without end
+  if isinstance(value, str | bytes):
+    shown = repr(value[:80])
+  elif value is None or isinstance(value, float | bool):
+    shown = repr(value)
+  raise errors.InputError(
+    f"{path}, row {row}: {shown} is no passage id: a text of at most"
+    f" {_LONGEST_ID} bytes, or a number"
+  )

@@ -1,6 +1,7 @@
 """Tests of where model files come from, with a fake wheel and no network."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
@@ -190,6 +191,77 @@ def test_unwritable_cache_names_the_setting(index, tmp_path, monkeypatch):
   monkeypatch.setenv("DPR_JAX_CACHE", str(blocker))
   with pytest.raises(errors.InputError, match="set DPR_JAX_CACHE"):
     resources.checkpoint_folder("starter")
+
+
+def test_without_a_home(index, monkeypatch):
+  """A user whom the system does not know, as in many containers."""
+  for name in ("DPR_JAX_CACHE", "XDG_CACHE_HOME", "HOME"):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(os, "getuid", lambda: 4_000_000_001)
+  with pytest.raises(errors.InputError, match="set DPR_JAX_CACHE"):
+    resources.checkpoint_folder("starter")
+  monkeypatch.setenv("DPR_JAX_CACHE", "~/cache")
+  with pytest.raises(errors.InputError, match="set DPR_JAX_CACHE"):
+    resources.checkpoint_folder("starter")
+
+
+def _refuse(number):
+  def refuse(*_, **__):
+    raise OSError(number, os.strerror(number))
+
+  return refuse
+
+
+@pytest.mark.parametrize(
+  ("place", "name", "failure"),
+  [
+    (pathlib.Path, "is_dir", _refuse(errno.EACCES)),
+    (pathlib.Path, "mkdir", _refuse(errno.EROFS)),
+    (filelock.FileLock, "acquire", _refuse(errno.EACCES)),
+    (resources, "_copy", _refuse(errno.ENOSPC)),
+    (resources, "_pip_download", _refuse(errno.ENOSPC)),
+  ],
+)
+def test_a_bad_cache_names_the_setting(
+  index, monkeypatch, place, name, failure
+):
+  """May not be entered, not be written, not be locked; is full."""
+  write_wheel(index, FILES)
+  monkeypatch.setattr(place, name, failure)
+  with pytest.raises(errors.InputError, match="set DPR_JAX_CACHE") as caught:
+    resources.checkpoint_folder("starter")
+  assert "\n" not in str(caught.value)
+
+
+def test_no_locks_in_the_file_system(index, monkeypatch):
+  write_wheel(index, FILES)
+
+  def acquire(*_, **__):
+    raise NotImplementedError("FileSystem does not appear to support flock")
+
+  monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+  with pytest.raises(errors.InputError, match="flock.*set DPR_JAX_CACHE"):
+    resources.checkpoint_folder("starter")
+
+
+def test_pip_says_that_the_disk_is_full(index, monkeypatch):
+  said = "ERROR: Could not install: [Errno 28] No space left on device"
+  monkeypatch.setattr(
+    resources.subprocess,
+    "run",
+    lambda *_, **__: subprocess.CompletedProcess([], 1, "", said),
+  )
+  with pytest.raises(errors.InputError, match="No space.*set DPR_JAX_CACHE"):
+    resources.checkpoint_folder("starter")
+
+
+def test_a_whole_cache_may_be_read_only(index, monkeypatch):
+  """Nothing is written, not even a lock."""
+  write_wheel(index, FILES)
+  folder = resources.checkpoint_folder("starter")
+  monkeypatch.setattr(pathlib.Path, "mkdir", _refuse(errno.EROFS))
+  monkeypatch.setattr(filelock.FileLock, "acquire", _refuse(errno.EROFS))
+  assert resources.checkpoint_folder("starter") == folder
 
 
 CHILD = """

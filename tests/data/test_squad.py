@@ -69,8 +69,12 @@ def test_mistakes_name_the_question(tmp_path, answers, words):
 def test_no_json(tmp_path):
   path = tmp_path / "a.json"
   path.write_text('{"data": [')
-  with pytest.raises(errors.InputError, match="not in SQuAD's format"):
+  with pytest.raises(errors.InputError, match=r"a\.json is not JSON"):
     list(squad.read_squad(path))
+  for content in ("[]", "{}", '{"data": 3}'):
+    path.write_text(content)
+    with pytest.raises(errors.InputError, match="not in SQuAD's format"):
+      list(squad.read_squad(path))
 
 
 def test_real_file(data_folder):

@@ -140,7 +140,15 @@ def test_answer_without_tokens_matches_everything_only_with_compat(empty):
     ("[", "[", False),
     ("a{99999999999999999999}", "a", False),
     ("[[a]", "[", True),  # warns in Python, here it must not
-    ("", "anything", True),  # a valid pattern
+    ("", "anything", False),  # it says nothing
+    ("x*", "anything", False),
+    (r"\b", "anything", False),
+    (r"\bany|x*", "anything", False),
+    (r"(?=any)|thing", "anything", True),
+    (r"\p{Lu}lm", "Ulm", True),
+    (r"\p{Nd}{4}", "in 1990", True),
+    ("(a+)+$", "a" * 40 + "!", False),  # would take for ever
+    ("(a+)+$", "a" * 40, True),
   ],
 )
 def test_regex_match(pattern, text, expected):

@@ -175,7 +175,9 @@ def test_cut_off_results_are_refused(tmp_path):
   place = _write(tmp_path)
   path = place.results("dev", "bm25")
   path.write_bytes(path.read_bytes()[:-5])
-  with pytest.raises(errors.InputError, match="dev.bm25.json is not JSON"):
+  with pytest.raises(
+    errors.InputError, match="bm25.json: question 3, or .*is not JSON"
+  ):
     ranking.evaluate(_config(), place)
 
 

@@ -1,0 +1,216 @@
+"""Very long texts, made short enough to tokenize, with exactly the same ids.
+
+A tokenizer takes time and memory for the whole of a text, however few of its
+ids are wanted, and a text can be long without giving ids: a word of 10 MB is
+one `[UNK]`, half a million accents are nothing.  What the tokenizer of a BERT
+does with a character depends on that character alone: it vanishes, or is white
+space, or a word of its own (punctuation, Chinese), or it stays within the word
+around it, and too long a word is `[UNK]` whatever is in it.  So the middle of
+such a word, and what repeats nothing, can be left out.  Other tokenizers are
+let be.
+"""
+
+import functools
+import re
+import unicodedata
+from collections.abc import Iterator
+
+import numpy as np
+import tokenizers
+from jaxtyping import Int
+
+_WORD_CHARACTERS = 100  # of a WordPiece that does not say; longer is [UNK]
+_BLOCK = 1_000_000  # characters that are made shorter at once
+_PLAIN_TOKEN = re.compile(r"\[[!-~]*\]")
+_SPACES = re.compile(r"[ \n]")
+_LOOKED_AT = 1000  # characters, for a place between words
+_VANISHES, _STAYS, _SPACE, _ALONE, _UNSTEADY = range(5)
+
+
+class Shortened:
+  """A text without some stretches that give no ids.
+
+  Attributes:
+    text: what is left.
+  """
+
+  def __init__(self, text: str):
+    self.text = text
+    self._removed: list[tuple[np.ndarray, np.ndarray]] = []
+
+  def leave_out(self, pattern: re.Pattern[str]) -> None:
+    """Keeps of every match only what its groups have matched."""
+    pieces, places, counts = [], [], []
+    end = length = removed = 0
+    for match in pattern.finditer(self.text):
+      # Of several groups in one pattern, the first is kept before the gap.
+      kept = [group for group in match.groups() if group is not None]
+      pieces += self.text[end : match.start()], *kept
+      length += match.start() - end + len(kept[0])
+      removed += match.end() - match.start() - sum(map(len, kept))
+      places.append(length)
+      counts.append(removed)
+      length += sum(map(len, kept[1:]))
+      end = match.end()
+    if places:
+      self.text = "".join([*pieces, self.text[end:]])
+      self._removed.append((np.array(places), np.array([0, *counts])))
+
+  def original(
+    self, places: Int[np.ndarray, " places"]
+  ) -> Int[np.ndarray, " places"]:
+    """Places in the whole text of characters of `text` that give ids."""
+    for at, removed in reversed(self._removed):
+      places = places + removed[np.searchsorted(at, places, side="right")]
+    return places
+
+
+class LongTexts:
+  """What of a text a tokenizer has to see.
+
+  Attributes:
+    word: characters of a word at most that is not [UNK].
+  """
+
+  def __init__(self, backend: tokenizers.Tokenizer):
+    self._backend = backend
+    self.word = getattr(
+      backend.model, "max_input_chars_per_word", _WORD_CHARACTERS
+    )
+    self._kinds: dict[str, int] = {}
+
+  @functools.cached_property
+  def shortens(self) -> bool:
+    """Whether `shorten` does: it knows the tokenizer, which is BERT's."""
+    backend = self._backend
+    return (
+      isinstance(backend.model, tokenizers.models.WordPiece)
+      and isinstance(backend.normalizer, tokenizers.normalizers.BertNormalizer)
+      and isinstance(
+        backend.pre_tokenizer, tokenizers.pre_tokenizers.BertPreTokenizer
+      )
+      and self.word <= _WORD_CHARACTERS
+      and all(map(self._is_plain, backend.get_added_tokens_decoder().values()))
+    )
+
+  @functools.cached_property
+  def _tokens(self) -> list[str]:
+    added = self._backend.get_added_tokens_decoder().values()
+    return [token.content for token in added]
+
+  @functools.cached_property
+  def _decomposes(self) -> bool:
+    return "\u0301" not in self._backend.normalizer.normalize_str("e\u0301")
+
+  def _is_plain(self, token: tokenizers.AddedToken) -> bool:
+    """Stands between brackets; nothing that is left out can make or undo it."""
+    return (
+      bool(_PLAIN_TOKEN.fullmatch(token.content))
+      and len(token.content) <= self.word
+      and not (token.single_word or token.lstrip or token.rstrip)
+      and not token.normalized
+    )
+
+  def clip(self, text: str, limit: int) -> str:
+    """A text, cut and shortened so that its first `limit` ids do not change.
+
+    The cut may fall inside a word and change its tokens, at most as many as a
+    word has characters: so that many more than `limit` must be left, and more
+    of the text is taken until they are.
+    """
+    size = self.word * limit
+    if len(text) <= size:
+      return text
+    kept, at = text[:size], size
+    while True:
+      encoding = self._backend.encode_batch_fast([kept])[0]
+      if len(encoding.ids) > limit + self.word + 2:
+        return kept
+      if at >= len(text):
+        return kept
+      size = min(3 * at, _BLOCK) if self.shortens else 3 * at
+      kept = self.shorten(kept + text[at : at + size]).text
+      at += size
+
+  def shorten(self, text: str) -> Shortened:
+    """A text without what gives no ids; itself for other tokenizers."""
+    short = Shortened(text)
+    if not self.shortens:
+      return short
+    by_kind: list[list[str]] = [[], [], [], [], []]
+    for character in set(text):
+      by_kind[self._kind(character)].append(character)
+    if by_kind[_UNSTEADY]:
+      return short
+    gone, spaces = by_kind[_VANISHES], by_kind[_SPACE]
+    ends = spaces + by_kind[_ALONE]
+    inner, stays = _class(ends, negated=True), _class(ends + gone, negated=True)
+    one, space, blank = _class(gone), _class(spaces), _class(gone + spaces)
+    # The last character stays, for it is where the word ends.
+    head = f"(?:{one}*{stays}){{{self.word + 1}}}"
+    short.leave_out(
+      re.compile(f"(?<!{inner})({head}){inner}*({stays}{one}*)(?!{inner})")
+    )
+    # One white space is as good as many, with whatever vanishes between; of
+    # what vanishes alone, one character still keeps its neighbours apart.
+    short.leave_out(re.compile(f"{one}*({space}){blank}+|({one}){one}+"))
+    return short
+
+  def pieces(self, text: str, size: int) -> Iterator[tuple[int, str]]:
+    """(first character, piece) of a text that is cut between words.
+
+    The pieces' tokens are the text's; each is a little longer than `size`, or
+    as long as the word at its end.  Of other tokenizers, the whole.
+    """
+    first = 0
+    while self.shortens and len(text) - first > size:
+      end = self._between_words(text, first + size)
+      yield first, text[first:end]
+      first = end
+    if first < len(text):
+      yield first, text[first:]
+
+  def _between_words(self, text: str, start: int) -> int:
+    """The first place from `start` where a text can be cut; or its end."""
+    for place in range(start, min(start + _LOOKED_AT, len(text))):
+      if self._kind(text[place]) in (_SPACE, _ALONE) and not any(
+        token in text[max(place - len(token) + 1, 0) : place + len(token) - 1]
+        for token in self._tokens
+      ):
+        return place
+    space = _SPACES.search(text, start)
+    return space.start() if space else len(text)
+
+  def _kind(self, character: str) -> int:
+    """What the tokenizer makes of a character, whatever stands around it."""
+    kind = self._kinds.get(character)
+    if kind is None:
+      kind = self._kinds[character] = self._look(character)
+    return kind
+
+  def _look(self, character: str) -> int:
+    backend = self._backend
+    try:
+      normal = backend.normalizer.normalize_str(f"a{character}a")
+    except (TypeError, UnicodeEncodeError):  # a lone surrogate, to be refused
+      return _ALONE
+    words = [w for w, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]
+    if words == ["aa"]:
+      return _VANISHES
+    if words == ["a", "a"]:
+      return _SPACE
+    if len(words) != 1:
+      return _ALONE
+    # Marks that stay are sorted, and what vanishes can keep them unsorted.
+    sorted_ = any(
+      unicodedata.combining(c) or unicodedata.category(c) == "Cn"
+      for c in normal
+    )
+    return _UNSTEADY if self._decomposes and sorted_ else _STAYS
+
+
+def _class(characters: list[str], negated: bool = False) -> str:
+  """A regular expression for one of some characters, or none of them."""
+  if not characters:
+    return r"[\s\S]" if negated else r"[^\s\S]"
+  return f"[{'^' * negated}{''.join(map(re.escape, characters))}]"

@@ -1,0 +1,68 @@
+"""Calls in forked children: bounded, measured, and unable to harm the tests."""
+
+import json
+import os
+import signal
+import time
+import traceback
+import warnings
+
+MB = 1_000_000
+
+
+def in_child(function, seconds=120):
+  """Runs `function` in a fork of this process.
+
+  Returns:
+    (what it returned, as JSON; CPU seconds; bytes of memory that it added).
+
+  Raises:
+    AssertionError: it raised, died of a signal or took `seconds`.
+  """
+  reading, writing = os.pipe()
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # JAX, which the child does not use
+    child = os.fork()
+  if not child:
+    status = 1
+    try:
+      os.close(reading)
+      signal.alarm(seconds)
+      with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak is forgotten
+      before, began = _peak(), time.process_time()
+      result = function()
+      report = [result, time.process_time() - began, _peak() - before]
+      with os.fdopen(writing, "w") as file:
+        json.dump(report, file)
+      status = 0
+    except BaseException:
+      traceback.print_exc()
+    finally:
+      os._exit(status)
+  os.close(writing)
+  with os.fdopen(reading) as file:
+    report = file.read()
+  _, status = os.waitpid(child, 0)
+  assert status == 0, f"the child ended with status {status}"
+  return tuple(json.loads(report))
+
+
+def _peak():
+  with open("/proc/self/status") as file:
+    words = file.read().split("VmHWM:")[1].split()
+  return 1024 * int(words[0])
+
+
+def within_bounds(function, seconds, size):
+  """Asserts that a call takes no more; a busy machine gets a second try."""
+
+  def call():
+    function()  # what it returns is of no matter
+
+  for last in (False, True):
+    _, took, grew = in_child(call)
+    if took <= seconds or last:
+      break
+  assert took <= seconds, f"{took:.2f} s of CPU"
+  assert grew <= size, f"{grew / MB:.0f} MB"
