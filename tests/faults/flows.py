@@ -1,5 +1,6 @@
 """A tiny workdir after every stage, and what must be the same after a fault."""
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -19,8 +20,16 @@ EXPORTS = {
   "export-reader": ("--what=reader", "--format=dpr-reader"),
 }
 COMMANDS = (*STAGES, *EXPORTS, "import")
-# Of figures in manifests and metrics: no two runs have the same.
-_SPEEDS = ("created", "seconds", "_per_second", "thread", "compil", "_share")
+# Keys in manifests and metrics: of no two runs they are the same.
+_SPEEDS = (
+  "checksum",
+  "created",
+  "seconds",
+  "_per_second",
+  "thread",
+  "compil",
+  "_share",
+)
 
 
 def tiny(config):
@@ -139,11 +148,11 @@ def _of_file(path: pathlib.Path) -> str:
   data = path.read_bytes()
   if path.name.endswith(".sha256.json") or path.name == ".lock":
     return "there"
-  if path.name.endswith("manifest.json"):
-    data = json.dumps(_without_speeds(json.loads(data))).encode()
-  elif path.name == "metrics.jsonl":
-    rows = [_without_speeds(json.loads(line)) for line in data.splitlines()]
-    data = json.dumps(rows).encode()
+  if path.name.endswith(("manifest.json", "metrics.jsonl")):
+    lines = [data] if path.suffix == ".json" else data.splitlines()
+    with contextlib.suppress(ValueError):  # damaged: as it is
+      values = [_without_speeds(json.loads(line)) for line in lines]
+      data = json.dumps(values).encode()
   return hashlib.sha256(data).hexdigest()
 
 

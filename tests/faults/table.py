@@ -38,6 +38,7 @@ ROWS = {
   18: "every safeguard that is removed breaks a test",
 }
 _PROPERTY = "fault row"
+WANTED = os.environ.get("DPR_JAX_TRIAL", "")
 _LOG = os.environ.get("DPR_JAX_FAULTS_LOG")
 _TALLIES = pytest.StashKey[list]()
 
@@ -52,8 +53,7 @@ class Tally:
 
   def each(self, trials: Iterable) -> Iterator:
     """The trials, or those of them that DPR_JAX_TRIAL asks for."""
-    wanted = os.environ.get("DPR_JAX_TRIAL", "")
-    return (trial for trial in trials if wanted in str(trial))
+    return (trial for trial in trials if WANTED in str(trial))
 
   @contextlib.contextmanager
   def trial(self, name: object) -> Iterator[None]:
