@@ -82,7 +82,7 @@ class Flow:
     for command in commands:
       root = self.folder / "made" / command
       self.copy_before(command, root)
-      ended = self.run(command, root)
+      ended = self.run(command, root, keeps_programs=True)
       assert ended.code == 0, f"{command}: {ended.stderr}"
     (self.folder / "whole").touch()
 

@@ -4,12 +4,14 @@ A trial then costs what the command itself costs, and none of the seconds that
 imports take.  Requests are lines of JSON on stdin, answers lines on stdout:
 
   {"id": 1, "argv": ["train", ...], "cwd": ..., "stdout": ..., "stderr": ...,
-   "env": {...}, "limits": {"FSIZE": bytes}, "disk": {...}, "hook": "..."}
+   "env": {...}, "limits": {"FSIZE": bytes}, "disk": {...}, "hook": "...",
+   "keeps_programs": true}
   -> {"id": 1, "pid": 123}, at once
   -> {"id": 1, "code": 0, "seconds": 1.2, "megabytes": 300, "disk": {...}}
 
 `disk` arms failing_disk.c, which is loaded by LD_PRELOAD; `hook` is Python to
-be run before the command.  A code below 0 is a signal.
+be run before the command; with `keeps_programs` what is compiled is kept for
+the trials that follow.  A code below 0 is a signal.
 """
 
 import atexit
@@ -83,6 +85,10 @@ def _prepare(asked: dict) -> None:
       os.environ.pop(name, None)
     else:
       os.environ[name] = value
+  if not asked.get("keeps_programs"):  # JAX does not write them in one go
+    import jax
+
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
   os.chdir(asked["cwd"])
   for name, value in asked.get("limits", {}).items():
     resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
