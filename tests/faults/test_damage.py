@@ -211,11 +211,12 @@ def test_damage_is_seen_or_does_no_harm(
 def check(flow, wanted, root, name, consumer):
   """Refused by its name, or without any harm."""
   ended = _run(flow, consumer, root)
-  last = " / ".join(ended.lines[-1:])[-300:]
+  line = " / ".join(ended.lines[-1:])
+  last = line[-300:]
   assert ended.code in (0, 2), f"exit {ended.code}: {last}"
   if ended.code == 2:
     assert len(ended.lines) == 1, f"{len(ended.lines)} lines: {last}"
-    assert str(root / name) in last, f"without the file: {last}"
+    assert str(root / name) in line, f"without the file: {last}"
     return
   answer, digest = wanted
   assert _answer(ended, consumer) == answer, "silent: another answer"

@@ -1,6 +1,6 @@
 """Row 3: embedding killed, moved to other cores and processes: the same bytes.
 
-64 shards of one passage each.
+80 shards of one passage each.
 """
 
 import random
@@ -12,7 +12,7 @@ from dpr_jax import parts, workdir
 from dpr_jax.retrieval import vectors
 from tests.faults.amounts import amount
 
-KILLS, SHARDS = amount(20, 4), 64
+KILLS, SHARDS = amount(20, 4), 80
 SETTING = "--config.embed.rows_per_shard=1"
 # Notes which shards are begun; and, of several processes, which one this is:
 # they share no lock, as if the first held it for all.

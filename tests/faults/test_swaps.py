@@ -46,7 +46,7 @@ def other(zygote, shared_folder, tiny_config, write_config):
   flow = flows.Flow(zygote, shared_folder / "other")
   config = flows.tiny(copy.deepcopy(tiny_config))
   config.seed, config.data.max_train, config.data.max_dev = 1, 20, 7
-  config.data.max_passages = 61
+  config.data.max_passages = 79
   with filelock.FileLock(shared_folder / "other.lock"):
     if not flow.is_made():
       flow.make(config, write_config, flows.STAGES)
