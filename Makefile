@@ -5,6 +5,8 @@ VENV ?= .venv
 PARITY ?= 1
 WORKERS ?= 2
 PYTEST_ARGS ?=
+# All rows of the fault suite; or only some files, see docs/faults.md.
+FAULTS ?= tests/faults tests/training/test_crashes.py tests/test_processes.py
 
 BIN := $(VENV)/bin
 # Python compiles what it imports; compiling all of it takes as long as the rest.
@@ -14,7 +16,7 @@ INPUTS := setup.py pyproject.toml constraints.txt dpr_jax/version.py
 SHELL_SCRIPTS := $(wildcard launch/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test-venv parity planner demo test lint format clean
+.PHONY: help venv test-venv parity planner demo test faults lint format clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets.
@@ -69,6 +71,11 @@ demo: $(VENV)/.runtime ## Run the whole flow on the embedded sample.
 test: $(VENV)/.test parity planner ## Run all tests (PARITY=0: without torch, libtpu).
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	  --no-loadscope-reorder $(PYTEST_ARGS)
+
+# A table at the end says how many trials of each row have passed.
+faults: $(VENV)/.test ## Run the whole fault suite: kills, bad disks, damage.
+	DPR_JAX_FAULTS=full $(BIN)/python -m pytest -n $(WORKERS) \
+	  --dist worksteal $(FAULTS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.test ## Check style, formatting and shell scripts.
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import os
 import pathlib
 
 DEVICES = 8
+pytest_plugins = ["tests.faults.table"]
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -209,22 +210,32 @@ def get_config(variant=""):
 
 
 @pytest.fixture(scope="session")
-def config_file(tiny_config, tmp_path_factory) -> pathlib.Path:
-  """The tiny config as a file."""
+def write_config():
+  """Writes a config as a file that `--config` can name."""
   from dpr_jax import configuration
 
-  path = tmp_path_factory.mktemp("configs") / "tiny.py"
-  values = {
-    name: {
-      key: tuple(value) if isinstance(value, list) else value
-      for key, value in section.items()
+  def write(path, config) -> pathlib.Path:
+    values = {
+      name: {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in section.items()
+      }
+      if isinstance(section, dict)
+      else section
+      for name, section in configuration.plain(config).items()
     }
-    if isinstance(section, dict)
-    else section
-    for name, section in configuration.plain(tiny_config).items()
-  }
-  path.write_text(CONFIG.format(values=values))
-  return path
+    path.write_text(CONFIG.format(values=values))
+    return path
+
+  return write
+
+
+@pytest.fixture(scope="session")
+def config_file(tiny_config, write_config, tmp_path_factory) -> pathlib.Path:
+  """The tiny config as a file."""
+  return write_config(
+    tmp_path_factory.mktemp("configs") / "tiny.py", tiny_config
+  )
 
 
 @pytest.fixture(scope="session")

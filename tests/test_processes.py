@@ -18,6 +18,7 @@ import pytest
 
 from dpr_jax import processes, workdir
 from dpr_jax.models import checkpoints
+from tests.faults import amounts
 
 STEPS = 8
 SECOND = "shard-00001-of-00003"
@@ -115,12 +116,18 @@ def _params(folder: pathlib.Path):
   return checkpoints.load_params(where)
 
 
+def _children(process) -> list[int]:
+  path = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+  return [int(child) for child in path.read_text().split()]
+
+
 def _end(process, timeout=120):
   out, err = process.communicate(timeout=timeout)
   return process.returncode, err
 
 
 @pytest.mark.slow
+@pytest.mark.fault_row(4)
 def test_killed_in_the_middle_and_resumed_to_the_same_end(
   launch, alone, mined_workdir, tmp_path
 ):
@@ -134,10 +141,8 @@ def test_killed_in_the_middle_and_resumed_to_the_same_end(
   while not any(row["step"] >= 4 for row in _rows(tmp_path / "killed")):
     assert process.poll() is None, process.communicate()
     time.sleep(0.02)
-  launched = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
-  children = launched.read_text().split()
   began = time.monotonic()
-  os.kill(int(children[1]), signal.SIGKILL)
+  os.kill(_children(process)[1], signal.SIGKILL)
   code, err = _end(process)
   assert time.monotonic() - began < 60
   assert code == 128 + signal.SIGKILL
@@ -267,6 +272,26 @@ def test_built_and_searched_by_all(launch, alone, mined_workdir, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not amounts.FULL, reason="in `make faults`")
+@pytest.mark.fault_row(4)
+def test_all_end_when_the_first_is_killed(launch, fresh_workdir):
+  """With it goes the service that tells the others; nothing is left."""
+  process = launch(fresh_workdir.root)
+  while not any(row["step"] >= 2 for row in _rows(fresh_workdir.root)):
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.05)
+  children = _children(process)
+  began = time.monotonic()
+  os.kill(children[0], signal.SIGKILL)
+  code, err = _end(process)
+  assert time.monotonic() - began < processes.SILENT_SECONDS + 10
+  assert code == 128 + signal.SIGKILL
+  assert "process 0 ended first, killed by SIGKILL" in err
+  assert not any(pathlib.Path(f"/proc/{child}").exists() for child in children)
+
+
+@pytest.mark.slow
+@pytest.mark.fault_row(4)
 @pytest.mark.parametrize(
   ("hurt", "option", "message"),
   [

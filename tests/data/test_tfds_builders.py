@@ -256,6 +256,15 @@ def rejected(folder, match):
   assert "dpr-jax prepare" in str(caught.value)
 
 
+def test_records_of_another_table(small, tmp_path_factory):
+  """A whole file, with fewer rows than were written."""
+  other = tmp_path_factory.mktemp("other")
+  tfds_builders.write_passages(corpus(100), other)
+  (name,) = (path.name for path in small.glob("*.array_record*"))
+  (small / name).write_bytes((other / name).read_bytes())
+  rejected(small, "it holds 100 records, 200 were written")
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.9])
 def test_truncated_array_record(small, keep):
   (shard,) = small.glob("*.array_record-*")

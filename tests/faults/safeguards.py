@@ -1,0 +1,199 @@
+"""Row 18's list: every safeguard, how it is taken away, and what then breaks.
+
+(file, line as it is, what replaces it, test).  A line may be a part of one;
+it occurs once in the file.
+"""
+
+_WORKDIR = "tests/test_workdir.py"
+_REFUSALS = "tests/retrieval/test_search_refusals.py"
+_RESOURCES = "tests/data/test_resources.py"
+_HERE = "tests/faults/test_safeguards.py"
+
+CHECKSUMS = {
+  "of a manifest": (
+    "manifests.py",
+    "if found != recorded:",
+    "if False:",
+    f"{_WORKDIR}::test_every_flipped_bit_of_a_manifest_is_found",
+  ),
+  "of files that a manifest lists": (
+    "manifests.py",
+    "if found != expected:",
+    "if False:",
+    f"{_WORKDIR}::test_check_files",
+  ),
+  "of a stage's output, before it counts as done": (
+    "manifests.py",
+    'wrong = damaged_files(self.folder, old["files"])',
+    "wrong = {}",
+    f"{_WORKDIR}::test_outputs_that_are_gone_or_damaged_count",
+  ),
+  "of a part, before it is found": (
+    "parts.py",
+    "return None if wrong else record",
+    "return record",
+    "tests/test_parts.py::test_what_is_there_is_found",
+  ),
+  "of a checkpoint": (
+    "models/checkpoints.py",
+    "if _checksums(folder / str(step)) != recorded:",
+    "if False:",
+    "tests/models/test_checkpoints.py::test_a_flipped_bit_is_found",
+  ),
+  "of a download": (
+    "data/resources.py",
+    "if actual != expected:",
+    "if False:",
+    f"{_RESOURCES}::test_wrong_hash_is_refused_and_leaves_nothing",
+  ),
+  "of the cache": (
+    "data/resources.py",
+    "or workdir.fingerprint_file(folder / name) != expected",
+    "",
+    f"{_RESOURCES}::test_damaged_cache_without_network_is_never_used",
+  ),
+  "of the data's tables": (
+    "data/prepare.py",
+    "workdir_module.check_files(workdir.data, manifest, beside)",
+    "pass",
+    "tests/data/test_prepare.py::"
+    "test_what_lies_beside_the_rows_is_compared_before_use",
+  ),
+  "count of the records": (
+    "data/tables.py",
+    "if found != expected:",
+    "if False:",
+    "tests/data/test_tfds_builders.py::test_records_of_another_table",
+  ),
+  "of BM25": (
+    "retrieval/bm25.py",
+    "workdir_lib.check_files(folder, manifest)",
+    "pass",
+    "tests/retrieval/test_bm25.py::test_damaged_index_is_refused",
+  ),
+  "of results": (
+    "evaluation/ranking.py",
+    "if expected != (found := workdir_lib.fingerprint_file(path)):",
+    "if found := None:",
+    "tests/evaluation/test_ranking.py::"
+    "test_changed_results_are_refused_with_their_manifest",
+  ),
+}
+LOCKS = {
+  "of the workdir": (
+    "workdir.py",
+    "timeout=0)\n    lock.acquire()\n  except filelock.Timeout as error:",
+    "timeout=0)\n  except filelock.Timeout as error:",
+    f"{_HERE}::test_a_second_command_is_refused",
+  ),
+  "of the cache": (
+    "data/resources.py",
+    'filelock.FileLock(cache / f"{folder.name}.lock", timeout=LOCK_SECONDS)',
+    "tempfile.TemporaryDirectory()",
+    f"{_RESOURCES}::test_waits_for_the_lock_and_then_finds_the_work_done",
+  ),
+}
+RENAMES = {
+  "of a file": (
+    "atomic_files.py",
+    'temporary = path.with_name(f"{stem}{_MARK}tmp-{_number()}{dot}{suffix}")',
+    "temporary = path",
+    f"{_WORKDIR}::test_replace_file_is_all_or_nothing",
+  ),
+  "of a folder": (
+    "atomic_files.py",
+    'temporary = path.with_name(f"{path.name}{_MARK}tmp-{_number()}")',
+    "temporary = path",
+    f"{_WORKDIR}::test_replace_folder_is_all_or_nothing",
+  ),
+  "back, where it failed": (
+    "atomic_files.py",
+    "os.replace(old, path)\n",
+    "pass\n",
+    f"{_WORKDIR}::test_the_old_folder_comes_back_where_renaming_fails",
+  ),
+  "after the bytes": (
+    "atomic_files.py",
+    "_fsync_file(temporary)\n",
+    "pass\n",
+    f"{_HERE}::test_bytes_are_on_the_disk_before_the_name",
+  ),
+  "and of the folder's names": (
+    "atomic_files.py",
+    "fsync_folder(path.parent)\n    finally:",
+    "pass\n    finally:",
+    f"{_HERE}::test_bytes_are_on_the_disk_before_the_name",
+  ),
+}
+LISTS = {
+  "names in a pickle": (
+    "retrieval/vector_formats.py",
+    "if (module, name) not in _ALLOWED:",
+    "if False:",
+    f"{_HERE}::test_a_pickle_may_not_name_functions",
+  ),
+  "a name that would be taken for a leftover": (
+    "atomic_files.py",
+    'if _MARK in f".{name}":',
+    "if False:",
+    f"{_WORKDIR}::test_names_that_would_be_taken_for_leftovers_are_refused",
+  ),
+}
+OWNERS = {
+  "of a folder": (
+    "atomic_files.py",
+    "check_ours(path, owner)\n  temporary",
+    "pass\n  temporary",
+    f"{_WORKDIR}::test_a_folder_that_is_not_ours_is_kept",
+  ),
+  "of every file in it": (
+    "atomic_files.py",
+    "foreign = list(_foreign(path, listed))",
+    "foreign = []",
+    f"{_WORKDIR}::test_replace_folder_is_all_or_nothing",
+  ),
+  "of inputs inside": (
+    "atomic_files.py",
+    "if inner == outer or outer in inner.parents:",
+    "if False:",
+    f"{_WORKDIR}::test_inputs_inside_what_is_replaced_are_refused",
+  ),
+}
+LINKS = {
+  "BM25 to its corpus": (
+    "retrieval/bm25.py",
+    'if (found := manifest["inputs"].get("passages")) != corpus:',
+    "if found := None:",
+    "tests/retrieval/test_bm25.py::test_an_index_of_another_corpus_is_refused",
+  ),
+  "vectors to their model": (
+    "retrieval/faiss_index.py",
+    "if made_by != encoder.fingerprint:",
+    "if False:",
+    f"{_REFUSALS}::test_vectors_of_another_model_are_refused",
+  ),
+  "an index to its model": (
+    "retrieval/rankers.py",
+    "if found != ours:",
+    "if False:",
+    f"{_REFUSALS}::test_an_index_of_another_model_is_refused",
+  ),
+  "an index to its vectors": (
+    "retrieval/rankers.py",
+    'if manifest["inputs"].get("embeddings") != made_from:',
+    "if False:",
+    f"{_REFUSALS}::test_index_of_other_vectors_is_refused",
+  ),
+}
+ALL = {
+  f"{kind}: {name}": patch
+  for kind, patches in (
+    ("checksum", CHECKSUMS),
+    ("lock", LOCKS),
+    ("rename", RENAMES),
+    ("allow-list", LISTS),
+    ("owner", OWNERS),
+    ("link", LINKS),
+  )
+  for name, patch in patches.items()
+}

@@ -1,0 +1,142 @@
+"""Row 18: a safeguard that is taken away breaks a test.
+
+In a copy of the package one line of safeguards.py is replaced, and the one test
+that watches over it is run there: it must fail.
+"""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from dpr_jax import atomic_files, errors, workdir
+from tests.faults import safeguards
+from tests.faults.amounts import FULL
+
+FOLDERS = ("dpr_jax", "tests", "configs", "launch")
+FILES = ("pyproject.toml", "setup.py")
+
+
+def test_every_line_is_there_once(repository):
+  """And so is the test: else a safeguard could go without a word."""
+  for name, (file, line, _, test) in safeguards.ALL.items():
+    text = (repository / "dpr_jax" / file).read_text()
+    assert text.count(line) == 1, f"{name}: {file}: {line}"
+    path, _, function = test.partition("::")
+    text = (repository / path).read_text()
+    assert f"def {function}(" in text, f"{name}: {test}"
+
+
+@pytest.fixture(scope="module")
+def copy(repository, tmp_path_factory):
+  """A copy of the package and its tests, to be spoilt."""
+  folder = tmp_path_factory.mktemp("spoilt")
+  ignore = shutil.ignore_patterns("__pycache__")
+  for name in FOLDERS:
+    if (repository / name).exists():
+      shutil.copytree(repository / name, folder / name, ignore=ignore)
+  for name in FILES:
+    shutil.copy(repository / name, folder)
+  return folder
+
+
+def _run(copy, environment, test):
+  return subprocess.run(
+    [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    + ["--tb=line", test],
+    cwd=copy,
+    env=environment | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="in `make faults`")
+def test_every_removal_breaks_a_test(copy, environment, tally):
+  rows = tally(18)
+  for name in rows.each(safeguards.ALL):
+    file, line, instead, test = safeguards.ALL[name]
+    path = copy / "dpr_jax" / file
+    text = path.read_text()
+    path.write_text(text.replace(line, instead))
+    try:
+      with rows.trial(name):
+        ended = _run(copy, environment, test)
+        last = ended.stdout.strip().rpartition("\n")[2]
+        assert (ended.returncode, "failed" in last) == (1, True), (
+          f"{test}: {last}"
+        )
+    finally:
+      path.write_text(text)
+  with rows.trial("nothing removed"):
+    tests = {test for _, _, _, test in safeguards.ALL.values()}
+    ended = subprocess.run(
+      [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+      cwd=copy,
+      env=environment | {"PYTHONPATH": str(copy)},
+      capture_output=True,
+      text=True,
+    )
+    assert ended.returncode == 0, ended.stdout[-500:]
+
+
+def test_a_second_command_is_refused(tmp_path):
+  """The lock is the process's; a second one in it is no holder either."""
+  place = workdir.Workdir(tmp_path / "w")
+  with workdir.locked(place):
+    ended = subprocess.run(
+      [
+        sys.executable,
+        "-c",
+        "import sys; from dpr_jax import errors, workdir\n"
+        f"with workdir.locked(workdir.Workdir({str(place.root)!r})): pass",
+      ],
+      capture_output=True,
+      text=True,
+    )
+  assert ended.returncode == 1
+  assert f"is in use by process {os.getpid()}" in ended.stderr
+
+
+def test_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
+  """A file's bytes first, then its name, then the names of the folder."""
+  calls, fsync, replace = [], os.fsync, os.replace
+
+  def note_fsync(descriptor):
+    path = os.readlink(f"/proc/self/fd/{descriptor}")
+    calls.append("folder" if path == str(tmp_path) else "bytes")
+    fsync(descriptor)
+
+  def note_replace(old, new):
+    calls.append("name")
+    replace(old, new)
+
+  monkeypatch.setattr(os, "fsync", note_fsync)
+  monkeypatch.setattr(os, "replace", note_replace)
+  with atomic_files.replace_file(tmp_path / "file.json") as temporary:
+    temporary.write_text("{}")
+  assert calls == ["bytes", "name", "folder"]
+
+
+class _Calls:
+  """Pickled as a call of a function."""
+
+  def __init__(self, path):
+    self._path = path
+
+  def __reduce__(self):
+    return os.mkdir, (self._path,)
+
+
+def test_a_pickle_may_not_name_functions(tmp_path):
+  from dpr_jax.retrieval import vector_formats
+
+  path, trace = tmp_path / "vectors.pkl", tmp_path / "trace"
+  path.write_bytes(pickle.dumps([("id", _Calls(str(trace)))]))
+  with pytest.raises(errors.InputError, match="mkdir"):
+    vector_formats.import_(path, tmp_path / "out")
+  assert not trace.exists()
