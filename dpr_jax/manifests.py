@@ -23,6 +23,11 @@ from dpr_jax.atomic_files import MANIFEST
 
 _CHECKSUM, _VERSION = "checksum", "dpr_jax"
 _UNFINISHED = "unfinished"
+# How and when something was made, which does not make it another thing.
+_OF_THE_RUN = frozenset(
+  ("created", "seconds", "cores", "build_seconds", "passages_per_second")
+  + ("padding_share", "recall", "tuning", "parts")
+)
 _PARTS = {"config": dict, "inputs": dict, "counts": dict, "files": dict}
 # Commands that make a stage's output again, where it is not the stage's name
 # and --overwrite: training goes on, and embedding makes what is damaged.
@@ -178,13 +183,22 @@ def check_manifest(
 def manifest_fingerprint(folder: pathlib.Path, stage: str) -> str:
   """Fingerprint of an earlier stage's output, for a later stage's `inputs`.
 
-  It covers what the stage did (config, inputs, counts, files), not when.
+  It covers what the stage did (config, inputs, counts, files), not when, on
+  what, or how fast.
 
   Raises:
     InputError: that stage has not run in this workdir.
   """
-  manifest = dict(read_manifest(folder, stage))
-  manifest.pop("created", None)
+  path = folder / MANIFEST
+  manifest = read_manifest(folder, stage)
+  if _CHECKSUM not in read_json(path):  # older ones are known by all of it
+    return fingerprint({k: v for k, v in manifest.items() if k != "created"})
+  manifest = {k: v for k, v in manifest.items() if k not in _OF_THE_RUN}
+  manifest["counts"] = {
+    key: count
+    for key, count in manifest["counts"].items()
+    if not key.endswith("_in_this_run")
+  }
   return fingerprint(manifest)
 
 

@@ -152,7 +152,28 @@ def problem(folder: pathlib.Path, step: int) -> str | None:
     found = _sums(path)
   except errors.InputError as error:
     return f"{path} is damaged: {error}"
-  return _differences(path, recorded, found)
+  return _differences(path, recorded, found) or _foreign(folder, step)
+
+
+def _foreign(folder: pathlib.Path, step: int) -> str | None:
+  """A line where a finished training's manifest names another checkpoint."""
+  manifest = folder.parent / workdir.MANIFEST
+  try:
+    ours = workdir.read_record(manifest)["checkpoints"][str(step)]
+  except (errors.InputError, KeyError, TypeError):  # not finished, or older
+    return None
+  found = identity(folder, step)
+  if found == ours:
+    return None
+  return (
+    f"{folder / str(step)} is not of this training: it is checkpoint"
+    f" {workdir.short(found)}, {manifest} names {workdir.short(ours)}"
+  )
+
+
+def identity(folder: pathlib.Path, step: int) -> str:
+  """What a manifest remembers of a checkpoint: the sha256 of its sums."""
+  return workdir.fingerprint_file(sums_path(folder, step))
 
 
 def _differences(

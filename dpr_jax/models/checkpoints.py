@@ -120,6 +120,13 @@ class Checkpoints:
     except errors.InputError:
       return {}
 
+  def identities(self) -> dict[str, str]:
+    """Of the checkpoints that are whole, by step, for the manifest."""
+    return {
+      str(step): checkpoint_files.identity(self.folder, step)
+      for step in self.steps()
+    }
+
   def restore_latest(self, params: Any, optimizer: Any) -> tuple[int, Any, Any]:
     """The newest checkpoint that is whole, as NumPy arrays.
 

@@ -197,10 +197,12 @@ def check_origin(
   embeddings: dict[str, Any], passages: str, source: pathlib.Path
 ) -> None:
   """`InputError` where vectors are not of the workdir's passages."""
-  if embeddings.get("inputs", {}).get("passages") != passages:
+  found = embeddings.get("inputs", {}).get("passages")
+  if found != passages:
     raise errors.InputError(
-      f"{source}: these vectors are not of the passages in this workdir's"
-      " data; run `dpr-jax embed` again"
+      f"{source}: these vectors are of passages {workdir_lib.short(found)}, not"
+      f" of the passages {workdir_lib.short(passages)} in this workdir's data;"
+      " run `dpr-jax embed` again"
     )
 
 

@@ -115,8 +115,10 @@ def mined_path(
     for name, value in current.items():
       if manifest.get("inputs", {}).get(name) != value:
         raise errors.InputError(
-          f"{path} was mined from other {name} data than {where.data} holds:"
-          f" run `{mining.command(kind)}` with --workdir={where.root} again"
+          f"{path} was mined from other {name} data"
+          f" ({workdir_lib.short(manifest.get('inputs', {}).get(name))}) than"
+          f" {where.data} holds ({workdir_lib.short(value)}): run"
+          f" `{mining.command(kind)}` with --workdir={where.root} again"
         )
     ours = workdir_lib.dataset_inputs(workdir, *names)
     if ours != current and _made_from(workdir) != _made_from(where):

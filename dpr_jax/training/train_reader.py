@@ -73,6 +73,7 @@ def train_reader(
       cores=jax.device_count(),
       seconds=round(run.timer.total(), 1),
       selected=run.saved.selected(),
+      checkpoints=run.saved.identities(),
       ranks=run.ranks,
     )
 

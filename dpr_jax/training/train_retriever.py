@@ -65,6 +65,7 @@ def train(
       cores=jax.device_count(),
       seconds=round(run.timer.total(), 1),
       selected=run.saved.selected(),
+      checkpoints=run.saved.identities(),
     )
 
 
@@ -126,6 +127,9 @@ class Run:
     processes.first_alone(lambda: claim.open(overwrite))
     self.claim = claim
     self.resume()
+    if processes.is_first():  # until it is finished, it is not
+      with workdir_lib.writing(claim.manifest):
+        claim.manifest.unlink(missing_ok=True)
     try:
       with interrupts.deferred() as asked:
         self.go(asked)
