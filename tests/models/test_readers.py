@@ -97,8 +97,11 @@ def test_in_and_out_again(kind, tiny_checkpoint, tmp_path):
   assert back.tokenizer.text_format() == reader.tokenizer.text_format()
   if has_rank:  # the other kind has no rank head to come back
     assert back.fingerprint == reader.fingerprint
-  with pytest.raises(errors.InputError, match="exists: give a new folder"):
-    readers.export(reader, out, kind)
+  readers.export(reader, out, kind)  # ours: replaced
+  (tmp_path / "notes").mkdir()
+  (tmp_path / "notes" / "a.txt").write_text("a user's")
+  with pytest.raises(errors.InputError, match="notes is not empty and holds"):
+    readers.export(reader, tmp_path / "notes", kind)
   import transformers
 
   tokenizer = transformers.AutoTokenizer.from_pretrained(out)
