@@ -25,6 +25,7 @@ DECIDING = (
 READER_DECIDING = ("length", "question_length", "overlap", "layout")
 # How a model is computed, not what: the call's own, whatever was trained with.
 FREE = ("compute_dtype", "attention")
+TRAINED = "the training's"
 # Where training starts from.
 BEGINNING = ("checkpoint", "random_layers", "random_width", "random_heads")
 
@@ -190,14 +191,16 @@ def settle(
   """
   config = copy.deepcopy(config)
   section = of_towers(where)
+  whose = TRAINED
   made = f"the towers in {where.training} were trained with"
   if section is None and not starts:
     section = of_start(where)
     made = f"the vectors in {where.embeddings('dense-start')} were made with"
+    whose = "their"
   if section is not None:
     if check:
       asked = configuration.plain(config.model)
-      _refuse(section, asked, "model", DECIDING, made)
+      _refuse(section, asked, "model", DECIDING, made, whose)
     take(config.model, section, keep)
   reads = reads and not config.read.reader  # the workdir's own
   found = of_reader(where) if reads or not check else None
@@ -218,6 +221,7 @@ def _refuse(
   section: str,
   keys: tuple[str, ...],
   made: str,
+  whose: str = TRAINED,
 ) -> None:
   found = differences(there, here, keys)
   if not found:
@@ -227,8 +231,8 @@ def _refuse(
   )
   trained = ", ".join(repr(old) for old, _ in found.values())
   raise errors.InputError(
-    f"{asked}: {made} {trained}; leave --config out to use the settings in the"
-    " workdir, or give another --workdir"
+    f"{asked}: {made} {trained}; leave --config out to use {whose} own"
+    " settings, or give another --workdir"
   )
 
 
