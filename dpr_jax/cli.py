@@ -20,6 +20,7 @@ from dpr_jax import (
   atomic_files,
   commands,
   errors,
+  experiment,
   interrupts,
   parallel,
   processes,
@@ -30,6 +31,7 @@ from dpr_jax import command_flags as given
 _WIDE = "xla_cpu_prefer_vector_width"
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
+--config may be left out where the workdir has one.
 
 STAGE is one of
   {"  ".join(commands.STAGES)}
@@ -115,12 +117,15 @@ def _parse(arguments: Sequence[str]) -> list[str]:
   if arguments[1:2] == ["ask"]:  # there --json needs no file
     arguments = ["--json=-" if a == "--json" else a for a in arguments]
   try:
-    return flags.FLAGS(given.with_values(arguments))
+    arguments = given.with_values(arguments)
+    return flags.FLAGS(experiment.with_stored_config(arguments))
   except flags.Error as error:
     # What a config file raises comes with a traceback: keep its two ends.
     before, traceback, after = str(error).partition("Traceback")
     last = after.strip().rpartition("\n")[2] if traceback else ""
     return _fail(before + last)
+  except errors.InputError as error:
+    return _fail(error)
   except (KeyError, AttributeError, TypeError, ValueError) as error:
     return _fail(f"in --config or an override of it: {error}")
   except (OSError, ImportError, SyntaxError) as error:
@@ -138,8 +143,9 @@ def _run(arguments: list[str]) -> None:
     _fail(f"unknown stage {stage!r}: one of {', '.join(_known())}")
   interrupts.listen()
   try:
-    name = f"bench {rest[0]}" if stage == "bench" else stage
-    given.check(name, commands.STAGES)
+    command = f"bench {rest[0]}" if stage == "bench" else stage
+    given.check(command, commands.STAGES)
+    experiment.check(command)
     cores = given.CPU_DEVICES.value or (8 if stage == "demo" else 0)
     _set_up_cores(cores, stage)
     commands.call(stage, rest)

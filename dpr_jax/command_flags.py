@@ -9,7 +9,10 @@ from ml_collections import config_flags
 from dpr_jax import errors
 
 CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "The experiment: configs/X.py or configs/X.py:variant."
+  "config",
+  None,
+  "The experiment: configs/X.py or configs/X.py:variant; default: what the"
+  " workdir has in config.json.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written.")
 CPU_DEVICES = flags.DEFINE_integer(

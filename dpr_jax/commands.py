@@ -9,14 +9,14 @@ import pathlib
 import runpy
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources as importlib_resources
 
 import ml_collections
 from absl import logging
 
 from dpr_jax import command_flags as given
-from dpr_jax import configuration, errors, processes
+from dpr_jax import configuration, errors, experiment, processes
 from dpr_jax import workdir as workdir_lib
 
 STAGES = (
@@ -29,63 +29,6 @@ READING = ("train-reader", "read")  # `run` does them if config.reader.train
 TOGETHER = ("train", "embed", "train-reader")
 
 
-def _experiment():
-  """The config and the workdir that the flags name, as `_open` gives them."""
-  return _open(_config(), _workdir())
-
-
-def _workdir() -> workdir_lib.Workdir:
-  """The workdir that the flags name."""
-  if not given.WORKDIR.value:
-    raise errors.InputError("--workdir is missing: --workdir=DIR")
-  return workdir_lib.Workdir(given.WORKDIR.value)
-
-
-def _config() -> ml_collections.ConfigDict:
-  """The config that the flags name, all of its keys known."""
-  if given.CONFIG.value is None:
-    raise errors.InputError("--config is missing: --config=configs/X.py")
-  try:
-    given.CONFIG.value.items()
-  except OSError as error:  # a file that cannot be loaded shows only now
-    raise errors.InputError(f"--config: {error}") from error
-  return _known(given.CONFIG.value)
-
-
-def _known(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Returns the config; `InputError` where it holds keys of its own."""
-  known = configuration.base_config()
-  for section, values in configuration.plain(config).items():
-    if section not in known or (
-      isinstance(values, dict) and values.keys() - known[section].keys()
-    ):
-      raise errors.InputError(f"config.{section}: unknown or with unknown keys")
-  return config
-
-
-@contextlib.contextmanager
-def _open(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
-) -> Iterator[tuple[ml_collections.ConfigDict, workdir_lib.Workdir]]:
-  """Config and workdir, locked for the block, the config saved there."""
-  config = _known(config)
-  if not processes.is_first():  # the first holds the lock for all
-    processes.barrier()
-    yield config, workdir
-    return
-  with workdir_lib.locked(workdir):
-    try:
-      workdir_lib.write_json(
-        workdir.root / "config.json", configuration.plain(config)
-      )
-    except OSError as error:
-      raise errors.InputError(
-        f"--workdir={workdir.root} cannot be written: {error.strerror}"
-      ) from error
-    processes.barrier()
-    yield config, workdir
-
-
 def _stages(
   stage: str,
   config: ml_collections.ConfigDict,
@@ -93,7 +36,6 @@ def _stages(
 ) -> None:
   from dpr_jax.retrieval import spread
 
-  functions = _functions(config, workdir, stage)
   tasks = spread.Helper(config, workdir).tasks
   wanted = STAGES if stage == "run" else (stage,)
   if stage == "run" and not config.reader.train:
@@ -102,10 +44,13 @@ def _stages(
     _check_trainings(config, workdir)
   for name in wanted:
     logging.info("== %s", name)
-    if name in TOGETHER:
-      functions[name]()
-    else:
-      processes.first_leads(functions[name], tasks)
+    settled = experiment.settled(config, workdir, name)
+    function = _functions(settled, workdir, stage)[name]
+    with experiment.remembered(config, workdir):
+      if name in TOGETHER:
+        function()
+      else:
+        processes.first_leads(function, tasks)
 
 
 def _check_trainings(
@@ -139,6 +84,8 @@ def _functions(
   )
   from dpr_jax.training import train_reader, train_retriever
 
+  questions = experiment.path(given.QUESTIONS)
+
   def again(name: str) -> dict[str, bool]:
     return {"overwrite": given.overwrites(name)}
 
@@ -151,10 +98,10 @@ def _functions(
     search.retrieve(
       config,
       workdir,
-      questions_file=given.QUESTIONS.value,
+      questions_file=questions,
       name=given.NAME.value,
       methods=given.METHOD.value,
-      qrels=given.QRELS.value if stage == "retrieve" else None,
+      qrels=experiment.path(given.QRELS) if stage == "retrieve" else None,
       tune=given.TUNE.value,
       **again("retrieve"),
     )
@@ -193,7 +140,7 @@ def _functions(
       workdir,
       name=given.NAME.value,
       # In `run` they have been retrieved for.
-      questions_file=given.QUESTIONS.value if stage == "read" else None,
+      questions_file=questions if stage == "read" else None,
       methods=given.METHOD.value,
       tune=given.TUNE.value,
       **again("read"),
@@ -203,7 +150,7 @@ def _functions(
       workdir,
       name=given.NAME.value,
       match=given.MATCH.value,
-      qrels=given.QRELS.value,
+      qrels=experiment.path(given.QRELS),
       compare=given.COMPARE.value,
       **again("evaluate"),
     ),
@@ -214,15 +161,21 @@ def _ask(questions: list[str]) -> None:
   """Answers questions from a finished workdir."""
   from dpr_jax.retrieval import asking
 
-  folder, as_json = _workdir().root, given.JSON.value is not None
+  workdir, as_json = experiment.workdir(), given.JSON.value is not None
   if as_json and given.JSON.value != "-":
     raise errors.InputError(
       f"--json={given.JSON.value}: ask prints: --json alone"
     )
   if given.K.value < 1:
     raise errors.InputError(f"--k={given.K.value}: must be at least 1")
+  config = None
+  if given.CONFIG.value is not None:
+    config = experiment.settled(experiment.config(), workdir, "ask")
   answerer = asking.Answerer.load(
-    folder, method=(given.METHOD.value or [""])[0], k=given.K.value
+    workdir.root,
+    method=(given.METHOD.value or [""])[0],
+    k=given.K.value,
+    config=config,
   )
   for question in questions or sys.stdin:
     if question.strip():
@@ -234,14 +187,17 @@ def _bench(arguments: list[str]) -> None:
   """Measures; unlike a stage it leaves nothing in the workdir."""
   from dpr_jax.benchmarking import batch, encode, harness, reader, search, train
 
-  kind, config = arguments[0], _config()
+  kind, config = arguments[0], experiment.config()
+  if given.WORKDIR.value:
+    workdir = experiment.workdir()
+    config = experiment.settled(config, workdir, f"bench {kind}")
   if given.REPEATS.value < 0:
     raise errors.InputError(
       f"--repeats={given.REPEATS.value}: must be positive"
     )
-  if given.JSON.value:
-    harness.check_writable(given.JSON.value)
-  against, json_file = given.AGAINST.value, given.JSON.value
+  against, json_file = given.AGAINST.value, experiment.path(given.JSON)
+  if json_file:
+    harness.check_writable(json_file)
   common = {"repeats": given.REPEATS.value, "json_file": json_file}
   if kind == "batch":
     batch.bench(
@@ -253,7 +209,7 @@ def _bench(arguments: list[str]) -> None:
   elif kind == "search":
     search.bench(
       config,
-      _workdir() if given.WORKDIR.value else None,
+      experiment.workdir() if given.WORKDIR.value else None,
       vectors=given.VECTORS.value,
       dim=given.DIM.value,
       factories=[each for each in given.FACTORIES.value.split(";") if each],
@@ -262,11 +218,11 @@ def _bench(arguments: list[str]) -> None:
       **common,
     )
   elif kind == "encode":
-    encode.bench(config, _workdir(), against=against, **common)
+    encode.bench(config, experiment.workdir(), against=against, **common)
   elif kind == "train":
     train.bench(
       config,
-      _workdir(),
+      experiment.workdir(),
       against=against,
       separate=given.SEPARATE.value,
       **common,
@@ -276,7 +232,7 @@ def _bench(arguments: list[str]) -> None:
       f"--against={against}: bench reader knows transformers alone"
     )
   else:
-    reader.bench(config, _workdir(), json_file=json_file)
+    reader.bench(config, experiment.workdir(), json_file=json_file)
 
 
 def _plan() -> None:
@@ -284,12 +240,12 @@ def _plan() -> None:
   from dpr_jax.benchmarking import harness
   from dpr_jax.planning import chips, report, search, tpu_plan
 
-  config = _config()
+  config, json_file = experiment.config(), experiment.path(given.JSON)
   if not given.TOPOLOGY.value:
     raise errors.InputError("--topology is missing: --topology=v5e:16x16")
   topology = chips.Topology.parse(given.TOPOLOGY.value)
-  if given.JSON.value:
-    harness.check_writable(given.JSON.value)
+  if json_file:
+    harness.check_writable(json_file)
   options = {
     "quick": given.QUICK.value,
     "say": lambda line: logging.info(line),
@@ -298,20 +254,25 @@ def _plan() -> None:
     config = search.largest(config, topology, **options)
   found = tpu_plan.plan(config, topology, embed=given.EMBED.value, **options)
   print(report.table(found))
-  if given.JSON.value:
-    workdir_lib.write_json(given.JSON.value, found)
+  if json_file:
+    workdir_lib.write_json(json_file, found)
 
 
 def _out(name: str) -> pathlib.Path:
   if not given.OUT.value:
     raise errors.InputError(f"{name} needs --out=DIR")
-  return pathlib.Path(given.OUT.value)
+  return workdir_lib.user_path(given.OUT.value)
 
 
 def _export() -> None:
   """The towers or the vectors of a workdir, for other libraries."""
   out = _out("export")
-  with _experiment() as (config, workdir):
+  workdir = experiment.workdir()
+  config = experiment.settled(experiment.config(), workdir, "export")
+  with contextlib.ExitStack() as stack:
+    # One that may only be read is not written by anybody meanwhile.
+    with contextlib.suppress(errors.DiskError):
+      stack.enter_context(experiment.opened(workdir))
     if given.WHAT.value == "embeddings":
       from dpr_jax.retrieval import vector_formats, vectors
 
@@ -350,14 +311,14 @@ def _import() -> None:
     raise errors.InputError("import needs --from=FILE or --from=DIR")
   from dpr_jax.retrieval import vector_formats
 
-  vector_formats.import_(pathlib.Path(given.FROM.value), out)
+  vector_formats.import_(workdir_lib.user_path(given.FROM.value), out)
 
 
 def _check() -> None:
   """Prints a line for every artefact; not all in order is exit status 2."""
   from dpr_jax import workdir_check
 
-  workdir, wrong = _workdir(), 0
+  workdir, wrong = experiment.workdir(), 0
   for finding in workdir_check.check(workdir, deep=given.DEEP.value):
     print(finding, flush=True)
     wrong += finding.state != workdir_check.OK
@@ -371,11 +332,12 @@ def _plan_index() -> None:
   """Prints what an index would take; reads the workdir at most."""
   from dpr_jax.retrieval import faiss_index_plan
 
-  config, count, dim = _config(), given.VECTORS.value, given.DIM.value
+  config = experiment.config()
+  count, dim = given.VECTORS.value, given.DIM.value
   if not count:
     if not given.WORKDIR.value:
       raise errors.InputError("--plan needs --vectors=N, or a --workdir")
-    folder = _workdir().embeddings(given.MODEL.value or "dense")
+    folder = experiment.workdir().embeddings(given.MODEL.value or "dense")
     manifest = workdir_lib.read_manifest(folder, "embed")
     count, dim = manifest["count"], manifest["dim"]
   faiss_index_plan.print_plan(config, count, dim)
@@ -397,7 +359,8 @@ def _demo() -> None:
     path = importlib_resources.files("dpr_jax.configs") / "demo.py"
     config = runpy.run_path(str(path))["get_config"]()
   folder = given.WORKDIR.value or tempfile.mkdtemp(prefix="dpr-jax-demo-")
-  with _open(config, workdir_lib.Workdir(folder)) as (config, workdir):
+  config = configuration.with_full_paths(config)
+  with experiment.opened(workdir_lib.Workdir(folder)) as workdir:
     _stages("run", config, workdir)
   from dpr_jax.retrieval import asking, search
 
@@ -439,5 +402,6 @@ def call(command: str, arguments: list[str]) -> None:
   elif command == "index" and given.PLAN.value:
     _plan_index()
   else:
-    with _experiment() as (config, workdir):
+    config, workdir = experiment.config(), experiment.workdir()
+    with experiment.opened(workdir):
       _stages(command, config, workdir)

@@ -62,6 +62,7 @@ __all__ = [
   "replace_file",
   "replace_folder",
   "short",
+  "user_path",
   "write_json",
   "write_record",
   "writing",
@@ -76,6 +77,21 @@ FOLDERS = (
 )
 
 
+def user_path(path: str | os.PathLike) -> pathlib.Path:
+  """A path as somebody gives it: `~` and `~name` are home folders.
+
+  Raises:
+    InputError: there is no such home folder.
+  """
+  expanded = os.path.expanduser(path)
+  if expanded.startswith("~"):
+    raise errors.InputError(
+      f"{path}: the home folder {expanded.split('/')[0]!r} is not known: write"
+      " the whole path (./~ for a folder of that name)"
+    )
+  return pathlib.Path(expanded)
+
+
 @dataclasses.dataclass(frozen=True)
 class Workdir:
   """Names of everything in a workdir."""
@@ -83,7 +99,7 @@ class Workdir:
   root: pathlib.Path
 
   def __init__(self, root: str | os.PathLike):
-    object.__setattr__(self, "root", pathlib.Path(root).expanduser().absolute())
+    object.__setattr__(self, "root", user_path(root).absolute())
 
   @property
   def data(self) -> pathlib.Path:

@@ -60,7 +60,9 @@ def check(
       f"--workdir={workdir.root}: there is no such folder"
     )
   found = False
-  for function in (_data, _derived, _trainings, _vectors, _files, _leftovers):
+  for function in (
+    *(_data, _derived, _trainings, _models, _vectors, _files, _leftovers),
+  ):
     for finding in function(workdir, deep):
       found = True
       yield finding
@@ -232,6 +234,21 @@ def _trainings(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
     )
     for round_folder in sorted((folder / "rounds").glob("*")):
       yield from _whole_and_linked(workdir, round_folder, "train")
+
+
+def _models(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
+  """What the weights need beside them: sizes, tokenizer, settings."""
+  from dpr_jax.models import model_files, model_settings
+
+  def look(folder: pathlib.Path, kind: str) -> str:
+    fix = model_settings.fix_of(folder)
+    record = model_files.read(folder, kind, fix)
+    model_files.check(folder, record, fix, tuple(record["files"]))
+    return f"settings of {kind} and {len(record['files'])} files"
+
+  for folder, kind in model_settings.folders(workdir).items():
+    label = _label(workdir, folder, workdir_lib.MANIFEST)
+    yield _guarded(label, lambda folder=folder, kind=kind: look(folder, kind))
 
 
 def _negatives(workdir: workdir_lib.Workdir, stage: str) -> dict[str, str]:

@@ -61,7 +61,10 @@ def prepare(
   stage = workdir_module.Stage(
     name="prepare",
     folder=workdir.data,
-    config=configuration.sections(config, "data"),
+    config=configuration.as_recorded(
+      configuration.sections(config, "data"),
+      workdir.data / workdir_module.MANIFEST,
+    ),
     inputs={
       role: workdir_module.fingerprint_file(path)
       for role, path in sources.items()

@@ -81,6 +81,11 @@ class DualEncoder:
         f" {', '.join(bert.REMATS)}"
       )
 
+  @property
+  def names(self) -> tuple[str, ...]:
+    """Of the towers, in the parameters."""
+    return (SHARED,) if self.shared else (QUESTION, PASSAGE)
+
   def towers(self, params: dict[str, Any]) -> dict[str, Any]:
     """Two towers that start from one pretrained tree."""
     if self.shared:

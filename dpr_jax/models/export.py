@@ -5,16 +5,21 @@ with its pooling and normalisation.  Two towers become two folders, `question`
 and `passage`; a shared one is the folder itself.
 """
 
-import dataclasses
 import pathlib
 from typing import Any
 
 import ml_collections
-import safetensors.numpy
 from absl import logging
 
-from dpr_jax import errors, workdir
-from dpr_jax.models import dual_encoder, pretrained, towers
+from dpr_jax import configuration, errors, workdir
+from dpr_jax.models import (
+  dual_encoder,
+  model_files,
+  model_settings,
+  pretrained,
+  stored_towers,
+  towers,
+)
 
 FORMATS = ("hf", "sentence-transformers")
 _KIND = "sentence_transformers.models."
@@ -30,26 +35,29 @@ def export(
   """Writes the towers of a workdir.
 
   Args:
-    config: the experiment.
+    config: the experiment; must not contradict what was trained.
     where: its workdir.
     form: one of `FORMATS`.
-    folder: where to; replaced where it is there.
+    folder: where to; replaced where it is an export of ours.
     model: "dense" = as trained, "dense-start" = before training.
 
   Returns:
     The folders that can be loaded.
 
   Raises:
-    InputError: an unknown format, or no checkpoint.
+    InputError: an unknown format, no checkpoint, a setting that contradicts
+      the training, or a folder with something else in it.
   """
   if form not in FORMATS:
     raise errors.InputError(
       f"--format={form}: the towers can be written as {' or '.join(FORMATS)}"
     )
+  config = model_settings.settle(config, where, starts=True)
   if model == "dense":
-    loaded = towers.trained(config, where)
+    loaded = stored_towers.trained(config, where)
   else:
-    loaded = towers.start(config)
+    loaded = stored_towers.before_training(config, where)
+  values = {"model": configuration.sections(config, "model")["model"]}
   written = []
   with workdir.replace_folder(folder, "export") as temporary:
     for name, params in loaded.params.items():
@@ -57,7 +65,9 @@ def export(
       target = temporary if shared else temporary / name
       target.mkdir(exist_ok=True)
       _write(loaded, params, name, form, target)
+      model_files.seal(target, model_files.TOWERS, **values)
       written.append(folder if shared else folder / name)
+    model_files.seal(temporary, model_files.TOWERS, **values)
   logging.info("export: %s", ", ".join(map(str, written)))
   return written
 
@@ -72,26 +82,9 @@ def _write(
   encoder, tokenizer = model.encoder, model.tokenizer
   question = name == dual_encoder.QUESTION
   length = tokenizer.question_length if question else tokenizer.passage_length
-  workdir.write_json(
-    folder / "config.json",
-    dataclasses.asdict(encoder.config)
-    | {"model_type": "bert", "architectures": ["BertModel"], "pad_token_id": 0},
-  )
-  safetensors.numpy.save_file(
-    pretrained.tensors_from_params(params, encoder.config),
-    folder / "model.safetensors",
-    metadata={"format": "pt"},
-  )
-  tokenizer.backend.save(str(folder / "tokenizer.json"))
-  special = ("unk", "sep", "pad", "cls", "mask")
-  workdir.write_json(
-    folder / "tokenizer_config.json",
-    {f"{each}_token": f"[{each.upper()}]" for each in special}
-    | {
-      "tokenizer_class": "BertTokenizer",
-      "model_max_length": length,
-      "model_input_names": ["input_ids", "attention_mask"],
-    },
+  model_files.write_sizes(folder, encoder.config, tokenizer.backend)
+  model_files.write_weights(
+    folder, pretrained.tensors_from_params(params, encoder.config), length
   )
   if form != "sentence-transformers":
     return

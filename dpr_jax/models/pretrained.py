@@ -76,6 +76,17 @@ def tensor_names(
       yield from norm((ours, path), f"{theirs}.{name}")
 
 
+def shapes(config: bert.BertConfig) -> dict[str, Any]:
+  """The parameter tree of a BERT, shapes in the place of arrays."""
+  tree: dict[str, Any] = {}
+  for path, _, shape in tensor_names(config):
+    node = tree
+    for part in path[:-1]:
+      node = node.setdefault(part, {})
+    node[path[-1]] = shape[::-1] if path[-1] == "kernel" else shape
+  return tree
+
+
 def _modern_name(name: str) -> str:
   """LayerNorm tensors were once called gamma and beta."""
   stem, _, last = name.rpartition(".")

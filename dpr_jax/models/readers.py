@@ -2,14 +2,13 @@
 
 `start` builds it as training begins: a pretrained BERT with fresh heads, a
 reader of Hugging Face's (`DPRReader`, `BertForQuestionAnswering`), or one that
-`dpr-jax train-reader` left in a workdir.  `trained` loads what training left,
-`from_folder` takes a finished reader as it is, `export` writes one for
-transformers.
+`dpr-jax train-reader` left in a workdir.  `store` writes what the parameters
+need beside them, `trained` loads what training left, `from_folder` takes a
+finished reader as it is, `export` writes one for transformers.
 """
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -18,14 +17,22 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import safetensors.numpy
+from absl import logging
 
 from dpr_jax import configuration, errors, workdir
 from dpr_jax.data import reader_inputs, resources
-from dpr_jax.models import bert, checkpoints, pretrained, span_reader, towers
+from dpr_jax.models import (
+  bert,
+  checkpoints,
+  model_files,
+  model_settings,
+  pretrained,
+  span_reader,
+  towers,
+)
 
 STAGE = "train-reader"
-SETTINGS = "dpr_jax_reader.json"  # beside the weights in an exported folder
+_OLD_SETTINGS = "dpr_jax_reader.json"  # in a folder that 0.1 exported
 FORMATS = ("dpr-reader", "question-answering")
 _DPR = "span_predictor."
 # Our head -> Hugging Face's name without prefix.
@@ -71,8 +78,7 @@ def start(config: ml_collections.ConfigDict) -> Reader:
   name = settings.checkpoint or config.model.checkpoint
   where = workdir.Workdir(name)
   if settings.checkpoint and (where.reader / workdir.MANIFEST).exists():
-    before = trained(configuration.read(where.root / "config.json"), where)
-    reader = dataclasses.replace(before, step=0)
+    reader = dataclasses.replace(trained(None, where), step=0)
   else:
     reader = _pretrained(config, name)
   bert_config = towers.with_dropout(
@@ -180,15 +186,20 @@ def from_folder(folder: str | os.PathLike) -> Reader:
   Raises:
     InputError: the folder holds no reader.
   """
-  folder = pathlib.Path(folder)
+  folder = workdir.user_path(folder)
   where = workdir.Workdir(folder)
   if (where.reader / workdir.MANIFEST).exists():
-    return trained(configuration.read(where.root / "config.json"), where)
+    return trained(None, where)
   if not (folder / "config.json").exists():
     raise errors.InputError(
       f"{folder} holds no reader: give a workdir where `dpr-jax train-reader`"
       " has run, or a folder of a DPRReader or BertForQuestionAnswering"
     )
+  record: dict[str, Any] = {}
+  if model_files.is_sealed(folder):
+    fix = "remove that file to use the others as they are"
+    record = model_files.read(folder, model_files.READER, fix)
+    model_files.check(folder, record, fix, tuple(record["files"]))
   bert_config, tower, heads, layout = load_tensors(folder)
   if heads is None:
     raise errors.InputError(
@@ -207,8 +218,10 @@ def from_folder(folder: str | os.PathLike) -> Reader:
     "layout": layout,
     "ranks": "rank" in heads,
   }
-  if (folder / SETTINGS).exists():
-    settings |= workdir.read_json(folder / SETTINGS)
+  if record:
+    settings |= record["text_format"] | {"ranks": record["ranks"]}
+  elif (folder / _OLD_SETTINGS).exists():
+    settings |= workdir.read_json(folder / _OLD_SETTINGS)
   ranks = bool(settings.pop("ranks"))
   tokenizer = reader_inputs.ReaderTokenizer(
     towers.checked_tokenizer(folder, bert_config), **settings
@@ -216,26 +229,103 @@ def from_folder(folder: str | os.PathLike) -> Reader:
   return Reader(structure, params, tokenizer, ranks)
 
 
+def store(
+  reader: Reader, config: ml_collections.ConfigDict, folder: pathlib.Path
+) -> None:
+  """Writes what the parameters need beside them, unless it is there and whole.
+
+  Args:
+    reader: its sizes and tokenizer.
+    config: what it was asked for with.
+    folder: `reader/model`.
+
+  Raises:
+    DiskError: it cannot be written.
+  """
+  values = {
+    **configuration.sections(config, "model", "reader"),
+    "text_format": reader.tokenizer.text_format(),
+  }
+  if model_files.is_whole(folder, model_files.READER, values):
+    return
+  with workdir.replace_folder(folder, "export") as temporary:
+    sizes, backend = reader.structure.config, reader.tokenizer.backend
+    model_files.write_sizes(temporary, sizes, backend)
+    model_files.seal(temporary, model_files.READER, **values)
+
+
 def trained(
-  config: ml_collections.ConfigDict, where: workdir.Workdir
+  config: ml_collections.ConfigDict | None, where: workdir.Workdir
 ) -> Reader:
   """The reader that `train-reader` left in a workdir.
 
+  It is as trained, from what lies in the workdir alone.  Workdirs of an older
+  version lack sizes and tokenizer: the checkpoint that training started from is
+  asked for them.
+
+  Args:
+    config: decides how it is computed (`model_settings.FREE`), and must not
+      contradict what was trained; None = all as trained.
+    where: the workdir.
+
   Raises:
-    InputError: it has not run there, or with another config.
+    InputError: it has not run there, the config says otherwise, or a file is
+      damaged.
   """
   manifest = workdir.read_manifest(where.reader, STAGE)
-  reader = start(config)
-  folder = where.reader / "checkpoints"
-  step, params = checkpoints.load_params(folder)
-  if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, reader.params):
+  if config is not None:
+    config = model_settings.settle(config, where, reads=True, starts=True)
+  folder = where.reader / model_settings.FOLDER
+  if model_files.is_sealed(folder):
+    reader = _from_sealed(folder, config)
+  else:
+    logging.info(
+      "%s was trained by an older version: sizes and tokenizer are taken from"
+      " the checkpoint that it started from",
+      where.reader,
+    )
+    config = config or model_settings.of_workdir(where)
+    config.reader.checkpoint = manifest["config"]["reader"]["checkpoint"]
+    config.model.checkpoint = manifest["config"]["checkpoint"]
+    reader = start(config)
+  saved = where.reader / "checkpoints"
+  step, params = checkpoints.load_params(saved)
+  wanted = {
+    "bert": pretrained.shapes(reader.structure.config),
+    **jax.tree.map(np.shape, reader.structure.init_heads(0)),
+  }
+  if jax.tree.map(np.shape, params) != wanted:
     raise errors.InputError(
-      f"{folder / str(step)} holds a reader of other sizes than config.reader"
-      " and config.model describe: use the config that it was trained with"
+      f"{saved / str(step)} holds a reader of other sizes than those in"
+      f" {folder}, or of the checkpoint that it started from: a part of the"
+      " workdir was replaced"
     )
   return dataclasses.replace(
     reader, params=params, step=step, ranks=manifest["ranks"]
   )
+
+
+def _from_sealed(
+  folder: pathlib.Path, config: ml_collections.ConfigDict | None
+) -> Reader:
+  """A reader without parameters, from what `store` has written.
+
+  Args:
+    folder: `reader/model`.
+    config: decides how it is computed; None = as trained.
+  """
+  fix = model_settings.fix_of(folder)
+  record = model_files.read(folder, model_files.READER, fix)
+  model_files.check(folder, record, fix)
+  computed = record["model"] if config is None else config.model
+  structure = span_reader.SpanReader(
+    bert.BertConfig.read(folder),
+    dtype=towers.compute_dtype(computed["compute_dtype"]),
+    attention=towers.attention(computed["attention"]),
+  )
+  backend = model_files.load_tokenizer(folder)
+  tokenizer = reader_inputs.ReaderTokenizer(backend, **record["text_format"])
+  return Reader(structure, None, tokenizer, ranks=False)
 
 
 def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
@@ -243,21 +333,19 @@ def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
 
   Args:
     reader: what to write.
-    folder: must not exist.
+    folder: replaced where it is an export of ours.
     kind: "dpr-reader" (`DPRReader`) or "question-answering"
       (`BertForQuestionAnswering`, which has no rank head: it is left out).
 
   Raises:
-    InputError: an unknown kind, or the folder exists.
+    InputError: an unknown kind, or a folder with something else in it.
   """
   if kind not in FORMATS:
     raise errors.InputError(
       f"--format={kind}: must be one of {', '.join(FORMATS)}"
     )
-  folder = pathlib.Path(folder)
-  if folder.exists():
-    raise errors.InputError(f"--out={folder} exists: give a new folder")
-  config = reader.structure.config
+  folder = workdir.user_path(folder)
+  config, backend = reader.structure.config, reader.tokenizer.backend
   is_dpr = kind == "dpr-reader"
   prefix = f"{_DPR}encoder.bert_model." if is_dpr else "bert."
   tensors = pretrained.tensors_from_params(
@@ -271,37 +359,17 @@ def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
         np.asarray(head["kernel"], np.float32).T
       )
       tensors[f"{stem}.bias"] = np.asarray(head["bias"], np.float32)
+  more = {"model_type": "dpr", "projection_dim": 0} if is_dpr else {}
   architecture = "DPRReader" if is_dpr else "BertForQuestionAnswering"
-  settings = reader.tokenizer.text_format() | {"ranks": reader.ranks and is_dpr}
   with workdir.replace_folder(folder, "export") as temporary:
-    safetensors.numpy.save_file(
-      tensors, temporary / "model.safetensors", metadata={"format": "pt"}
+    model_files.write_sizes(
+      temporary, config, backend, architectures=[architecture], **more
     )
-    model_type = "dpr" if is_dpr else "bert"
-    values = dataclasses.asdict(config) | {
-      "model_type": model_type,
-      "architectures": [architecture],
-      **({"projection_dim": 0} if is_dpr else {}),
-    }
-    for name, value in (("config.json", values), (SETTINGS, settings)):
-      workdir.write_json(temporary / name, value)
-    reader.tokenizer.backend.save(str(temporary / "tokenizer.json"))
-    _write_tokenizer_files(reader, temporary)
-
-
-def _write_tokenizer_files(reader: Reader, folder: pathlib.Path) -> None:
-  """vocab.txt and tokenizer_config.json, for transformers' own classes."""
-  vocabulary = reader.tokenizer.backend.get_vocab()
-  words = sorted(vocabulary, key=vocabulary.get)
-  (folder / "vocab.txt").write_text(
-    "".join(f"{word}\n" for word in words), encoding="utf-8"
-  )
-  normalizer = json.loads(reader.tokenizer.backend.to_str())["normalizer"] or {}
-  workdir.write_json(
-    folder / "tokenizer_config.json",
-    {
-      "tokenizer_class": "BertTokenizer",
-      "do_lower_case": bool(normalizer.get("lowercase", True)),
-      "model_max_length": reader.structure.config.max_position_embeddings,
-    },
-  )
+    positions = config.max_position_embeddings
+    model_files.write_weights(temporary, tensors, positions, token_types=True)
+    model_files.seal(
+      temporary,
+      model_files.READER,
+      text_format=reader.tokenizer.text_format(),
+      ranks=reader.ranks and is_dpr,
+    )

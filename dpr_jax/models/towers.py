@@ -1,14 +1,12 @@
 """A retriever as one thing: two towers, their parameters, their tokenizer.
 
 `start` builds it from the config's pretrained checkpoint, as training begins;
-`trained` loads what training left in a workdir; `from_folder` takes a finished
-encoder as it is.  Training, embedding and search all get their model here.
+what training has left on the disk is opened by `stored_towers`.
 """
 
 import dataclasses
 import functools
 import hashlib
-import os
 import pathlib
 from typing import Any
 
@@ -18,9 +16,9 @@ import ml_collections
 import numpy as np
 import tokenizers
 
-from dpr_jax import configuration, errors, workdir
+from dpr_jax import configuration, errors
 from dpr_jax.data import resources, tokenization
-from dpr_jax.models import bert, checkpoints, dual_encoder, pretrained
+from dpr_jax.models import bert, dual_encoder, pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +52,16 @@ class Towers:
     )
     digest.update(repr(structure).encode())
     return digest.hexdigest()
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """Those of `config.model` that decide a vector (`DECIDING`)."""
+    return {
+      "pooling": self.encoder.pooling,
+      "normalize": self.encoder.normalize,
+      "shared_towers": self.encoder.shared,
+      **self.tokenizer.text_format(),
+    }
 
 
 def _update(digest: Any, params: Any) -> None:
@@ -122,10 +130,26 @@ def structure(
 
 def start(config: ml_collections.ConfigDict) -> Towers:
   """The towers before training, as `config.model` describes them."""
-  model = config.model
-  folder, bert_config, tower = load_base(config, model.checkpoint)
-  encoder = structure(model, bert_config)
+  folder, bert_config, tower = load_base(config, config.model.checkpoint)
   backend = checked_tokenizer(folder, bert_config)
+  return assemble(config.model, bert_config, backend, tower)
+
+
+def assemble(
+  model: ml_collections.ConfigDict,
+  bert_config: bert.BertConfig,
+  backend: tokenizers.Tokenizer,
+  tower: Any,
+) -> Towers:
+  """Structure, text format and parameters of `config.model`.
+
+  Args:
+    model: the section.
+    bert_config: sizes of the checkpoint.
+    backend: its tokenizer.
+    tower: the parameters that both towers start from; None = none yet.
+  """
+  encoder = structure(model, bert_config)
   tokenizer = tokenization.TextTokenizer(
     backend,
     question_length=model.question_length,
@@ -134,7 +158,8 @@ def start(config: ml_collections.ConfigDict) -> Towers:
     question_prefix=model.question_prefix,
     passage_prefix=model.passage_prefix,
   )
-  return Towers(encoder, encoder.towers(tower), tokenizer)
+  params = None if tower is None else encoder.towers(tower)
+  return Towers(encoder, params, tokenizer)
 
 
 def load_base(
@@ -146,13 +171,21 @@ def load_base(
     config: `config.model` has the sizes of "random".
     checkpoint: as `config.model.checkpoint`.
   """
+  folder, bert_config = load_sizes(config.model, checkpoint)
   if checkpoint != "random":
-    folder = resources.checkpoint_folder(checkpoint)
     return folder, *pretrained.load_bert(folder)
-  folder = resources.checkpoint_folder("starter")
-  bert_config = random_sizes(config.model)
   tower = bert.init_params(bert_config, jax.random.key(config.seed))
   return folder, bert_config, jax.tree.map(np.asarray, tower)
+
+
+def load_sizes(
+  model: ml_collections.ConfigDict, checkpoint: str
+) -> tuple[pathlib.Path, bert.BertConfig]:
+  """As `load_base`, without the parameters."""
+  if checkpoint == "random":
+    return resources.checkpoint_folder("starter"), random_sizes(model)
+  folder = resources.checkpoint_folder(checkpoint)
+  return folder, bert.BertConfig.read(folder)
 
 
 def with_dropout(config: bert.BertConfig, rate: float) -> bert.BertConfig:
@@ -175,85 +208,3 @@ def checked_tokenizer(
       f" model {config.vocab_size}: they do not belong together"
     )
   return backend
-
-
-def from_folder(folder: str | os.PathLike) -> Towers:
-  """One encoder for both kinds of text, from a Hugging Face folder.
-
-  In a Sentence-Transformers folder (`modules.json`), pooling, normalisation and
-  the longest text are what it says, and a title is joined to its text; in any
-  other, they are DPR's.
-
-  Raises:
-    InputError: the folder is not whole, or pools in another way.
-  """
-  folder = pathlib.Path(folder)
-  bert_config, tower = pretrained.load_bert(folder)
-  length = min(256, bert_config.max_position_embeddings)
-  pooling, normalize, title = "cls", False, "pair"
-  if (folder / "modules.json").exists():
-    modules = workdir.read_json(folder / "modules.json")
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
-    if "Pooling" not in kinds:
-      raise errors.InputError(
-        f"{folder / 'modules.json'}: no Pooling among {', '.join(kinds)}: this"
-        " is not an encoder of one vector per text"
-      )
-    pooling = _pooling(folder / modules[kinds.index("Pooling")]["path"])
-    normalize, title = "Normalize" in kinds, "joined"
-    settings = folder / "sentence_bert_config.json"
-    if settings.exists():
-      longest = workdir.read_json(settings).get("max_seq_length")
-      length = min(longest or length, bert_config.max_position_embeddings)
-  encoder = dual_encoder.DualEncoder(
-    bert_config,
-    pooling=pooling,
-    normalize=normalize,
-    shared=True,
-    dtype=compute_dtype("auto"),
-  )
-  tokenizer = tokenization.TextTokenizer(
-    tokenization.load_tokenizer(folder),
-    question_length=length,
-    passage_length=length,
-    title=title,
-  )
-  return Towers(encoder, encoder.towers(tower), tokenizer)
-
-
-def _pooling(folder: pathlib.Path) -> str:
-  """Pooling of a Sentence-Transformers folder, by either of its spellings."""
-  settings = workdir.read_json(folder / "config.json")
-  modes = [
-    key.removeprefix("pooling_mode_")
-    for key, value in settings.items()
-    if key.startswith("pooling_mode_") and value is True
-  ] or [settings.get("pooling_mode")]
-  names = {
-    "cls": "cls",
-    "cls_token": "cls",
-    "mean": "mean",
-    "mean_tokens": "mean",
-  }
-  if len(modes) != 1 or modes[0] not in names:
-    raise errors.InputError(
-      f"{folder / 'config.json'}: pooling by {modes}: only cls and mean are"
-      " supported"
-    )
-  return names[modes[0]]
-
-
-def trained(
-  config: ml_collections.ConfigDict, where: workdir.Workdir
-) -> Towers:
-  """The towers that training left in a workdir, of the newest checkpoint."""
-  model = start(config)
-  step, params = checkpoints.load_params(where.training / "checkpoints")
-  wanted = jax.tree.map(np.shape, model.params)
-  if jax.tree.map(np.shape, params) != wanted:
-    raise errors.InputError(
-      f"{where.training / 'checkpoints' / str(step)} holds towers of other"
-      " sizes than config.model describes: use the config that it was trained"
-      " with"
-    )
-  return dataclasses.replace(model, params=params, step=step)

@@ -21,7 +21,7 @@ from dpr_jax import configuration, errors, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records, squad
 from dpr_jax.evaluation import ranking, staleness
-from dpr_jax.models import readers
+from dpr_jax.models import model_settings, readers
 from dpr_jax.retrieval import answer_tuning, reading
 
 STAGE = "read"
@@ -150,6 +150,7 @@ def read(
   Raises:
     InputError: no results or no reader, or a bad setting.
   """
+  config = model_settings.settle(config, workdir, reads=True)
   settings = config.read
   workdir_lib.check_name("--name", name)
   counts = _counts(config)

@@ -10,9 +10,12 @@ import json
 import os
 import time
 
-from dpr_jax import configuration, errors
+import ml_collections
+
+from dpr_jax import errors
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
+from dpr_jax.models import model_settings
 from dpr_jax.retrieval import answer_tuning, answering, reading, results, search
 
 MARKS = ("[[", "]]")
@@ -87,7 +90,12 @@ class Answerer:
 
   @classmethod
   def load(
-    cls, folder: str | os.PathLike, method: str = "", k: int = 20
+    cls,
+    folder: str | os.PathLike,
+    method: str = "",
+    k: int = 20,
+    *,
+    config: ml_collections.ConfigDict | None = None,
   ) -> "Answerer":
     """Opens a finished workdir.
 
@@ -95,18 +103,22 @@ class Answerer:
       folder: where `dpr-jax run` has been, with a reader.
       method: of retrieval; "" = the first of the config's `read.methods`.
       k: passages that are read.
+      config: how to search and read; None = as the workdir's own config says.
 
     Raises:
-      InputError: something is missing.
+      InputError: something is missing, or the config contradicts what was
+        trained.
     """
     workdir = workdir_lib.Workdir(folder)
-    config = configuration.read(workdir.root / "config.json")
+    if config is None:
+      config = model_settings.of_workdir(workdir)
+    config = model_settings.settle(config, workdir, reads=True)
     if not method and not len(config.read.methods):
       raise errors.InputError("config.read.methods is empty: give --method")
     method = method or config.read.methods[0]
     reader = answering.load_reader(config, workdir)
     return cls(
-      search.Retriever.load(workdir.root, method),
+      search.Retriever.load(workdir.root, method, config=config),
       answering.make_engine(config, reader),
       k,
       answer_tuning.weight(config, workdir, method, reader),

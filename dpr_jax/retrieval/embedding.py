@@ -17,6 +17,12 @@ from absl import logging
 from dpr_jax import configuration, errors, parts, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import prepare, tables, token_store
+from dpr_jax.models import (
+  model_files,
+  model_settings,
+  stored_towers,
+  towers,
+)
 from dpr_jax.retrieval import encoding, tiling
 from dpr_jax.retrieval import vectors as vectors_lib
 
@@ -41,11 +47,14 @@ def embed(
 
   Raises:
     InputError: the vectors there are of another model or corpus, or a setting
-      is bad.
+      is bad, or not what the towers were trained with.
   """
   configuration.one_of("retrieve.methods", model, ("dense", START))
-  which = "start" if model == START else "best"
-  loaded = encoding.load_towers(config, workdir, which)
+  config = model_settings.settle(config, workdir, starts=True)
+  if model == START:
+    loaded = stored_towers.before_training(config, workdir, fresh=overwrite)
+  else:
+    loaded = stored_towers.trained(config, workdir)
   stage = workdir_lib.Stage(
     STAGE,
     workdir.embeddings(model),
@@ -53,15 +62,68 @@ def embed(
     workdir_lib.dataset_inputs(workdir, "passages")
     | {"model": loaded.fingerprint},
   )
+  if not overwrite:
+    _check_settings(stage, model, loaded)
+
+  def keep() -> None:
+    """Beside the vectors, what they are made with."""
+    if model == START and jax.process_index() == 0:
+      stored_towers.store(
+        loaded,
+        config,
+        stage.folder / model_settings.FOLDER,
+        weights=True,
+      )
+
+  def make() -> encoding.Encoder:
+    keep()
+    return make_encoder(config, loaded)
+
   passages = prepare.open_passages(workdir)
   embed_corpus(
-    lambda: make_encoder(config, loaded),
+    make,
     passages,
     workdir,
     stage,
     label=f"embed {model}",
     shapes=config.embed.shapes,
     overwrite=overwrite,
+  )
+  if not model_files.is_sealed(stage.folder / model_settings.FOLDER):
+    keep()  # an older version has embedded
+
+
+def _check_settings(
+  stage: workdir_lib.Stage, model: str, loaded: towers.Towers
+) -> None:
+  """`InputError` where the vectors there were made with other settings.
+
+  Those of other weights alone are refused with the rest, by `embed_corpus`.
+  """
+  fingerprint, made_with = None, None
+  try:
+    manifest = workdir_lib.read_manifest(stage.folder, STAGE)
+    fingerprint = manifest["inputs"].get("model")
+    made_with = manifest.get("model_settings")
+  except errors.InputError:  # not there, or damaged: `embed_corpus` says so
+    pass
+  if made_with is None and model == START:
+    made_with = model_settings.of_start_in(stage.folder)
+  if made_with is None or fingerprint == loaded.fingerprint:
+    return
+  keys = model_settings.DECIDING
+  found = model_settings.differences(made_with, loaded.settings, keys)
+  if not found:
+    return
+  fix = "embed with those settings, or give another --workdir"
+  if model != START:
+    fix = (
+      "the towers were trained anew since; give another --workdir to keep these"
+      " vectors, --overwrite replaces them by vectors of the new towers"
+    )
+  raise errors.InputError(
+    f"{stage.folder} holds vectors of another model:"
+    f" {model_settings.listed(found)}: {fix}"
   )
 
 
@@ -265,6 +327,7 @@ def _finish(
     records,
     {"passages": count, "encoded_in_this_run": done},
     model=encoder.model.fingerprint,
+    model_settings=encoder.model.settings,
     step=encoder.model.step,
     dim=encoder.dim,
     dtype=shards.stage.config["dtype"],

@@ -7,7 +7,6 @@ do the vectors.
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from dpr_jax import configuration, errors, forks, parallel
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
-from dpr_jax.models import dual_encoder, towers
+from dpr_jax.models import dual_encoder, stored_towers, towers
 from dpr_jax.retrieval import tiling
 
 QUESTION, PASSAGE = "question", "passage"
@@ -123,12 +122,12 @@ class Encoder:
       which: of a workdir: "best" = as trained, "start" = before training.
       **options: as of the constructor.
     """
-    path = pathlib.Path(folder) / "config.json"
+    folder = workdir_lib.user_path(folder)
+    path = folder / "config.json"
     if path.exists() and "hidden_size" in workdir_lib.read_json(path):
-      return cls(towers.from_folder(folder), **options)
+      return cls(stored_towers.from_folder(folder), **options)
     where = workdir_lib.Workdir(folder)
-    config = configuration.read(path)
-    return cls(load_towers(config, where, which), **options)
+    return cls(load_towers(None, where, which), **options)
 
   def _local(self, params: Any) -> Any:
     """Parameters to encode with, on the devices of this process alone."""
@@ -150,6 +149,11 @@ class Encoder:
   def fingerprint(self) -> str:
     """Identifies the model; equal to "model" in an embeddings manifest."""
     return self.model.fingerprint
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """Those of `config.model` that decide a vector."""
+    return self.model.settings
 
   @property
   def dim(self) -> int:
@@ -280,11 +284,16 @@ class Encoder:
 
 
 def load_towers(
-  config: ml_collections.ConfigDict, where: workdir_lib.Workdir, which: str
+  config: ml_collections.ConfigDict | None,
+  where: workdir_lib.Workdir,
+  which: str,
 ) -> towers.Towers:
-  """The towers `which` = "best" (as trained) or "start" (before training)."""
+  """The towers `which` = "best" (as trained) or "start" (before training).
+
+  `config` = None: as the workdir has them.
+  """
   if which == "start":
-    return towers.start(config)
+    return stored_towers.before_training(config, where)
   if which == "best":
-    return towers.trained(config, where)
+    return stored_towers.trained(config, where)
   raise errors.InputError(f"model {which!r}: must be best or start")

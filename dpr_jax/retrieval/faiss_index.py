@@ -18,6 +18,7 @@ from absl import logging
 
 from dpr_jax import configuration, errors
 from dpr_jax import workdir as workdir_lib
+from dpr_jax.models import model_settings
 from dpr_jax.retrieval import (
   faiss_index_plan,
   faiss_index_search,
@@ -130,11 +131,14 @@ def _encoder(
     return None
   encoder = encoding.Encoder.load(workdir.root, which=ENCODERS[model])
   if made_by != encoder.fingerprint:
+    why = model_settings.why_other(
+      embeddings.get("model_settings"), encoder.settings
+    )
     raise errors.InputError(
       f"{source} holds vectors of model {workdir_lib.short(made_by)}, the"
       f" {'trained ' if model == 'dense' else ''}towers of this workdir are"
-      f" model {workdir_lib.short(encoder.fingerprint)}: run `dpr-jax embed`"
-      " first, and then index again"
+      f" model {workdir_lib.short(encoder.fingerprint)}{why}: run"
+      " `dpr-jax embed` first, and then index again"
     )
   return encoder
 

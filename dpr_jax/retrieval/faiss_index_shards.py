@@ -69,6 +69,7 @@ def _description(
     "count": count,
     "dim": vectors.dim,
     "model": vectors.manifest["model"],
+    "model_settings": vectors.manifest.get("model_settings"),
   }
 
 

@@ -25,6 +25,7 @@ from dpr_jax import configuration, errors, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records, streams
 from dpr_jax.evaluation import answers as answers_lib
+from dpr_jax.models import model_settings
 from dpr_jax.retrieval import bm25, faiss_index
 
 RANKERS = ("bm25", "model")
@@ -104,6 +105,8 @@ def mine(
     raise errors.InputError(
       f"--from={ranker!r}: must be one of {', '.join(RANKERS)}"
     )
+  if ranker == "model":
+    config = model_settings.settle(config, workdir)
   stage = _stage(config, workdir, ranker)
   if stage.is_current(overwrite):
     return

@@ -6,6 +6,7 @@ vectors, the model that encodes the questions, the corpus) is compared when it
 is loaded: what does not belong together is refused.
 """
 
+import pathlib
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from absl import logging
 
 from dpr_jax import configuration, errors, forks
 from dpr_jax import workdir as workdir_lib
+from dpr_jax.models import model_settings
 from dpr_jax.retrieval import (
   bm25,
   faiss_index,
@@ -113,6 +115,31 @@ def models_of(methods: Iterable[str], room: dict[str, str]) -> list[str]:
   """The models that `methods` need in `VECTORS` or `INDEXES`, each once."""
   methods = check_methods(methods)
   return list(dict.fromkeys(room[each] for each in methods if each in room))
+
+
+def factory_there(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, method: str
+) -> str:
+  """The index of a method that is there; of several the config's.
+
+  Raises:
+    InputError: the config names none of several.
+  """
+  model, configured = INDEXES[method], config.index.factory
+  own = workdir.index(faiss_index.check_factory(configured), model)
+  there = set()
+  for path in (workdir.root / "index").glob(f"*/{workdir_lib.MANIFEST}"):
+    factory = workdir_lib.read_manifest(path.parent, "index").get("factory", "")
+    if path.parent == workdir.index(factory, model):
+      there.add(factory)
+  if (own / workdir_lib.MANIFEST).exists() or not there:
+    return configured
+  if len(there) == 1:
+    return there.pop()
+  raise errors.InputError(
+    f"{workdir.root / 'index'} holds {', '.join(sorted(there))} and not"
+    f" config.index.factory={configured!r}: name one of them"
+  )
 
 
 def load(
@@ -222,7 +249,7 @@ def load_exact(
       f" {workdir.data}: run `dpr-jax embed` again"
     )
   encoder = _load_encoder(workdir, "dense")
-  _check_model(folder, manifest.get("model"), encoder.fingerprint)
+  _check_model(folder, manifest, encoder)
   return ExactRanker(encoder, spread.open_exact(config, vectors, "dense"))
 
 
@@ -269,7 +296,7 @@ def load_dense(
         f" {embeddings}: run `dpr-jax index` again"
       )
   encoder = _load_encoder(workdir, method)
-  _check_model(folder, manifest.get("model"), encoder.fingerprint)
+  _check_model(folder, manifest, encoder)
   faiss_index.set_parameters(config, index, manifest)
   vectors = None
   if config.index.rescore and not faiss_index_search.scores_are_exact(index):
@@ -290,12 +317,20 @@ def _vectors_to_score_with(
   return vectors_lib.open_vectors(folder)
 
 
-def _check_model(folder, found: str | None, ours: str) -> None:
-  if found != ours:
-    raise errors.InputError(
-      f"{folder}: this index holds vectors of model {str(found)[:12]},"
-      f" questions would be encoded by model {ours[:12]}: {_REBUILD}"
-    )
+def _check_model(folder: pathlib.Path, manifest: dict[str, Any], encoder):
+  """`InputError` where vectors are of another model than the questions'."""
+  found, ours = manifest.get("model"), encoder.fingerprint
+  if found == ours:
+    return
+  why = model_settings.why_other(
+    manifest.get("model_settings"), encoder.settings
+  )
+  raise errors.InputError(
+    f"{folder}: this index holds vectors of model {str(found)[:12]}, questions"
+    f" would be encoded by model {ours[:12]}{why}. If the towers in the workdir"
+    " are those that you want, `dpr-jax embed --overwrite` and `dpr-jax index`"
+    " replace the vectors; otherwise give the workdir of the vectors' own model"
+  )
 
 
 def _load_encoder(workdir: workdir_lib.Workdir, model: str):

@@ -14,6 +14,7 @@ from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.evaluation import answers as answers_lib
 from dpr_jax.evaluation import ranking, staleness
+from dpr_jax.models import model_settings
 from dpr_jax.retrieval import answer_tuning, answering, reading
 from dpr_jax.retrieval.results import Hit, ResultsWriter
 
@@ -44,6 +45,7 @@ def rerank(
   Raises:
     InputError: no such results or no reader; or its rank head was not trained.
   """
+  config = model_settings.settle(config, workdir, reads=True)
   source = workdir.results(name, method)
   depth = int(
     configuration.at_least("read.rerank_depth", config.read.rerank_depth, 1)

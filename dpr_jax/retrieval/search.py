@@ -22,6 +22,7 @@ from dpr_jax import configuration, errors, progress
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.evaluation import answers as answers_lib
+from dpr_jax.models import model_settings
 from dpr_jax.retrieval import fusion, mining, question_sets, rankers
 from dpr_jax.retrieval.results import Hit, ResultsWriter
 
@@ -44,14 +45,16 @@ class Retriever:
     method: str = "dense",
     *,
     factory: str = "",
+    config: ml_collections.ConfigDict | None = None,
   ) -> "Retriever":
     """Opens what a finished workdir holds.
 
     Args:
       workdir_path: where `dpr-jax run` has been.
       method: one of `rankers.METHODS`.
-      factory: the FAISS index to use; by default the one of the workdir's own
-        config.
+      factory: the FAISS index to use; by default the only one that is there,
+        of several the one that the config names.
+      config: how to search; None = as the workdir's own config says.
 
     Raises:
       InputError: an unknown method, or something is missing or does not
@@ -62,12 +65,13 @@ class Retriever:
     rankers.check_methods([method])
     workdir = workdir_lib.Workdir(workdir_path)
     passages = prepare.open_passages(workdir)
-    config = configuration.base_config()
-    if method != "bm25":
-      factory = factory or _configured_factory(workdir)
-      if (workdir.root / "config.json").exists():
-        config = configuration.read(workdir.root / "config.json")
-      config.index.factory = factory
+    if config is None and (workdir.root / configuration.FILE).exists():
+      config = model_settings.of_workdir(workdir)
+    config = copy.deepcopy(config or configuration.base_config())
+    if method in rankers.INDEXES:
+      config.index.factory = factory or rankers.factory_there(
+        config, workdir, method
+      )
     ranker = rankers.load(config, workdir, method, passages, build=False)
     return cls(ranker, passages)
 
@@ -168,6 +172,7 @@ def retrieve(
     InputError: an unknown method, a bad name, no questions, or an index,
       vectors and model that do not belong together.
   """
+  config = model_settings.settle(config, workdir)
   methods = rankers.check_methods(methods or config.retrieve.methods)
   configuration.at_least("retrieve.depth", config.retrieve.depth, 1)
   configuration.one_of(
@@ -384,15 +389,3 @@ def _first_answer(
     if any(hits):
       return 1 / (first + hits.index(True) + 1)
   return 0.0
-
-
-def _configured_factory(workdir: workdir_lib.Workdir) -> str:
-  """The index that the workdir's own config names."""
-  config = workdir_lib.read_json(workdir.root / "config.json")
-  try:
-    return config["index"]["factory"]
-  except (KeyError, TypeError) as error:
-    raise errors.InputError(
-      f"{workdir.root / 'config.json'} has no index.factory: name one with"
-      " factory='Flat'"
-    ) from error

@@ -150,6 +150,9 @@ class _ReaderRun(train_retriever.Run):
     self.pretrained = self.reader.params
     self.passages_per_question = self.source.passages
 
+  def _store_model(self) -> None:
+    readers.store(self.reader, self.config, self.folder / "model")
+
 
 def make_source(
   config: ml_collections.ConfigDict, data: reader_examples.Examples

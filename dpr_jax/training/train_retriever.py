@@ -20,7 +20,7 @@ from jaxtyping import Array
 from dpr_jax import errors, interrupts, parallel, processes
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches, prepare
-from dpr_jax.models import checkpoints, towers
+from dpr_jax.models import checkpoints, stored_towers, towers
 from dpr_jax.training import (
   claims,
   metrics,
@@ -360,6 +360,7 @@ class Run:
           params, opt_state = self.built.fetch(self.state)
         if processes.is_first():
           metrics.check_parameters(step, params, self.last_good)
+          self._store_model()
           self.saved.save(step, params, opt_state)
         processes.barrier()  # a slow disk is no stuck process
       self.last_saved = step
@@ -370,6 +371,10 @@ class Run:
     """Says which of the checkpoints later stages use."""
     steps, why = self.choice.steps(saved)
     self.saved.select(steps, **why)
+
+  def _store_model(self) -> None:
+    """Beside the checkpoints, what is needed to use them."""
+    stored_towers.store(self.model, self.config, self.folder / "model")
 
   def close(self) -> None:
     """Whatever happened: what was begun is on disk."""

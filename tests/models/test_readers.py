@@ -3,6 +3,7 @@
 Torch is an extra (`parity`): without it the comparisons skip and say so.
 """
 
+import copy
 import json
 import shutil
 
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpr_jax import errors
+from dpr_jax import errors, workdir
 from dpr_jax.models import readers, span_reader
 
 TOLERANCE = 2e-5
@@ -97,14 +98,39 @@ def test_in_and_out_again(kind, tiny_checkpoint, tmp_path):
   assert back.tokenizer.text_format() == reader.tokenizer.text_format()
   if has_rank:  # the other kind has no rank head to come back
     assert back.fingerprint == reader.fingerprint
-  with pytest.raises(errors.InputError, match="exists: give a new folder"):
-    readers.export(reader, out, kind)
+  readers.export(reader, out, kind)  # ours: replaced
+  (tmp_path / "notes").mkdir()
+  (tmp_path / "notes" / "a.txt").write_text("a user's")
+  with pytest.raises(errors.InputError, match="notes is not empty and holds"):
+    readers.export(reader, tmp_path / "notes", kind)
   import transformers
 
   tokenizer = transformers.AutoTokenizer.from_pretrained(out)
   text = "Where was Einstein born?"
   wanted = reader.tokenizer.backend.encode(text, add_special_tokens=False).ids
   assert tokenizer(text, add_special_tokens=False)["input_ids"] == wanted
+
+
+def test_an_export_of_an_older_version_is_read(
+  tiny_config, tiny_checkpoint, tmp_path
+):
+  """Its settings are in a file of another name."""
+  config = copy.deepcopy(tiny_config)
+  config.reader.length, config.reader.question_length = 60, 20
+  config.reader.overlap = 7
+  reader = readers.start(config)
+  readers.export(reader, tmp_path / "out", "dpr-reader")
+  (tmp_path / "out" / "dpr_jax.json").unlink()
+  settings = reader.tokenizer.text_format() | {"ranks": True}
+  workdir.write_json(tmp_path / "out" / "dpr_jax_reader.json", settings)
+  found = readers.from_folder(tmp_path / "out")
+  assert found.tokenizer.text_format() == {
+    "length": 60,
+    "question_length": 20,
+    "overlap": 7,
+    "layout": "dpr",
+  }
+  assert found.ranks
 
 
 def test_what_is_no_reader_is_refused(tiny_checkpoint, tmp_path):

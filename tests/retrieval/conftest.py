@@ -82,6 +82,7 @@ class Encoder:
 
   def __init__(self, fingerprint):
     self.fingerprint = fingerprint
+    self.settings = {"pooling": "cls", "normalize": True, "title": "pair"}
 
   @classmethod
   def load(cls, folder, which="best"):

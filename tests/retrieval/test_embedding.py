@@ -89,7 +89,7 @@ def test_stage_writes_shards_of_the_whole_corpus(tiny_config, fresh_workdir):
   shards = [
     f"{kind}-{n:05d}.npy" for kind in ("ids", "vectors") for n in range(3)
   ]
-  assert names == sorted([*shards, "manifest.json"])
+  assert names == sorted([*shards, "manifest.json", "model"])
   ids = np.concatenate([np.load(folder / f"ids-{n:05d}.npy") for n in range(3)])
   assert [i.decode() for i in ids] == passages.ids(range(120))
   blocks = list(opened.blocks(40))
@@ -136,8 +136,10 @@ def test_another_model_is_refused(tiny_config, fresh_workdir):
   _embed(tiny_config, fresh_workdir)
   config = copy.deepcopy(tiny_config)
   config.model.title = "none"
-  with pytest.raises(errors.InputError, match=r"other model \(there .*, now"):
+  named = "config.model.title was 'pair', is 'none'"
+  with pytest.raises(errors.InputError, match=named) as refused:
     _embed(config, fresh_workdir)
+  assert "overwrite" not in str(refused.value)
   for key, value in (("rows_per_shard", 60), ("dtype", "float16")):
     config = copy.deepcopy(tiny_config)
     config.embed[key] = value

@@ -11,7 +11,7 @@ import pytest
 from dpr_jax import errors, workdir
 from dpr_jax.data import prepare, records
 from dpr_jax.evaluation import answers
-from dpr_jax.models import checkpoints, towers
+from dpr_jax.models import checkpoints, stored_towers, towers
 from dpr_jax.retrieval import embedding, faiss_index, mining
 from dpr_jax.training import retriever_inputs, sources
 
@@ -65,7 +65,7 @@ def test_the_model_of_another_workdir_mines_for_ours(
   source = sources.make_source(config, fresh_workdir, model)
   assert _ids(source) == [ids[:1] for ids in mined]
   path = trained_workdir.negatives / "model.jsonl.gz"
-  trained = towers.trained(tiny_config, trained_workdir)
+  trained = stored_towers.trained(tiny_config, trained_workdir)
   manifest = mining.manifest_of(path)
   assert manifest["inputs"]["model"] == trained.fingerprint
   assert retriever_inputs.inputs(config, fresh_workdir) == {

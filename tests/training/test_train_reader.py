@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dpr_jax import errors, workdir
+from dpr_jax.data import resources
 from dpr_jax.models import checkpoints, readers
-from dpr_jax.retrieval import answering, search
+from dpr_jax.retrieval import answering, asking, reranking, search
 from dpr_jax.training import train_reader
 
 
@@ -44,6 +45,7 @@ def trained(config, retrieved, tmp_path_factory):
   """The same, with a reader that nothing disturbed."""
   place = workdir.Workdir(tmp_path_factory.mktemp("trained") / "w")
   shutil.copytree(retrieved.root, place.root)
+  workdir.write_json(place.root / "config.json", _plain(config))
   train_reader.train_reader(config, place)
   return place
 
@@ -135,6 +137,54 @@ def test_read_sweeps_and_does_nothing_twice(config, trained, tmp_path):
   before = path.stat().st_mtime_ns
   answering.read(config, place)
   assert path.stat().st_mtime_ns == before
+
+
+def test_the_reader_opens_without_what_it_started_from(
+  config, trained, tmp_path, monkeypatch
+):
+  """In a copy, with no checkpoint to be had; a contrary setting is refused."""
+  place = _copy(trained, tmp_path)
+  search.retrieve(config, place, methods=["bm25"])
+  wanted = asking.Answerer.load(trained.root, k=3).ask("Where was it?")
+  fingerprint = readers.trained(config, trained).fingerprint
+
+  def gone(name):
+    raise AssertionError(f"{name} was asked for")
+
+  monkeypatch.setattr(resources, "checkpoint_folder", gone)
+  for reader in (
+    readers.trained(config, place),
+    readers.trained(None, place),
+    readers.from_folder(place.root),
+  ):
+    assert reader.fingerprint == fingerprint
+  found = asking.Answerer.load(place.root, k=3).ask("Where was it?")
+  assert (found.answer, found.score) == (wanted.answer, wanted.score)
+  assert found.passage == wanted.passage
+  changed = copy.deepcopy(config)
+  changed.reader.length, changed.reader.layout = 62, "squad"
+  line = (
+    "config.reader.length=62, config.reader.layout='squad': the reader in"
+    f" {place.reader} was trained with 64, 'dpr'; leave --config out"
+  )
+  for call in (
+    lambda: answering.read(changed, place),
+    lambda: readers.trained(changed, place),
+    lambda: asking.Answerer.load(place.root, config=changed),
+    lambda: reranking.rerank(changed, place, name="dev", method="bm25"),
+  ):
+    with pytest.raises(errors.InputError) as refused:
+      call()
+    assert line in str(refused.value)
+  (place.reader / "model" / "tokenizer.json").write_text("{}")
+  with pytest.raises(errors.InputError, match=r"model/tokenizer\.json is dam"):
+    readers.from_folder(place.root)
+  # As an older version left it: its checkpoint is asked for.
+  shutil.rmtree(place.reader / "model")
+  with pytest.raises(AssertionError, match="was asked for"):
+    readers.from_folder(place.root)
+  monkeypatch.undo()
+  assert readers.from_folder(place.root).fingerprint == fingerprint
 
 
 def test_squad_then_results(config, retrieved, tmp_path):

@@ -1,0 +1,199 @@
+"""The config and the workdir that the flags name, opened, and kept in step.
+
+A workdir remembers its config: `config.json` is written by whatever has really
+done something there, and stands for `--config` where that is left out.
+"""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ml_collections
+
+from dpr_jax import command_flags as given
+from dpr_jax import configuration, errors, processes
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.models import model_settings
+
+# What uses a model that was trained in the workdir.
+_AFTER_TRAINING = (
+  *("embed", "index", "retrieve", "train-reader", "read", "evaluate"),
+  *("ask", "export", "bench encode", "bench search"),
+)
+
+
+def workdir() -> workdir_lib.Workdir:
+  """The workdir that the flags name."""
+  if not given.WORKDIR.value:
+    raise errors.InputError("--workdir is missing: --workdir=DIR")
+  return workdir_lib.Workdir(given.WORKDIR.value)
+
+
+def path(flag: Any) -> str | None:
+  """The value of a flag that names a file or folder, `~` expanded."""
+  return flag.value and str(workdir_lib.user_path(flag.value))
+
+
+def config() -> ml_collections.ConfigDict:
+  """The config that the flags name, all of its keys known, paths absolute."""
+  if given.CONFIG.value is None:
+    where = ""
+    if given.WORKDIR.value:
+      where = f" ({workdir().root / configuration.FILE} is not there either)"
+    raise errors.InputError(
+      f"--config is missing: --config=configs/X.py{where}"
+    )
+  try:
+    given.CONFIG.value.items()
+  except OSError as error:  # a file that cannot be loaded shows only now
+    raise errors.InputError(f"--config: {error}") from error
+  return configuration.with_full_paths(_known(given.CONFIG.value))
+
+
+def _known(values: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns a config; `InputError` where it holds keys of its own."""
+  known = configuration.base_config()
+  for section, keys in configuration.plain(values).items():
+    if section not in known or (
+      isinstance(keys, dict) and keys.keys() - known[section].keys()
+    ):
+      raise errors.InputError(f"config.{section}: unknown or with unknown keys")
+  return values
+
+
+def with_stored_config(arguments: Sequence[str]) -> list[str]:
+  """The command line, with the workdir's own config where it names none.
+
+  Args:
+    arguments: as in `sys.argv`; `~` of a `--config` is expanded.
+  """
+  arguments = list(arguments)
+  values: dict[str, str] = {}
+  for number, argument in enumerate(arguments):
+    if argument == "--":
+      break
+    name, equals, value = argument.partition("=")
+    flag = name.lstrip("-")
+    if not name.startswith("-") or flag not in ("config", "workdir"):
+      continue
+    if not equals:
+      value = "".join(arguments[number + 1 : number + 2])
+    elif flag == "config" and value.startswith("~"):
+      arguments[number] = f"{name}={workdir_lib.user_path(value)}"
+    values[flag] = value
+  # `demo` brings a config of its own.
+  if "config" in values or not values.get("workdir") or "demo" in arguments[:2]:
+    return arguments
+  file = workdir_lib.Workdir(values["workdir"]).root / configuration.FILE
+  if not file.is_file():
+    return arguments
+  loader = pathlib.Path(__file__).with_name("stored_config.py")
+  return [*arguments[:1], f"--config={loader}:{file}", *arguments[1:]]
+
+
+def check(command: str) -> None:
+  """Refuses a config that contradicts what was trained, before anything starts.
+
+  Args:
+    command: a stage, or another command, "bench KIND".
+
+  Raises:
+    InputError: as of `settled`.
+  """
+  if given.WORKDIR.value and given.CONFIG.value is not None:
+    settled(config(), workdir(), command)
+
+
+def settled(
+  values: ml_collections.ConfigDict, where: workdir_lib.Workdir, command: str
+) -> ml_collections.ConfigDict:
+  """The config as a command uses it: what was trained there decides.
+
+  Args:
+    values: as asked for.
+    where: the workdir.
+    command: a stage, or another command, "bench KIND".
+
+  Raises:
+    InputError: the config contradicts what was trained; all keys are named.
+  """
+  mines = command == "mine" and given.FROM.value == "model"
+  if not mines and command not in _AFTER_TRAINING:
+    return values
+  reads = (
+    command in ("read", "ask")
+    or (command == "retrieve" and given.RERANK.value is not None)
+    or (command == "export" and given.WHAT.value == "reader")
+  )
+  keep = model_settings.FREE
+  if command == "train-reader":  # begins from a checkpoint of its own
+    keep = (*keep, *model_settings.BEGINNING)
+  return model_settings.settle(
+    values,
+    where,
+    reads=reads,
+    starts=command in ("embed", "export"),
+    keep=keep,
+  )
+
+
+@contextlib.contextmanager
+def opened(where: workdir_lib.Workdir) -> Iterator[workdir_lib.Workdir]:
+  """A workdir, locked for the block."""
+  if not processes.is_first():  # the first holds the lock for all
+    processes.barrier()
+    yield where
+    return
+  with workdir_lib.locked(where):
+    processes.barrier()
+    yield where
+
+
+@contextlib.contextmanager
+def remembered(
+  values: ml_collections.ConfigDict, where: workdir_lib.Workdir
+) -> Iterator[None]:
+  """Writes `config.json` if the block has done something in a workdir.
+
+  What was skipped or refused changes nothing.  Where there is no `config.json`
+  it is written in any case.
+  """
+  if not processes.is_first():
+    yield
+    return
+  before = _footprint(where)
+  try:
+    yield
+  except BaseException:  # a training that was interrupted has been trained
+    if _footprint(where) != before:
+      with contextlib.suppress(errors.InputError):
+        _remember(values, where)
+    raise
+  file = where.root / configuration.FILE
+  if not file.exists() or _footprint(where) != before:
+    _remember(values, where)
+
+
+def _remember(
+  values: ml_collections.ConfigDict, where: workdir_lib.Workdir
+) -> None:
+  values = model_settings.settle(values, where, check=False, keep=())
+  new, file = configuration.plain(values), where.root / configuration.FILE
+  with contextlib.suppress(errors.InputError):
+    if file.exists() and workdir_lib.read_json(file) == new:
+      return
+  workdir_lib.write_json(file, new)
+
+
+def _footprint(where: workdir_lib.Workdir) -> dict[str, tuple[int, int]]:
+  """Age and size of the JSON files that stages write, by path."""
+  found = {}
+  for name in workdir_lib.FOLDERS:
+    for pattern in ("*.json", "*/*.json", "*/*/*.json"):
+      for file in (where.root / name).glob(pattern):
+        with contextlib.suppress(OSError):
+          status = os.stat(file)
+          found[str(file)] = status.st_mtime_ns, status.st_size
+  return found

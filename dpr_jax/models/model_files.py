@@ -1,0 +1,173 @@
+"""Folders that hold a model: sizes, tokenizer, settings, perhaps weights.
+
+`training/model/`, `reader/model/`, `embeddings/passages-start/model/` and what
+`export` writes are such folders: `config.json` and `tokenizer.json` as Hugging
+Face has them, and `dpr_jax.json`, which says what else decides a vector or an
+answer, and has the sha256 of every other file.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import safetensors.numpy
+import tokenizers
+
+from dpr_jax import errors, version, workdir
+
+FILE = "dpr_jax.json"
+WEIGHTS = "model.safetensors"
+FORMAT = 1
+TOWERS, READER = "towers", "reader"  # kinds
+
+
+def write_sizes(
+  folder: pathlib.Path,
+  sizes: Any,
+  tokenizer: tokenizers.Tokenizer,
+  **extra: Any,
+) -> None:
+  """Writes `config.json` and `tokenizer.json`.
+
+  Args:
+    folder: is there.
+    sizes: the `bert.BertConfig`.
+    tokenizer: without truncation or padding.
+    **extra: further keys of `config.json`.
+  """
+  workdir.write_json(
+    folder / "config.json",
+    dataclasses.asdict(sizes)
+    | {"model_type": "bert", "architectures": ["BertModel"], "pad_token_id": 0}
+    | extra,
+  )
+  with workdir.replace_file(folder / "tokenizer.json") as temporary:
+    tokenizer.save(str(temporary))
+
+
+def write_weights(
+  folder: pathlib.Path,
+  tensors: Mapping[str, Any],
+  length: int,
+  token_types: bool = False,
+) -> None:
+  """Writes what else transformers wants beside `write_sizes`.
+
+  Args:
+    folder: has the `tokenizer.json` already.
+    tensors: by Hugging Face's names.
+    length: tokens of the longest text.
+    token_types: the model tells the two texts of a pair apart.
+  """
+  inputs = ["input_ids", "attention_mask"]
+  with workdir.replace_file(folder / WEIGHTS) as temporary:
+    safetensors.numpy.save_file(
+      dict(tensors), temporary, metadata={"format": "pt"}
+    )
+  backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+  normalizer = json.loads(backend.to_str())["normalizer"] or {}
+  special = ("unk", "sep", "pad", "cls", "mask")
+  workdir.write_json(
+    folder / "tokenizer_config.json",
+    {f"{each}_token": f"[{each.upper()}]" for each in special}
+    | {
+      "tokenizer_class": "BertTokenizer",
+      "do_lower_case": bool(normalizer.get("lowercase", True)),
+      "model_max_length": length,
+      "model_input_names": inputs + ["token_type_ids"] * token_types,
+    },
+  )
+
+
+def seal(folder: pathlib.Path, kind: str, **values: Any) -> None:
+  """Writes `dpr_jax.json`, the last file: the folder is whole.
+
+  Args:
+    folder: holds the other files.
+    kind: `TOWERS` or `READER`.
+    **values: what a reader of the folder has to know.
+  """
+  files = {
+    path.relative_to(folder).as_posix(): workdir.fingerprint_file(path)
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
+  }
+  record = {"format": FORMAT, "kind": kind, **values, "files": files}
+  workdir.write_record(folder / FILE, record)
+
+
+def is_sealed(folder: pathlib.Path) -> bool:
+  """True where the folder has a `dpr_jax.json`, good or bad."""
+  return (folder / FILE).is_file()
+
+
+def is_whole(folder: pathlib.Path, kind: str, values: dict[str, Any]) -> bool:
+  """True where a folder is sealed with these values, and undamaged."""
+  if not is_sealed(folder):
+    return False
+  try:
+    record = read(folder, kind, "")
+    check(folder, record, "", tuple(record["files"]))
+  except errors.InputError:
+    return False
+  plain = json.loads(json.dumps(values))
+  return all(record.get(key) == value for key, value in plain.items())
+
+
+def read(folder: pathlib.Path, kind: str, fix: str) -> dict[str, Any]:
+  """What `dpr_jax.json` says; the other files are not looked at.
+
+  Args:
+    folder: has one.
+    kind: that is wanted.
+    fix: for the messages: what to do about damage.
+
+  Raises:
+    InputError: it is damaged, of a later version, or of another kind.
+  """
+  path = folder / FILE
+  try:
+    record = workdir.read_record(path)
+    form, found = record["format"], record["kind"]
+    record["files"].items()
+  except errors.InputError as error:
+    raise errors.InputError(f"{error}; {fix}") from error
+  except (AttributeError, KeyError) as error:
+    raise errors.InputError(f"{path} is damaged: {error}; {fix}") from error
+  if form != FORMAT or found != kind:
+    raise errors.InputError(
+      f"{path} describes {found} in format {form}, wanted is {kind} in"
+      f" format {FORMAT}, which is what dpr-jax {version.__version__} writes;"
+      f" {fix}"
+    )
+  return record
+
+
+def check(
+  folder: pathlib.Path,
+  record: Mapping[str, Any],
+  fix: str,
+  needed: Sequence[str] = ("config.json", "tokenizer.json"),
+) -> None:
+  """Compares the files with their sha256, before they are used.
+
+  Raises:
+    InputError: one is missing or not what it was; it is named.
+  """
+  for name in needed:
+    path, wanted = folder / name, record["files"].get(name)
+    if not path.is_file():
+      raise errors.InputError(f"{path} is missing: {fix}")
+    found = workdir.fingerprint_file(path)
+    if found != wanted:
+      raise errors.InputError(
+        f"{path} is damaged or was changed: its sha256 is {found}, {FILE} says"
+        f" {wanted}; {fix}"
+      )
+
+
+def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
+  """The very tokenizer that `write_sizes` was given."""
+  return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -1,0 +1,268 @@
+"""Towers on the disk: in a workdir, or in a folder as other libraries have it.
+
+`store` writes what parameters need beside them; `trained` and `before_training`
+open what a workdir holds, without the checkpoint that it started from;
+`from_folder` takes a finished encoder as it is.  Embedding and search get their
+model here.
+"""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import tokenizers
+from absl import logging
+
+from dpr_jax import configuration, errors, workdir
+from dpr_jax.data import tokenization
+from dpr_jax.models import (
+  bert,
+  checkpoints,
+  dual_encoder,
+  model_files,
+  model_settings,
+  pretrained,
+  towers,
+)
+
+
+def from_folder(folder: str | os.PathLike) -> towers.Towers:
+  """One encoder for both kinds of text, from a Hugging Face folder.
+
+  In a Sentence-Transformers folder (`modules.json`), pooling, normalisation and
+  the longest text are what it says, and a title is joined to its text; in any
+  other, they are DPR's.  In one that we have written, all is as trained.
+
+  Raises:
+    InputError: the folder is not whole, or pools in another way.
+  """
+  folder = workdir.user_path(folder)
+  if model_files.is_sealed(folder):
+    return from_sealed(folder, "remove that file to use the others as they are")
+  bert_config, tower = pretrained.load_bert(folder)
+  length = min(256, bert_config.max_position_embeddings)
+  pooling, normalize, title = "cls", False, "pair"
+  if (folder / "modules.json").exists():
+    modules = workdir.read_json(folder / "modules.json")
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    if "Pooling" not in kinds:
+      raise errors.InputError(
+        f"{folder / 'modules.json'}: no Pooling among {', '.join(kinds)}: this"
+        " is not an encoder of one vector per text"
+      )
+    pooling = _pooling(folder / modules[kinds.index("Pooling")]["path"])
+    normalize, title = "Normalize" in kinds, "joined"
+    settings = folder / "sentence_bert_config.json"
+    if settings.exists():
+      longest = workdir.read_json(settings).get("max_seq_length")
+      length = min(longest or length, bert_config.max_position_embeddings)
+  encoder = dual_encoder.DualEncoder(
+    bert_config,
+    pooling=pooling,
+    normalize=normalize,
+    shared=True,
+    dtype=towers.compute_dtype("auto"),
+  )
+  tokenizer = tokenization.TextTokenizer(
+    tokenization.load_tokenizer(folder),
+    question_length=length,
+    passage_length=length,
+    title=title,
+  )
+  return towers.Towers(encoder, encoder.towers(tower), tokenizer)
+
+
+def _pooling(folder: pathlib.Path) -> str:
+  """Pooling of a Sentence-Transformers folder, by either of its spellings."""
+  settings = workdir.read_json(folder / "config.json")
+  modes = [
+    key.removeprefix("pooling_mode_")
+    for key, value in settings.items()
+    if key.startswith("pooling_mode_") and value is True
+  ] or [settings.get("pooling_mode")]
+  names = {
+    "cls": "cls",
+    "cls_token": "cls",
+    "mean": "mean",
+    "mean_tokens": "mean",
+  }
+  if len(modes) != 1 or modes[0] not in names:
+    raise errors.InputError(
+      f"{folder / 'config.json'}: pooling by {modes}: only cls and mean are"
+      " supported"
+    )
+  return names[modes[0]]
+
+
+def trained(
+  config: ml_collections.ConfigDict | None, where: workdir.Workdir
+) -> towers.Towers:
+  """The towers that training left in a workdir, of the selected checkpoint.
+
+  They are as trained, from what lies in the workdir alone.  Workdirs of an
+  older version lack sizes and tokenizer: the checkpoint that training started
+  from is asked for them.
+
+  Args:
+    config: decides how they are computed (`model_settings.FREE`), and must not
+      contradict what was trained; None = all as trained.
+    where: the workdir.
+
+  Raises:
+    InputError: nothing was trained there, the config says otherwise, or a file
+      is damaged.
+  """
+  if config is not None:
+    settled = model_settings.settle(config, where, starts=True)
+  elif model_settings.of_towers(where) is None:
+    settled = model_settings.of_workdir(where)
+  else:
+    settled = model_settings.settle(
+      configuration.base_config(), where, check=False, keep=()
+    )
+  folder = where.training / model_settings.FOLDER
+  saved = where.training / "checkpoints"
+  if model_files.is_sealed(folder):
+    fix = model_settings.fix_of(folder)
+    _, bert_config, backend = _open_sealed(folder, fix)
+    step, params = checkpoints.load_params(saved)
+  else:
+    step, params = checkpoints.load_params(saved)
+    bert_config, backend = _of_base(settled.model, where.training)
+  model = towers.assemble(settled.model, bert_config, backend, None)
+  wanted = dict.fromkeys(model.encoder.names, pretrained.shapes(bert_config))
+  if jax.tree.map(np.shape, params) != wanted:
+    raise errors.InputError(
+      f"{saved / str(step)} does not hold {' and '.join(wanted)} towers of"
+      f" {bert_config.num_hidden_layers} layers and width"
+      f" {bert_config.hidden_size}, as the sizes in {folder} or in"
+      " config.model.checkpoint say: a part of the workdir was replaced"
+    )
+  return dataclasses.replace(model, params=params, step=step)
+
+
+def _of_base(
+  model: ml_collections.ConfigDict, training: pathlib.Path
+) -> tuple[bert.BertConfig, tokenizers.Tokenizer]:
+  """Sizes and tokenizer for a workdir of an older version."""
+  logging.info(
+    "%s was trained by an older version: sizes and tokenizer are taken from"
+    " config.model.checkpoint=%s",
+    training,
+    model.checkpoint,
+  )
+  folder, bert_config = towers.load_sizes(model, model.checkpoint)
+  return bert_config, towers.checked_tokenizer(folder, bert_config)
+
+
+def _open_sealed(
+  folder: pathlib.Path, fix: str, *more: str
+) -> tuple[dict[str, Any], bert.BertConfig, tokenizers.Tokenizer]:
+  """Record, sizes and tokenizer of a folder that `store` wrote, checked.
+
+  Args:
+    folder: has a `dpr_jax.json`.
+    fix: for the messages.
+    *more: files to check beside.
+  """
+  record = model_files.read(folder, model_files.TOWERS, fix)
+  files = ("config.json", "tokenizer.json", *more)
+  model_files.check(folder, record, fix, files)
+  sizes = bert.BertConfig.read(folder)
+  return record, sizes, model_files.load_tokenizer(folder)
+
+
+def from_sealed(folder: pathlib.Path, fix: str) -> towers.Towers:
+  """One encoder for both kinds of text, with the settings that it had.
+
+  Args:
+    folder: has `dpr_jax.json` and weights.
+    fix: for the messages.
+
+  Raises:
+    InputError: a file is damaged or missing.
+  """
+  weights = model_files.WEIGHTS
+  record, sizes, backend = _open_sealed(folder, fix, weights)
+  tensors = pretrained.read_tensors(folder)
+  tower = pretrained.params_from_tensors(tensors, sizes, str(folder))
+  config = configuration.base_config()
+  model_settings.take(config.model, record["model"])
+  return towers.assemble(config.model, sizes, backend, tower)
+
+
+def before_training(
+  config: ml_collections.ConfigDict | None,
+  where: workdir.Workdir,
+  *,
+  fresh: bool = False,
+) -> towers.Towers:
+  """The towers that training starts from: "dense-start".
+
+  What their vectors were made with is kept beside those, and used, so that the
+  checkpoint is needed once.
+
+  Args:
+    config: the experiment; None = as the workdir has it.
+    where: the workdir.
+    fresh: take the checkpoint, whatever is kept.
+
+  Raises:
+    InputError: there is no such checkpoint, or what is kept is damaged.
+  """
+  folder = model_settings.start_folder(where)
+  if model_files.is_sealed(folder) and not fresh:
+    fix = model_settings.fix_of(folder)
+    record = model_files.read(folder, model_files.TOWERS, fix)
+    if config is None or model_settings.is_start_of(record, config):
+      model = from_sealed(folder, fix)
+      if config is None:
+        return model
+      encoder = dataclasses.replace(
+        model.encoder,
+        dtype=towers.compute_dtype(config.model.compute_dtype),
+        attention=towers.attention(config.model.attention),
+      )
+      return dataclasses.replace(model, encoder=encoder)
+  return towers.start(
+    model_settings.of_workdir(where) if config is None else config
+  )
+
+
+def store(
+  model: towers.Towers,
+  config: ml_collections.ConfigDict,
+  folder: pathlib.Path,
+  *,
+  weights: bool = False,
+) -> None:
+  """Writes what the parameters need beside them, unless it is there and whole.
+
+  Args:
+    model: its sizes and tokenizer.
+    config: its settings.
+    folder: `training/model`, or where "dense-start" is kept.
+    weights: the parameters too, of towers that are still the same.
+
+  Raises:
+    DiskError: it cannot be written.
+  """
+  values = {
+    "model": configuration.sections(config, "model")["model"],
+    "seed": config.seed,
+  }
+  if model_files.is_whole(folder, model_files.TOWERS, values):
+    return
+  with workdir.replace_folder(folder, "export") as temporary:
+    encoder, backend = model.encoder, model.tokenizer.backend
+    model_files.write_sizes(temporary, encoder.config, backend)
+    if weights:
+      tower = next(iter(model.params.values()))
+      tensors = pretrained.tensors_from_params(tower, encoder.config)
+      length = model.tokenizer.passage_length
+      model_files.write_weights(temporary, tensors, length)
+    model_files.seal(temporary, model_files.TOWERS, **values)
