@@ -290,12 +290,13 @@ def _chosen(folder: pathlib.Path) -> list[int]:
     wrong = error
   manifest = folder.parent / workdir.MANIFEST
   if manifest.exists():
-    found = workdir.read_record(manifest).get("selected") or {}
-    logging.warning(
-      "%s: the manifest says which checkpoints are used",
-      wrong or f"{folder / SELECTED} is missing",
-    )
-    return found.get("steps", [])
+    selected = workdir.read_record(manifest).get("selected") or {}
+    if steps := selected.get("steps"):
+      logging.warning(
+        "%s: the manifest says which checkpoints are used",
+        wrong or f"{folder / SELECTED} is missing",
+      )
+      return steps
   if wrong:
     raise wrong
   return []
