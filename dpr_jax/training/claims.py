@@ -9,7 +9,6 @@ change between two calls, and a finished run stays finished.
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,10 +36,6 @@ FREE: Mapping[str, frozenset[str]] = {
 # which its dropout depends.
 _CHUNKS = ("train.chunk_size", "train.question_chunk_size")
 _TOTAL = ("train.max_steps", "train.epochs")  # the length of the run
-_PATHS = (
-  *("model.checkpoint", "train.negatives_from", "reader.checkpoint"),
-  *("reader.train", "reader.dev", "data.passages", "data.train", "data.dev"),
-)
 # What stands alone in a stage's config, by its full name.
 _NAMES = {"checkpoint": "model.checkpoint", "match": "evaluate.match"}
 # Inputs that `dpr-jax run` makes again where the settings behind them change.
@@ -330,11 +325,6 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     flat["model.compute_dtype"] = str(towers.compute_dtype("auto"))
   if flat.get("train.passage_length") == 0 and "model.passage_length" in flat:
     flat["train.passage_length"] = flat["model.passage_length"]
-  for key in _PATHS:
-    value = flat.get(key)
-    if isinstance(value, str) and value:
-      path = os.path.expanduser(value)
-      flat[key] = os.path.abspath(path) if os.path.exists(path) else value
   return {
     key: list(value) if isinstance(value, tuple) else value
     for key, value in flat.items()
@@ -355,4 +345,8 @@ def _differences(
     f"config.{key} was {before.get(key)!r}, is {now.get(key)!r}"[:200]
     for key in sorted({*before, *now} - {*free})
     if before.get(key) != now.get(key)
+    and not (
+      key in configuration.PATHS
+      and configuration.same_path(before.get(key), now.get(key))
+    )
   ]

@@ -306,3 +306,19 @@ def test_the_reader_s_settings(tiny_config, fresh_workdir):
   changed = _changed(config, reader__batch_size=5, reader__passages=3)
   with pytest.raises(errors.InputError, match="reader.batch_size=5 questions"):
     train_reader.train_reader(changed, fresh_workdir)
+
+
+def test_a_path_spelt_in_another_way_is_the_same_run(tmp_path):
+  """As it was typed in another folder, or by an older version."""
+
+  def changed(old, new):
+    of = lambda path: {"model": {"checkpoint": path}}  # noqa: E731
+    claim = claims.Claim("train", tmp_path, of(new), {})
+    return claim.changed({"config": of(old), "inputs": {}})
+
+  assert not changed("b/bert", "/a/b/bert")
+  assert not changed("/a/b/bert", "../b/bert")
+  assert changed("c/bert", "/a/b/bert") == [
+    "config.model.checkpoint was 'c/bert', is '/a/b/bert'"
+  ]
+  assert changed("starter", "/a/starter")
