@@ -130,22 +130,25 @@ def _run(flow, consumer, root):
 class Consumers:
   """What every command of `KINDS` leaves and prints without damage."""
 
-  def __init__(self, flow, finished, folder):
-    """Args: folder: for copies."""
-    self._flow, self._finished, self._folder = flow, finished, folder
+  def __init__(self, flow, finished, root):
+    """Args: root: of copies; some files hold its name."""
+    self._flow, self._finished, self.root = flow, finished, root
     self._wanted = {}
+
+  def copy(self):
+    """Puts an undamaged workdir into `root`."""
+    shutil.rmtree(self.root, ignore_errors=True)
+    shutil.copytree(self._finished, self.root)
 
   def wanted(self, consumer):
     """(answer, digest) of a command on the undamaged workdir."""
     if consumer not in self._wanted:
-      root = self._folder / "root"
-      shutil.rmtree(root, ignore_errors=True)
-      shutil.copytree(self._finished, root)
-      ended = _run(self._flow, consumer, root)
+      self.copy()
+      ended = _run(self._flow, consumer, self.root)
       assert ended.code == 0, f"{consumer}: {ended.stderr}"
       self._wanted[consumer] = (
         _answer(ended, consumer),
-        flows.digest(root),
+        flows.digest(self.root),
       )
     return self._wanted[consumer]
 
@@ -159,7 +162,7 @@ def _answer(ended, consumer):
 
 @pytest.fixture(scope="module")
 def consumers(flow, finished, tmp_path_factory):
-  return Consumers(flow, finished, tmp_path_factory.mktemp("wanted"))
+  return Consumers(flow, finished, tmp_path_factory.mktemp("copy") / "root")
 
 
 def _trials(kind, finished):
@@ -195,17 +198,15 @@ def _damage(path, trial):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_damage_is_seen_or_does_no_harm(
-  flow, finished, consumers, kind, tally, tmp_path
-):
-  rows, root = tally(7), tmp_path / "root"
+def test_damage_is_seen_or_does_no_harm(flow, finished, consumers, kind, tally):
+  rows, root = tally(7), consumers.root
   for trial in rows.each(_trials(kind, finished)):
     name, consumer = trial.split(", ")[-2:]
-    shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(finished, root)
+    wanted = consumers.wanted(consumer)
+    consumers.copy()
     _damage(root / name, trial)
     with rows.trial(trial):
-      check(flow, consumers.wanted(consumer), root, name, consumer)
+      check(flow, wanted, root, name, consumer)
 
 
 def check(flow, wanted, root, name, consumer):

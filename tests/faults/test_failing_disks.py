@@ -30,8 +30,8 @@ ERRORS = {
   "read": ("EIO", "EACCES"),
 }
 # Trials of a kind in one command, at most; calls are taken evenly.
-MOST = {"write": 12, "read": 5, "mkdir": 8}
-MOST_OTHERS = 24
+MOST = {"write": 10, "read": 5, "mkdir": 8}
+MOST_OTHERS = 18
 # Orbax and FAISS name their files as they like: the folder is enough.
 _MARKED = re.compile(r"\.(dprjax-)?(tmp|old)-\d+|\.orbax-checkpoint-tmp.*")
 
