@@ -280,20 +280,24 @@ def load_dense(
     workdir, factory, method, mmap=config.index.mmap
   )
   corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
-  if index.ntotal != passages or manifest["inputs"]["passages"] != corpus:
+  indexed = manifest["inputs"].get("passages")
+  if index.ntotal != passages or indexed != corpus:
     raise errors.InputError(
       f"{folder}: this index of {index.ntotal} vectors was not made from the"
-      f" {passages} passages in {workdir.data}: {_REBUILD}"
+      f" {passages} passages in {workdir.data} ({workdir_lib.short(indexed)} are"
+      f" indexed, {workdir_lib.short(corpus)} are there): {_REBUILD}"
     )
   embeddings = workdir.embeddings(method)
   # The vectors may have been deleted since: the index holds what is needed.
   has_vectors = (embeddings / workdir_lib.MANIFEST).exists()
   if has_vectors:
     made_from = workdir_lib.manifest_fingerprint(embeddings, "embed")
-    if manifest["inputs"].get("embeddings") != made_from:
+    indexed = manifest["inputs"].get("embeddings")
+    if indexed != made_from:
       raise errors.InputError(
-        f"{folder}: this index was made from other vectors than those in"
-        f" {embeddings}: run `dpr-jax index` again"
+        f"{folder}: this index was made from other vectors"
+        f" ({workdir_lib.short(indexed)}) than those in {embeddings}"
+        f" ({workdir_lib.short(made_from)}): run `dpr-jax index` again"
       )
   encoder = _load_encoder(workdir, method)
   _check_model(folder, manifest, encoder)
