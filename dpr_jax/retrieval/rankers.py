@@ -284,8 +284,9 @@ def load_dense(
   if index.ntotal != passages or indexed != corpus:
     raise errors.InputError(
       f"{folder}: this index of {index.ntotal} vectors was not made from the"
-      f" {passages} passages in {workdir.data} ({workdir_lib.short(indexed)} are"
-      f" indexed, {workdir_lib.short(corpus)} are there): {_REBUILD}"
+      f" {passages} passages in {workdir.data}"
+      f" ({workdir_lib.short(indexed)} are indexed, {workdir_lib.short(corpus)}"
+      f" are there): {_REBUILD}"
     )
   embeddings = workdir.embeddings(method)
   # The vectors may have been deleted since: the index holds what is needed.
