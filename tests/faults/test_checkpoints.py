@@ -133,11 +133,10 @@ def _trials(folder, step):
 
 
 def test_every_damage_is_seen_named_and_passed_over(
-  broken_off, tmp_path, caplog
+  broken_off, tmp_path, tally
 ):
   """The newest of three is damaged: the one before is used."""
-  wrong = []
-  count = 0
+  rows = tally(6)
   source = broken_off.training / "checkpoints"
   for number, (what, function, path) in enumerate(_trials(source, 4)):
     folder = tmp_path / str(number)
@@ -152,29 +151,27 @@ def test_every_damage_is_seen_named_and_passed_over(
       continue  # one blank for another
     if path.exists() and path.read_bytes() == before and what != "added":
       continue  # a file that ends in zeros
-    count += 1
-    name = "another" if what == "added" else path.name
-    saved = checkpoints.Checkpoints(folder)
-    problem = str(saved.wrong())
-    if name not in problem and f"{path.parent.name}" not in problem:
-      wrong.append(f"{what} {path}: {problem}")
-    if what in ("flipped", "cut", "zeroed"):
-      hashes = re.findall("[0-9a-f]{64}", problem)
-      if len(hashes) != 2 or hashes[0] == hashes[1]:
-        wrong.append(f"{what} {path}: no two hashes: {problem}")
-    if saved.steps() != [2, 3]:
-      wrong.append(f"{what} {path}: {saved.steps()}")
-    saved.close()
-    try:
-      checkpoints.load_params(folder)
-      wrong.append(f"{what} {path}: loaded")
-    except errors.InputError as error:
-      said = str(error)
-      if "whole: 2, 3; `dpr-jax train` goes on from step 3" not in said:
-        wrong.append(f"{what} {path}: {said}")
+    with rows.trial(f"{what} {path.relative_to(folder)} {number}"):
+      _check_damage(folder, what, path)
     shutil.rmtree(folder)
-  assert not wrong
-  assert count >= amount(40, 8)
+  assert rows.passed + len(rows.failed) >= amount(40, 8)
+
+
+def _check_damage(folder, what, path):
+  """That a damage is seen, named with both hashes, and passed over."""
+  name = "another" if what == "added" else path.name
+  saved = checkpoints.Checkpoints(folder)
+  problem = str(saved.wrong())
+  assert name in problem or path.parent.name in problem, problem
+  if what in ("flipped", "cut", "zeroed"):
+    hashes = re.findall("[0-9a-f]{64}", problem)
+    assert len(hashes) == 2, problem
+    assert hashes[0] != hashes[1], problem
+  assert saved.steps() == [2, 3]
+  saved.close()
+  way = "whole: 2, 3; `dpr-jax train` goes on from step 3"
+  with pytest.raises(errors.InputError, match=re.escape(way)):
+    checkpoints.load_params(folder)
 
 
 def _says_the_same(path, before):
@@ -211,6 +208,7 @@ def _largest(folder):
   return max(files, key=lambda path: path.stat().st_size)
 
 
+@pytest.mark.fault_row(6)
 def test_training_goes_on_from_the_step_before(
   config, broken_off, finished, copied, caplog
 ):
@@ -224,6 +222,7 @@ def test_training_goes_on_from_the_step_before(
   _assert_equal(place, finished)
 
 
+@pytest.mark.fault_row(6)
 def test_no_whole_checkpoint_is_refused_and_nothing_is_lost(
   config, broken_off, copied
 ):
@@ -254,6 +253,7 @@ def test_no_whole_checkpoint_is_refused_and_nothing_is_lost(
   assert checkpoints.load_params(folder, 6)[0] == 6
 
 
+@pytest.mark.fault_row(6)
 def test_the_only_one_without_checksums_is_kept(config, broken_off, copied):
   """It is not used, and nobody removes it."""
   place = copied(broken_off)
@@ -266,6 +266,7 @@ def test_the_only_one_without_checksums_is_kept(config, broken_off, copied):
   assert (folder / "4").is_dir()
 
 
+@pytest.mark.fault_row(6)
 @pytest.mark.parametrize("damage", ["cut", "flipped", "zeroed", "deleted"])
 def test_the_selection_is_written_again(
   config, broken_off, finished, copied, caplog, damage
@@ -292,6 +293,7 @@ def test_the_selection_is_written_again(
   _assert_equal(place, finished)
 
 
+@pytest.mark.fault_row(6)
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_finished_run_is_not_done_when_its_end_is_damaged(
   config, finished, copied, caplog, gone

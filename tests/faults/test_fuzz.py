@@ -235,6 +235,7 @@ def _one(kind, number, trial, folder):
     assert str(folder) in message, f"no file in {message!r}"
 
 
+@pytest.mark.fault_row(13, trials=amounts.amount(10_000, 500))
 @pytest.mark.parametrize("kind", TEXTS)
 def test_texts(tmp_path, kind):
   count = amounts.amount(10_000, 500)
@@ -245,6 +246,7 @@ ARRAY = np.arange(24, dtype=np.float32).reshape(6, 4)
 IDS = [f"wiki:{i}" for i in range(6)]
 
 
+@pytest.mark.fault_row(13, trials=amounts.amount(1000, 100))
 def test_npy(tmp_path):
   import io
 
@@ -265,6 +267,7 @@ def test_npy(tmp_path):
   run("npy", amounts.amount(1000, 100), trial, tmp_path)
 
 
+@pytest.mark.fault_row(13, trials=amounts.amount(10_000, 500))
 def test_pickles(tmp_path):
   values = [list(zip(IDS, ARRAY, strict=True)), (ARRAY, IDS), (IDS, ARRAY)]
   whole = [pickle.dumps(v, protocol=p) for v in values for p in range(6)]
@@ -277,6 +280,7 @@ def test_pickles(tmp_path):
   run("pickles", amounts.amount(10_000, 500), trial, tmp_path)
 
 
+@pytest.mark.fault_row(13, trials=amounts.amount(1000, 100))
 def test_safetensors(tmp_path, tiny_checkpoint):
   """Mostly the header: a flipped weight is another weight."""
   data = (tiny_checkpoint / "model.safetensors").read_bytes()
@@ -300,6 +304,7 @@ def test_safetensors(tmp_path, tiny_checkpoint):
   run("safetensors", amounts.amount(1000, 100), trial, tmp_path)
 
 
+@pytest.mark.fault_row(13, trials=amounts.amount(1000, 100))
 def test_model_folders(tmp_path, tiny_checkpoint):
   """config.json, vocab.txt and tokenizer.json."""
   import transformers
@@ -333,6 +338,7 @@ def test_model_folders(tmp_path, tiny_checkpoint):
 FACTORIES = ["Flat", "HNSW8,Flat", "IVF4,Flat", "IVF4,PQ2x4", "SQ8", "PQ2x4"]
 
 
+@pytest.mark.fault_row(13, trials=amounts.amount(1000, 100))
 def test_faiss(tmp_path):
   """Whatever is in the file, as if its checksum were right."""
   import faiss

@@ -158,6 +158,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.fault_row(12)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_pickles_are_refused(tmp_path, monkeypatch, name):
   """One clear error; no canary; memory of twice the file and 200 MB."""

@@ -20,6 +20,8 @@ from dpr_jax.data import (
 from dpr_jax.evaluation import answers, ranking
 from tests.faults import amounts, children
 
+pytestmark = pytest.mark.fault_row(14)
+
 MB = 1_000_000
 # Of CPU, the child's own start included.
 SECONDS, BYTES = 1.0, 200 * MB

@@ -99,6 +99,7 @@ def _newest_whole(place):
 
 
 @pytest.mark.slow
+@pytest.mark.fault_row(1, trials=KILLS)
 def test_kills_at_random_moments(
   start, call, command, uninterrupted, fresh_workdir
 ):
@@ -156,6 +157,7 @@ def test_kills_at_random_moments(
   assert not left
 
 
+@pytest.mark.fault_row(2)
 @pytest.mark.parametrize("number", range(amount(10, 2)))
 def test_a_signal_at_a_random_moment_loses_no_step(
   tiny_config, fresh_workdir, number
@@ -214,6 +216,7 @@ cli.main()
 
 
 @pytest.mark.slow
+@pytest.mark.fault_row(5)
 def test_other_devices_and_processes_go_on(
   repository, environment, call, config_file, fresh_workdir, tmp_path
 ):
@@ -265,6 +268,7 @@ def test_other_devices_and_processes_go_on(
 
 
 @pytest.mark.slow
+@pytest.mark.fault_row(2)
 def test_sigterm_saves_and_other_cores_go_on(
   start, call, command, uninterrupted, fresh_workdir
 ):
