@@ -86,6 +86,23 @@ class Mixture:
       )
     return cls(tuple(part for part in parts.items() if part[1]))
 
+  @classmethod
+  def of(cls, train: Any) -> "Mixture":
+    """The negatives of section `train` of a config.
+
+    Raises:
+      InputError: as of `parse`, or rounds that would mine for nobody.
+    """
+    found = cls.parse(train.negatives, train.hard_negatives)
+    if train.rounds > 1 and "model" not in found.kinds:
+      raise errors.InputError(
+        f"config.train.rounds={train.rounds}: what the model mines would not"
+        f" be used by config.train.negatives={train.negatives!r} with"
+        f" config.train.hard_negatives={train.hard_negatives}; set them to"
+        " model and at least 1, or to a mixture as 'bm25:1,model:1'"
+      )
+    return found
+
   @property
   def count(self) -> int:
     """Negatives per question."""

@@ -3,10 +3,10 @@
 Weight decay spares biases and LayerNorm; the learning rate rises linearly over
 the warm-up steps and falls linearly to 0 at the last step; gradients are
 clipped by their global norm before Adam sees them (DPR: 2.0).  `from_config`
-puts it together; `scaled` is for batches of another size than the recipe's.
+puts it together; for batches of another size than the recipe's see
+`setting_rules.scaled`.
 """
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -15,9 +15,7 @@ import ml_collections
 import optax
 from absl import logging
 
-from dpr_jax import configuration, errors
-
-SCALE_RULES = ("none", "linear", "sqrt")
+from dpr_jax import configuration, setting_rules
 
 
 def from_config(
@@ -40,28 +38,14 @@ def from_config(
     InputError: a setting is out of range, or the warm-up, for this batch size,
       is no shorter than the training.
   """
-  rule = train.scale_rule
-  rate, warmup_steps = scaled(
-    train.learning_rate,
-    train.warmup_steps,
-    train.batch_size,
-    train.scale_reference,
-    rule,
-  )
-  if rule != "none":
-    if warmup_steps >= steps:
-      raise errors.InputError(
-        f"config.train.warmup_steps={train.warmup_steps} for batches of"
-        f" {train.scale_reference} is {warmup_steps} for batches of"
-        f" {train.batch_size} (scale_rule={rule!r}), not below the"
-        f" {steps} steps of the training: lower it, or train longer"
-      )
+  rate, warmup_steps = setting_rules.warm_up(train, steps)
+  if train.scale_rule != "none":
     logging.info(
       "train: learning rate %.4g, %d warm-up steps (%s rule: %.4g and %d at"
       " batches of %d)",
       rate,
       warmup_steps,
-      rule,
+      train.scale_rule,
       train.learning_rate,
       train.warmup_steps,
       train.scale_reference,
@@ -80,62 +64,11 @@ def from_config(
   return transformation, schedule
 
 
-def scaled(
-  learning_rate: float,
-  warmup_steps: int,
-  batch_size: int,
-  reference: int,
-  rule: str,
-) -> tuple[float, int]:
-  """Learning rate and warm-up for another batch size than they were found for.
-
-  With k = `batch_size` / `reference`, "linear" multiplies the rate by k and
-  "sqrt" by the square root of k; either keeps the warm-up at the same number of
-  examples, rounded up to whole steps.  These are starting points for a search,
-  not laws.
-
-  "linear" is the rule of Goyal et al. 2017 (arXiv 1706.02677) for SGD with
-  momentum; their warm-up, too, is a number of epochs whatever the batch.  The
-  square root keeps the variance of a step the same (Krizhevsky 2014, arXiv
-  1404.5997, who found the linear rule better for his SGD).  You et al. 2019
-  (arXiv 1904.00962) train BERT with it, by their own optimizer, LAMB.  Malladi
-  et al. 2022 (arXiv 2205.10287) derive it for Adam, where 1 - beta is also
-  multiplied by k, for both betas, and epsilon divided by the square root of k.
-  Here betas and epsilon stay as they are, so "sqrt" is only part of their rule.
-  All of this is about one loss; with in-batch negatives a larger batch is also
-  a harder task.
-
-  Args:
-    learning_rate: peak rate for batches of `reference`.
-    warmup_steps: of batches of `reference`.
-    batch_size: questions in the global batch of this training.
-    reference: questions in the global batch that the first two are meant for.
-    rule: "none" (both as given), "linear" or "sqrt".
-
-  Raises:
-    InputError: `rule` is none of these, or a size is below 1.
-  """
-  configuration.one_of("train.scale_rule", rule, SCALE_RULES)
-  configuration.at_least("train.warmup_steps", warmup_steps, 0)
-  configuration.at_least("train.batch_size", batch_size, 1)
-  configuration.at_least("train.scale_reference", reference, 1)
-  if rule == "none":
-    return learning_rate, warmup_steps
-  factor = batch_size / reference
-  if rule == "sqrt":
-    factor = math.sqrt(factor)
-  return learning_rate * factor, -(-warmup_steps * reference // batch_size)
-
-
 def learning_rate_schedule(
   peak: float, warmup_steps: int, total_steps: int
 ) -> optax.Schedule:
   """Linear warm-up to `peak`, linear decay to 0 at `total_steps`."""
-  if warmup_steps >= total_steps:
-    raise errors.InputError(
-      f"config.train.warmup_steps={warmup_steps} is not below the {total_steps}"
-      " steps of the training: lower it, or train longer"
-    )
+  setting_rules.below_steps("train.warmup_steps", warmup_steps, total_steps)
   return optax.schedules.join_schedules(
     [
       optax.schedules.linear_schedule(

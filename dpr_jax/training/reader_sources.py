@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 from absl import logging
 
-from dpr_jax import configuration, errors
+from dpr_jax import configuration, errors, setting_rules
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import (
   prepare,
@@ -38,12 +38,7 @@ def retrieve(
 ) -> None:
   """Retrieves for the training questions, where the reader learns from that."""
   reader = config.reader
-  if not reader.train:
-    raise errors.InputError(
-      'config.reader.train is empty: set it to "results" to learn from what'
-      " config.reader.method retrieves, or to a file in SQuAD's format or in"
-      " DPR's results format"
-    )
+  setting_rules.reader_source(reader.train)
   if reader.train == RESULTS:
     search.retrieve(
       config, workdir, name="train", methods=[reader.method], split="train"

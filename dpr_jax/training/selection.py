@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from dpr_jax import configuration, errors
+from dpr_jax import errors, setting_rules
 from dpr_jax.training import validation
 
 
@@ -37,31 +37,7 @@ class Selection:
     Raises:
       InputError: a metric that this config does not give, or both rules.
     """
-    settings = config.train
-    metric = settings.best_metric
-    average = int(
-      configuration.at_least(
-        "train.average_checkpoints", settings.average_checkpoints, 1
-      )
-    )
-    if metric:
-      names = validation.metric_names(config)
-      if metric not in names:
-        raise errors.InputError(
-          f"config.train.best_metric={metric!r}: this config gives"
-          f" {', '.join(names) or 'no dev metrics (train.dev_questions=0)'}"
-        )
-      if average > 1:
-        raise errors.InputError(
-          f"config.train.average_checkpoints={average} and"
-          f" config.train.best_metric={metric!r}: choose one of them"
-        )
-    if average > settings.keep_checkpoints:
-      raise errors.InputError(
-        f"config.train.average_checkpoints={average}: must be <="
-        f" config.train.keep_checkpoints={settings.keep_checkpoints}"
-      )
-    return cls(metric, average)
+    return cls(*setting_rules.selection(config))
 
   def check(self, has_dev: bool) -> None:
     """`InputError` where a best metric is wanted and nothing gives it."""

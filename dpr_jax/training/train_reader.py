@@ -11,7 +11,13 @@ import dataclasses
 import jax
 import ml_collections
 
-from dpr_jax import configuration, errors, parallel, processes
+from dpr_jax import (
+  configuration,
+  errors,
+  parallel,
+  processes,
+  setting_rules,
+)
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import batches, reader_batches, reader_examples
 from dpr_jax.models import readers
@@ -207,11 +213,7 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int):
   """AdamW and learning rate of `config.reader`, as the retriever's."""
   reader = config.reader
   warmup = configuration.at_least("reader.warmup_steps", reader.warmup_steps, 0)
-  if warmup >= steps:
-    raise errors.InputError(
-      f"config.reader.warmup_steps={warmup} is not below the {steps} steps of"
-      " the training: lower it, or train longer"
-    )
+  setting_rules.below_steps("reader.warmup_steps", warmup, steps)
   schedule = optimizer.learning_rate_schedule(
     reader.learning_rate, warmup, steps
   )

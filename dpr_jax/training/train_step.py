@@ -19,7 +19,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
-from dpr_jax import configuration, errors, parallel
+from dpr_jax import configuration, parallel, setting_rules
 from dpr_jax.models import dual_encoder, layer_stacks, towers
 from dpr_jax.training import objectives, optimizer, sharding
 
@@ -266,13 +266,7 @@ def build(
     cores: of all processes; None = those there are.
   """
   train_config = config.train
-  if train_config.accumulate_steps != 1:
-    raise errors.InputError(
-      f"config.train.accumulate_steps={train_config.accumulate_steps}: must be"
-      " 1; adding up gradients would not make the softmax bigger, for every"
-      " part would see its own negatives alone; set"
-      " config.train.gradient_cache=True and a bigger config.train.batch_size"
-    )
+  setting_rules.accumulation(train_config.accumulate_steps)
   layers = configuration.one_of("train.layers", train_config.layers, LAYERS)
   sharing = sharding.Sharing(
     (cores or jax.device_count()) if train_config.shard_optimizer else 0,

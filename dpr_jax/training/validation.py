@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
 
-from dpr_jax import configuration, errors
+from dpr_jax import configuration, errors, setting_rules
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import prepare, records
 from dpr_jax.evaluation import answers as answers_lib
@@ -29,45 +29,6 @@ SIZES = ("dev_pool", "dev_topk_passages")  # in the dev rows, but no figures
 
 _BLOCK = 256  # dev questions read at once
 _SCORES = 2**24  # scores in memory at once: 64 MB
-
-
-def metric_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-  """The dev figures of this config, those that models may be selected by.
-
-  `DevPool.evaluate` gives them and `SIZES`.  Small values are good for those in
-  `LOWER_IS_BETTER`, large ones for the others.  Empty without dev questions.
-
-  Raises:
-    InputError: `train.dev_topk_passages` or `evaluate.ranks` is out of range.
-  """
-  if config.train.dev_questions <= 0:
-    return ()
-  names = ["dev_loss", "dev_average_rank", "dev_top1"]
-  if _sub_corpus_size(config):
-    for kind in ("gold", "answer"):
-      names += [f"dev_{kind}_top{k}" for k in _ranks(config)]
-  return tuple(names)
-
-
-def _sub_corpus_size(config: ml_collections.ConfigDict) -> int:
-  return int(
-    configuration.at_least(
-      "train.dev_topk_passages", config.train.dev_topk_passages, 0
-    )
-  )
-
-
-def _ranks(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-  """The k of top-k, ascending."""
-  ranks = config.evaluate.ranks
-  if not len(ranks):
-    raise errors.InputError(
-      "config.evaluate.ranks is empty: give the k of top-k, or set"
-      " config.train.dev_topk_passages=0"
-    )
-  return tuple(
-    sorted({int(configuration.at_least("evaluate.ranks", k, 1)) for k in ranks})
-  )
 
 
 @dataclasses.dataclass
@@ -126,8 +87,8 @@ class DevPool:
         corpus, or the sub-corpus is too small for the gold passages.
     """
     settings = config.train
-    size = _sub_corpus_size(config)
-    ks = _ranks(config) if size else ()
+    size = setting_rules.sub_corpus_size(config)
+    ks = setting_rules.ranks(config) if size else ()
     corpus = prepare.open_passages(workdir)
     questions, gold_rows, mined = _questions(
       workdir, corpus, settings.dev_questions

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpr_jax import configuration, errors
+from dpr_jax import configuration, errors, setting_rules
 from dpr_jax.training import optimizer
 
 
@@ -128,9 +128,9 @@ def test_dpr_workers_change_clipping_and_epsilon(workers, seen_by_adam):
 )
 def test_scaled(batch_size, rule, rate, warmup_steps):
   """DPR's recipe for other batches; the warm-up sees as many examples."""
-  found = optimizer.scaled(2e-5, 1237, batch_size, 128, rule)
+  found = setting_rules.scaled(2e-5, 1237, batch_size, 128, rule)
   assert found == (pytest.approx(rate, rel=1e-12), warmup_steps)
-  assert optimizer.scaled(2e-5, 0, batch_size, 128, rule)[1] == 0
+  assert setting_rules.scaled(2e-5, 0, batch_size, 128, rule)[1] == 0
 
 
 def test_from_config():

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpr_jax import configuration, errors, parallel
+from dpr_jax import configuration, errors, parallel, setting_rules
 from dpr_jax.data import prepare, records
 from dpr_jax.evaluation import answers
 from dpr_jax.models import towers
@@ -153,13 +153,13 @@ def test_figures_are_equal_on_1_and_8_devices(
   assert len(eight.sub_corpus.members) == 70
   assert len(eight.passages) < 70 + len(eight.pool)
   wanted = eight.evaluate(params)
-  names = validation.metric_names(config)
+  names = setting_rules.metric_names(config)
   assert set(wanted) == {*names, *validation.SIZES}
 
   without = validation.DevPool.make(tiny_config, mined_workdir, model)
   figures = without.evaluate(params)
   assert [key for key in figures if key != "dev_pool"] == list(
-    validation.metric_names(tiny_config)
+    setting_rules.metric_names(tiny_config)
   )
   assert figures == pytest.approx(
     {key: wanted[key] for key in figures}, rel=1e-5
@@ -262,9 +262,9 @@ def test_metric_names():
   """The contract with the choice of the best checkpoint."""
   config = configuration.base_config()
   pool = ("dev_loss", "dev_average_rank", "dev_top1")
-  assert validation.metric_names(config) == pool
+  assert setting_rules.metric_names(config) == pool
   config.train.dev_topk_passages = 1000
-  assert validation.metric_names(config) == (
+  assert setting_rules.metric_names(config) == (
     *pool,
     *(f"dev_gold_top{k}" for k in (1, 5, 20, 100)),
     *(f"dev_answer_top{k}" for k in (1, 5, 20, 100)),
@@ -272,12 +272,12 @@ def test_metric_names():
   assert set(validation.LOWER_IS_BETTER) < set(pool)
   config.evaluate.ranks = ()
   with pytest.raises(errors.InputError, match="evaluate.ranks is empty"):
-    validation.metric_names(config)
+    setting_rules.metric_names(config)
   config.evaluate.ranks = (0, 5)
   with pytest.raises(errors.InputError, match="evaluate.ranks=0: must be >= 1"):
-    validation.metric_names(config)
+    setting_rules.metric_names(config)
   config.train.dev_topk_passages = -1
   with pytest.raises(errors.InputError, match="dev_topk_passages=-1: must be"):
-    validation.metric_names(config)
+    setting_rules.metric_names(config)
   config.train.dev_questions = 0
-  assert validation.metric_names(config) == ()
+  assert setting_rules.metric_names(config) == ()
