@@ -16,7 +16,8 @@ INPUTS := setup.py pyproject.toml constraints.txt dpr_jax/version.py
 SHELL_SCRIPTS := $(wildcard launch/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test-venv parity planner demo test faults lint format clean
+.PHONY: help venv test-venv parity planner demo test faults lint format \
+  reference clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets.
@@ -85,6 +86,9 @@ lint: $(VENV)/.test ## Check style, formatting and shell scripts.
 format: $(VENV)/.test ## Put the code into the project's format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(VENV)/.runtime ## Write docs/reference/config.md anew from the table of settings.
+	$(BIN)/python -m dpr_jax.settings_show > docs/reference/config.md
 
 clean: ## Remove .venv, caches and build leftovers (not your workdirs).
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

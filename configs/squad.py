@@ -34,7 +34,6 @@ def get_config(variant: str = ""):
   reader.length = 320
   reader.question_length = 48
   reader.batch_size = 16
-  reader.epochs = 2.0
   reader.learning_rate = 1e-4
   reader.warmup_steps = 100
   reader.dropout = 0.0
@@ -51,4 +50,6 @@ def get_config(variant: str = ""):
     reader.dev_questions = 300
   elif variant:
     raise ValueError(f"configs/squad.py has no variant {variant!r}: bench")
+  else:
+    reader.epochs = 2.0
   return config

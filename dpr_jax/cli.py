@@ -24,6 +24,8 @@ from dpr_jax import (
   interrupts,
   parallel,
   processes,
+  settings_command,
+  settings_hints,
   version,
 )
 from dpr_jax import command_flags as given
@@ -46,6 +48,8 @@ STAGE is one of
             question-answering
   import    with --what=embeddings: vectors in one of those formats, --from=FILE
             or DIR, into --out=DIR as `embed` leaves them
+  config    the value of every setting, and where it comes from: default, file,
+            workdir or command line; --diff: only what is not the default
   check     is a workdir whole, and does all of it belong together? --deep reads
             the contents too; exit status 2 where it is not
 or "bench KIND": how fast, and in how much memory; KIND is one of
@@ -114,10 +118,10 @@ def _fail(message: object) -> None:
 
 def _parse(arguments: Sequence[str]) -> list[str]:
   """Parses flags; anything wrong with them is the user's to mend."""
-  if arguments[1:2] == ["ask"]:  # there --json needs no file
+  if arguments[1:2] in (["ask"], ["config"]):  # there --json needs no file
     arguments = ["--json=-" if a == "--json" else a for a in arguments]
   try:
-    arguments = given.with_values(arguments)
+    arguments = settings_command.normalised(given.with_values(arguments))
     return flags.FLAGS(experiment.with_stored_config(arguments))
   except flags.Error as error:
     # What a config file raises comes with a traceback: keep its two ends.
@@ -140,14 +144,16 @@ def _run(arguments: list[str]) -> None:
   elif stage != "ask" and len(arguments) != 2:
     _fail(USAGE if len(arguments) < 2 else f"one STAGE only: {arguments[1:]}")
   if stage not in _known():
-    _fail(f"unknown stage {stage!r}: one of {', '.join(_known())}")
+    near = settings_hints.did_you_mean(settings_hints.closest(stage, _known()))
+    _fail(f"unknown stage {stage!r}{near or ': one of ' + ', '.join(_known())}")
   interrupts.listen()
   try:
     command = f"bench {rest[0]}" if stage == "bench" else stage
     given.check(command, commands.STAGES)
     experiment.check(command)
     cores = given.CPU_DEVICES.value or (8 if stage == "demo" else 0)
-    _set_up_cores(cores, stage)
+    if stage != "config":
+      _set_up_cores(cores, stage)
     commands.call(stage, rest)
     processes.finish()
   except errors.InputError as error:

@@ -122,7 +122,7 @@ AGAINST = flags.DEFINE_enum(
 JSON = flags.DEFINE_string(
   "json",
   None,
-  "bench, plan: a file for the report. ask: --json alone prints JSON.",
+  "bench, plan: a file for the report. ask, config: --json alone prints JSON.",
 )
 TOPOLOGY = flags.DEFINE_string(
   "topology", None, "plan: chips and how they are laid out, as v5e:16x16."
@@ -182,6 +182,13 @@ DEEP = flags.DEFINE_bool(
   "deep", False, "check: also reads every row, vector, id and index."
 )
 
+PRINT = flags.DEFINE_bool(
+  "print", False, "config: all settings; it does so without this flag, too."
+)
+DIFF = flags.DEFINE_bool(
+  "diff", False, "config: only what differs from the default."
+)
+
 BENCHES = ("train", "encode", "batch", "search", "reader")
 _BENCHES = tuple(f"bench {kind}" for kind in BENCHES)
 _BARE = "true"  # what `--overwrite` alone, once a boolean, stands for
@@ -191,12 +198,13 @@ _TAKEN_BY = {
   "batch_sizes": ("bench batch",),
   "compare": ("evaluate",),
   "deep": ("check",),
+  "diff": ("config",),
   "dim": ("index", "bench search"),
   "embed": ("plan",),
   "factories": ("bench search",),
   "format": ("export",),
   "from": ("mine", "import"),
-  "json": ("ask", "plan", *_BENCHES),
+  "json": ("ask", "config", "plan", *_BENCHES),
   "k": ("ask",),
   "match": ("evaluate", "run"),
   "method": ("retrieve", "read", "ask", "run"),
@@ -204,6 +212,7 @@ _TAKEN_BY = {
   "name": ("retrieve", "read", "evaluate", "run"),
   "out": ("export", "import"),
   "plan": ("index",),
+  "print": ("config",),
   "qrels": ("retrieve", "evaluate"),
   "questions": ("retrieve", "read", "run"),
   "quick": ("plan",),

@@ -16,14 +16,16 @@ import ml_collections
 from absl import logging
 
 from dpr_jax import command_flags as given
-from dpr_jax import configuration, errors, experiment, processes
-from dpr_jax import workdir as workdir_lib
-
-STAGES = (
-  *("prepare", "mine", "train", "embed", "index", "retrieve"),
-  *("train-reader", "read", "evaluate"),
+from dpr_jax import (
+  configuration,
+  errors,
+  experiment,
+  processes,
+  settings_command,
 )
-READING = ("train-reader", "read")  # `run` does them if config.reader.train
+from dpr_jax import workdir as workdir_lib
+from dpr_jax.settings_call import READING, STAGES
+
 # Several processes do these together; the others are led by the first, which
 # asks for help where an index has shards or search is exact (`spread`).
 TOGETHER = ("train", "embed", "train-reader")
@@ -382,9 +384,18 @@ OTHERS = {
   "export": lambda _: _export(),
   "import": lambda _: _import(),
   "check": lambda _: _check(),
+  "config": lambda _: _show(),
   "plan": lambda _: _plan(),
   "bench": _bench,
 }
+
+
+def _show() -> None:
+  """Prints the settings that a call would use."""
+  if given.CONFIG.value is None:
+    print(settings_command.show(configuration.base_config(), "default"))
+  else:
+    print(settings_command.show(experiment.config(), experiment.origin()))
 
 
 def call(command: str, arguments: list[str]) -> None:

@@ -11,12 +11,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
+from absl import flags
 
 from dpr_jax import command_flags as given
-from dpr_jax import configuration, errors, processes
+from dpr_jax import (
+  configuration,
+  errors,
+  processes,
+  settings_checks,
+  settings_command,
+)
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.models import model_settings
 
+_CONFIG_AT_WILL = ("ask", "export")  # the workdir may say all
+_NO_CONFIG = ("import", "check", "config")  # what is wrong in it is not theirs
+_LOADER = pathlib.Path(__file__).with_name("stored_config.py")
 # What uses a model that was trained in the workdir.
 _AFTER_TRAINING = (
   *("embed", "index", "retrieve", "train-reader", "read", "evaluate"),
@@ -49,18 +59,8 @@ def config() -> ml_collections.ConfigDict:
     given.CONFIG.value.items()
   except OSError as error:  # a file that cannot be loaded shows only now
     raise errors.InputError(f"--config: {error}") from error
-  return configuration.with_full_paths(_known(given.CONFIG.value))
-
-
-def _known(values: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Returns a config; `InputError` where it holds keys of its own."""
-  known = configuration.base_config()
-  for section, keys in configuration.plain(values).items():
-    if section not in known or (
-      isinstance(keys, dict) and keys.keys() - known[section].keys()
-    ):
-      raise errors.InputError(f"config.{section}: unknown or with unknown keys")
-  return values
+  settings_checks.check_keys(given.CONFIG.value)
+  return configuration.with_full_paths(given.CONFIG.value)
 
 
 def with_stored_config(arguments: Sequence[str]) -> list[str]:
@@ -89,19 +89,30 @@ def with_stored_config(arguments: Sequence[str]) -> list[str]:
   file = workdir_lib.Workdir(values["workdir"]).root / configuration.FILE
   if not file.is_file():
     return arguments
-  loader = pathlib.Path(__file__).with_name("stored_config.py")
-  return [*arguments[:1], f"--config={loader}:{file}", *arguments[1:]]
+  return [*arguments[:1], f"--config={_LOADER}:{file}", *arguments[1:]]
+
+
+def origin() -> str:
+  """Where the config comes from: "workdir", or "config file"."""
+  name = flags.FLAGS[given.CONFIG.name].config_filename
+  return "workdir" if name.startswith(f"{_LOADER}:") else "config file"
 
 
 def check(command: str) -> None:
-  """Refuses a config that contradicts what was trained, before anything starts.
+  """Refuses a config that a command could not do with, before anything starts.
 
   Args:
     command: a stage, or another command, "bench KIND".
 
   Raises:
-    InputError: as of `settled`.
+    InputError: as of `settings_checks.check` and of `settled`.
   """
+  if command in _NO_CONFIG or (
+    command == "demo" and given.CONFIG.value is None
+  ):
+    return
+  if command not in _CONFIG_AT_WILL:
+    settings_command.check(command, config())
   if given.WORKDIR.value and given.CONFIG.value is not None:
     settled(config(), workdir(), command)
 

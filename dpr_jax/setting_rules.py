@@ -180,7 +180,7 @@ def below_steps(key: str, warmup_steps: int, steps: int) -> None:
     )
 
 
-def profile_steps(key: str, steps: Sequence[int], last: float) -> None:
+def profile_steps(key: str, steps: Sequence[int], last: float | int) -> None:
   """`InputError` for what is not two steps in order, within the training.
 
   Args:
@@ -189,7 +189,7 @@ def profile_steps(key: str, steps: Sequence[int], last: float) -> None:
     last: of the training; infinity where that is not known.
   """
   if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1] <= last):
-    end = "" if math.isinf(last) else f" <= {last}"
+    end = "" if math.isinf(last) else f" <= {int(last)}"
     raise errors.InputError(
       f"config.{key}={tuple(steps)}: must be (first, last) with 1 <= first"
       f" <= last{end}"

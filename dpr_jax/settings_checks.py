@@ -9,19 +9,21 @@ an index will be built, and takes a quarter of a second.
 import math
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from dpr_jax import errors, setting_rules, settings_files
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.settings_call import Call
-from dpr_jax.settings_hints import closest, did_you_mean
+from dpr_jax.settings_hints import closest, did_you_mean, settings_like
 from dpr_jax.settings_retrieval import METHODS
-from dpr_jax.settings_table import ALL, value_of
+from dpr_jax.settings_table import ALL, BY_KEY, value_of
 
 _MOST = 3  # wrong values named in one line
 _DENSE = {"dense", "exact", "hybrid"}  # methods of the trained towers
-_WIDTHS = (768, 384, 512, 1024)  # tried where the width is not known
+_ANY_WIDTH = 768  # tried where the width of vectors is not known
 
 
 def check(config: Any, call: Call) -> None:
@@ -34,10 +36,30 @@ def check(config: Any, call: Call) -> None:
   Raises:
     InputError: the first thing that is wrong; of wrong values, the first three.
   """
+  check_keys(config)
   check_values(config, call)
   for name in call.stages_of(config):
     for rule in _RULES.get(name, ()) if call.is_stage else ():
       rule(config, call)
+
+
+def check_keys(config: Any) -> None:
+  """`InputError` where a config lacks settings, or has some of its own."""
+  found = set()
+  for section, values in config.items():
+    inner = values.keys() if isinstance(values, Mapping | ConfigDict) else ()
+    found |= {f"{section}.{name}" for name in inner} or {section}
+  for key in sorted(found - set(BY_KEY)):
+    names = [f"config.{each}" for each in settings_like(key)]
+    raise errors.InputError(
+      f"config.{key}: there is no such setting{did_you_mean(names)}"
+    )
+  for key in BY_KEY:
+    if key not in found:
+      raise errors.InputError(
+        f"config.{key} is missing: a config starts from"
+        " configuration.base_config()"
+      )
 
 
 def check_values(config: Any, call: Call) -> None:
@@ -127,7 +149,7 @@ def _most_steps(config: Any, call: Call) -> float:
   """Steps of the training, or a bound from above; infinity where unknown."""
   train = config.train
   if train.max_steps:
-    return train.max_steps
+    return float(train.max_steps)
   questions = config.data.max_train
   if call.workdir is not None and not call.whole:
     manifest = call.workdir.data / workdir_lib.MANIFEST
@@ -136,7 +158,7 @@ def _most_steps(config: Any, call: Call) -> float:
       questions = record["counts"].get("train") or questions
   if not questions:
     return math.inf
-  return max(1, -int(-train.epochs * questions // train.batch_size))
+  return float(max(1, -(-train.epochs * questions // train.batch_size)))
 
 
 def _chunks(train: Any, cores: int) -> None:
@@ -293,15 +315,14 @@ def _factory(config: Any, call: Call) -> None:
   if nothing := re.search(r"(IVF|HNSW|PQ|PCA|NSG)0+(?!\d)", settings.factory):
     raise errors.InputError(f"{where}: {nothing[0]} makes no sense")
   _lists(config, where)
-  reasons = []
-  for width in _widths(config, call):
-    try:
-      build.make_index(width, settings)
-    except RuntimeError as error:
-      reasons.append(build.reason(error))
-    else:
-      return
-  raise errors.InputError(f"{where}: {reasons[0]}")
+  width = _width(config, call)
+  try:
+    build.make_index(width or _ANY_WIDTH, settings)
+  except RuntimeError as error:
+    reason = build.reason(error)
+    # Whether parts divide a width that is not known, the stage itself says.
+    if width or "could not parse" in reason:
+      raise errors.InputError(f"{where}: {reason}") from error
 
 
 def _lists(config: Any, where: str) -> None:
@@ -324,14 +345,13 @@ def _builds(config: Any, call: Call) -> bool:
   return bool(call.model) or bool(indexed & set(config.retrieve.methods))
 
 
-def _widths(config: Any, call: Call) -> tuple[int, ...]:
-  """Of the vectors that there will be; several where that is not known."""
+def _width(config: Any, call: Call) -> int:
+  """Of the vectors that there will be; 0 where that is not known."""
   if not call.whole or _is_trained(call, "train"):
-    return _WIDTHS
-  width = settings_files.checkpoint("model.checkpoint", config.model).get(
-    "hidden_size"
-  )
-  return (width,) if isinstance(width, int) else _WIDTHS
+    return 0
+  sizes = settings_files.checkpoint("model.checkpoint", config.model)
+  width = sizes.get("hidden_size")
+  return width if isinstance(width, int) else 0
 
 
 _RULES: dict[str, tuple[Callable[[Any, Call], None], ...]] = {

@@ -139,8 +139,13 @@ def _like(name: str, known: Iterable[str]) -> list[str]:
 def _override(name: str, value: str | None, rest: list[str]) -> str:
   """One override, as ml_collections reads it; takes its value from `rest`."""
   key = name.partition("config.")[2]
-  if key in SECTIONS and value is not None:  # a whole one, as {'k1': 1.2}
-    return f"--{name}={value}"
+  if key in SECTIONS:
+    if (value or "").startswith("{"):  # a whole one, as {'k1': 1.2}
+      return f"--{name}={value}"
+    first = next(each.key for each in ALL if each.section == key)
+    raise errors.InputError(
+      f"--config.{key} is a section: name a setting of it, as --config.{first}"
+    )
   if key not in BY_KEY:
     names = [f"--config.{each}" for each in settings_like(key)]
     raise errors.InputError(

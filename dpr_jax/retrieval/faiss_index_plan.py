@@ -279,8 +279,9 @@ def print_plan(
   config: ml_collections.ConfigDict, count: int, dim: int
 ) -> list[Plan]:
   """Prints and returns the plans of the config's index and of others."""
-  configuration.at_least("vectors", count, 1)
-  configuration.at_least("dim", dim, 1)
+  for flag, value in (("vectors", count), ("dim", dim)):
+    if value < 1:
+      raise errors.InputError(f"--{flag}={value}: must be >= 1")
   settings, flops = Settings.of(config), _matrix_speed()
   limit = memory_limit(config)
   others = _plans(settings, count, dim, flops)
