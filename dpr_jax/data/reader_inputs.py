@@ -16,7 +16,7 @@ import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int
 
-from dpr_jax import errors
+from dpr_jax import errors, setting_rules
 from dpr_jax.data import long_texts, tokenization
 
 # "dpr": the paper's; "dpr-hf": the same with token types 0 throughout, as
@@ -128,18 +128,9 @@ class ReaderTokenizer:
         f"config.reader.layout={self.layout!r}: must be auto or one of"
         f" {', '.join(LAYOUTS)}"
       )
-    if self.question_length < 1 or self.overlap < 0:
-      raise errors.InputError(
-        f"config.reader.question_length={self.question_length} must be >= 1"
-        f" and config.reader.overlap={self.overlap} >= 0"
-      )
-    least = 2 * (self.question_length + 3)
-    if self.length < least or self.overlap > self.length // 4:
-      short = f"config.reader.length={self.length}: must be >= {least}, "
-      raise errors.InputError(
-        f"{short}twice question_length + 3, and >= 4 * overlap ="
-        f" {4 * self.overlap}"
-      )
+    setting_rules.reader_lengths(
+      self.length, self.question_length, self.overlap
+    )
 
   def text_format(self) -> dict[str, int | str]:
     """The settings that decide an input's ids, vocabulary aside."""

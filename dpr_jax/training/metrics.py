@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from dpr_jax import errors, progress, workdir
+from dpr_jax import progress, setting_rules, workdir
 
 
 class MetricsLog:
@@ -164,17 +164,19 @@ class Compilations:
 class Profiler:
   """A trace of some steps, for TensorBoard or Perfetto."""
 
-  def __init__(self, folder: pathlib.Path, steps: Sequence[int], last: int):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    steps: Sequence[int],
+    last: int,
+    key: str = "train.profile_steps",
+  ):
     """Traces steps `steps[0]` to `steps[1]` of `last`; () = none.
 
     Raises:
-      InputError: not two steps in order, within the training.
+      InputError: not two steps in order, within the training; `key` is named.
     """
-    if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1] <= last):
-      raise errors.InputError(
-        f"config.train.profile_steps={tuple(steps)}: must be (first, last) with"
-        f" 1 <= first <= last <= {last}"
-      )
+    setting_rules.profile_steps(key, steps, last)
     self._folder, self._steps, self._running = folder, tuple(steps), False
 
   def before(self, step: int) -> None:

@@ -134,7 +134,10 @@ class _ReaderRun(train_retriever.Run):
     self.ranks = self.reader.ranks or self.source.passages > 1
     transformation, schedule = make_optimizer(config, self.steps)
     self.profiler = metrics.Profiler(
-      workdir.reader / "profile", config.reader.profile_steps, self.steps
+      workdir.reader / "profile",
+      reader.profile_steps,
+      self.steps,
+      "reader.profile_steps",
     )
     step = reader_step.make_reader_step(
       self.reader.structure,

@@ -246,7 +246,7 @@ def _plain(config):
     ("best_metric", "loss", "best_metric='loss': must be one of dev_em"),
     ("layout", "bert", "layout='bert'"),
     ("remat", "all", "reader.remat='all'"),
-    ("profile_steps", (2, 9), "profile_steps=.2, 9.: must be"),
+    ("profile_steps", (2, 9), "config.reader.profile_steps=.2, 9.: must be"),
   ],
 )
 def test_bad_settings(config, retrieved, tmp_path, key, value, message):

@@ -184,7 +184,7 @@ def test_all_have_compiled_before_one_begins_a_step(monkeypatch):
     ("remat", "all", "remat='all': must be one of none, inner, layer"),
     ("best_metric", "loss", "best_metric='loss': this config gives dev_loss"),
     ("average_checkpoints", 3, "average_checkpoints=3: must be <="),
-    ("profile_steps", (2, 9), "profile_steps=.2, 9.: must be"),
+    ("profile_steps", (2, 9), "config.train.profile_steps=.2, 9.: must be"),
     ("rounds", 2, "rounds=2: what the model mines would not be used"),
   ],
 )
