@@ -9,6 +9,7 @@ import math
 import subprocess
 import sys
 
+import ml_collections
 import pytest
 
 from dpr_jax import configuration, errors, settings_checks, workdir
@@ -193,6 +194,42 @@ def test_what_a_stage_needs(tiny, command, line, words, tmp_path, monkeypatch):
     assert words in _refused(tiny, _call("run", workdir=here))
 
 
+@pytest.mark.parametrize(
+  "line",
+  [
+    "train.average_checkpoints=2 train.keep_checkpoints=2",
+    "train.profile_steps=6,6",
+    "train.warmup_steps=5",
+    "train.rounds=6 train.negatives=model",
+    "train.rounds=1 train.negatives=bm25:1,random:1 train.hard_negatives=2",
+    "train.negatives=random train.negatives_from=nowhere",
+    "train.best_metric=dev_gold_top5 train.dev_topk_passages=100",
+    "train.mask_answers=yes",
+    "train.chunk_size=2",
+    "train.chunk_size=4",
+    "train.chunk_size=5",  # more than there are
+    "train.passage_length=3",
+    "train.passage_length=64",
+    "model.passage_length=64 model.question_length=64",
+    "model.checkpoint=random model.random_width=33 model.random_heads=3",
+    "model.checkpoint=hf:google-bert/bert-base-uncased@main",
+    "reader.length=64 reader.overlap=16 reader.question_length=29",
+    "reader.warmup_steps=3",
+    "reader.profile_steps=4,4",
+    "reader.batch_size=8 reader.passages=1",
+    "index.factory=IVF64,Flat index.train_sample=64",
+    "index.factory=IVF120,Flat",  # of 120 passages
+    "index.factory=PQ8",  # of width 32
+    "index.factory=HNSW10",
+  ],
+)
+def test_the_last_that_goes(tiny, line, tmp_path):
+  """Just within every bound, for `run`."""
+  tiny.reader.train = "results"
+  _set(tiny, *line.split())
+  settings_checks.check(tiny, _call(workdir=workdir.Workdir(tmp_path / "w")))
+
+
 def test_what_is_not_read_is_not_checked(tiny):
   """A wrong value of another stage is wrong where it was typed."""
   tiny.reader.batch_size = 0
@@ -229,6 +266,32 @@ def test_steps_that_the_data_gives(tiny, tmp_path, monkeypatch):
   assert "the 3 steps" in _refused(tiny, _call("train", workdir=here))
   tiny.train.warmup_steps = 2
   settings_checks.check(tiny, _call("train", workdir=here))
+
+
+def test_a_file_that_may_not_be_read(tiny, tmp_path, monkeypatch):
+  """Said at once, and not when it is opened."""
+  from dpr_jax import settings_files
+
+  file = tmp_path / "dev.json"
+  file.write_text("[]")
+  tiny.data.dev = str(file)
+  settings_checks.check(tiny, _call("prepare"))
+  monkeypatch.setattr(settings_files.os, "access", lambda *_: False)
+  assert _refused(tiny, _call("prepare")) == (
+    f"config.data.dev={str(file)!r}: may not be read: give a file"
+  )
+
+
+def test_a_config_of_its_own_making(tiny):
+  """Keys that there are not, and keys that are missing."""
+  values = tiny.to_dict()
+  values["train"]["batchsize"] = 3
+  with pytest.raises(errors.InputError, match="did you mean config.train.bat"):
+    settings_checks.check_keys(ml_collections.ConfigDict(values))
+  del values["train"]["batchsize"]
+  del values["bm25"]
+  with pytest.raises(errors.InputError, match="config.bm25.k1 is missing"):
+    settings_checks.check_keys(ml_collections.ConfigDict(values))
 
 
 def test_a_checkpoint_is_whole(tiny, tmp_path):
