@@ -131,7 +131,8 @@ def _parse(arguments: Sequence[str]) -> list[str]:
   except errors.InputError as error:
     return _fail(error)
   except (KeyError, AttributeError, TypeError, ValueError) as error:
-    return _fail(f"in --config or an override of it: {error}")
+    said = settings_hints.in_a_file(error)
+    return _fail(f"in --config or an override of it: {said}")
   except (OSError, ImportError, SyntaxError) as error:
     return _fail(f"--config: {error}")
 

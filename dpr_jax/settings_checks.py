@@ -19,7 +19,7 @@ from dpr_jax import workdir as workdir_lib
 from dpr_jax.settings_call import Call
 from dpr_jax.settings_hints import closest, did_you_mean, settings_like
 from dpr_jax.settings_retrieval import METHODS
-from dpr_jax.settings_table import ALL, BY_KEY, value_of
+from dpr_jax.settings_table import ALL, BY_KEY, SECTIONS, value_of
 
 _MOST = 3  # wrong values named in one line
 _DENSE = {"dense", "exact", "hybrid"}  # methods of the trained towers
@@ -50,6 +50,11 @@ def check_keys(config: Any) -> None:
     inner = values.keys() if isinstance(values, Mapping | ConfigDict) else ()
     found |= {f"{section}.{name}" for name in inner} or {section}
   for key in sorted(found - set(BY_KEY)):
+    if key in SECTIONS:
+      raise errors.InputError(
+        f"config.{key}={config[key]!r}: it is a section: leave it as it is, and"
+        " change settings of it"
+      )
     names = [f"config.{each}" for each in settings_like(key)]
     raise errors.InputError(
       f"config.{key}: there is no such setting{did_you_mean(names)}"

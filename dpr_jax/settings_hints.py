@@ -7,6 +7,7 @@ sections and among the flags.  Nothing is imported that takes time.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from dpr_jax import errors
@@ -17,6 +18,11 @@ _CLOSE = 0.6  # of difflib's ratio, for a part of a key
 _CLOSE_FLAG = 0.72
 _MOST = 3
 _LIST = "`dpr-jax config --print` lists all settings"
+# How ml_collections says that a key is not there; perhaps quoted again.
+_NO_KEY = re.compile(
+  r"Key \\?\"(\w+)\\?\" does not exist"
+  r"|^[\\'\"]*(\w+)[\\'\"]*(?:\n|\\n)Did you mean"
+)
 # What other trainers call them.
 _OTHER_NAMES = {
   "lr": "learning_rate",
@@ -165,6 +171,22 @@ def _override(name: str, value: str | None, rest: list[str]) -> str:
       raise errors.InputError(f"--config.{key} needs a value")
     value = rest.pop(0)
   return f"--config.{key}={typed(setting, value)}"
+
+
+def in_a_file(error: Exception) -> str:
+  """What an exception of a config file says, in one line.
+
+  Args:
+    error: of ml_collections, where a key is not there: it lists all others.
+  """
+  message = str(error)
+  found = _NO_KEY.search(message)
+  if not found:
+    return message
+  name = found[1] or found[2]
+  near = closest(name, SECTIONS) or settings_like(name)
+  names = did_you_mean([f"config.{key}" for key in near])
+  return f"there is no setting {name!r}{names}"
 
 
 def typed(setting: Setting, text: str) -> str:

@@ -289,6 +289,9 @@ def test_a_config_of_its_own_making(tiny):
   with pytest.raises(errors.InputError, match="did you mean config.train.bat"):
     settings_checks.check_keys(ml_collections.ConfigDict(values))
   del values["train"]["batchsize"]
+  values["bm25"] = None
+  with pytest.raises(errors.InputError, match="config.bm25=None: it is a sec"):
+    settings_checks.check_keys(ml_collections.ConfigDict(values))
   del values["bm25"]
   with pytest.raises(errors.InputError, match="config.bm25.k1 is missing"):
     settings_checks.check_keys(ml_collections.ConfigDict(values))

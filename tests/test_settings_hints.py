@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpr_jax import errors, settings_hints
+from dpr_jax import configuration, errors, settings_hints
 from tests.faults import settings_cases
 
 # Flags by name; True where one needs no value.
@@ -97,3 +97,30 @@ def test_closest_command(word, nearest):
 )
 def test_did_you_mean(names, end):
   assert settings_hints.did_you_mean(names) == end
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    (
+      lambda config: setattr(config.train, "batchsize", 3),
+      "there is no setting 'batchsize': did you mean config.train.batch_size or"
+      " config.reader.batch_size?",
+    ),
+    (
+      lambda config: config.update({"index": {"fatory": "Flat"}}),
+      "there is no setting 'fatory': did you mean config.index.factory?",
+    ),
+    (
+      lambda config: config.trian.batch_size,
+      "there is no setting 'trian': did you mean config.train?",
+    ),
+    (lambda config: {}["HOME"], "'HOME'"),  # no setting of ours
+    (lambda config: [][3], "list index out of range"),
+  ],
+)
+def test_mistakes_in_a_config_file(change, says):
+  """Ml_collections would list every other key."""
+  with pytest.raises((KeyError, AttributeError, IndexError)) as caught:
+    change(configuration.base_config())
+  assert settings_hints.in_a_file(caught.value).splitlines() == [says]
