@@ -82,9 +82,6 @@ def settings_like(name: str) -> list[str]:
   near = closest(section, SECTIONS) if section else []
   in_near = [each for each in ALL if each.section in near[:1]]
   for some, cutoff in ((in_near, _CLOSE), (ALL, _CLOSE), (in_near, 0.4)):
-    same = [each.key for each in some if each.name == _plain(last)]
-    if same:
-      return same[:_MOST]
     names = closest(last, dict.fromkeys(each.name for each in some), cutoff)
     found = [each.key for n in names[:1] for each in some if each.name == n]
     if found:

@@ -64,6 +64,13 @@ def test_a_value_is_missing():
     settings_hints.normalised(["dpr-jax", "--config.train.epochs"], KNOWN)
 
 
+@pytest.mark.parametrize("flag", ["--tune", "--name=x", "--notune"])
+def test_what_stands_behind_a_whole_flag_is_looked_at(flag):
+  """It is no value of it."""
+  with pytest.raises(errors.InputError, match="unknown flag --fly"):
+    settings_hints.normalised(["dpr-jax", flag, "--fly"], KNOWN)
+
+
 def test_a_section_is_no_setting():
   with pytest.raises(errors.InputError, match="config.train is a section"):
     settings_hints.normalised(["dpr-jax", "--config.train=3"], KNOWN)
