@@ -393,9 +393,11 @@ OTHERS = {
 def _show() -> None:
   """Prints the settings that a call would use."""
   if given.CONFIG.value is None:
-    print(settings_command.show(configuration.base_config(), "default"))
+    shown = settings_command.show(configuration.base_config(), "default")
   else:
-    print(settings_command.show(experiment.config(), experiment.origin()))
+    shown = settings_command.show(experiment.config(), experiment.origin())
+  if shown:
+    print(shown)
 
 
 def call(command: str, arguments: list[str]) -> None:

@@ -273,7 +273,7 @@ EVALUATE = section(
     Setting(
       "match",
       "string",
-      "how answers are looked for in a passage",
+      'how answers are looked for in a passage; "regex": they are patterns',
       choices=("string", "regex"),
       stages=("mine", "train", "retrieve", "train-reader", "evaluate"),
     ),

@@ -8,7 +8,7 @@ import resource
 
 import pytest
 
-from dpr_jax import command_flags, settings_command
+from dpr_jax import command_flags, configuration, settings_command
 from dpr_jax.settings_table import ALL
 
 SECONDS = 3.0  # of CPU, until the answer
@@ -118,6 +118,22 @@ def test_config_shows_values_and_where_they_come_from(answer):
   methods = ["retrieve.methods", "('bm25',", "'exact')", "command", "line"]
   assert methods in lines
   assert not [line for line in lines if line[-1] == "default"]
+
+
+def test_config_of_a_workdir(call, tiny_config, tmp_path):
+  """What is stored there, without --config; nothing where nothing is."""
+  assert call("config", "--diff", f"--workdir={tmp_path}").stdout == ""
+  text = json.dumps(configuration.plain(tiny_config))
+  (tmp_path / "config.json").write_text(text)
+  typed = "--config.train.max_steps=9"
+  done = call("config", "--diff", f"--workdir={tmp_path}", typed)
+  assert done.returncode == 0, done.stderr
+  origins = {
+    line.split()[0]: line.split()[-1] for line in done.stdout.splitlines()
+  }
+  assert origins["train.batch_size"] == "workdir"
+  assert origins["train.max_steps"] == "line"  # command line
+  assert "train.epochs" not in origins
 
 
 def test_flags_that_need_no_value():

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dpr_jax import configuration, errors
+from dpr_jax import configuration, errors, setting_rules
 from dpr_jax.models import bert, towers
 
 # `config.json` of checkpoints that `config.model.checkpoint` may name.
@@ -78,11 +78,7 @@ def batch(config: ml_collections.ConfigDict, cores: int) -> dict[str, Any]:
   """
   train = config.train
   configuration.at_least("train.batch_size", train.batch_size, 1)
-  if train.batch_size % cores:
-    raise errors.InputError(
-      f"config.train.batch_size={train.batch_size}: must be a multiple of the"
-      f" {cores} cores"
-    )
+  setting_rules.divides(train.batch_size, cores)
   questions = train.batch_size // cores
   passages = questions * (1 + train.hard_negatives)
   length = train.passage_length or config.model.passage_length

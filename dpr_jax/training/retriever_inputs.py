@@ -73,16 +73,9 @@ def mixture(
     ("rounds", 1),
   ):
     configuration.at_least(f"train.{name}", settings[name], least)
-  mixture = negatives.Mixture.parse(settings.negatives, settings.hard_negatives)
+  mixture = negatives.Mixture.of(settings)
   if settings.rounds == 1:
     return mixture
-  if "model" not in mixture.kinds:
-    raise errors.InputError(
-      f"config.train.rounds={settings.rounds}: what the model mines would not"
-      f" be used by config.train.negatives={settings.negatives!r} with"
-      f" config.train.hard_negatives={settings.hard_negatives}; set them to"
-      " model and at least 1, or to a mixture as 'bm25:1,model:1'"
-    )
   return mixture if round_number else mixture.replace("model", "bm25")
 
 

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from dpr_jax import configuration, errors
+from dpr_jax import configuration, errors, setting_rules
 from dpr_jax import workdir as workdir_lib
 from dpr_jax.data import (
   batches,
@@ -106,19 +106,9 @@ def check(config: ml_collections.ConfigDict) -> None:
   settings = config.train
   for name in ("batch_size", "length_groups"):
     configuration.at_least(f"train.{name}", settings[name], 1)
-  cores = jax.device_count()
-  if settings.batch_size % cores:
-    raise errors.InputError(
-      f"config.train.batch_size={settings.batch_size}: must be a multiple of"
-      f" the {cores} cores"
-    )
+  setting_rules.divides(settings.batch_size, jax.device_count())
   retriever_inputs.mixture(config, 0)
-  if settings.mask_answers and config.evaluate.match != "string":
-    raise errors.InputError(
-      f"config.train.mask_answers: looks for answers as they stand in the text,"
-      f" not for config.evaluate.match={config.evaluate.match!r}: set one of"
-      " config.train.mask_answers=False, config.evaluate.match=string"
-    )
+  setting_rules.answer_masks(settings.mask_answers, config.evaluate.match)
 
 
 @dataclasses.dataclass(frozen=True)
