@@ -111,10 +111,10 @@ def check(command: str) -> None:
     command == "demo" and given.CONFIG.value is None
   ):
     return
-  if command not in _CONFIG_AT_WILL:
-    settings_command.check(command, config())
   if given.WORKDIR.value and given.CONFIG.value is not None:
     settled(config(), workdir(), command)
+  if command not in _CONFIG_AT_WILL:
+    settings_command.check(command, config())
 
 
 def settled(

@@ -177,6 +177,12 @@ def test_methods_of_the_command_line_count():
   assert not settings_unread.unread(
     config, Call("retrieve", methods=("hybrid",))
   )
+  assert settings_unread.unread(config, Call("run"))
+  config.reader.train, config.reader.method = "results", "hybrid"
+  assert not settings_unread.unread(config, Call("run"))
+  config.reader.train = "squad.json"  # nothing is retrieved for it
+  assert settings_unread.unread(config, Call("run"))
+  config.reader.train, config.reader.method = "", "dense"
   config.retrieve.methods = ("bm25",)
   config.index.factory = "HNSW32"
   assert settings_unread.unread(config, Call("index"))
