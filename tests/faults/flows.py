@@ -120,6 +120,10 @@ class Flow:
     """Runs a command in `root`; see `Zygote.start` for `asked`."""
     return self.zygote.run(*self.argv(command, root, *more), cwd=root, **asked)
 
+  def check(self, root: pathlib.Path):
+    """`dpr-jax check` of the workdir in `root`."""
+    return self.zygote.run("check", f"--workdir={root / 'w'}", cwd=root)
+
   def differences(self, command: str, root: pathlib.Path) -> list[str]:
     """Files of `root` that are not as a run without faults leaves them."""
     if command not in self._digests:
@@ -163,7 +167,8 @@ def _without_speeds(value):
   if not isinstance(value, dict):
     return value
   return {
-    key: _without_speeds(each)
+    # The sums of checkpoints are of files whose names Orbax draws.
+    key: sorted(each) if key == "checkpoints" else _without_speeds(each)
     for key, each in value.items()
     if not any(word in key for word in _SPEEDS)
   }

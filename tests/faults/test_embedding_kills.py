@@ -67,6 +67,10 @@ class Runs:
     ended = self.start(**options).wait()
     assert ended.code == 0, ended.stderr
 
+  def check(self):
+    """`dpr-jax check` of the workdir."""
+    return self._flow.check(self._root)
+
   def encoded(self):
     """Rows of the shards that were begun, since the last time."""
     rows = self._log.read_text().split() if self._log.exists() else []
@@ -148,6 +152,7 @@ def test_kills_and_other_cores(runs, whole, tally):
     if not (runs.folder / "manifest.json").exists():
       runs.finish()
     assert runs.files() == whole.files()
+    assert runs.check().code == 0
 
 
 @pytest.mark.slow

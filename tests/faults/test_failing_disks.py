@@ -98,6 +98,8 @@ def check_rerun(flow, command, root):
   assert again.code == 0, f"again: exit {again.code}: {_last(again)}"
   other = flow.differences(command, root)
   assert not other, f"again: other files: {other}"
+  checked = flow.check(root)
+  assert checked.code == 0, f"check: {checked.stdout[-300:]}{_last(checked)}"
 
 
 @pytest.fixture

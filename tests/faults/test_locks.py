@@ -108,3 +108,5 @@ def test_one_at_a_time(flow, tally, tmp_path):
       assert left == [".lock"], f"left: {left}"
       other = flow.differences(holder, root)
       assert not other, f"other files: {other}"
+      checked = flow.check(root)
+      assert checked.code == 0, f"check: {checked.stdout[-300:]}"
