@@ -109,8 +109,9 @@ def _links(
 ) -> None:
   """`InputError` where something was made from other inputs than there are."""
   inputs = manifest["inputs"]
-  of_data = manifest["stage"] == "prepare"  # whose inputs are users' files
-  if not of_data and (workdir.data / workdir_lib.MANIFEST).exists():
+  # Whose inputs of these names are users' files, or retrieved for the reader.
+  others = manifest["stage"] in ("prepare", "train-reader")
+  if not others and (workdir.data / workdir_lib.MANIFEST).exists():
     names = [key for key in ("passages", "train", "dev") if key in inputs]
     now = {**workdir_lib.dataset_inputs(workdir, *names), **now}
   changed = workdir_lib.changes(
