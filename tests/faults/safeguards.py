@@ -35,9 +35,9 @@ CHECKSUMS = {
     "tests/test_parts.py::test_what_is_there_is_found",
   ),
   "of a checkpoint": (
-    "models/checkpoints.py",
-    "if _checksums(folder / str(step)) != recorded:",
-    "if False:",
+    "models/checkpoint_files.py",
+    "and found[name] != recorded[name]\n",
+    "and False\n",
     "tests/models/test_checkpoints.py::test_a_flipped_bit_is_found",
   ),
   "of a download": (
@@ -48,8 +48,8 @@ CHECKSUMS = {
   ),
   "of the cache": (
     "data/resources.py",
-    "or workdir.fingerprint_file(folder / name) != expected",
-    "",
+    "if workdir.fingerprint_file(folder / name) == expected:",
+    "if True:",
     f"{_RESOURCES}::test_damaged_cache_without_network_is_never_used",
   ),
   "of the data's tables": (
@@ -127,10 +127,12 @@ RENAMES = {
 }
 LISTS = {
   "names in a pickle": (
-    "retrieval/vector_formats.py",
-    "if (module, name) not in _ALLOWED:",
-    "if False:",
-    f"{_HERE}::test_a_pickle_may_not_name_functions",
+    "retrieval/vector_pickles.py",
+    "if (module, name) not in _ALLOWED:\n",
+    "if (module, name) not in _ALLOWED:\n"
+    "      return super().find_class(module, name)\n"
+    "    if False:\n",
+    "tests/faults/test_hostile_pickles.py::test_hostile_pickles_are_refused",
   ),
   "a name that would be taken for a leftover": (
     "atomic_files.py",
@@ -172,15 +174,21 @@ LINKS = {
     "if False:",
     f"{_REFUSALS}::test_vectors_of_another_model_are_refused",
   ),
+  "checkpoints to their training": (
+    "models/checkpoint_files.py",
+    "if found == ours:",
+    "if True:",
+    f"{_HERE}::test_a_checkpoint_of_another_training_is_named",
+  ),
   "an index to its model": (
     "retrieval/rankers.py",
-    "if found != ours:",
-    "if False:",
+    "if found == ours:",
+    "if True:",
     f"{_REFUSALS}::test_an_index_of_another_model_is_refused",
   ),
   "an index to its vectors": (
     "retrieval/rankers.py",
-    'if manifest["inputs"].get("embeddings") != made_from:',
+    "if indexed != made_from:",
     "if False:",
     f"{_REFUSALS}::test_index_of_other_vectors_is_refused",
   ),

@@ -5,14 +5,14 @@ that watches over it is run there: it must fail.
 """
 
 import os
-import pickle
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from dpr_jax import atomic_files, errors, workdir
+from dpr_jax import atomic_files, workdir
+from dpr_jax.models import checkpoint_files
 from tests.faults import safeguards
 from tests.faults.amounts import FULL
 
@@ -122,21 +122,16 @@ def test_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
   assert calls == ["bytes", "name", "folder"]
 
 
-class _Calls:
-  """Pickled as a call of a function."""
-
-  def __init__(self, path):
-    self._path = path
-
-  def __reduce__(self):
-    return os.mkdir, (self._path,)
-
-
-def test_a_pickle_may_not_name_functions(tmp_path):
-  from dpr_jax.retrieval import vector_formats
-
-  path, trace = tmp_path / "vectors.pkl", tmp_path / "trace"
-  path.write_bytes(pickle.dumps([("id", _Calls(str(trace)))]))
-  with pytest.raises(errors.InputError, match="mkdir"):
-    vector_formats.import_(path, tmp_path / "out")
-  assert not trace.exists()
+def test_a_checkpoint_of_another_training_is_named(tmp_path):
+  """Whole, and with its own sums: but the manifest names another one."""
+  folder = tmp_path / "training" / "checkpoints"
+  (folder / "4").mkdir(parents=True)
+  (folder / "4" / "arrays").write_bytes(b"theirs")
+  sums = {"arrays": workdir.fingerprint_file(folder / "4" / "arrays")}
+  workdir.write_json(checkpoint_files.sums_path(folder, 4), sums)
+  assert checkpoint_files.problem(folder, 4) is None
+  found = checkpoint_files.identity(folder, 4)
+  manifest = tmp_path / "training" / "manifest.json"
+  workdir.write_record(manifest, {"checkpoints": {"4": "a" * 64}})
+  said = checkpoint_files.problem(folder, 4)
+  assert f"it is checkpoint {found[:12]}…, {manifest} names {'a' * 12}…" in said
