@@ -137,7 +137,12 @@ class BM25Index:
 
   def save(self, folder: str | os.PathLike) -> None:
     """Writes arrays (.npy), vocabulary and parameters (JSON) into `folder`."""
-    self._model.save(folder, show_progress=False)
+    try:
+      self._model.save(folder, show_progress=False)
+    except OSError as error:
+      if error.errno is None:  # NumPy's, which does not say why
+        _write_plainly(pathlib.Path(folder), self._model.scores)
+      raise
     workdir_lib.write_json(
       pathlib.Path(folder) / PARAMETERS, dataclasses.asdict(self.parameters)
     )
@@ -293,6 +298,14 @@ def _load(folder: pathlib.Path) -> BM25Index:
       f" {manifest['counts']['passages']}: run `dpr-jax mine --overwrite`"
     )
   return index
+
+
+def _write_plainly(folder: pathlib.Path, scores: dict) -> None:
+  """Writes arrays where there was no room for them: the system says why."""
+  with open(folder / "scores", "wb") as file:
+    for value in scores.values():
+      if isinstance(value, np.ndarray):
+        file.write(value)
 
 
 def check_size(index: BM25Index, passages: Passages) -> None:

@@ -150,7 +150,7 @@ def test_files_may_not_grow(flow, command, tally, tmp_path):
     with rows.trial(f"{command} RLIMIT_FSIZE {size}"):
       ended = flow.run(command, root, limits={"FSIZE": size})
       if ended.code:
-        check_refusal(ended, root / "w", os.strerror(errno.EFBIG), root)
+        check_refusal(ended, root, os.strerror(errno.EFBIG), root)
       check_rerun(flow, command, root)
 
 
@@ -177,7 +177,7 @@ def test_a_small_disk(flow, command, tally, tmp_path):
       with rows.trial(f"{command} tmpfs {room} kB"):
         ended = flow.run(command, root)
         if ended.code:
-          check_refusal(ended, root / "w", os.strerror(errno.ENOSPC), root)
+          check_refusal(ended, root, os.strerror(errno.ENOSPC), root)
         subprocess.run(["mount", "-o", "remount,size=64m", mount], check=True)
         check_rerun(flow, command, root)
     finally:
