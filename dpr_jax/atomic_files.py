@@ -380,8 +380,8 @@ def refuse_inside(
   inner, outer = pathlib.Path(path).resolve(), pathlib.Path(folder).resolve()
   if inner == outer or outer in inner.parents:
     raise errors.InputError(
-      f"{what}={path} lies in {folder}, which this command replaces: move it"
-      " elsewhere, or give another folder to write to"
+      f"{what}={path} lies in {folder}, where dpr-jax replaces what is there:"
+      " move it elsewhere, or give another folder"
     )
 
 

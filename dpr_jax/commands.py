@@ -270,6 +270,8 @@ def _export() -> None:
   """The towers or the vectors of a workdir, for other libraries."""
   out = _out("export")
   workdir = experiment.workdir()
+  for name in workdir_lib.FOLDERS:
+    workdir_lib.refuse_inside("--out", out, workdir.root / name)
   config = experiment.settled(experiment.config(), workdir, "export")
   with contextlib.ExitStack() as stack:
     # One that may only be read is not written by anybody meanwhile.

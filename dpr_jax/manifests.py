@@ -26,7 +26,7 @@ _UNFINISHED = "unfinished"
 # How and when something was made, which does not make it another thing.
 _OF_THE_RUN = frozenset(
   ("created", "seconds", "cores", "build_seconds", "passages_per_second")
-  + ("padding_share", "recall", "tuning", "parts")
+  + ("padding_share", "recall", "tuning", "parts", "checkpoints")
 )
 _PARTS = {"config": dict, "inputs": dict, "counts": dict, "files": dict}
 # Commands that make a stage's output again, where it is not the stage's name

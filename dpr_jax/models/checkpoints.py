@@ -17,7 +17,12 @@ import numpy as np
 from absl import logging
 
 from dpr_jax import errors, workdir
-from dpr_jax.models import checkpoint_files
+from dpr_jax.models import (
+  checkpoint_files,
+  model_files,
+  model_settings,
+  towers,
+)
 
 SELECTED = "selected.json"
 
@@ -120,11 +125,21 @@ class Checkpoints:
     except errors.InputError:
       return {}
 
-  def identities(self) -> dict[str, str]:
-    """Of the checkpoints that are whole, by step, for the manifest."""
+  def remembered(self) -> dict[str, Any]:
+    """What the manifest of a finished training has to know of them.
+
+    Orbax writes times into its files: so of two runs that end with the same
+    parameters "weights" is the same, and "checkpoints" is not.
+    """
+    sealed = self.folder.parent / model_settings.FOLDER / model_files.FILE
     return {
-      str(step): checkpoint_files.identity(self.folder, step)
-      for step in self.steps()
+      "selected": self.selected(),
+      "checkpoints": {
+        str(step): checkpoint_files.identity(self.folder, step)
+        for step in self.steps()
+      },
+      "weights": towers.weights_digest(load_params(self.folder)[1]),
+      "model_files": workdir.fingerprint_file(sealed),
     }
 
   def restore_latest(self, params: Any, optimizer: Any) -> tuple[int, Any, Any]:

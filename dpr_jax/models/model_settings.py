@@ -49,8 +49,25 @@ def of_towers(where: workdir.Workdir) -> dict[str, Any] | None:
   folder = where.training / FOLDER
   if model_files.is_sealed(folder):
     kind = model_files.TOWERS
-    return model_files.read(folder, kind, fix_of(folder))["model"]
+    record = model_files.read(folder, kind, fix_of(folder))
+    _check_link(where.training)
+    return record["model"]
   return _recorded(where.training, "model")
+
+
+def _check_link(training: pathlib.Path) -> None:
+  """`InputError` where a finished training's manifest names other files."""
+  manifest = training / workdir.MANIFEST
+  if not manifest.exists():
+    return
+  named = workdir.read_record(manifest).get("model_files")
+  found = workdir.fingerprint_file(training / FOLDER / model_files.FILE)
+  if named and named != found:  # older versions name none
+    raise errors.InputError(
+      f"{training / FOLDER} is not of this training: its {model_files.FILE} is"
+      f" {workdir.short(found)}, {manifest} names {workdir.short(named)};"
+      f" {fix_of(training / FOLDER)}"
+    )
 
 
 def of_start(where: workdir.Workdir) -> dict[str, Any] | None:
@@ -98,6 +115,7 @@ def of_reader(
   if model_files.is_sealed(folder):
     kind = model_files.READER
     record = model_files.read(folder, kind, fix_of(folder))
+    _check_link(where.reader)
     return record["reader"], record["reader"] | record["text_format"]
   section = _recorded(where.reader, "reader")
   return section and (section, section)

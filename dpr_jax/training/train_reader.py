@@ -78,8 +78,7 @@ def train_reader(
       },
       cores=jax.device_count(),
       seconds=round(run.timer.total(), 1),
-      selected=run.saved.selected(),
-      checkpoints=run.saved.identities(),
+      **run.saved.remembered(),
       ranks=run.ranks,
     )
 

@@ -64,8 +64,7 @@ def train(
       },
       cores=jax.device_count(),
       seconds=round(run.timer.total(), 1),
-      selected=run.saved.selected(),
-      checkpoints=run.saved.identities(),
+      **run.saved.remembered(),
     )
 
 

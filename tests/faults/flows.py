@@ -24,6 +24,7 @@ COMMANDS = (*STAGES, *EXPORTS, "import")
 _SPEEDS = (
   "_in_this_run",
   "checksum",
+  "checkpoints",  # Orbax writes times into its files
   "created",
   "seconds",
   "_per_second",

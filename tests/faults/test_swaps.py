@@ -33,6 +33,7 @@ SWAPS = {
   "a model, for the index": ("training", "index --overwrite"),
   "a model, for retrieval": ("training", _RETRIEVE),
   "checkpoints in our training": ("training/checkpoints", "embed --overwrite"),
+  "what a model needs": ("training/model", "embed --overwrite"),
   "a manifest of vectors": ("embeddings/passages/manifest.json", _RETRIEVE),
   "one file of vectors": ("embeddings/passages/vectors-00001.npy", _RETRIEVE),
   "results of one method": ("results/dev.bm25.json", "evaluate --overwrite"),
@@ -69,7 +70,7 @@ def _run(flow, use, root):
 @pytest.mark.slow
 def test_what_does_not_belong_together(flow, other, tally, tmp_path):
   rows = tally(8)
-  names = list(SWAPS) if FULL else list(SWAPS)[:: len(SWAPS) // amount(16, 4)]
+  names = list(SWAPS) if FULL else list(SWAPS)[:: len(SWAPS) // amount(17, 4)]
   for name in rows.each(names):
     part, use = SWAPS[name]
     clean, root = tmp_path / "clean", tmp_path / "root"
