@@ -36,6 +36,7 @@ _COMMANDS = {
   "train": "dpr-jax train",
   "train-reader": "dpr-jax train-reader",
   "embed": "dpr-jax embed",
+  "export": "dpr-jax export",
   "mine --from=model": "dpr-jax mine --from=model --overwrite",
   "rerank": "dpr-jax retrieve --rerank=reader --overwrite",
 }

@@ -316,7 +316,10 @@ class Parts:
     """Removes what killed runs left; nobody else writes these files now."""
     left = [path for path, temporary in self._files_of_mine() if temporary]
     if self.process == 0:  # the one that writes the manifest
-      for stem in (self.stage.manifest.stem, STARTED.removesuffix(".json")):
+      stems = [self.stage.manifest.stem]
+      if self.processes == 1:  # every process writes this at its beginning
+        stems.append(STARTED.removesuffix(".json"))
+      for stem in stems:
         for mark in ("dprjax-tmp", "tmp"):  # the second of older versions
           left += self.stage.folder.glob(f"{stem}.{mark}-*")
     for path in left:

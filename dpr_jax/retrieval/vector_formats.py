@@ -21,6 +21,7 @@ from absl import logging
 
 from dpr_jax import errors, parts, progress
 from dpr_jax import workdir as workdir_lib
+from dpr_jax.models import model_files
 from dpr_jax.retrieval import vector_pickles
 from dpr_jax.retrieval import vectors as vectors_lib
 
@@ -40,34 +41,43 @@ def export(
   Args:
     source: what is written; a shard at a time is in memory.
     form: one of `FORMATS`.
-    folder: where to.
+    folder: where to; an export of ours that is there is replaced.
 
   Returns:
     The files.
+
+  Raises:
+    InputError: an unknown format, or the folder holds something else.
   """
   if form not in FORMATS:
     raise errors.InputError(
       f"--format={form}: must be one of {', '.join(FORMATS)}"
     )
-  folder.mkdir(parents=True, exist_ok=True)
-  written = []
-  with progress.Progress(len(source), f"export {form}", "passages") as bar:
+  files: dict[str, str] = {}
+  with (
+    workdir_lib.replace_folder(folder, "export") as temporary,
+    progress.Progress(len(source), f"export {form}", "passages") as bar,
+  ):
     for number, shard in enumerate(source.manifest["shards"]):
       rows = np.arange(shard["first_row"], shard["first_row"] + shard["rows"])
       ids, vectors = source.ids(rows), source.take(rows)
       if form == "npy":
-        path = folder / f"vectors-{number:05d}.npy"
-        parts.write_array(path, vectors)
-        names = folder / f"ids-{number:05d}{_IDS_SUFFIX}"
-        _write(names, "".join(f"{i}\n" for i in ids).encode())
-        written += [path, names]
+        name = f"vectors-{number:05d}.npy"
+        files[name] = parts.write_array(temporary / name, vectors)
+        name = f"ids-{number:05d}{_IDS_SUFFIX}"
+        data = "".join(f"{i}\n" for i in ids).encode()
       else:
-        path = folder / f"passages_{number}.pkl"
-        _write(path, pickle.dumps(_pickled(form, ids, vectors), protocol=4))
-        written.append(path)
+        name = f"passages_{number}.pkl"
+        data = pickle.dumps(_pickled(form, ids, vectors), protocol=4)
+      (temporary / name).write_bytes(data)
+      files[name] = workdir_lib.fingerprint_file(temporary / name)
       bar.update(len(rows))
-  logging.info("export: %d files in %s", len(written), folder)
-  return written
+    workdir_lib.write_record(
+      temporary / model_files.FILE,
+      {"kind": "embeddings", "format": form, "files": files},
+    )
+  logging.info("export: %d files in %s", len(files), folder)
+  return [folder / name for name in files]
 
 
 def _pickled(form: str, ids: list[str], vectors: np.ndarray) -> Any:
@@ -75,14 +85,6 @@ def _pickled(form: str, ids: list[str], vectors: np.ndarray) -> Any:
     prefixed = [i if i.startswith(WIKI) else WIKI + i for i in ids]
     return list(zip(prefixed, vectors, strict=True))
   return (vectors, ids) if form == "tevatron" else (ids, vectors)
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-  try:
-    with workdir_lib.replace_file(path) as temporary:
-      temporary.write_bytes(data)
-  except OSError as error:
-    raise errors.InputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
@@ -104,6 +106,7 @@ def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
       the others.
   """
   workdir_lib.refuse_inside("--from", source, folder)
+  _check_export(source)
   files = _files(source)
   stage = workdir_lib.Stage(
     vectors_lib.STAGE,
@@ -161,6 +164,23 @@ def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
   )
   logging.info("import: %d vectors of width %d in %s", count, dim, folder)
   return count
+
+
+def _check_export(source: pathlib.Path) -> None:
+  """Compares files with the record that an export of ours has beside them.
+
+  Raises:
+    InputError: one is damaged or missing.
+  """
+  folder = source if source.is_dir() else source.parent
+  if not model_files.is_sealed(folder):
+    return
+  record = workdir_lib.read_record(folder / model_files.FILE)
+  names = record.get("files", {})
+  if source.is_dir():
+    workdir_lib.check_files(folder, record | {"stage": "export"}, names)
+  elif source.name in names:
+    workdir_lib.check_files(folder, record | {"stage": "export"}, [source.name])
 
 
 def _files(source: pathlib.Path) -> list[pathlib.Path]:
