@@ -175,6 +175,7 @@ def locked(where: Workdir) -> Iterator[None]:
   except OSError as error:
     raise errors.DiskError(
       f"--workdir={where.root} cannot be written: {error.strerror or error}"
+      f" ({where.root / _LOCK})"
     ) from error
   holder = where.root / f"{_LOCK}.json"
   try:

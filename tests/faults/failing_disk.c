@@ -31,7 +31,7 @@ static int fails_kind = -1, fails_errno, fails_forever;
 static long fails_nth;
 static atomic_long counts[KINDS];
 static atomic_int failures;
-static char failed_path[PATH_MAX];
+static char failed_paths[16 * PATH_MAX]; /* a line each */
 static char paths[DESCRIPTORS][256]; /* the ends of the paths, "" = not ours */
 
 /* Args: the folder; the kind (-1: counts only); the first call that fails,
@@ -41,13 +41,13 @@ void disk_arm(const char *below, int kind, long nth, int error, int forever) {
   folder_length = strlen(folder);
   for (int each = 0; each < KINDS; each++) counts[each] = 0;
   failures = 0;
-  failed_path[0] = 0;
+  failed_paths[0] = 0;
   fails_nth = nth, fails_errno = error, fails_forever = forever;
   fails_kind = kind;
 }
 long disk_count(int kind) { return counts[kind]; }
 int disk_failures(void) { return failures; }
-const char *disk_failed_path(void) { return failed_path; }
+const char *disk_failed_paths(void) { return failed_paths; }
 
 /* The absolute path, if it is below the folder; else NULL.  */
 static const char *ours(int at, const char *path, char *buffer) {
@@ -76,8 +76,9 @@ static int fails(int kind, const char *path) {
   long number = atomic_fetch_add(&counts[kind], 1);
   if (kind != fails_kind || number < fails_nth) return 0;
   if (!fails_forever && number != fails_nth) return 0;
-  if (!atomic_fetch_add(&failures, 1))
-    snprintf(failed_path, sizeof failed_path, "%s", path);
+  atomic_fetch_add(&failures, 1);
+  size_t used = strlen(failed_paths);
+  snprintf(failed_paths + used, sizeof failed_paths - used, "%s\n", path);
   errno = fails_errno;
   return 1;
 }

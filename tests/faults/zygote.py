@@ -69,7 +69,7 @@ def _library():
     ctypes.c_int,
     ctypes.c_int,
   )
-  library.disk_failed_path.restype = ctypes.c_char_p
+  library.disk_failed_paths.restype = ctypes.c_char_p
   library.disk_count.restype = ctypes.c_long
   return library
 
@@ -137,9 +137,9 @@ def _run(asked: dict, report: int) -> None:
   if asked.get("disk"):
     library = _library()
     counts = {kind: library.disk_count(i) for i, kind in enumerate(KINDS)}
-    path = (library.disk_failed_path() or b"").decode()
+    paths = (library.disk_failed_paths() or b"").decode().splitlines()
     library.disk_arm(b"", -1, 0, 0, 0)
-    value = {"counts": counts, "path": path, "hits": library.disk_failures()}
+    value = {"counts": counts, "paths": paths, "hits": library.disk_failures()}
     os.write(report, json.dumps(value).encode())
   os._exit(code)
 
