@@ -8,6 +8,7 @@ import logging as py_logging
 import os
 import pathlib
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -30,6 +31,7 @@ from dpr_jax import (
 )
 from dpr_jax import command_flags as given
 
+_SECONDS_FOR_THREADS = 2.0
 _WIDE = "xla_cpu_prefer_vector_width"
 USAGE = f"""usage: dpr-jax STAGE --config=configs/X.py[:variant] --workdir=DIR
        [--config.section.key=value ...] [--cpu_devices=N] [--overwrite]
@@ -110,6 +112,24 @@ def _known() -> tuple[str, ...]:
   return (*commands.STAGES, "run", *commands.OTHERS)
 
 
+def _end_at_once(code: int) -> None:
+  """Ends the process, after all threads or without them.
+
+  When a save has failed, threads of Orbax wait for each other for minutes, and
+  Python would wait for them.
+  """
+  deadline = time.monotonic() + _SECONDS_FOR_THREADS
+  for thread in threading.enumerate():
+    if thread is threading.main_thread() or thread.daemon:
+      continue
+    thread.join(max(0.0, deadline - time.monotonic()))
+    if thread.is_alive():
+      sys.stdout.flush()
+      sys.stderr.flush()
+      os._exit(code)
+  sys.exit(code)
+
+
 def _fail(message: object) -> None:
   """One line on stderr, exit status 2."""
   print(f"dpr-jax: {' '.join(str(message).split())}", file=sys.stderr)
@@ -157,6 +177,8 @@ def _run(arguments: list[str]) -> None:
       _set_up_cores(cores, stage)
     commands.call(stage, rest)
     processes.finish()
+  except errors.DiskError as error:
+    _fail_of_the_disk(str(error))
   except errors.InputError as error:
     processes.fail(2, str(error))
     _fail(error)
@@ -170,10 +192,18 @@ def _run(arguments: list[str]) -> None:
     sys.exit(interrupted.exit_code)
   except Exception as error:
     if line := _refused_by_the_disk(error):
-      processes.fail(2, line)
-      _fail(line)
+      _fail_of_the_disk(line)
     processes.fail_of(error)
     raise
+
+
+def _fail_of_the_disk(line: str) -> None:
+  """As `_fail`, of all processes."""
+  processes.fail(2, line)
+  try:
+    _fail(line)
+  except SystemExit as end:
+    _end_at_once(end.code)
 
 
 def _refused_by_the_disk(error: Exception) -> str:

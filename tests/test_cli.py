@@ -5,10 +5,12 @@ Each call is a process of its own, as in life.
 
 import json
 import shutil
+import threading
 
 import pytest
 
 import dpr_jax
+from dpr_jax import cli
 
 
 @pytest.fixture(scope="module")
@@ -410,3 +412,17 @@ def test_help_of_a_command_has_its_flags_alone(call):
   every = call("help", "bench").stdout
   assert "--factories" in every
   assert "--separate" in every
+
+
+def test_threads_that_wait_do_not_hold_a_failed_command(monkeypatch):
+  """Those of Orbax do after a failed save; threads that end are waited for."""
+  ended, release = [], threading.Event()
+  monkeypatch.setattr(cli, "_SECONDS_FOR_THREADS", 0.05)
+  monkeypatch.setattr(cli.os, "_exit", ended.append)
+  stuck = threading.Thread(target=release.wait)
+  stuck.start()
+  with pytest.raises(SystemExit):
+    cli._end_at_once(2)
+  release.set()
+  stuck.join()
+  assert 2 in ended

