@@ -123,6 +123,10 @@ def read(
       )
   # Whatever Orbax and tensorstore raise; its bytes are those written.
   except Exception as error:
+    if refused := atomic_files.refusal(error):
+      raise errors.InputError(
+        f"cannot read checkpoint {folder / str(step)}: {refused[0]}"
+      ) from error
     first = str(error).strip().partition("\n")[0]
     raise errors.InputError(
       f"checkpoint {folder / str(step)} cannot be read, though its files are"
