@@ -221,6 +221,9 @@ def replace_folder(
           _fsync_file(pathlib.Path(folder, name))
         fsync_folder(folder)
       _put_in_place(temporary, path)
+    except errors.DiskError as error:  # of a file in it: by its final name
+      said = str(error).replace(str(temporary), str(path))
+      raise errors.DiskError(said) from error
     finally:
       shutil.rmtree(temporary, ignore_errors=True)
 

@@ -77,8 +77,16 @@ class _Table(abc.ABC, Generic[Record]):
     try:
       found = self._source.__getitems__(keys)
     except RuntimeError as error:
-      raise _damaged(self.folder, str(error)) from error
+      raise _damaged(self._files_of(keys), str(error)) from error
     return [self._record(row) for row in found]
+
+  def _files_of(self, rows: Sequence[int]) -> str:
+    """The file, or the files, of some rows, for messages."""
+    builder = tfds.builder_from_directory(self.folder)
+    split = builder.info.splits[self._builder().SPLIT]
+    ends = np.cumsum(split.shard_lengths)
+    shards = np.unique(np.searchsorted(ends, rows, side="right"))
+    return " or ".join(str(split.filepaths[shard]) for shard in shards)
 
   def blocks(self, size: int) -> Iterator[tuple[int, list[Record]]]:
     """Yields (first row, up to `size` records) over the whole table."""

@@ -75,7 +75,8 @@ def names_path(line, path, root):
   """
   path, text = _plain_name(path), _MARKED.sub("", line)
   places = [path, *path.parents]
-  inside = [str(p) for p in places if root / "w" in p.parents]
+  whole = (root, root / "w")  # which say nothing
+  inside = [str(p) for p in places if root in p.parents and p not in whole]
   return any(p in text for p in inside or [str(path)])
 
 
