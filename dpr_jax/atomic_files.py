@@ -332,15 +332,35 @@ def _signature(
     try:
       record = json.loads(data)
     except (ValueError, RecursionError):
-      if _SIGNATURE.search(data):  # damaged, but whose it was can be seen
-        return True, None
-      continue
+      record = None
+    damaged = record is None or _is_damaged(path / name, record)
+    if damaged and _SIGNATURE.search(data):  # whose it was can be seen
+      return True, None
+    if record is None:
+      raise errors.InputError(
+        f"{path / name} is damaged and does not say any more that {path} is of"
+        f" `dpr-jax {owner}`: so that is neither replaced nor removed; move the"
+        " folder away"
+      )
     if not isinstance(record, dict) or not _is_of(name, record, owner):
       continue
     files = record.get("files")
     has_list = isinstance(files, dict) and (files or "shards" in record)
     return True, frozenset(files) if has_list else None
   return False, None
+
+
+def _is_damaged(path: pathlib.Path, record: object) -> bool:
+  """True for a record with a checksum that is not that of what it holds."""
+  from dpr_jax import manifests  # which imports this module
+
+  if not isinstance(record, dict) or "checksum" not in record:
+    return False
+  try:
+    manifests.read_record(path)
+  except errors.InputError:
+    return True
+  return False
 
 
 def _is_of(name: str, record: dict, owner: str) -> bool:

@@ -406,3 +406,28 @@ def test_other_errors_are_no_disk_errors(tmp_path):
       raise errors.InputError("bad row")
   with pytest.raises(pickle.PicklingError), workdir.writing(tmp_path):
     raise pickle.PicklingError("x")
+
+
+@pytest.mark.parametrize(
+  ("content", "ours"),
+  [
+    (lambda data: data.replace(b'"embed"', b'"embee"'), True),
+    (lambda data: data.replace(b'"a":', b'"b":'), True),
+    (lambda data: data[: len(data) // 2], True),
+    (lambda data: data[:5], False),
+    (lambda data: b"", False),
+  ],
+)
+def test_a_folder_with_a_damaged_manifest(tmp_path, content, ours):
+  """It is ours while that can be seen; else the manifest is named."""
+  path = tmp_path / "out"
+  path.mkdir()
+  (path / "a").write_text("1")
+  _stage(path).finish({}, files={"a": workdir.fingerprint_file(path / "a")})
+  manifest = path / "manifest.json"
+  manifest.write_bytes(content(manifest.read_bytes()))
+  if ours:
+    workdir.check_ours(path, "embed")
+  else:
+    with pytest.raises(errors.InputError, match="manifest.json is damaged"):
+      workdir.check_ours(path, "embed")
