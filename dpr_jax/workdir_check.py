@@ -389,9 +389,9 @@ def _beside(
 ) -> Finding:
   """One file and its manifest."""
   try:
-    manifest = manifests.check_manifest(
-      path, workdir_lib.read_record(path), "retrieve"
-    )
+    record = workdir_lib.read_record(path)
+    stage = str(record.get("stage", "retrieve"))
+    manifest = manifests.check_manifest(path, record, stage)
     if manifest.get("unfinished"):
       again = manifests.command(manifest["stage"])
       return Finding(UNFINISHED, label, f"run `{again}`")
