@@ -68,6 +68,8 @@ class Parts:
         or its manifest is damaged.
     """
     folder = self.stage.folder
+    if not self._is_ours():
+      workdir.check_ours(folder, self.stage.name, whole=False)
     if not overwrite:
       self._check_manifest(replace)
     changed = self._changed()
@@ -76,8 +78,6 @@ class Parts:
         f"{folder} holds the work of another {self.stage.name}: other"
         f" {', '.join(changed)}; --overwrite throws it away and starts anew"
       )
-    if not self._is_ours():
-      workdir.check_ours(folder, self.stage.name, whole=False)
     with workdir.writing(folder):
       self._remove_temporaries()
     if overwrite or changed:
@@ -93,11 +93,15 @@ class Parts:
       manifest = workdir.read_record(self.stage.manifest)
       if self._is_whole(manifest):
         return True
-    # It says whose the folder is while there is no manifest.
-    workdir.write_record(
-      folder / STARTED, {"stage": self.stage.name} | self._identity()
-    )
+    self._sign()
     return False
+
+  def _sign(self) -> None:
+    """Says whose the folder is while there is no manifest."""
+    workdir.write_record(
+      self.stage.folder / STARTED,
+      {"stage": self.stage.name} | self._identity(),
+    )
 
   def _is_whole(self, manifest: Mapping[str, Any]) -> bool:
     """True where all files of a manifest are; else its parts are found again.
@@ -146,6 +150,7 @@ class Parts:
         ) from error
       logging.warning("%s: made again: %s", self.stage.name, error)
       if self.process == 0:
+        self._sign()  # before what else says whose the folder is goes
         with workdir.writing(path):
           path.unlink(missing_ok=True)
 

@@ -133,3 +133,20 @@ def test_a_full_disk(tmp_path):
     assert some.find(0) is not None
   finally:
     subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_damaged_manifest_is_replaced_where_that_is_asked(tmp_path):
+  """The folder stays ours when what signed it goes."""
+  some = _parts(tmp_path)
+  some.begin()
+  _make(some, range(5))
+  _close(some)
+  path = some.stage.manifest
+  path.write_bytes(path.read_bytes().replace(b'"embed"', b'"embee"'))
+  with pytest.raises(errors.InputError, match="whose files these are is not"):
+    some.begin()
+  assert not some.begin(replace=True)
+  assert not path.exists()
+  _make(some, range(5))
+  _close(some)
+  assert some.begin()
