@@ -6,7 +6,7 @@ PARITY ?= 1
 WORKERS ?= 2
 PYTEST_ARGS ?=
 # All rows of the fault suite; or only some files, see docs/faults.md.
-FAULTS ?= tests/faults tests/training/test_crashes.py tests/test_processes.py
+FAULTS ?= tests/faults tests/training/test_crashes.py tests/core/test_multiprocess.py
 
 BIN := $(VENV)/bin
 # Python compiles what it imports; compiling all of it takes as long as the rest.
@@ -88,7 +88,7 @@ format: $(VENV)/.test ## Put the code into the project's format.
 	$(BIN)/ruff format .
 
 reference: $(VENV)/.runtime ## Write docs/reference/config.md anew from the table of settings.
-	$(BIN)/python -m dpr_jax.settings_show > docs/reference/config.md
+	$(BIN)/python -m dpr_jax.cli.settings_show > docs/reference/config.md
 
 clean: ## Remove .venv, caches and build leftovers (not your workdirs).
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -109,5 +109,5 @@ setuptools.setup(
   },
   install_requires=RUNTIME,
   extras_require=EXTRAS,
-  entry_points={"console_scripts": ["dpr-jax=dpr_jax.cli:main"]},
+  entry_points={"console_scripts": ["dpr-jax=dpr_jax.cli.main:main"]},
 )

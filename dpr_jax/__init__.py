@@ -7,28 +7,30 @@ Three lines for people who want three lines:
   retriever.search(["Where was Einstein born?"], k=20)
 
 `Encoder.load(workdir)` for vectors of questions and passages, and, where a
-reader was trained, `Answerer.load(workdir).ask("Where …?").answer`.
+reader was trained, `Answerer.load(workdir).ask("Where …?").answer`.  Config
+files start from `dpr_jax.configuration.base_config()`.
 """
 
+import importlib
 from typing import Any
 
 from dpr_jax.version import __version__
 
-__all__ = ["Answerer", "Encoder", "Retriever", "__version__"]
+__all__ = ["Answerer", "Encoder", "Retriever", "__version__", "configuration"]
+
+# What users import, and the module and name behind it.
+_PUBLIC = {
+  "Answerer": ("dpr_jax.reading.answerer", "Answerer"),
+  "Encoder": ("dpr_jax.inference.encoder", "Encoder"),
+  "Retriever": ("dpr_jax.retrieval.retrieve", "Retriever"),
+  "configuration": ("dpr_jax.core.config", None),
+}
 
 
 def __getattr__(name: str) -> Any:
-  """Imports `Answerer`, `Encoder`, `Retriever` when they are first used."""
-  if name == "Retriever":
-    from dpr_jax.retrieval.search import Retriever
-
-    return Retriever
-  if name == "Encoder":
-    from dpr_jax.retrieval.encoding import Encoder
-
-    return Encoder
-  if name == "Answerer":
-    from dpr_jax.retrieval.asking import Answerer
-
-    return Answerer
-  raise AttributeError(f"module 'dpr_jax' has no attribute {name!r}")
+  """Imports what users ask for when it is first used: JAX takes seconds."""
+  if name not in _PUBLIC:
+    raise AttributeError(f"module 'dpr_jax' has no attribute {name!r}")
+  module, attribute = _PUBLIC[name]
+  found = importlib.import_module(module)
+  return getattr(found, attribute) if attribute else found

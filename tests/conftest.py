@@ -10,7 +10,7 @@ import os
 import pathlib
 
 DEVICES = 8
-pytest_plugins = ["tests.faults.table"]
+pytest_plugins = ["tests.faults.table", "tests.retrieval_world"]
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -46,7 +46,7 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from dpr_jax import errors  # noqa: E402
+from dpr_jax.core import errors  # noqa: E402
 
 # How long one example takes says more of the machine than of the code.
 hypothesis.settings.register_profile(
@@ -106,10 +106,10 @@ def data_folder() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def starter_folder() -> pathlib.Path:
   """The folder of the starter checkpoint, downloaded once into the cache."""
-  from dpr_jax.data import resources
+  from dpr_jax.models import checkpoint_sources
 
   try:
-    return resources.checkpoint_folder("starter")
+    return checkpoint_sources.checkpoint_folder("starter")
   except errors.InputError as error:
     pytest.skip(f"no starter checkpoint: {error}")
 
@@ -139,7 +139,7 @@ def tiny_checkpoint(tmp_path_factory) -> pathlib.Path:
 
   import safetensors.numpy
 
-  from dpr_jax.models import bert, pretrained
+  from dpr_jax.models import bert, hf_weights
 
   sample = importlib_resources.files("dpr_jax.data.sample") / "passages.tsv"
   words = set()
@@ -161,7 +161,7 @@ def tiny_checkpoint(tmp_path_factory) -> pathlib.Path:
   params = bert.init_params(config, jax.random.key(7))
   params = jax.tree.map(lambda x: 5 * x if x.ndim == 2 else x, params)
   safetensors.numpy.save_file(
-    pretrained.tensors_from_params(params, config),
+    hf_weights.tensors_from_params(params, config),
     folder / "model.safetensors",
   )
   return folder
@@ -170,9 +170,9 @@ def tiny_checkpoint(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def tiny_config(tiny_checkpoint):
   """A config of the whole flow in seconds: sample, tiny model, 6 steps."""
-  from dpr_jax import configuration
+  from dpr_jax.core import config as config_lib
 
-  config = configuration.base_config()
+  config = config_lib.base_config()
   config.data.passages = config.data.train = config.data.dev = "sample"
   config.data.max_train = 64
   config.data.max_dev = 24
@@ -212,7 +212,7 @@ def get_config(variant=""):
 @pytest.fixture(scope="session")
 def write_config():
   """Writes a config as a file that `--config` can name."""
-  from dpr_jax import configuration
+  from dpr_jax.core import config as config_lib
 
   def write(path, config) -> pathlib.Path:
     values = {
@@ -222,7 +222,7 @@ def write_config():
       }
       if isinstance(section, dict)
       else section
-      for name, section in configuration.plain(config).items()
+      for name, section in config_lib.plain(config).items()
     }
     path.write_text(CONFIG.format(values=values))
     return path
@@ -291,16 +291,17 @@ def call(start):
 @pytest.fixture(scope="session")
 def _untouched_workdir(tiny_config, tmp_path_factory):
   """A workdir after `prepare` and `mine`, for copies."""
-  from dpr_jax import configuration, workdir
+  from dpr_jax.core import config as config_lib
+  from dpr_jax.core import workdir as workdir_lib
   from dpr_jax.data import prepare
-  from dpr_jax.retrieval import mining
+  from dpr_jax.retrieval import mine
 
-  place = workdir.Workdir(tmp_path_factory.mktemp("mined"))
-  workdir.write_json(
-    place.root / "config.json", configuration.plain(tiny_config)
+  place = workdir_lib.Workdir(tmp_path_factory.mktemp("mined"))
+  workdir_lib.write_json(
+    place.root / "config.json", config_lib.plain(tiny_config)
   )
   prepare.prepare(tiny_config, place)
-  mining.mine(tiny_config, place)
+  mine.mine(tiny_config, place)
   return place
 
 

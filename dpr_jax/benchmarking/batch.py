@@ -20,9 +20,11 @@ import numpy as np
 import rich.table
 from absl import logging
 
-from dpr_jax import configuration, errors, workdir
 from dpr_jax.benchmarking import harness
-from dpr_jax.evaluation import report as report_lib
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.evaluation import tables
 
 BATCH_SIZES = (128, 1024, 8192)
 REPEATS = 3
@@ -75,9 +77,7 @@ def bench(
       "cpu_devices": cpu_devices,
       "repeats": repeats,
       "memory_share": MEMORY_SHARE,
-      "config": configuration.plain(
-        cell_config(config, batch_sizes[0], "plain")
-      ),
+      "config": config_lib.plain(cell_config(config, batch_sizes[0], "plain")),
     },
     "cells": [],
   }
@@ -90,8 +90,8 @@ def bench(
       report["cells"].append(cell)
       logging.info("%s", _outcome(cell))
       if json_file:
-        workdir.write_json(json_file, report)
-  report_lib.print_table(table(report))
+        workdir_lib.write_json(json_file, report)
+  tables.print_table(table(report))
   print(harness.machine_line(report))
   check_losses(report["cells"])
   return report
@@ -123,7 +123,7 @@ def _run_cell(
   """Runs `batch_cell` in a process of its own and returns what it found."""
   with tempfile.TemporaryDirectory(prefix="dpr-jax-bench-") as folder:
     given, found = (pathlib.Path(folder) / f"{n}.json" for n in ("in", "out"))
-    workdir.write_json(given, configuration.plain(config))
+    workdir_lib.write_json(given, config_lib.plain(config))
     spec = {
       "config": str(given),
       "result": str(found),
@@ -146,7 +146,7 @@ def _run_cell(
     if done.returncode:
       # Out of memory after all, most likely: it is a result, and is shown.
       return {"fits": None, "failure": f"exit {done.returncode}: {last[:300]}"}
-    return workdir.read_json(found)
+    return workdir_lib.read_json(found)
 
 
 def check_losses(cells: Sequence[dict[str, Any]]) -> None:

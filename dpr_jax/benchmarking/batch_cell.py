@@ -15,9 +15,12 @@ from typing import Any
 import jax
 import ml_collections
 
-from dpr_jax import configuration, errors, memory, parallel, workdir
 from dpr_jax.benchmarking import harness, synthetic
-from dpr_jax.models import towers
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import devices as devices_lib
+from dpr_jax.core import errors, memory
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.models import retriever_model
 from dpr_jax.training import train_step
 
 
@@ -39,11 +42,11 @@ def measure(
     `questions_per_second` and `loss` (of the first step).
   """
   available = memory.available_memory()
-  model = towers.start(config)
+  model = retriever_model.start(config)
   source = synthetic.make_source(config, model)
   built = train_step.build(config, model, source.steps)
   state = built.place(0, *built.init(model.params))
-  batch = parallel.split_over_cores(source[0])
+  batch = devices_lib.split_over_cores(source[0])
   mapped = built.mapped()
   compiled = mapped.lower(state, batch).compile()
   analysis = compiled.memory_analysis()
@@ -51,7 +54,7 @@ def measure(
     int(analysis.temp_size_in_bytes),
     int(analysis.argument_size_in_bytes),
   )
-  cores = parallel.cores()
+  cores = devices_lib.cores()
   found: dict[str, Any] = {
     "cores": cores,
     "compiled_temp_bytes": temp,
@@ -99,14 +102,14 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", spec["cpu_devices"])
   try:
     found = measure(
-      configuration.read(spec["config"]),
+      config_lib.read(spec["config"]),
       repeats=spec["repeats"],
       memory_share=spec["memory_share"],
     )
   except errors.InputError as error:
     print(" ".join(str(error).split()), file=sys.stderr)
     sys.exit(2)
-  workdir.write_json(spec["result"], found)
+  workdir_lib.write_json(spec["result"], found)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,18 @@ import numpy as np
 import rich.table
 from absl import logging
 
-from dpr_jax import configuration, errors
-from dpr_jax import workdir as workdir_lib
-from dpr_jax.benchmarking import harness, work
+from dpr_jax.benchmarking import harness
 from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
-from dpr_jax.data import prepare, records, resources
-from dpr_jax.evaluation import report as report_lib
-from dpr_jax.models import towers
-from dpr_jax.retrieval import embedding, encoding, tiling
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import prepare, records
+from dpr_jax.embedding import embed
+from dpr_jax.evaluation import tables
+from dpr_jax.inference import encoder as encoder_lib
+from dpr_jax.inference import length_tiles
+from dpr_jax.models import checkpoint_sources, retriever_model
+from dpr_jax.models import flops as flops_lib
 
 OURS = "dpr-jax"
 OURS_BFLOAT16 = f"{OURS}-bfloat16"  # only beside the peer's
@@ -45,7 +49,7 @@ class Ours:
   def __init__(
     self,
     config: ml_collections.ConfigDict,
-    model: towers.Towers,
+    model: retriever_model.Towers,
     sample: Sequence[records.Passage],
   ):
     """Chooses the widths; programs compile when they are first met.
@@ -55,19 +59,19 @@ class Ours:
       model: what is encoded with.
       sample: passages that have the corpus's lengths.
     """
-    self.encoder = embedding.make_encoder(config, model)
+    self.encoder = embed.make_encoder(config, model)
     self._tokenizer = model.tokenizer
     lengths = [len(ids) for ids in self._tokenizer.passage_ids(sample)]
     lengths += [self._tokenizer.passage_length]  # the longest there may be
-    self.widths = tiling.choose_widths(
+    self.widths = length_tiles.choose_widths(
       np.bincount(lengths),
-      configuration.at_least("embed.shapes", config.embed.shapes, 1),
+      config_lib.at_least("embed.shapes", config.embed.shapes, 1),
     )
 
   def encode(self, passages: Sequence[records.Passage]) -> np.ndarray:
     """float32 vectors."""
     ids = self._tokenizer.passage_ids(passages)
-    return self.encoder.collect(encoding.PASSAGE, ids, self.widths)
+    return self.encoder.collect(encoder_lib.PASSAGE, ids, self.widths)
 
 
 def bench(
@@ -104,7 +108,7 @@ def bench(
   for name in (OURS, OURS_BFLOAT16) if against == BFLOAT16 else (OURS,):
     config = copy.deepcopy(config)
     config.model.compute_dtype = "float32" if name == OURS else "bfloat16"
-    model = towers.start(config)
+    model = retriever_model.start(config)
     ours[name] = Ours(config, model, sample)
   peers = _peers(config, against) if against else {}
   report: dict[str, Any] = {
@@ -116,7 +120,7 @@ def bench(
       "passages": len(rounds[0]),
       "rounds": len(rounds),
       "widths": ours[OURS].widths,
-      "config": configuration.plain(config),
+      "config": config_lib.plain(config),
     },
   }
   texts = [[model.tokenizer.passage_text(p) for p in some] for some in rounds]
@@ -126,7 +130,7 @@ def bench(
   for side in ours.values():
     for some in rounds:  # every shape is compiled before it counts
       side.encode(some)
-    side.encoder.work = encoding.Work()
+    side.encoder.work = encoder_lib.Work()
   peaks: list[float] = []
   contenders = [
     *(
@@ -201,7 +205,7 @@ def _peers(
       ' could load: "starter" or a folder'
     )
   settings = peer_lib.EncodingSettings(
-    folder=resources.checkpoint_folder(model.checkpoint),
+    folder=checkpoint_sources.checkpoint_folder(model.checkpoint),
     pooling=model.pooling,
     normalize=model.normalize,
     passage_length=model.passage_length,
@@ -252,11 +256,15 @@ def _timed(run: Any) -> Any:
   return turn
 
 
-def _flops(model: towers.Towers, passages: Sequence[records.Passage]) -> int:
+def _flops(
+  model: retriever_model.Towers, passages: Sequence[records.Passage]
+) -> int:
   """Of one round, on real tokens, as our program computes them."""
   first_only = model.encoder.pooling == "cls"
   return sum(
-    work.encoding_flops(model.encoder.config, len(ids), first_only=first_only)
+    flops_lib.encoding_flops(
+      model.encoder.config, len(ids), first_only=first_only
+    )
     for ids in model.tokenizer.passage_ids(passages)
   )
 
@@ -316,7 +324,7 @@ def print_report(report: dict[str, Any]) -> None:
       f"{found['gflops']:.0f}",
       f"{100 * found['share_of_peak']['median']:.0f} %",
     )
-  report_lib.print_table(table)
+  tables.print_table(table)
   for side, beside in report.get("speedup", {}).items():
     for peer, found in beside.items():
       print(harness.speedup_line(side, peer, found) + ".")

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from dpr_jax import errors, memory
+from dpr_jax.core import errors, memory
 
 PACKAGES = (
   "dpr-jax",

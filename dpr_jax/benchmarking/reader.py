@@ -16,16 +16,17 @@ import ml_collections
 import numpy as np
 import rich.table
 
-from dpr_jax import errors, parallel
-from dpr_jax import workdir as workdir_lib
 from dpr_jax.benchmarking import harness
 from dpr_jax.benchmarking import transformers_reader_peer as peer_lib
-from dpr_jax.data import resources, squad
-from dpr_jax.evaluation import report as report_lib
-from dpr_jax.models import pretrained, readers
+from dpr_jax.core import devices as devices_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import squad_files
+from dpr_jax.evaluation import tables
+from dpr_jax.models import checkpoint_sources, hf_weights, reader_model
 from dpr_jax.training import (
   metrics,
-  reader_sources,
+  reader_data,
   reader_step,
   train_reader,
   train_step,
@@ -39,14 +40,14 @@ class Trainer:
 
   def __init__(self, config, workdir: workdir_lib.Workdir):
     """Loads checkpoint and examples."""
-    self.reader = readers.start(config)
-    self.data = reader_sources.examples(config, workdir, self.reader.tokenizer)
+    self.reader = reader_model.start(config)
+    self.data = reader_data.examples(config, workdir, self.reader.tokenizer)
     self.source = train_reader.make_source(config, self.data)
     transformation, self.schedule = train_reader.make_optimizer(
       config, self.source.steps
     )
     self._init = transformation.init
-    self._step = parallel.map_train_step(
+    self._step = devices_lib.map_train_step(
       reader_step.make_reader_step(
         self.reader.structure,
         transformation,
@@ -61,7 +62,7 @@ class Trainer:
   def restart(self) -> None:
     """Back to the checkpoint."""
     params = self.reader.params
-    self.state = parallel.replicate(
+    self.state = devices_lib.replicate(
       train_step.TrainState(np.int32(0), params, self._init(params))
     )
 
@@ -77,7 +78,7 @@ class Trainer:
     """One step; gives loss and share of padding."""
     batch = self.source[number]
     self.state, reported = self._step(
-      self.state, parallel.split_over_cores(batch)
+      self.state, devices_lib.split_over_cores(batch)
     )
     return float(reported["loss"]), metrics.padding_share(batch)
 
@@ -99,7 +100,7 @@ def bench(
     InputError: the config is not one of SQuAD, or PyTorch is missing.
   """
   settings = config.reader
-  if settings.passages != 1 or not squad.is_squad(settings.train):
+  if settings.passages != 1 or not squad_files.is_squad(settings.train):
     raise errors.InputError(
       "bench reader: needs config.reader.train in SQuAD's format and"
       " config.reader.passages=1, as configs/squad.py"
@@ -107,7 +108,7 @@ def bench(
   ours = Trainer(config, workdir)
   peer = peer_lib.Peer(
     peer_lib.Settings(
-      folder=resources.checkpoint_folder(
+      folder=checkpoint_sources.checkpoint_folder(
         settings.checkpoint or config.model.checkpoint
       ),
       length=settings.length,
@@ -162,7 +163,7 @@ def _peer_rows(
 ) -> list[peer_lib.Row]:
   """The questions that we learn from, by the numbers of our examples."""
   rows = []
-  for one in squad.read_squad(config.reader.train):
+  for one in squad_files.read_squad(config.reader.train):
     if one.answers:
       start = one.starts[0]
       end = start + len(one.answers[0])
@@ -184,25 +185,25 @@ def _scores(
 ) -> dict[str, dict[str, float]]:
   """Exact match and F1 on the dev questions, read by the same code."""
   found = {}
-  dev = reader_sources.DevQuestions.make(config, workdir, ours.reader, False)
+  dev = reader_data.DevQuestions.make(config, workdir, ours.reader, False)
   if dev is None:
     return found
   found[OURS] = dict(dev.evaluate(ours.state.params))
   bert_config = ours.reader.structure.config
   tensors = peer.tensors()
-  heads, params = readers.split_heads(tensors, bert_config, peer_lib.NAME)
+  heads, params = reader_model.split_heads(tensors, bert_config, peer_lib.NAME)
   params = {
     **ours.reader.params,
     **heads,
-    "bert": pretrained.params_from_tensors(params, bert_config, peer_lib.NAME),
+    "bert": hf_weights.params_from_tensors(params, bert_config, peer_lib.NAME),
   }
   theirs = dataclasses.replace(
     ours.reader,
     params=params,
     tokenizer=dataclasses.replace(ours.reader.tokenizer, layout="squad"),
   )
-  dev = reader_sources.DevQuestions.make(config, workdir, theirs, False)
-  found[peer_lib.NAME] = dict(dev.evaluate(parallel.replicate(params)))
+  dev = reader_data.DevQuestions.make(config, workdir, theirs, False)
+  found[peer_lib.NAME] = dict(dev.evaluate(devices_lib.replicate(params)))
   return found
 
 
@@ -226,6 +227,6 @@ def _print(report: dict[str, Any]) -> None:
         for key in ("dev_em", "dev_f1")
       ),
     )
-  report_lib.print_table(table)
+  tables.print_table(table)
   print(harness.speedup_line(OURS, peer_lib.NAME, report["speedup"]) + ".")
   print(harness.machine_line(report))

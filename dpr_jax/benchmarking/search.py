@@ -25,17 +25,12 @@ import numpy as np
 import rich.table
 from absl import logging
 
-from dpr_jax import errors
-from dpr_jax import workdir as workdir_lib
 from dpr_jax.benchmarking import harness, search_cell, search_sources
-from dpr_jax.evaluation import report as report_lib
-from dpr_jax.retrieval import (
-  bm25,
-  faiss_index_build,
-  faiss_index_plan,
-  faiss_index_search,
-  faiss_index_tune,
-)
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.evaluation import tables
+from dpr_jax.index import faiss_build, faiss_search, faiss_size, faiss_tune
+from dpr_jax.retrieval import bm25
 
 NUMBA = "bm25s-numba"
 PEERS = ("bm25s", NUMBA)  # the second brings the first with it
@@ -47,8 +42,8 @@ _THREADS = ("1 thread", "all threads")
 
 def factories_for(count: int, dim: int) -> list[str]:
   """What is compared where nothing else is asked for."""
-  lists = faiss_index_plan.usual_lists(count)
-  codes = faiss_index_plan.fast_codes(count, dim)
+  lists = faiss_size.usual_lists(count)
+  codes = faiss_size.fast_codes(count, dim)
   return [
     "Flat",
     "HNSW32",
@@ -114,8 +109,8 @@ def bench(
       if workdir is not None
       else search_sources.MadeUp(scratch, vectors, dim)
     )
-    exact = faiss_index_search.search_vectors(
-      source.vectors, source.questions, faiss_index_tune.RANKS[-1]
+    exact = faiss_search.search_vectors(
+      source.vectors, source.questions, faiss_tune.RANKS[-1]
     )[0]
     np.save(scratch / "exact.npy", exact)
     report = _header(config, source)
@@ -168,7 +163,7 @@ def _measure(
   cpu_devices: int,
 ) -> dict[str, Any]:
   """One index; of "exact" one process a speed, on one core and on all."""
-  settings = faiss_index_build.Settings.of(config).plain()
+  settings = faiss_build.Settings.of(config).plain()
   spec = {
     "factory": factory,
     "vectors": str(source.path),
@@ -232,7 +227,7 @@ def _against_bm25s(
   """Alternates with BM25, ours and the library's own, one thread each."""
   import bm25s
 
-  depth, target = faiss_index_tune.RANKS[-1], float(config.index.recall_target)
+  depth, target = faiss_tune.RANKS[-1], float(config.index.recall_target)
   reached = {
     name: found["questions_per_second"]["1 thread"]
     for name, found in report["indexes"].items()
@@ -244,12 +239,12 @@ def _against_bm25s(
       " --factories"
     )
   factory = max(reached, key=reached.get)
-  settings = faiss_index_build.Settings.of(config).plain()
-  index = faiss_index_build.build_index(
+  settings = faiss_build.Settings.of(config).plain()
+  index = faiss_build.build_index(
     source.vectors,
-    faiss_index_build.Settings(**{**settings, "factory": factory}),
+    faiss_build.Settings(**{**settings, "factory": factory}),
   )
-  faiss_index_search.set_parameters(index, report["indexes"][factory]["search"])
+  faiss_search.set_parameters(index, report["indexes"][factory]["search"])
   ours = bm25.build_or_load(config, workdir)
   words, split_seconds = [], time.perf_counter()
   for question in source.asked:
@@ -260,9 +255,9 @@ def _against_bm25s(
   )
 
   def dense(_: int) -> None:
-    for first in range(0, len(source.questions), faiss_index_tune.BATCH):
-      some = source.questions[first : first + faiss_index_tune.BATCH]
-      faiss_index_search.search_index(index, some, depth)
+    for first in range(0, len(source.questions), faiss_tune.BATCH):
+      some = source.questions[first : first + faiss_tune.BATCH]
+      faiss_search.search_index(index, some, depth)
 
   def retrieve(library: Any, backend: str) -> Callable[[int], Any]:
     return lambda _: library.retrieve(
@@ -284,7 +279,7 @@ def _against_bm25s(
     compiled.backend = "numba"
     compiled.activate_numba_scorer()
     contenders.append(harness.Contender(NUMBA, retrieve(compiled, "numba")))
-  with faiss_index_search.threads(1):
+  with faiss_search.threads(1):
     outcome = harness.contest(contenders, rounds=rounds)
   count = len(source.questions)
   return {
@@ -327,7 +322,7 @@ def print_report(report: dict[str, Any]) -> None:
     table.add_column(name, justify="right", no_wrap=True)
   for name, found in report["indexes"].items():
     table.add_row(name, *_row(found))
-  report_lib.print_table(table)
+  tables.print_table(table)
   print("Peak is the memory that building took, over the size of the index.")
   if settings["encode_questions_per_second"]:
     print(

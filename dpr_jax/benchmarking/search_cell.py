@@ -17,13 +17,10 @@ from typing import Any
 import faiss
 import numpy as np
 
-from dpr_jax import errors, memory, workdir
 from dpr_jax.benchmarking import clusters
-from dpr_jax.retrieval import (
-  faiss_index_build,
-  faiss_index_search,
-  faiss_index_tune,
-)
+from dpr_jax.core import errors, memory
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.index import faiss_build, faiss_search, faiss_tune
 
 EXACT = "exact"  # on the cores, in place of a factory string
 DEPTH = 100
@@ -61,13 +58,13 @@ class PeakMemory:
     self.bytes = None if self._before is None else self._peak - self._before
 
 
-def open_vectors(path: str) -> faiss_index_build.Vectors:
+def open_vectors(path: str) -> faiss_build.Vectors:
   """One file, or the folder that `embed` has written."""
   if path.endswith(".npy"):
     return clusters.FileVectors(pathlib.Path(path))
-  from dpr_jax.retrieval import vectors
+  from dpr_jax.embedding import vector_shards
 
-  return vectors.open_vectors(pathlib.Path(path))
+  return vector_shards.open_vectors(pathlib.Path(path))
 
 
 def measure_index(
@@ -75,10 +72,10 @@ def measure_index(
 ) -> tuple[dict[str, Any], np.ndarray]:
   """Builds, writes, opens, tunes and measures a FAISS index."""
   vectors, questions = open_vectors(spec["vectors"]), np.load(spec["questions"])
-  settings = faiss_index_build.Settings(**spec["settings"])
+  settings = faiss_build.Settings(**spec["settings"])
   with PeakMemory() as peak:
     started = time.perf_counter()
-    built = faiss_index_build.build_index(vectors, settings)
+    built = faiss_build.build_index(vectors, settings)
     seconds = time.perf_counter() - started
   path = folder / "index.faiss"
   faiss.write_index(built, str(path))
@@ -86,13 +83,11 @@ def measure_index(
   flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE | faiss.IO_FLAG_MMAP_IFC
   index = faiss.read_index(str(path), flags)
   exact = np.load(spec["exact"])
-  chosen, _ = faiss_index_tune.tune(
-    index, vectors, questions, spec["target"], DEPTH
-  )
-  found = faiss_index_tune.measure(
+  chosen, _ = faiss_tune.tune(index, vectors, questions, spec["target"], DEPTH)
+  found = faiss_tune.measure(
     index, vectors, questions, (exact, np.zeros(exact.shape, np.float32))
   )
-  rows, _ = faiss_index_search.search_index(index, questions, DEPTH)
+  rows, _ = faiss_search.search_index(index, questions, DEPTH)
   size = path.stat().st_size
   return {
     "build_seconds": seconds,
@@ -106,7 +101,7 @@ def measure_index(
 
 def measure_exact(spec: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
   """Places the vectors on the cores and compares with all of them."""
-  from dpr_jax.retrieval import exact_search
+  from dpr_jax.index import exact_search
 
   vectors, questions = open_vectors(spec["vectors"]), np.load(spec["questions"])
   search = exact_search.ExactSearch(
@@ -129,8 +124,7 @@ def measure_exact(spec: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     "search": {},
     "questions": len(questions),
     **{
-      f"recall@{k}": faiss_index_tune.recall(rows, exact, k)
-      for k in faiss_index_tune.RANKS
+      f"recall@{k}": faiss_tune.recall(rows, exact, k) for k in faiss_tune.RANKS
     },
     "questions_per_second": {spec["speed_of"]: speed},
   }, rows
@@ -157,7 +151,7 @@ def main() -> None:
     print(" ".join(str(error).split()), file=sys.stderr)
     sys.exit(2)
   np.save(spec["rows"], rows)
-  workdir.write_json(spec["result"], found)
+  workdir_lib.write_json(spec["result"], found)
 
 
 if __name__ == "__main__":

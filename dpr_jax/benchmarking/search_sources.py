@@ -10,9 +10,9 @@ import time
 import ml_collections
 import numpy as np
 
-from dpr_jax import workdir as workdir_lib
 from dpr_jax.benchmarking import clusters
-from dpr_jax.evaluation import answers as answers_lib
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import answer_matching
 
 QUESTIONS = 500  # made-up ones
 
@@ -52,22 +52,22 @@ class Real:
     folder: pathlib.Path,
   ):
     from dpr_jax.data import prepare
-    from dpr_jax.retrieval import encoding
-    from dpr_jax.retrieval import vectors as vectors_lib
+    from dpr_jax.embedding import vector_shards
+    from dpr_jax.inference import encoder as encoder_lib
 
     self.path = workdir.embeddings("dense")
-    self.vectors = vectors_lib.open_vectors(self.path)
+    self.vectors = vector_shards.open_vectors(self.path)
     self.name = f"{len(self.vectors)} vectors of {self.vectors.dim}"
     self.passages = prepare.open_passages(workdir)
     dev = prepare.open_questions(workdir, "dev")
     self.asked = dev.take(range(len(dev)))
-    encoder = encoding.Encoder.load(workdir.root)
+    encoder = encoder_lib.Encoder.load(workdir.root)
     texts = [question.question for question in self.asked]
     encoder.encode_questions(texts[:1])  # compiles
     started = time.perf_counter()
     self.questions = np.asarray(encoder.encode_questions(texts), np.float32)
     self.encode_seconds = time.perf_counter() - started
-    self._matcher = answers_lib.AnswerMatcher(match=config.evaluate.match)
+    self._matcher = answer_matching.AnswerMatcher(match=config.evaluate.match)
     np.save(folder / "questions.npy", self.questions)
 
   def answers(self, rows: np.ndarray) -> dict[str, float]:

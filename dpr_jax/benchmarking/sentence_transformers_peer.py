@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from dpr_jax import errors
-from dpr_jax.benchmarking import rounds
+from dpr_jax.benchmarking import training_texts
+from dpr_jax.core import errors
 
 NAME = "sentence-transformers"
 
@@ -134,7 +134,7 @@ class Embedder:
     """Threads that PyTorch computes with."""
     return self._torch.get_num_threads()
 
-  def encode(self, passages: Sequence[rounds.Text]) -> np.ndarray:
+  def encode(self, passages: Sequence[training_texts.Text]) -> np.ndarray:
     """float32 vectors of passages, from their texts."""
     vectors = self._model.encode(
       list(passages),
@@ -204,7 +204,9 @@ class Peer:
     self.set_dropout(self._settings.dropout)
 
   def masks(
-    self, questions: Sequence[str], passages: Sequence[Sequence[rounds.Text]]
+    self,
+    questions: Sequence[str],
+    passages: Sequence[Sequence[training_texts.Text]],
   ) -> list[np.ndarray]:
     """Attention masks of the arrays that `step` computes on."""
     return [
@@ -215,7 +217,7 @@ class Peer:
   def step(
     self,
     questions: Sequence[str],
-    passages: Sequence[Sequence[rounds.Text]],
+    passages: Sequence[Sequence[training_texts.Text]],
     learning_rate: float,
   ) -> float:
     """One step of training, from texts to new parameters.
@@ -242,9 +244,11 @@ class Peer:
     return float(loss.detach())
 
   def _features(
-    self, questions: Sequence[str], passages: Sequence[Sequence[rounds.Text]]
+    self,
+    questions: Sequence[str],
+    passages: Sequence[Sequence[training_texts.Text]],
   ) -> list[Any]:
-    def tokenize(texts: Sequence[rounds.Text], length: int) -> Any:
+    def tokenize(texts: Sequence[training_texts.Text], length: int) -> Any:
       return self._model.preprocess(
         list(texts), processing_kwargs={"text": {"max_length": length}}
       )

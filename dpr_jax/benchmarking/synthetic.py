@@ -12,9 +12,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpr_jax import configuration
-from dpr_jax.data import batches, negatives, records, tokenization
-from dpr_jax.models import towers
+from dpr_jax.core import config as config_lib
+from dpr_jax.data import batches, negative_sampling, records, tokenization
+from dpr_jax.models import retriever_model
 
 STEPS = 1000  # so many for the schedule's sake; they are all alike
 
@@ -59,13 +59,13 @@ class RandomTokenizer(tokenization.TextTokenizer):
 
 
 def make_source(
-  config: ml_collections.ConfigDict, model: towers.Towers
+  config: ml_collections.ConfigDict, model: retriever_model.Towers
 ) -> batches.BatchSource:
   """Batches as `config.train` sizes them; all texts in one length group."""
   train = config.train
   size, count = train.batch_size, train.hard_negatives
-  configuration.at_least("train.batch_size", size, 1)
-  configuration.at_least("train.hard_negatives", count, 0)
+  config_lib.at_least("train.batch_size", size, 1)
+  config_lib.at_least("train.hard_negatives", count, 0)
   passage = records.Passage("", "", "")
   corpus = np.arange(size * (1 + count), dtype=np.int64).reshape(size, -1)
   tokenizer = RandomTokenizer(
@@ -79,12 +79,13 @@ def make_source(
     plan=batches.Plan(config.seed, size, size),
     steps=STEPS,
     questions=Table(size, records.Question("", positives=(passage,))),
-    sampler=negatives.Sampler(
+    sampler=negative_sampling.Sampler(
       passages=Table(corpus.size, passage),
       candidates=[
-        negatives.Candidate(int(rows[0]), {"bm25": rows[1:]}) for rows in corpus
+        negative_sampling.Candidate(int(rows[0]), {"bm25": rows[1:]})
+        for rows in corpus
       ],
-      mixture=negatives.Mixture((("bm25", count),) if count else ()),
+      mixture=negative_sampling.Mixture((("bm25", count),) if count else ()),
       from_top=count,
       seed=config.seed,
     ),

@@ -17,15 +17,16 @@ import numpy as np
 import rich.table
 from absl import logging
 
-from dpr_jax import configuration, errors, parallel
-from dpr_jax import workdir as workdir_lib
-from dpr_jax.benchmarking import harness, work
-from dpr_jax.benchmarking import rounds as rounds_lib
+from dpr_jax.benchmarking import harness, training_texts
 from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
-from dpr_jax.data import resources
-from dpr_jax.evaluation import report as report_lib
-from dpr_jax.models import towers
-from dpr_jax.training import metrics, sources, train_step
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import devices as devices_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.evaluation import tables
+from dpr_jax.models import checkpoint_sources, retriever_model
+from dpr_jax.models import flops as flops_lib
+from dpr_jax.training import metrics, retriever_batches, train_step
 
 OURS = "dpr-jax"
 PEERS = (peer_lib.NAME,)
@@ -44,15 +45,17 @@ class Trainer:
     self, config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
   ):
     """Loads the checkpoint; the step compiles when it is first run."""
-    self.model = towers.start(config)
-    self.source = sources.make_source(config, workdir, self.model, store=False)
+    self.model = retriever_model.start(config)
+    self.source = retriever_batches.make_source(
+      config, workdir, self.model, store=False
+    )
     built = train_step.build(config, self.model, self.source.steps)
     self._mapped = built.mapped()
     self._state = built.place(0, *built.init(self.model.params))
     self.learning_rate = float(built.schedule(0))
 
   def step(
-    self, round_: rounds_lib.Round, *, mask_copies: bool = True
+    self, round_: training_texts.Round, *, mask_copies: bool = True
   ) -> float:
     """One step of training, from texts to new parameters.
 
@@ -69,14 +72,14 @@ class Trainer:
       for name in ("question_keys", "passage_keys"):
         batch[name] = np.full_like(batch[name], -1)
     self._state, reported = self._mapped(
-      self._state, parallel.split_over_cores(batch)
+      self._state, devices_lib.split_over_cores(batch)
     )
     loss = float(reported["loss"])
     self.learning_rate = float(reported["learning_rate"])
     jax.block_until_ready(self._state)
     return loss
 
-  def masks(self, round_: rounds_lib.Round) -> list[np.ndarray]:
+  def masks(self, round_: training_texts.Round) -> list[np.ndarray]:
     """Masks of the arrays that `step` computes on."""
     batch = self.source[round_.step]
     return [
@@ -116,7 +119,7 @@ def bench(
   config = _comparable(config, separate)
   peer = _make_peer(config) if against else None
   ours = Trainer(config, workdir)
-  rounds = rounds_lib.choose(ours.source, repeats or REPEATS)
+  rounds = training_texts.choose(ours.source, repeats or REPEATS)
   report = _header(config, rounds, separate, peak_size)
   compilations, compiled = metrics.Compilations(), []
 
@@ -151,7 +154,7 @@ def bench(
   report["contenders"] = {}
   for name, seconds in outcome.seconds.items():
     works = [
-      work.training_work(bert_config, masks[name](each)) for each in rounds
+      flops_lib.training_work(bert_config, masks[name](each)) for each in rounds
     ]
     found = figures(
       seconds, works, config.train.batch_size, report["matrix_peak_gflops"]
@@ -169,7 +172,7 @@ def bench(
 
 def _header(
   config: ml_collections.ConfigDict,
-  rounds: list[rounds_lib.Round],
+  rounds: list[training_texts.Round],
   separate: bool,
   peak_size: int,
 ) -> dict[str, Any]:
@@ -184,7 +187,7 @@ def _header(
       "questions": config.train.batch_size,
       "steps": [each.step for each in rounds],
       "towers": {OURS: 2 if separate else 1},
-      "config": configuration.plain(config),
+      "config": config_lib.plain(config),
     },
   }
 
@@ -210,7 +213,7 @@ def _make_peer(config: ml_collections.ConfigDict) -> peer_lib.Peer:
     )
   return peer_lib.Peer(
     peer_lib.Settings(
-      folder=resources.checkpoint_folder(model.checkpoint),
+      folder=checkpoint_sources.checkpoint_folder(model.checkpoint),
       pooling=model.pooling,
       normalize=model.normalize,
       temperature=model.temperature,
@@ -232,7 +235,7 @@ def compare_losses(
   workdir: workdir_lib.Workdir,
   ours: Trainer,
   peer: peer_lib.Peer,
-  round_: rounds_lib.Round,
+  round_: training_texts.Round,
 ) -> dict[str, float]:
   """Both sides' loss of the same batch from the same start, without dropout.
 
@@ -265,7 +268,7 @@ def compare_losses(
   }
 
 
-def _shapes(ours: Trainer, rounds: list[rounds_lib.Round]) -> list[int]:
+def _shapes(ours: Trainer, rounds: list[training_texts.Round]) -> list[int]:
   """Numbers of rounds in which every shape there is comes once.
 
   A shape compiles when it is first met, which no counted round should.
@@ -279,7 +282,7 @@ def _shapes(ours: Trainer, rounds: list[rounds_lib.Round]) -> list[int]:
 
 def figures(
   seconds: list[float],
-  works: list[work.Work],
+  works: list[flops_lib.Work],
   questions: int,
   peak: float,
 ) -> dict[str, Any]:
@@ -291,7 +294,7 @@ def figures(
     questions: in a batch.
     peak: GFLOP/s of the machine.
   """
-  total = sum(works, work.Work())
+  total = sum(works, flops_lib.Work())
   rates = {
     name: float(
       np.median(
@@ -350,7 +353,7 @@ def print_report(report: dict[str, Any]) -> None:
         for kind in ("useful", "padded")
       ),
     )
-  report_lib.print_table(table)
+  tables.print_table(table)
   towers_ = ", ".join(
     f"{n}: {count}" for n, count in settings["towers"].items()
   )

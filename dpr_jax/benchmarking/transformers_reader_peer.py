@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 
 NAME = "transformers"
 

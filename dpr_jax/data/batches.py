@@ -17,8 +17,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from dpr_jax.data import negatives as negatives_lib
-from dpr_jax.data import records, token_store, tokenization
+from dpr_jax.data import negative_sampling, records, token_store, tokenization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,8 +209,8 @@ class BatchSource:
 
   plan: Plan
   steps: int
-  questions: negatives_lib.Rows
-  sampler: negatives_lib.Sampler
+  questions: negative_sampling.Rows
+  sampler: negative_sampling.Sampler
   tokenizer: tokenization.TextTokenizer
   tokens: token_store.TokenStore | None = None
   question_groups: tuple[Group, ...] = ()
@@ -277,7 +276,7 @@ class BatchSource:
     }
     if self.answer_rows is not None:
       everyone = batch["passage_keys"]
-      if self.processes > 1:  # then nothing is sorted, see `sources`
+      if self.processes > 1:  # then nothing is sorted, see `retriever_batches`
         everyone = self.sampler.keys_of_batch(indexes, epochs)
       batch["excluded"] = self.answer_rows.excluded(
         indexes[mine][asked.order], everyone, labels

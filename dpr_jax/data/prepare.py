@@ -17,10 +17,16 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from dpr_jax import configuration, errors
-from dpr_jax import workdir as workdir_module
-from dpr_jax.data import formats, records, tables, tfds_builders
-from dpr_jax.evaluation import answers
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_module
+from dpr_jax.data import (
+  answer_matching,
+  datasets,
+  dpr_files,
+  records,
+  tfds_builders,
+)
 
 SPLITS = ("train", "dev")
 NONE = "none"  # as `data.train`: a corpus to search, nothing to train on
@@ -54,15 +60,15 @@ def prepare(
   """
   data = config.data
   for name in ("max_passages", "max_train", "max_dev"):
-    configuration.at_least(f"data.{name}", data[name], 0)
+    config_lib.at_least(f"data.{name}", data[name], 0)
   sources = _sources(data)
   for role, path in sources.items():
     workdir_module.refuse_inside(f"config.data.{role}", path, workdir.data)
   stage = workdir_module.Stage(
     name="prepare",
     folder=workdir.data,
-    config=configuration.as_recorded(
-      configuration.sections(config, "data"),
+    config=config_lib.as_recorded(
+      config_lib.sections(config, "data"),
       workdir.data / workdir_module.MANIFEST,
     ),
     inputs={
@@ -88,7 +94,7 @@ def prepare(
     )
     tfds_builders.write_passages(corpus, folder / "passages")
     counts.update(corpus.counts)
-    table = tables.PassageTable.open(folder / "passages")
+    table = datasets.PassageTable.open(folder / "passages")
     for split in splits:
       counts.update(questions[split].counts)
       counts.update(_compare_gold(split, questions[split].gold, table))
@@ -98,22 +104,22 @@ def prepare(
 
 def open_passages(
   workdir: workdir_module.Workdir,
-) -> tables.PassageTable:
+) -> datasets.PassageTable:
   """Opens the corpus that `prepare` left in a workdir.
 
   Raises:
     InputError: it is not there, or not what the manifest says.
   """
-  return _open(workdir, "passages", tables.PassageTable)
+  return _open(workdir, "passages", datasets.PassageTable)
 
 
 def open_questions(
   workdir: workdir_module.Workdir, split: str
-) -> tables.QuestionTable:
+) -> datasets.QuestionTable:
   """Opens the questions of `split`, "train" or "dev"; errors as above."""
   if split not in SPLITS:
     raise ValueError(f"split {split!r}: must be one of {', '.join(SPLITS)}")
-  return _open(workdir, split, tables.QuestionTable)
+  return _open(workdir, split, datasets.QuestionTable)
 
 
 def _open(workdir: workdir_module.Workdir, name: str, table_class):
@@ -210,7 +216,7 @@ class _KeptQuestions:
 
   def __iter__(self) -> Iterator[records.Question]:
     counts = self._counts
-    for question in formats.read_questions(self._path):
+    for question in dpr_files.read_questions(self._path):
       counts["read"] += 1
       if not question.question.strip():
         counts["without_question"] += 1
@@ -238,7 +244,9 @@ class _KeptQuestions:
 
   def _with_real_answers(self, question: records.Question) -> records.Question:
     """Drops answers without a token: they would match every passage."""
-    kept = tuple(a for a in question.answers if answers.answer_tokens(a))
+    kept = tuple(
+      a for a in question.answers if answer_matching.answer_tokens(a)
+    )
     if len(kept) == len(question.answers):
       return question
     self._counts["answers_without_tokens"] += len(question.answers) - len(kept)
@@ -264,7 +272,7 @@ class _KeptPassages:
   def __iter__(self) -> Iterator[records.Passage]:
     room = self._room_for_others()
     counts = self.counts
-    for passage in formats.read_passages(self._path):
+    for passage in dpr_files.read_passages(self._path):
       counts["passages_read"] += 1
       if room is not None and passage.id not in self._gold_ids:
         if not room:
@@ -284,7 +292,7 @@ class _KeptPassages:
       return None
     found = {
       passage.id
-      for passage in formats.read_passages(self._path)
+      for passage in dpr_files.read_passages(self._path)
       if passage.id in self._gold_ids
     }
     if len(found) > self._limit:
@@ -298,7 +306,7 @@ class _KeptPassages:
 
 
 def _compare_gold(
-  split: str, gold: list[_Gold], table: tables.PassageTable
+  split: str, gold: list[_Gold], table: datasets.PassageTable
 ) -> dict[str, int]:
   """Counts positives that the corpus does not have, or has otherwise."""
   named = [positive for positive in gold if positive.id]

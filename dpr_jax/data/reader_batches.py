@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from dpr_jax.data import batches, reader_examples, reader_inputs
+from dpr_jax.data import batches, reader_examples, reader_tokenization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class _Drawn:
     spans: places of the answers in the input; () for a negative.
   """
 
-  input: reader_inputs.ReaderInput | None
+  input: reader_tokenization.ReaderInput | None
   spans: reader_examples.Spans = ()
 
 
@@ -115,8 +115,8 @@ class ReaderBatches:
     return np.minimum(steps * self.length_step, limit).tolist()
 
   def _group(self, drawn: list[_Drawn], width: int) -> dict[str, np.ndarray]:
-    nothing = reader_inputs.ReaderInput(
-      np.zeros(1, np.int32), 1, 1, reader_inputs.Window(0, 0)
+    nothing = reader_tokenization.ReaderInput(
+      np.zeros(1, np.int32), 1, 1, reader_tokenization.Window(0, 0)
     )
     batch = self.data.tokenizer.pad([d.input or nothing for d in drawn], width)
     places = np.zeros((2, len(drawn), self.spans), np.int32)
@@ -161,8 +161,8 @@ class ReaderBatches:
     self,
     example: reader_examples.Example,
     row: int,
-    window: reader_inputs.Window,
-  ) -> reader_inputs.ReaderInput:
+    window: reader_tokenization.Window,
+  ) -> reader_tokenization.ReaderInput:
     store, tokenizer = self.data.passages, self.data.tokenizer
     head, end = tokenizer.head(example.question, store.title(row))
     return tokenizer.compose(head, end, store.ids(row), window)

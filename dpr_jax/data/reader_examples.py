@@ -15,9 +15,13 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int
 
-from dpr_jax import errors
-from dpr_jax.data import reader_inputs, records, squad
-from dpr_jax.evaluation import answers as answers_lib
+from dpr_jax.core import errors
+from dpr_jax.data import (
+  answer_matching,
+  reader_tokenization,
+  records,
+  squad_files,
+)
 
 Spans = tuple[tuple[int, int], ...]
 _NO_TITLE = np.zeros(0, np.int32)
@@ -54,7 +58,7 @@ class Example:
 class Passages:
   """Passages by row, each once, as token ids."""
 
-  def __init__(self, tokenizer: reader_inputs.ReaderTokenizer):
+  def __init__(self, tokenizer: reader_tokenization.ReaderTokenizer):
     """An empty store."""
     self._tokenizer = tokenizer
     self._rows: dict[tuple[str, str, str], int] = {}
@@ -109,13 +113,13 @@ class Examples:
     counts: by reason; see `log`.
   """
 
-  tokenizer: reader_inputs.ReaderTokenizer
+  tokenizer: reader_tokenization.ReaderTokenizer
   passages: Passages
   examples: list[Example]
   counts: collections.Counter
 
   @classmethod
-  def empty(cls, tokenizer: reader_inputs.ReaderTokenizer) -> "Examples":
+  def empty(cls, tokenizer: reader_tokenization.ReaderTokenizer) -> "Examples":
     """None yet."""
     names = ("questions", "without_answers", "without_positive", "unalignable")
     names += ("kept", "questions_cut", "spans_left_out", "positives_windowed")
@@ -165,7 +169,7 @@ class Examples:
 
   def windows(
     self, question: Int[np.ndarray, " tokens"], row: int
-  ) -> list[reader_inputs.Window]:
+  ) -> list[reader_tokenization.Window]:
     """The windows in which a passage is read with a question."""
     head, _ = self.tokenizer.head(question, self.passages.title(row))
     return self.tokenizer.windows(len(head), len(self.passages.ids(row)))
@@ -198,7 +202,7 @@ class Examples:
 
 def from_results(
   entries: Iterable[Mapping[str, Any]],
-  tokenizer: reader_inputs.ReaderTokenizer,
+  tokenizer: reader_tokenization.ReaderTokenizer,
   *,
   golden: Sequence[Sequence[records.Passage]] = (),
   match: str = "string",
@@ -207,7 +211,7 @@ def from_results(
 ) -> Examples:
   """Examples from retrieval results.
 
-  A positive contains an answer (the rule of `evaluation/answers.py`).  Gold
+  A positive contains an answer (the rule of `data/answer_matching.py`).  Gold
   passages are preferred, retrieved or not, then other passages of a gold page,
   by title, then any; only the best kind that there is is kept.
 
@@ -224,7 +228,7 @@ def from_results(
   """
   examples = Examples.empty(tokenizer)
   counts = examples.counts
-  matcher = answers_lib.AnswerMatcher(match=match)
+  matcher = answer_matching.AnswerMatcher(match=match)
   for row, entry in enumerate(entries):
     counts["questions"] += 1
     try:
@@ -252,7 +256,7 @@ def from_results(
     positives = []
     for kind in kinds:
       spans = [
-        (p, answers_lib.answer_spans(answers, p.text, match=match))
+        (p, answer_matching.answer_spans(answers, p.text, match=match))
         for p in kind
       ]
       positives = [(p, places) for p, places in spans if places]
@@ -268,8 +272,8 @@ def from_results(
 
 
 def from_squad(
-  questions: Iterable[squad.SquadQuestion],
-  tokenizer: reader_inputs.ReaderTokenizer,
+  questions: Iterable[squad_files.SquadQuestion],
+  tokenizer: reader_tokenization.ReaderTokenizer,
   *,
   most_spans: int = 10,
 ) -> Examples:
@@ -279,7 +283,7 @@ def from_squad(
   are used where more than one passage a question is asked for.
   """
   examples = Examples.empty(tokenizer)
-  matcher = answers_lib.AnswerMatcher()
+  matcher = answer_matching.AnswerMatcher()
   questions = list(questions)
   articles: dict[str, dict[str, records.Passage]] = {}
   for one in questions:

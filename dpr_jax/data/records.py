@@ -1,6 +1,6 @@
 """The records that flow through every stage: passages and questions.
 
-`formats.py` reads them from users' files, `tfds_builders.py` stores them, the
+`dpr_files.py` reads them from users' files, `tfds_builders.py` stores them, the
 other rooms only ever see these two classes.
 """
 

@@ -1,9 +1,10 @@
 """Passages and questions as TFDS datasets: written once, then read at random.
 
-In come the streams of `formats.py`; `prepare.py` has them written to
-`data/{passages,train,dev}` of a workdir as array_record, and `tables.py` reads
-them back: row i of the stream is row i of the dataset.  Anybody else reads the
-folders with `tfds.builder_from_directory(folder).as_data_source("passages")`.
+In come the streams of `dpr_files.py`; `prepare.py` has them written to
+`data/{passages,train,dev}` of a workdir as array_record, and `datasets.py`
+reads them back: row i of the stream is row i of the dataset.  Anybody else
+reads the folders with
+`tfds.builder_from_directory(folder).as_data_source("passages")`.
 
 TFDS' own `GeneratorBasedBuilder` keeps up to 1 GB of rows in memory and needs
 TensorFlow beyond that, so `RowsBuilder` writes its shards itself, in one pass,
@@ -22,7 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 
-from dpr_jax import errors, progress
+from dpr_jax.core import errors, progress
 from dpr_jax.data import records
 
 IDS = "ids.npy"

@@ -24,8 +24,9 @@ import tokenizers
 from absl import logging
 from jaxtyping import Int, UInt
 
-from dpr_jax import errors, parts, progress, workdir
-from dpr_jax.data import tables, tokenization
+from dpr_jax.core import errors, progress, sharded_output
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import datasets, tokenization
 
 STAGE = "tokens"
 BLOCK = 32_768  # passages
@@ -95,8 +96,8 @@ class TokenStore:
 
 
 def make(
-  where: workdir.Workdir,
-  passages: tables.PassageTable,
+  where: workdir_lib.Workdir,
+  passages: datasets.PassageTable,
   tokenizer: tokenization.TextTokenizer,
   *,
   overwrite: bool = False,
@@ -118,17 +119,17 @@ def make(
     workers: processes of our own that tokenize; 0 = as many as cores, and none
       for a small corpus.
   """
-  stage = workdir.Stage(
+  stage = workdir_lib.Stage(
     STAGE,
     where.tokens,
     {"block": BLOCK, "passage_length": tokenizer.passage_length},
-    workdir.dataset_inputs(where, "passages")
+    workdir_lib.dataset_inputs(where, "passages")
     | {"tokenizer": fingerprint(tokenizer)},
   )
   found = _find(stage)
   if found is not None and not overwrite:
     return TokenStore(stage.folder, found, tokenizer.passage_length)
-  blocks = parts.Parts(
+  blocks = sharded_output.Parts(
     stage,
     -(-len(passages) // BLOCK),
     ("ids-*.npy", "ends-*.npy"),
@@ -156,14 +157,14 @@ def make(
     seconds,
     done / seconds,
   )
-  manifest = workdir.read_record(stage.manifest)
+  manifest = workdir_lib.read_record(stage.manifest)
   return TokenStore(stage.folder, manifest, tokenizer.passage_length)
 
 
 def fingerprint(tokenizer: tokenization.TextTokenizer) -> str:
   """sha256 of what decides a passage's ids, but for the cut."""
   settings = tokenizer.text_format()
-  return workdir.fingerprint(
+  return workdir_lib.fingerprint(
     [
       tokenizer.backend.to_str(),
       settings["title"],
@@ -172,12 +173,12 @@ def fingerprint(tokenizer: tokenization.TextTokenizer) -> str:
   )
 
 
-def _find(stage: workdir.Stage) -> dict[str, Any] | None:
+def _find(stage: workdir_lib.Stage) -> dict[str, Any] | None:
   """The manifest of a store that is whole and will do, or None."""
   if not stage.manifest.exists():
     return None
   try:
-    found = workdir.read_manifest(stage.folder, STAGE)
+    found = workdir_lib.read_manifest(stage.folder, STAGE)
     length = int(found["config"]["passage_length"])
     parts_of_it = len(found["parts"])
   except (errors.InputError, KeyError, TypeError, ValueError):
@@ -187,7 +188,7 @@ def _find(stage: workdir.Stage) -> dict[str, Any] | None:
   there = dataclasses.replace(
     stage, config={**stage.config, "passage_length": length}
   )
-  whole = parts.Parts(there, parts_of_it, ()).begin()
+  whole = sharded_output.Parts(there, parts_of_it, ()).begin()
   return found if whole else None
 
 
@@ -196,8 +197,8 @@ def _name(kind: str, number: int) -> str:
 
 
 def _tokenize(
-  blocks: parts.Parts,
-  passages: tables.PassageTable,
+  blocks: sharded_output.Parts,
+  passages: datasets.PassageTable,
   tokenizer: tokenization.TextTokenizer,
   workers: int,
 ) -> int:
@@ -259,7 +260,7 @@ def _start_worker(
     if os.getppid() != parent:
       os._exit(1)
   os.environ["TOKENIZERS_PARALLELISM"] = "false"  # we are parallel already
-  _worker["passages"] = tables.PassageTable.open(folder)
+  _worker["passages"] = datasets.PassageTable.open(folder)
   _worker["tokenizer"] = tokenization.TextTokenizer(
     tokenizers.Tokenizer.from_str(backend), **settings
   )
@@ -273,7 +274,7 @@ def _make_block(
   folder: pathlib.Path,
   number: int,
   rows: range,
-  passages: tables.PassageTable,
+  passages: datasets.PassageTable,
   tokenizer: tokenization.TextTokenizer,
 ) -> dict[str, Any]:
   """Writes one block; returns what `Parts.finish` needs to know of it."""
@@ -288,7 +289,9 @@ def _make_block(
   lengths, counts = np.unique(ends[1:], return_counts=True)
   ends = np.cumsum(ends).astype(np.uint32)
   files = {
-    _name(kind, number): parts.write_array(folder / _name(kind, number), array)
+    _name(kind, number): sharded_output.write_array(
+      folder / _name(kind, number), array
+    )
     for kind, array in (("ids", np.concatenate(pieces)), ("ends", ends))
   }
   histogram = zip(lengths.tolist(), counts.tolist(), strict=True)

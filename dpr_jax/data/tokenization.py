@@ -16,7 +16,7 @@ import tokenizers
 import transformers
 from jaxtyping import Bool, Int
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.data import long_texts, records
 
 TITLES = ("pair", "joined", "none")

@@ -14,7 +14,8 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpr_jax import errors, workdir
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -77,7 +78,7 @@ def file_scores(path: pathlib.Path) -> dict[str, float]:
   Raises:
     InputError: the file is malformed or empty.
   """
-  rows: list[Mapping[str, Any]] = workdir.read_json(path)
+  rows: list[Mapping[str, Any]] = workdir_lib.read_json(path)
   if not isinstance(rows, list) or not rows:
     raise errors.InputError(f"{path}: no questions in it")
   try:

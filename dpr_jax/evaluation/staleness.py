@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from dpr_jax import errors
-from dpr_jax import workdir as workdir_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
 
 _DATASETS = ("passages", "train", "dev")
 START = "dense-start"

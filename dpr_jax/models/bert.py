@@ -4,7 +4,7 @@ The model of Devlin et al. 2018 as Hugging Face lays it out, with two habits of
 its own: dropout takes one random key per text, so that what is dropped from a
 text does not depend on which core or chunk it is encoded in; and the last layer
 can be computed for position 0 alone, which is exact and all that [CLS] pooling
-needs.  `pretrained.py` maps the parameters to Hugging Face names, the dual
+needs.  `hf_weights.py` maps the parameters to Hugging Face names, the dual
 encoder and the reader put heads on top.
 """
 
@@ -19,13 +19,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.models import (
   config_json,
   dropout,
   fused_attention,
-  kernels,
-  layer_stacks,
+  layer_ops,
+  stacked_layers,
 )
 
 WORDS = "word_embeddings"
@@ -118,7 +118,7 @@ class Weights(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """`kernels.layer_norm` with its parameters.
+  """`layer_ops.layer_norm` with its parameters.
 
   Attributes:
     epsilon: added to the variance.
@@ -135,7 +135,7 @@ class LayerNorm(nn.Module):
     ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
     scale = self.param("scale", ones, width, jnp.float32)
     bias = self.param("bias", zeros, width, jnp.float32)
-    return kernels.layer_norm(x, scale, bias, self.epsilon)
+    return layer_ops.layer_norm(x, scale, bias, self.epsilon)
 
 
 class BertLayer(nn.Module):
@@ -191,7 +191,7 @@ class BertLayer(nn.Module):
           dict(zip(_DENSE, weights(name), strict=True)) for name in names
         ]
         ready = _side_by_side(layers)
-      return kernels.dense(x, *(ready[part] for part in _DENSE))
+      return layer_ops.dense(x, *(ready[part] for part in _DENSE))
 
     asking = hidden[:, :1] if self.first_only else hidden
     rate = config.attention_probs_dropout_prob
@@ -212,7 +212,7 @@ class BertLayer(nn.Module):
         for x in projected
         for part in jnp.split(x, x.shape[-1] // width, axis=-1)
       )
-      context = kernels.attention(
+      context = layer_ops.attention(
         split(query * (width // heads) ** -0.5),
         split(key),
         split(value),
@@ -221,13 +221,13 @@ class BertLayer(nn.Module):
         rate,
       )
       context = context.transpose(0, 2, 1, 3).reshape(asking.shape)
-    context = kernels.dense(context, *weights("attention_output"))
+    context = layer_ops.dense(context, *weights("attention_output"))
     rate = config.hidden_dropout_prob
     context = dropout.drop(context, keys, rate, site + 1)
     attended = norm("attention_norm", asking + context)
 
     inner = config.intermediate_size
-    output = kernels.feed_forward(
+    output = layer_ops.feed_forward(
       attended,
       *weights("intermediate", width, inner),
       *weights("output", inner, width),
@@ -297,7 +297,7 @@ class Bert(nn.Module):
     remat: what a layer's backward pass computes again: "none" = no product of
       matrices, "inner" = that into the feed-forward part (a ninth more work, a
       third less to keep), "layer" = the whole layer.
-    attention: "plain" = `kernels.attention`, "fused" = a kernel for TPUs that
+    attention: "plain" = `layer_ops.attention`, "fused" = a kernel for TPUs that
       keeps scores on the chip (`fused_attention`); on others it is slow.
   """
 
@@ -362,7 +362,7 @@ class Bert(nn.Module):
     )
     bias = jnp.where(mask, 0.0, -1e9)[:, None, None, :].astype(jnp.float32)
     layer = nn.remat(BertLayer) if self.remat == "layer" else BertLayer
-    stack = self.variables.get("params", {}).get(layer_stacks.STACK)
+    stack = self.variables.get("params", {}).get(stacked_layers.STACK)
     if stack is not None:
       # Functional, for the parameters of all layers are one array.
       one = layer(config, False, self.remat, self.attention, parent=None)

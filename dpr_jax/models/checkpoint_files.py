@@ -22,7 +22,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from dpr_jax import atomic_files, errors, workdir
+from dpr_jax.core import atomic_files, errors
+from dpr_jax.core import workdir as workdir_lib
 
 _SUMS = re.compile(r"(\d+)\.sha256\.json")
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls what is not whole
@@ -73,7 +74,7 @@ def write(folder: pathlib.Path, step: int, trees: Mapping[str, Any]) -> None:
   """
   path = folder / str(step)
   remove(folder, step)
-  with workdir.replace_folder(path, None) as temporary:
+  with workdir_lib.replace_folder(path, None) as temporary:
     whole = temporary / "whole"
     with _quiet(), _checkpointer() as checkpointer:
       checkpointer.save(
@@ -85,7 +86,7 @@ def write(folder: pathlib.Path, step: int, trees: Mapping[str, Any]) -> None:
     for part in whole.iterdir():
       part.rename(temporary / part.name)
     whole.rmdir()
-    workdir.write_json(sums_path(folder, step), _sums(temporary))
+    workdir_lib.write_json(sums_path(folder, step), _sums(temporary))
 
 
 def read(
@@ -147,7 +148,7 @@ def problem(folder: pathlib.Path, step: int) -> str | None:
       " whether it is whole"
     )
   try:
-    recorded = workdir.read_json(record)
+    recorded = workdir_lib.read_json(record)
   except errors.InputError as error:
     return f"{path} cannot be checked: {error}"
   if not isinstance(recorded, dict) or not recorded:
@@ -161,9 +162,9 @@ def problem(folder: pathlib.Path, step: int) -> str | None:
 
 def _foreign(folder: pathlib.Path, step: int) -> str | None:
   """A line where a finished training's manifest names another checkpoint."""
-  manifest = folder.parent / workdir.MANIFEST
+  manifest = folder.parent / workdir_lib.MANIFEST
   try:
-    ours = workdir.read_record(manifest)["checkpoints"][str(step)]
+    ours = workdir_lib.read_record(manifest)["checkpoints"][str(step)]
   except (errors.InputError, KeyError, TypeError):  # not finished, or older
     return None
   found = identity(folder, step)
@@ -171,13 +172,13 @@ def _foreign(folder: pathlib.Path, step: int) -> str | None:
     return None
   return (
     f"{folder / str(step)} is not of this training: it is checkpoint"
-    f" {workdir.short(found)}, {manifest} names {workdir.short(ours)}"
+    f" {workdir_lib.short(found)}, {manifest} names {workdir_lib.short(ours)}"
   )
 
 
 def identity(folder: pathlib.Path, step: int) -> str:
   """What a manifest remembers of a checkpoint: the sha256 of its sums."""
-  return workdir.fingerprint_file(sums_path(folder, step))
+  return workdir_lib.fingerprint_file(sums_path(folder, step))
 
 
 def _differences(
@@ -207,7 +208,7 @@ def _differences(
 
 def _sums(folder: pathlib.Path) -> dict[str, str]:
   return {
-    str(path.relative_to(folder)): workdir.fingerprint_file(path)
+    str(path.relative_to(folder)): workdir_lib.fingerprint_file(path)
     for path in sorted(folder.rglob("*"))
     if path.is_file()
   }

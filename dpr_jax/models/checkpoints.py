@@ -16,12 +16,13 @@ import jax
 import numpy as np
 from absl import logging
 
-from dpr_jax import errors, workdir
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import (
   checkpoint_files,
   model_files,
   model_settings,
-  towers,
+  retriever_model,
 )
 
 SELECTED = "selected.json"
@@ -50,7 +51,7 @@ class Checkpoints:
     self._selection: dict[str, Any] | None = None
     self._wrong: dict[int, str] = {}
     if writes:
-      with workdir.writing(folder):
+      with workdir_lib.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint_files.clear(folder)
       self._wrong = problems(folder)
@@ -138,8 +139,8 @@ class Checkpoints:
         str(step): checkpoint_files.identity(self.folder, step)
         for step in self.steps()
       },
-      "weights": towers.weights_digest(load_params(self.folder)[1]),
-      "model_files": workdir.fingerprint_file(sealed),
+      "weights": retriever_model.weights_digest(load_params(self.folder)[1]),
+      "model_files": workdir_lib.fingerprint_file(sealed),
     }
 
   def restore_latest(self, params: Any, optimizer: Any) -> tuple[int, Any, Any]:
@@ -264,7 +265,7 @@ def _nothing_whole(folder: pathlib.Path, wrong: dict[int, str]) -> str:
 
 def write_selected(folder: pathlib.Path, selected: dict[str, Any]) -> None:
   """Writes down what `read_selected` is to read."""
-  workdir.write_record(folder / SELECTED, selected)
+  workdir_lib.write_record(folder / SELECTED, selected)
 
 
 def read_selected(folder: pathlib.Path) -> dict[str, Any]:
@@ -278,7 +279,7 @@ def read_selected(folder: pathlib.Path) -> dict[str, Any]:
     return {}
   again = f"`dpr-jax {_stage(folder)}` writes it again"
   try:
-    found = workdir.read_record(path)
+    found = workdir_lib.read_record(path)
   except errors.InputError as error:
     raise errors.InputError(f"{error}; {again}") from error
   steps = found.get("steps")
@@ -303,9 +304,9 @@ def _chosen(folder: pathlib.Path) -> list[int]:
       return found["steps"]
   except errors.InputError as error:
     wrong = error
-  manifest = folder.parent / workdir.MANIFEST
+  manifest = folder.parent / workdir_lib.MANIFEST
   if manifest.exists():
-    selected = workdir.read_record(manifest).get("selected") or {}
+    selected = workdir_lib.read_record(manifest).get("selected") or {}
     if steps := selected.get("steps"):
       logging.warning(
         "%s: the manifest says which checkpoints are used",

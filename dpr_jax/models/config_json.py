@@ -4,7 +4,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from dpr_jax import errors, workdir
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
 
 _LARGEST = 1 << 30
 _MOST_LAYERS = 1000
@@ -12,7 +13,7 @@ _MOST_LAYERS = 1000
 
 def read(path: pathlib.Path) -> dict[str, Any]:
   """All that a file says; `InputError` where it is no JSON object."""
-  raw = workdir.read_json(path)
+  raw = workdir_lib.read_json(path)
   if not isinstance(raw, dict):
     raise errors.InputError(f"{path}: {str(raw)[:80]} is no JSON object")
   return raw

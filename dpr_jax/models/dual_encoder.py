@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dpr_jax import errors
-from dpr_jax.models import bert, layer_stacks
+from dpr_jax.core import errors
+from dpr_jax.models import bert, stacked_layers
 
 POOLINGS = ("cls", "mean")
 QUESTION, PASSAGE, SHARED = "question", "passage", "shared"
@@ -134,7 +134,7 @@ class DualEncoder:
       # Looked up for all chunks at once: the gradient of the whole table would
       # else be added up once per chunk.
       words = bert.look_up(tower, texts.token_ids)
-    if layer_stacks.STACK not in tower:
+    if stacked_layers.STACK not in tower:
       tower = bert.fuse(tower, self.pooling == "cls")  # once, not per chunk
     chunks = jax.tree.map(
       lambda x: x.reshape(rows // size, size, *x.shape[1:]), (texts, words)

@@ -11,14 +11,16 @@ from typing import Any
 import ml_collections
 from absl import logging
 
-from dpr_jax import configuration, errors, workdir
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import (
   dual_encoder,
+  hf_weights,
   model_files,
   model_settings,
-  pretrained,
+  retriever_model,
   stored_towers,
-  towers,
 )
 
 FORMATS = ("hf", "sentence-transformers")
@@ -27,7 +29,7 @@ _KIND = "sentence_transformers.models."
 
 def export(
   config: ml_collections.ConfigDict,
-  where: workdir.Workdir,
+  where: workdir_lib.Workdir,
   form: str | None,
   folder: pathlib.Path,
   model: str = "dense",
@@ -57,9 +59,9 @@ def export(
     loaded = stored_towers.trained(config, where)
   else:
     loaded = stored_towers.before_training(config, where)
-  values = {"model": configuration.sections(config, "model")["model"]}
+  values = {"model": config_lib.sections(config, "model")["model"]}
   written = []
-  with workdir.replace_folder(folder, "export") as temporary:
+  with workdir_lib.replace_folder(folder, "export") as temporary:
     for name, params in loaded.params.items():
       shared = name == dual_encoder.SHARED
       target = temporary if shared else temporary / name
@@ -73,7 +75,7 @@ def export(
 
 
 def _write(
-  model: towers.Towers,
+  model: retriever_model.Towers,
   params: Any,
   name: str,
   form: str,
@@ -84,27 +86,27 @@ def _write(
   length = tokenizer.question_length if question else tokenizer.passage_length
   model_files.write_sizes(folder, encoder.config, tokenizer.backend)
   model_files.write_weights(
-    folder, pretrained.tensors_from_params(params, encoder.config), length
+    folder, hf_weights.tensors_from_params(params, encoder.config), length
   )
   if form != "sentence-transformers":
     return
   kinds = ["Transformer", "Pooling", *["Normalize"] * encoder.normalize]
   paths = ["", *(f"{n}_{kind}" for n, kind in enumerate(kinds) if n)]
-  workdir.write_json(
+  workdir_lib.write_json(
     folder / "modules.json",
     [
       {"idx": n, "name": str(n), "path": path, "type": _KIND + kind}
       for n, (path, kind) in enumerate(zip(paths, kinds, strict=True))
     ],
   )
-  workdir.write_json(
+  workdir_lib.write_json(
     folder / "sentence_bert_config.json",
     {"max_seq_length": length, "do_lower_case": False},
   )
   for path in paths[1:]:
     (folder / path).mkdir()
   modes = {"cls": "cls_token", "mean": "mean_tokens"}
-  workdir.write_json(
+  workdir_lib.write_json(
     folder / paths[1] / "config.json",
     {"word_embedding_dimension": encoder.config.hidden_size}
     | {

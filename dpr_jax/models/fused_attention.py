@@ -1,11 +1,11 @@
 """Attention that keeps its scores on the chip, as a TPU kernel (Pallas).
 
-`kernels.attention` leaves scores and weights of every head to XLA, which writes
-them to memory and reads them again: heads x length numbers a token, in float32,
-more traffic than all else in a layer of a dual encoder, whose texts are short.
-Here one call of the kernel holds a text's queries, keys and values, and goes
-through its heads one by one; scores never leave the core.  The backward pass
-makes them again, as that of `kernels.attention` does.
+`layer_ops.attention` leaves scores and weights of every head to XLA, which
+writes them to memory and reads them again: heads x length numbers a token, in
+float32, more traffic than all else in a layer of a dual encoder, whose texts
+are short.  Here one call of the kernel holds a text's queries, keys and values,
+and goes through its heads one by one; scores never leave the core.  The
+backward pass makes them again, as that of `layer_ops.attention` does.
 
 Texts of up to 512 tokens fit a core's fast memory whole, so there is nothing of
 FlashAttention's running softmax (Dao et al. 2022) in it.
@@ -41,7 +41,7 @@ def attention(
       side, so triple = 3 dim; not scaled.
     bias: float32, added to the scores: very negative where padded.
     words: decide which weights are dropped (`dropout`), the same as in
-      `kernels.attention`; None = none.
+      `layer_ops.attention`; None = none.
     heads: how many; a divisor of dim.
     rate: of that dropout.
   """

@@ -15,7 +15,9 @@ from typing import Any
 import safetensors.numpy
 import tokenizers
 
-from dpr_jax import errors, version, workdir
+from dpr_jax import version
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
 
 FILE = "dpr_jax.json"
 WEIGHTS = "model.safetensors"
@@ -37,13 +39,13 @@ def write_sizes(
     tokenizer: without truncation or padding.
     **extra: further keys of `config.json`.
   """
-  workdir.write_json(
+  workdir_lib.write_json(
     folder / "config.json",
     dataclasses.asdict(sizes)
     | {"model_type": "bert", "architectures": ["BertModel"], "pad_token_id": 0}
     | extra,
   )
-  with workdir.replace_file(folder / "tokenizer.json") as temporary:
+  with workdir_lib.replace_file(folder / "tokenizer.json") as temporary:
     tokenizer.save(str(temporary))
 
 
@@ -62,14 +64,14 @@ def write_weights(
     token_types: the model tells the two texts of a pair apart.
   """
   inputs = ["input_ids", "attention_mask"]
-  with workdir.replace_file(folder / WEIGHTS) as temporary:
+  with workdir_lib.replace_file(folder / WEIGHTS) as temporary:
     safetensors.numpy.save_file(
       dict(tensors), temporary, metadata={"format": "pt"}
     )
   backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
   normalizer = json.loads(backend.to_str())["normalizer"] or {}
   special = ("unk", "sep", "pad", "cls", "mask")
-  workdir.write_json(
+  workdir_lib.write_json(
     folder / "tokenizer_config.json",
     {f"{each}_token": f"[{each.upper()}]" for each in special}
     | {
@@ -90,12 +92,12 @@ def seal(folder: pathlib.Path, kind: str, **values: Any) -> None:
     **values: what a reader of the folder has to know.
   """
   files = {
-    path.relative_to(folder).as_posix(): workdir.fingerprint_file(path)
+    path.relative_to(folder).as_posix(): workdir_lib.fingerprint_file(path)
     for path in sorted(folder.rglob("*"))
     if path.is_file()
   }
   record = {"format": FORMAT, "kind": kind, **values, "files": files}
-  workdir.write_record(folder / FILE, record)
+  workdir_lib.write_record(folder / FILE, record)
 
 
 def is_sealed(folder: pathlib.Path) -> bool:
@@ -129,7 +131,7 @@ def read(folder: pathlib.Path, kind: str, fix: str) -> dict[str, Any]:
   """
   path = folder / FILE
   try:
-    record = workdir.read_record(path)
+    record = workdir_lib.read_record(path)
     form, found = record["format"], record["kind"]
     record["files"].items()
   except errors.InputError as error:
@@ -160,7 +162,7 @@ def check(
     path, wanted = folder / name, record["files"].get(name)
     if not path.is_file():
       raise errors.InputError(f"{path} is missing: {fix}")
-    found = workdir.fingerprint_file(path)
+    found = workdir_lib.fingerprint_file(path)
     if found != wanted:
       raise errors.InputError(
         f"{path} is damaged or was changed: its sha256 is {found}, {FILE} says"

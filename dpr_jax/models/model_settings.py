@@ -13,7 +13,9 @@ from typing import Any
 
 import ml_collections
 
-from dpr_jax import configuration, errors, workdir
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import model_files
 
 FOLDER = "model"  # in `training/`, `reader/` and `embeddings/passages-start/`
@@ -38,7 +40,7 @@ def fix_of(folder: pathlib.Path) -> str:
   )
 
 
-def of_towers(where: workdir.Workdir) -> dict[str, Any] | None:
+def of_towers(where: workdir_lib.Workdir) -> dict[str, Any] | None:
   """Section `model` of the training in a workdir; None where there is none.
 
   A workdir of an older version has it in the manifest of training.
@@ -57,20 +59,20 @@ def of_towers(where: workdir.Workdir) -> dict[str, Any] | None:
 
 def _check_link(training: pathlib.Path) -> None:
   """`InputError` where a finished training's manifest names other files."""
-  manifest = training / workdir.MANIFEST
+  manifest = training / workdir_lib.MANIFEST
   if not manifest.exists():
     return
-  named = workdir.read_record(manifest).get("model_files")
-  found = workdir.fingerprint_file(training / FOLDER / model_files.FILE)
+  named = workdir_lib.read_record(manifest).get("model_files")
+  found = workdir_lib.fingerprint_file(training / FOLDER / model_files.FILE)
   if named and named != found:  # older versions name none
     raise errors.InputError(
       f"{training / FOLDER} is not of this training: its {model_files.FILE} is"
-      f" {workdir.short(found)}, {manifest} names {workdir.short(named)};"
-      f" {fix_of(training / FOLDER)}"
+      f" {workdir_lib.short(found)}, {manifest} names"
+      f" {workdir_lib.short(named)}; {fix_of(training / FOLDER)}"
     )
 
 
-def of_start(where: workdir.Workdir) -> dict[str, Any] | None:
+def of_start(where: workdir_lib.Workdir) -> dict[str, Any] | None:
   """Section `model` that "dense-start" was embedded with; None: not kept."""
   return of_start_in(where.embeddings("dense-start"))
 
@@ -84,12 +86,12 @@ def of_start_in(embeddings: pathlib.Path) -> dict[str, Any] | None:
   return model_files.read(folder, kind, fix_of(folder))["model"]
 
 
-def start_folder(where: workdir.Workdir) -> pathlib.Path:
+def start_folder(where: workdir_lib.Workdir) -> pathlib.Path:
   """Where the towers before training are kept beside their vectors."""
   return where.embeddings("dense-start") / FOLDER
 
 
-def folders(where: workdir.Workdir) -> dict[pathlib.Path, str]:
+def folders(where: workdir_lib.Workdir) -> dict[pathlib.Path, str]:
   """The folders that hold a model in a workdir, with their kinds."""
   found = {
     where.training / FOLDER: model_files.TOWERS,
@@ -104,7 +106,7 @@ def folders(where: workdir.Workdir) -> dict[pathlib.Path, str]:
 
 
 def of_reader(
-  where: workdir.Workdir,
+  where: workdir_lib.Workdir,
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
   """Section `reader` of the reader in a workdir; None where there is none.
 
@@ -127,12 +129,12 @@ def _recorded(folder: pathlib.Path, section: str) -> dict[str, Any] | None:
   The latter counts where there is a checkpoint: a training that has not begun
   decides nothing.
   """
-  names = [workdir.MANIFEST]
+  names = [workdir_lib.MANIFEST]
   if any(path.name.isdigit() for path in folder.glob("checkpoints/*")):
     names.append("started.json")
   for name in names:
     if (folder / name).exists():
-      record = workdir.read_record(folder / name)
+      record = workdir_lib.read_record(folder / name)
       found = record.get("config", {}).get(section)
       if isinstance(found, Mapping):
         return dict(found)
@@ -183,7 +185,7 @@ def why_other(
 
 def settle(
   config: ml_collections.ConfigDict,
-  where: workdir.Workdir,
+  where: workdir_lib.Workdir,
   *,
   check: bool = True,
   reads: bool = False,
@@ -217,7 +219,7 @@ def settle(
     whose = "their"
   if section is not None:
     if check:
-      asked = configuration.plain(config.model)
+      asked = config_lib.plain(config.model)
       _refuse(section, asked, "model", DECIDING, made, whose)
     take(config.model, section, keep)
   reads = reads and not config.read.reader  # the workdir's own
@@ -225,7 +227,7 @@ def settle(
   if found:
     made = f"the reader in {where.reader} was trained with"
     if check:
-      asked = configuration.plain(config.reader)
+      asked = config_lib.plain(config.reader)
       _refuse(found[1], asked, "reader", READER_DECIDING, made)
     keys = (*READER_DECIDING, "dropout")
     own = {key: found[0][key] for key in keys if key in found[0]}
@@ -275,16 +277,16 @@ def is_start_of(
     keys = (*keys, *BEGINNING)
     if record["seed"] != config.seed:
       return False
-  return configuration.same_path(kept["checkpoint"], model.checkpoint) and all(
+  return config_lib.same_path(kept["checkpoint"], model.checkpoint) and all(
     kept[key] == model[key] for key in keys
   )
 
 
-def of_workdir(where: workdir.Workdir) -> ml_collections.ConfigDict:
+def of_workdir(where: workdir_lib.Workdir) -> ml_collections.ConfigDict:
   """The config that a workdir holds, its models as they were trained.
 
   Raises:
     InputError: there is none, or it is malformed.
   """
-  config = configuration.read(where.root / configuration.FILE)
+  config = config_lib.read(where.root / config_lib.FILE)
   return settle(config, where, check=False, keep=())

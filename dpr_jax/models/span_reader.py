@@ -3,7 +3,7 @@
 Three heads stand on the last hidden states (Karpukhin et al. 2020, section
 6.1): start and end of the answer at every token, the passage's rank at [CLS].
 Parameters are `{"bert": tree, "span": {"kernel", "bias"}, "rank": {…}}`.  In
-come padded rows of `data/reader_inputs.py`, out come scores in float32.
+come padded rows of `data/reader_tokenization.py`, out come scores in float32.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.models import bert
 
 IMPOSSIBLE = -1e9  # score of a place where no answer can be
@@ -24,7 +24,7 @@ IMPOSSIBLE = -1e9  # score of a place where no answer can be
 
 @flax.struct.dataclass
 class Rows:
-  """Inputs of one padded length, see `reader_inputs.ReaderBatch`."""
+  """Inputs of one padded length, see `reader_tokenization.ReaderBatch`."""
 
   ids: Int[ArrayLike, "*cores rows length"]
   lengths: Int[ArrayLike, "*cores rows"]

@@ -17,20 +17,22 @@ import numpy as np
 import tokenizers
 from absl import logging
 
-from dpr_jax import configuration, errors, workdir
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import tokenization
 from dpr_jax.models import (
   bert,
   checkpoints,
   dual_encoder,
+  hf_weights,
   model_files,
   model_settings,
-  pretrained,
-  towers,
+  retriever_model,
 )
 
 
-def from_folder(folder: str | os.PathLike) -> towers.Towers:
+def from_folder(folder: str | os.PathLike) -> retriever_model.Towers:
   """One encoder for both kinds of text, from a Hugging Face folder.
 
   In a Sentence-Transformers folder (`modules.json`), pooling, normalisation and
@@ -40,14 +42,14 @@ def from_folder(folder: str | os.PathLike) -> towers.Towers:
   Raises:
     InputError: the folder is not whole, or pools in another way.
   """
-  folder = workdir.user_path(folder)
+  folder = workdir_lib.user_path(folder)
   if model_files.is_sealed(folder):
     return from_sealed(folder, "remove that file to use the others as they are")
-  bert_config, tower = pretrained.load_bert(folder)
+  bert_config, tower = hf_weights.load_bert(folder)
   length = min(256, bert_config.max_position_embeddings)
   pooling, normalize, title = "cls", False, "pair"
   if (folder / "modules.json").exists():
-    modules = workdir.read_json(folder / "modules.json")
+    modules = workdir_lib.read_json(folder / "modules.json")
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     if "Pooling" not in kinds:
       raise errors.InputError(
@@ -58,14 +60,14 @@ def from_folder(folder: str | os.PathLike) -> towers.Towers:
     normalize, title = "Normalize" in kinds, "joined"
     settings = folder / "sentence_bert_config.json"
     if settings.exists():
-      longest = workdir.read_json(settings).get("max_seq_length")
+      longest = workdir_lib.read_json(settings).get("max_seq_length")
       length = min(longest or length, bert_config.max_position_embeddings)
   encoder = dual_encoder.DualEncoder(
     bert_config,
     pooling=pooling,
     normalize=normalize,
     shared=True,
-    dtype=towers.compute_dtype("auto"),
+    dtype=retriever_model.compute_dtype("auto"),
   )
   tokenizer = tokenization.TextTokenizer(
     tokenization.load_tokenizer(folder),
@@ -73,12 +75,12 @@ def from_folder(folder: str | os.PathLike) -> towers.Towers:
     passage_length=length,
     title=title,
   )
-  return towers.Towers(encoder, encoder.towers(tower), tokenizer)
+  return retriever_model.Towers(encoder, encoder.towers(tower), tokenizer)
 
 
 def _pooling(folder: pathlib.Path) -> str:
   """Pooling of a Sentence-Transformers folder, by either of its spellings."""
-  settings = workdir.read_json(folder / "config.json")
+  settings = workdir_lib.read_json(folder / "config.json")
   modes = [
     key.removeprefix("pooling_mode_")
     for key, value in settings.items()
@@ -99,8 +101,8 @@ def _pooling(folder: pathlib.Path) -> str:
 
 
 def trained(
-  config: ml_collections.ConfigDict | None, where: workdir.Workdir
-) -> towers.Towers:
+  config: ml_collections.ConfigDict | None, where: workdir_lib.Workdir
+) -> retriever_model.Towers:
   """The towers that training left in a workdir, of the selected checkpoint.
 
   They are as trained, from what lies in the workdir alone.  Workdirs of an
@@ -122,7 +124,7 @@ def trained(
     settled = model_settings.of_workdir(where)
   else:
     settled = model_settings.settle(
-      configuration.base_config(), where, check=False, keep=()
+      config_lib.base_config(), where, check=False, keep=()
     )
   folder = where.training / model_settings.FOLDER
   saved = where.training / "checkpoints"
@@ -133,8 +135,8 @@ def trained(
   else:
     step, params = checkpoints.load_params(saved)
     bert_config, backend = _of_base(settled.model, where.training)
-  model = towers.assemble(settled.model, bert_config, backend, None)
-  wanted = dict.fromkeys(model.encoder.names, pretrained.shapes(bert_config))
+  model = retriever_model.assemble(settled.model, bert_config, backend, None)
+  wanted = dict.fromkeys(model.encoder.names, hf_weights.shapes(bert_config))
   if jax.tree.map(np.shape, params) != wanted:
     raise errors.InputError(
       f"{saved / str(step)} does not hold {' and '.join(wanted)} towers of"
@@ -155,8 +157,8 @@ def _of_base(
     training,
     model.checkpoint,
   )
-  folder, bert_config = towers.load_sizes(model, model.checkpoint)
-  return bert_config, towers.checked_tokenizer(folder, bert_config)
+  folder, bert_config = retriever_model.load_sizes(model, model.checkpoint)
+  return bert_config, retriever_model.checked_tokenizer(folder, bert_config)
 
 
 def _open_sealed(
@@ -176,7 +178,7 @@ def _open_sealed(
   return record, sizes, model_files.load_tokenizer(folder)
 
 
-def from_sealed(folder: pathlib.Path, fix: str) -> towers.Towers:
+def from_sealed(folder: pathlib.Path, fix: str) -> retriever_model.Towers:
   """One encoder for both kinds of text, with the settings that it had.
 
   Args:
@@ -188,19 +190,19 @@ def from_sealed(folder: pathlib.Path, fix: str) -> towers.Towers:
   """
   weights = model_files.WEIGHTS
   record, sizes, backend = _open_sealed(folder, fix, weights)
-  tensors = pretrained.read_tensors(folder)
-  tower = pretrained.params_from_tensors(tensors, sizes, str(folder))
-  config = configuration.base_config()
+  tensors = hf_weights.read_tensors(folder)
+  tower = hf_weights.params_from_tensors(tensors, sizes, str(folder))
+  config = config_lib.base_config()
   model_settings.take(config.model, record["model"])
-  return towers.assemble(config.model, sizes, backend, tower)
+  return retriever_model.assemble(config.model, sizes, backend, tower)
 
 
 def before_training(
   config: ml_collections.ConfigDict | None,
-  where: workdir.Workdir,
+  where: workdir_lib.Workdir,
   *,
   fresh: bool = False,
-) -> towers.Towers:
+) -> retriever_model.Towers:
   """The towers that training starts from: "dense-start".
 
   What their vectors were made with is kept beside those, and used, so that the
@@ -224,17 +226,17 @@ def before_training(
         return model
       encoder = dataclasses.replace(
         model.encoder,
-        dtype=towers.compute_dtype(config.model.compute_dtype),
-        attention=towers.attention(config.model.attention),
+        dtype=retriever_model.compute_dtype(config.model.compute_dtype),
+        attention=retriever_model.attention(config.model.attention),
       )
       return dataclasses.replace(model, encoder=encoder)
-  return towers.start(
+  return retriever_model.start(
     model_settings.of_workdir(where) if config is None else config
   )
 
 
 def store(
-  model: towers.Towers,
+  model: retriever_model.Towers,
   config: ml_collections.ConfigDict,
   folder: pathlib.Path,
   *,
@@ -252,17 +254,17 @@ def store(
     DiskError: it cannot be written.
   """
   values = {
-    "model": configuration.sections(config, "model")["model"],
+    "model": config_lib.sections(config, "model")["model"],
     "seed": config.seed,
   }
   if model_files.is_whole(folder, model_files.TOWERS, values):
     return
-  with workdir.replace_folder(folder, "export") as temporary:
+  with workdir_lib.replace_folder(folder, "export") as temporary:
     encoder, backend = model.encoder, model.tokenizer.backend
     model_files.write_sizes(temporary, encoder.config, backend)
     if weights:
       tower = next(iter(model.params.values()))
-      tensors = pretrained.tensors_from_params(tower, encoder.config)
+      tensors = hf_weights.tensors_from_params(tower, encoder.config)
       length = model.tokenizer.passage_length
       model_files.write_weights(temporary, tensors, length)
     model_files.seal(temporary, model_files.TOWERS, **values)

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dpr_jax import configuration, errors, setting_rules
-from dpr_jax.models import bert, towers
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors, setting_rules
+from dpr_jax.models import bert, retriever_model
 
 # `config.json` of checkpoints that `config.model.checkpoint` may name.
 KNOWN = {
@@ -37,7 +38,7 @@ def bert_config(model: ml_collections.ConfigDict) -> bert.BertConfig:
   """
   name = model.checkpoint
   if name == "random":
-    return towers.random_sizes(model)
+    return retriever_model.random_sizes(model)
   if name in KNOWN:
     return KNOWN[name]
   folder = pathlib.Path(name).expanduser()
@@ -49,14 +50,14 @@ def bert_config(model: ml_collections.ConfigDict) -> bert.BertConfig:
   return bert.BertConfig.read(folder)
 
 
-def model_of(config: ml_collections.ConfigDict) -> towers.Towers:
+def model_of(config: ml_collections.ConfigDict) -> retriever_model.Towers:
   """The towers with shapes for parameters, and no tokenizer."""
   sizes = bert_config(config.model)
-  encoder = towers.structure(config.model, sizes)
+  encoder = retriever_model.structure(config.model, sizes)
   params = jax.eval_shape(
     lambda: encoder.towers(bert.init_params(sizes, jax.random.key(0)))
   )
-  return towers.Towers(encoder, params, None)
+  return retriever_model.Towers(encoder, params, None)
 
 
 def texts(cores: int, rows: int, length: int) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def batch(config: ml_collections.ConfigDict, cores: int) -> dict[str, Any]:
     InputError: the cores do not divide the batch.
   """
   train = config.train
-  configuration.at_least("train.batch_size", train.batch_size, 1)
+  config_lib.at_least("train.batch_size", train.batch_size, 1)
   setting_rules.divides(train.batch_size, cores)
   questions = train.batch_size // cores
   passages = questions * (1 + train.hard_negatives)

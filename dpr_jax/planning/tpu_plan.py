@@ -24,10 +24,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dpr_jax import configuration, errors, parallel
-from dpr_jax.models import layer_stacks
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import devices as devices_lib
+from dpr_jax.core import errors
+from dpr_jax.inference import encoder as encoder_lib
+from dpr_jax.inference import length_tiles
+from dpr_jax.models import stacked_layers
 from dpr_jax.planning import chips, costs, hlo, sizes
-from dpr_jax.retrieval import encoding, tiling
 from dpr_jax.training import train_step
 
 _QUIET = {
@@ -92,7 +95,7 @@ def devices(topology: chips.Topology) -> list[Any]:
   """
   for name, value in _QUIET.items():
     os.environ.setdefault(name, value)
-  os.environ["LIBTPU_INIT_ARGS"] = parallel.libtpu_arguments()
+  os.environ["LIBTPU_INIT_ARGS"] = devices_lib.libtpu_arguments()
   from jax.experimental import topologies
   from jax.experimental.compilation_cache import compilation_cache
 
@@ -129,7 +132,7 @@ def train_steps(config: ml_collections.ConfigDict) -> int:
   train = config.train
   if train.max_steps:
     return train.max_steps
-  questions = configuration.at_least(
+  questions = config_lib.at_least(
     "plan.train_questions", config.plan.train_questions, 1
   )
   return max(1, -int(-train.epochs * questions // train.batch_size))
@@ -153,18 +156,21 @@ def lower_embed(
   """The step that encodes passages, its model FLOPs, and its passages."""
   model, cores = sizes.model_of(config), len(on)
   length = config.model.passage_length
-  rows = max(1, (config.embed.tokens_per_core or tiling.TPU_TOKENS) // length)
+  rows = max(
+    1, (config.embed.tokens_per_core or length_tiles.TPU_TOKENS) // length
+  )
   batch = (
     jax.ShapeDtypeStruct((cores, rows, length), jnp.int32),
     jax.ShapeDtypeStruct((cores, rows), jnp.int32),
   )
   params = jax.eval_shape(
-    lambda x: model.encoder.fuse(layer_stacks.stack(x, jnp.stack)), model.params
+    lambda x: model.encoder.fuse(stacked_layers.stack(x, jnp.stack)),
+    model.params,
   )
   encode = functools.partial(
-    encoding.encode_tile, model.encoder, encoding.PASSAGE, False
+    encoder_lib.encode_tile, model.encoder, encoder_lib.PASSAGE, False
   )
-  mapped = parallel.map_over_cores(encode, on)
+  mapped = devices_lib.map_over_cores(encode, on)
   flops = sizes.encode_flops(model.encoder, rows * cores, length)
   return mapped.lower(params, batch), flops, rows * cores
 
@@ -282,7 +288,7 @@ def plan(
     "topology": topology.name,
     "cores": topology.cores,
     "hosts": topology.hosts,
-    "config": configuration.sections(config, "model", "train", "embed"),
+    "config": config_lib.sections(config, "model", "train", "embed"),
     "quick": quick,
     "train": _figures(train),
   }

@@ -26,8 +26,9 @@ import numpy as np
 import Stemmer
 from absl import logging
 
-from dpr_jax import configuration, errors, progress
-from dpr_jax import workdir as workdir_lib
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors, progress
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records
 
 METHOD = "lucene"  # idf = ln(1 + (N - n + 0.5) / (n + 0.5)), no (k1 + 1)
@@ -38,7 +39,7 @@ _WORD = re.compile(r"\b\w\w+\b")
 
 @runtime_checkable
 class Passages(Protocol):
-  """What BM25 needs of `data.tables.PassageTable`."""
+  """What BM25 needs of `data.datasets.PassageTable`."""
 
   def __len__(self) -> int: ...
 
@@ -239,7 +240,7 @@ def build_or_load(
   stage = workdir_lib.Stage(
     name="bm25",
     folder=folder,
-    config=configuration.sections(config, "bm25"),
+    config=config_lib.sections(config, "bm25"),
     inputs=workdir_lib.dataset_inputs(workdir, "passages"),
   )
   if stage.is_current(overwrite):

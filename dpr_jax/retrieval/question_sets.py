@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from dpr_jax import workdir as workdir_lib
-from dpr_jax.data import beir, records
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import beir_files, records
 
 _BLOCK = 256
 
@@ -45,15 +45,15 @@ class QuestionSet:
   split: str = "dev"
 
   def __iter__(self) -> Iterator[Asked]:
-    from dpr_jax.data import formats, prepare
+    from dpr_jax.data import dpr_files, prepare
 
     if isinstance(self.source, workdir_lib.Workdir):
       table = prepare.open_questions(self.source, self.split)
       for _, block in table.blocks(_BLOCK):
         yield from (Asked("", _bare(question)) for question in block)
-    elif beir.is_beir(self.source):
+    elif beir_files.is_beir(self.source):
       left_out = 0
-      for identifier, question in beir.read_queries(self.source):
+      for identifier, question in beir_files.read_queries(self.source):
         if self.judged is None or identifier in self.judged:
           yield Asked(identifier, question)
         else:
@@ -63,7 +63,7 @@ class QuestionSet:
           "%s: %d questions not judged, left out", self.where, left_out
         )
     else:
-      for question in formats.read_questions(self.source):
+      for question in dpr_files.read_questions(self.source):
         yield Asked("", _bare(question))
 
 
@@ -90,7 +90,7 @@ def open_set(
   from dpr_jax.data import prepare
 
   if questions_file is not None:
-    judged = None if qrels is None else frozenset(beir.read_qrels(qrels))
+    judged = None if qrels is None else frozenset(beir_files.read_qrels(qrels))
     return QuestionSet(str(questions_file), None, questions_file, judged)
   count = len(prepare.open_questions(workdir, split))
   where = f"{workdir.data / split} (config.data.{split})"

@@ -18,9 +18,8 @@ import numpy as np
 from absl import logging
 from jaxtyping import Bool, Int
 
-from dpr_jax import errors, progress
-from dpr_jax.data import negatives
-from dpr_jax.evaluation import answers as answers_lib
+from dpr_jax.core import errors, progress
+from dpr_jax.data import answer_matching, negative_sampling
 
 _BLOCK = 4096  # questions or passages read at once
 _END = ""  # in a node of the tree: the number of the answer that ends there
@@ -49,8 +48,8 @@ class AnswerRows:
   @classmethod
   def build(
     cls,
-    questions: negatives.Rows,
-    passages: negatives.Rows,
+    questions: negative_sampling.Rows,
+    passages: negative_sampling.Rows,
     rows: Int[np.ndarray, " possible"],
   ) -> "AnswerRows":
     """Looks for every answer in the text of every passage of `rows`.
@@ -160,7 +159,7 @@ def _gather(
 
 def _enter(tree: dict, answer: str, unused: int) -> int | None:
   """The answer's number: its own, or `unused`; None without a token."""
-  tokens = answers_lib.answer_tokens(answer)
+  tokens = answer_matching.answer_tokens(answer)
   if not tokens:
     return None  # in no passage, as `answers_lib` has it
   node = tree
@@ -171,7 +170,7 @@ def _enter(tree: dict, answer: str, unused: int) -> int | None:
 
 def _find(tree: dict, text: str) -> set[int]:
   """Numbers of the answers that stand in a text."""
-  tokens = answers_lib.answer_tokens(text)
+  tokens = answer_matching.answer_tokens(text)
   found = set()
   for place, token in enumerate(tokens):
     node = tree.get(token)

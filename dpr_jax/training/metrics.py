@@ -17,7 +17,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from dpr_jax import progress, setting_rules, workdir
+from dpr_jax.core import progress, setting_rules
+from dpr_jax.core import workdir as workdir_lib
 
 
 class MetricsLog:
@@ -36,7 +37,7 @@ class MetricsLog:
     Raises:
       DiskError: it cannot be written.
     """
-    with workdir.writing(self._path):
+    with workdir_lib.writing(self._path):
       self._path.parent.mkdir(parents=True, exist_ok=True)
       if self._path.exists():
         _keep_rows_until(self._path, first_step)
@@ -50,7 +51,7 @@ class MetricsLog:
       DiskError: it cannot be written.
     """
     if self._file is not None:
-      with workdir.writing(self._path):
+      with workdir_lib.writing(self._path):
         self._file.write(json.dumps(dict(row)) + "\n")
         self._file.flush()
 
@@ -195,7 +196,7 @@ class Profiler:
     """Writes the trace, if one is running."""
     if self._running:
       self._running = False
-      with workdir.writing(self._folder):
+      with workdir_lib.writing(self._folder):
         jax.profiler.stop_trace()
       logging.info("train: profile in %s", self._folder)
 
@@ -212,7 +213,7 @@ def _keep_rows_until(path: pathlib.Path, step: int) -> None:
     except (ValueError, KeyError, TypeError):
       if number < len(lines):
         logging.warning("%s, line %d is damaged: dropped", path, number)
-  with workdir.replace_file(path) as temporary:
+  with workdir_lib.replace_file(path) as temporary:
     temporary.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 
 KINDS = ("gathered", "tiled", "ring")
 MASKED = -1e30

@@ -15,7 +15,8 @@ import ml_collections
 import optax
 from absl import logging
 
-from dpr_jax import configuration, setting_rules
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import setting_rules
 
 
 def from_config(
@@ -120,7 +121,7 @@ def adamw(
   Raises:
     InputError: `dpr_compat_workers` is negative.
   """
-  workers = configuration.at_least(
+  workers = config_lib.at_least(
     "train.dpr_compat_workers", dpr_compat_workers, 0
   )
   steps = [

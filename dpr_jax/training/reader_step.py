@@ -17,7 +17,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from dpr_jax import parallel
+from dpr_jax.core import devices as devices_lib
 from dpr_jax.models import span_reader
 from dpr_jax.training import train_step
 
@@ -70,7 +70,7 @@ def make_reader_step(
 ) -> Callable[
   [train_step.TrainState, dict[str, Any]], tuple[train_step.TrainState, dict]
 ]:
-  """The train step of one core, to be mapped with `parallel`.
+  """The train step of one core, to be mapped with `core.devices`.
 
   Args:
     reader: the structure.
@@ -116,9 +116,9 @@ def make_reader_step(
         )
 
       def everywhere(x):
-        gathered = jax.lax.all_gather(x, parallel.AXIS)
+        gathered = jax.lax.all_gather(x, devices_lib.AXIS)
         gathered = gathered.reshape(questions * passages)
-        places = jax.lax.all_gather(batch["rows"], parallel.AXIS).reshape(-1)
+        places = jax.lax.all_gather(batch["rows"], devices_lib.AXIS).reshape(-1)
         table = jnp.zeros_like(gathered).at[places].set(gathered)
         return table.reshape(questions, passages)
 
@@ -127,7 +127,7 @@ def make_reader_step(
       )
       # Every core has the whole rank loss, but its own spans alone: the mean
       # over the cores is to be the mean over the questions.
-      cores = jax.lax.axis_size(parallel.AXIS)
+      cores = jax.lax.axis_size(devices_lib.AXIS)
       span = jnp.sum(jnp.concatenate(spans)) * cores / questions
       loss = jnp.mean(rank) + span
       return loss, {
@@ -140,7 +140,7 @@ def make_reader_step(
     (_, reported), gradients = jax.value_and_grad(loss_function, has_aux=True)(
       state.params
     )
-    gradients, reported = jax.lax.pmean((gradients, reported), parallel.AXIS)
+    gradients, reported = jax.lax.pmean((gradients, reported), devices_lib.AXIS)
     updates, new_optimizer = transformation.update(
       gradients, state.optimizer, state.params
     )
@@ -154,7 +154,9 @@ def make_reader_step(
       "learning_rate": schedule(state.step),
     }
     if "asked" in batch:  # a signal that any of several processes has got
-      reported["asked"] = jax.lax.pmax(jnp.max(batch["asked"]), parallel.AXIS)
+      reported["asked"] = jax.lax.pmax(
+        jnp.max(batch["asked"]), devices_lib.AXIS
+      )
     return new_state, reported
 
   return step

@@ -11,11 +11,12 @@ from typing import Any
 
 import ml_collections
 
-from dpr_jax import configuration, errors
-from dpr_jax import workdir as workdir_lib
-from dpr_jax.data import batches, negatives, prepare
-from dpr_jax.retrieval import mining
-from dpr_jax.training import claims
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import batches, negative_sampling, prepare
+from dpr_jax.retrieval import mine
+from dpr_jax.training import run_identity
 
 STAGE = "train"
 
@@ -36,11 +37,11 @@ def inputs(
       workdir.negatives, "mine"
     )
   for kind in mixture(config, 0).kinds:
-    if kind in mining.RANKERS:
+    if kind in mine.RANKERS:
       name = "negatives" if kind == "bm25" else f"{kind}_negatives"
       if config.train.negatives_from:
         name = f"{kind}_negatives_from"
-      found[name] = mining.fingerprint_of(mined_path(config, workdir, kind))
+      found[name] = mine.fingerprint_of(mined_path(config, workdir, kind))
   return found
 
 
@@ -55,16 +56,16 @@ def behind(
   found = dict.fromkeys(("passages", "train", "dev"), prepared)
   for name in inputs(config, workdir):
     kind = "bm25" if name == "negatives" else name.partition("_")[0]
-    mined = workdir.negatives / mining.files(kind)["train"]
+    mined = workdir.negatives / mine.files(kind)["train"]
     if name.endswith("_from"):
       mined = mined_path(config, workdir, kind)
-    found[name] = (mining.manifest_of(mined) or {}).get("config", {})
+    found[name] = (mine.manifest_of(mined) or {}).get("config", {})
   return found
 
 
 def mixture(
   config: ml_collections.ConfigDict, round_number: int
-) -> negatives.Mixture:
+) -> negative_sampling.Mixture:
   """The negatives of a round, checked."""
   settings = config.train
   for name, least in (
@@ -72,8 +73,8 @@ def mixture(
     ("hard_negatives_from_top", 1),
     ("rounds", 1),
   ):
-    configuration.at_least(f"train.{name}", settings[name], least)
-  mixture = negatives.Mixture.of(settings)
+    config_lib.at_least(f"train.{name}", settings[name], least)
+  mixture = negative_sampling.Mixture.of(settings)
   if settings.rounds == 1:
     return mixture
   return mixture if round_number else mixture.replace("model", "bm25")
@@ -89,11 +90,11 @@ def mined_path(
   """
   elsewhere = config.train.negatives_from
   where = workdir_lib.Workdir(elsewhere) if elsewhere else workdir
-  path = where.negatives / mining.files(kind)["train"]
-  manifest = mining.manifest_of(path)
+  path = where.negatives / mine.files(kind)["train"]
+  manifest = mine.manifest_of(path)
   if not path.exists() or (elsewhere and manifest is None):
     what = f"config.train.negatives={config.train.negatives!r}"
-    fix = f"run `{mining.command(kind)}` with --workdir={where.root} first"
+    fix = f"run `{mine.command(kind)}` with --workdir={where.root} first"
     if elsewhere:
       what = f"config.train.negatives_from={elsewhere!r}"
     elif kind == "model":
@@ -111,7 +112,7 @@ def mined_path(
           f"{path} was mined from other {name} data"
           f" ({workdir_lib.short(manifest.get('inputs', {}).get(name))}) than"
           f" {where.data} holds ({workdir_lib.short(value)}): run"
-          f" `{mining.command(kind)}` with --workdir={where.root} again"
+          f" `{mine.command(kind)}` with --workdir={where.root} again"
         )
     ours = workdir_lib.dataset_inputs(workdir, *names)
     if ours != current and _made_from(workdir) != _made_from(where):
@@ -144,14 +145,14 @@ def _made_from(workdir: workdir_lib.Workdir) -> dict[str, Any]:
 
 def claim(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
-) -> claims.Claim:
+) -> run_identity.Claim:
   """What the run depends on.
 
   Raises:
     InputError: its inputs are not there.
   """
   data = workdir_lib.dataset_inputs(workdir, "passages", "train", "dev")
-  return claims.Claim(
+  return run_identity.Claim(
     STAGE,
     workdir.training,
     _settings(config),
@@ -162,9 +163,9 @@ def claim(
 
 
 def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  settings = configuration.sections(config, "model", "train")
+  settings = config_lib.sections(config, "model", "train")
   if config.train.dev_topk_passages:
-    settings |= configuration.sections(config, "evaluate")
+    settings |= config_lib.sections(config, "evaluate")
   return settings | {"seed": config.seed}
 
 
@@ -192,5 +193,5 @@ def check_before(
   try:
     run = claim(config, workdir)
   except errors.InputError:  # its inputs are not made yet, or are gone
-    run = claims.Claim(STAGE, workdir.training, _settings(config), {})
-  run.check_before(configuration.plain(config))
+    run = run_identity.Claim(STAGE, workdir.training, _settings(config), {})
+  run.check_before(config_lib.plain(config))

@@ -11,25 +11,21 @@ import dataclasses
 import jax
 import ml_collections
 
-from dpr_jax import (
-  configuration,
-  errors,
-  parallel,
-  processes,
-  setting_rules,
-)
-from dpr_jax import workdir as workdir_lib
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import devices as devices_lib
+from dpr_jax.core import errors, multiprocess, setting_rules
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import batches, reader_batches, reader_examples
-from dpr_jax.models import readers
-from dpr_jax.retrieval import spread
+from dpr_jax.index import all_processes
+from dpr_jax.models import reader_model
 from dpr_jax.training import (
-  claims,
+  checkpoint_selection,
   metrics,
   optimizer,
-  reader_sources,
+  optimizer_sharding,
+  reader_data,
   reader_step,
-  selection,
-  sharding,
+  run_identity,
   train_retriever,
   train_step,
 )
@@ -54,22 +50,22 @@ def train_reader(
   choice = _choice(config)
   check(config)
   if not overwrite:
-    processes.first_alone(lambda: check_before(config, workdir))
-  processes.first_leads(
-    lambda: reader_sources.retrieve(config, workdir),
-    spread.Helper(config, workdir).tasks,
+    multiprocess.first_alone(lambda: check_before(config, workdir))
+  multiprocess.first_leads(
+    lambda: reader_data.retrieve(config, workdir),
+    all_processes.Helper(config, workdir).tasks,
   )
   claim = dataclasses.replace(
-    bare_claim(config, workdir), inputs=reader_sources.inputs(config, workdir)
+    bare_claim(config, workdir), inputs=reader_data.inputs(config, workdir)
   )
-  if processes.first_alone(lambda: claim.is_current(overwrite)):
+  if multiprocess.first_alone(lambda: claim.is_current(overwrite)):
     return
   if not overwrite:
-    processes.first_alone(claim.check)
-  with processes.in_turn():
+    multiprocess.first_alone(claim.check)
+  with multiprocess.in_turn():
     run = _ReaderRun(config, workdir, choice)
   run.do(claim, overwrite)
-  if processes.is_first():
+  if multiprocess.is_first():
     claim.finish(
       {
         "steps": run.steps,
@@ -83,7 +79,9 @@ def train_reader(
     )
 
 
-def _choice(config: ml_collections.ConfigDict) -> selection.Selection:
+def _choice(
+  config: ml_collections.ConfigDict,
+) -> checkpoint_selection.Selection:
   """Which checkpoint will be used.
 
   Raises:
@@ -92,41 +90,43 @@ def _choice(config: ml_collections.ConfigDict) -> selection.Selection:
   reader = config.reader
   metric = reader.best_metric
   if metric:
-    configuration.one_of("reader.best_metric", metric, DEV_METRICS)
-  return selection.Selection(metric if reader.dev_questions > 0 else "", 1)
+    config_lib.one_of("reader.best_metric", metric, DEV_METRICS)
+  return checkpoint_selection.Selection(
+    metric if reader.dev_questions > 0 else "", 1
+  )
 
 
 def bare_claim(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
-) -> claims.Claim:
+) -> run_identity.Claim:
   """What the run depends on, but for its inputs."""
-  settings = configuration.sections(config, "reader")
+  settings = config_lib.sections(config, "reader")
   settings |= {
     "checkpoint": config.model.checkpoint,
     "match": config.evaluate.match,
     "seed": config.seed,
   }
-  return claims.Claim(readers.STAGE, workdir.reader, settings, {})
+  return run_identity.Claim(reader_model.STAGE, workdir.reader, settings, {})
 
 
 def check_before(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> None:
   """As `retriever_inputs.check_before`."""
-  bare_claim(config, workdir).check_before(configuration.plain(config))
+  bare_claim(config, workdir).check_before(config_lib.plain(config))
 
 
 class _ReaderRun(train_retriever.Run):
   """One call of the stage: from the last checkpoint to the last step."""
 
-  def __init__(self, config, workdir, choice: selection.Selection):
+  def __init__(self, config, workdir, choice: checkpoint_selection.Selection):
     self.config, self.workdir, self.choice = config, workdir, choice
     reader = config.reader
     self.every = train_retriever.Every(
       reader.log_every, reader.dev_every, reader.checkpoint_every
     )
-    self.reader = readers.start(config)
-    self.data = reader_sources.examples(config, workdir, self.reader.tokenizer)
+    self.reader = reader_model.start(config)
+    self.data = reader_data.examples(config, workdir, self.reader.tokenizer)
     self.source = make_source(config, self.data)
     self.plan, self.steps = self.source.plan, self.source.steps
     self.starts = [0]
@@ -147,19 +147,23 @@ class _ReaderRun(train_retriever.Run):
       passages=self.source.passages,
     )
     self.built = train_step.Built(
-      step, transformation, schedule, sharding.Sharing(), scanned=False
+      step,
+      transformation,
+      schedule,
+      optimizer_sharding.Sharing(),
+      scanned=False,
     )
     self.step = self.built.mapped()
-    self.dev = reader_sources.DevQuestions.make(
+    self.dev = reader_data.DevQuestions.make(
       config, workdir, self.reader, self.ranks
     )
-    self.claim: claims.Claim | None = None
+    self.claim: run_identity.Claim | None = None
     self.folder, self.keep = workdir.reader, reader.keep_checkpoints
     self.pretrained = self.reader.params
     self.passages_per_question = self.source.passages
 
   def _store_model(self) -> None:
-    readers.store(self.reader, self.config, self.folder / "model")
+    reader_model.store(self.reader, self.config, self.folder / "model")
 
 
 def make_source(
@@ -182,7 +186,7 @@ def make_source(
     groups=reader.length_groups,
     length_step=reader.length_step,
     sort_batches=reader.sort_batches,
-    cores=parallel.cores(),
+    cores=devices_lib.cores(),
     process=jax.process_index(),
     processes=jax.process_count(),
   )
@@ -198,9 +202,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     "length_groups",
     "sort_batches",
   ):
-    configuration.at_least(f"reader.{name}", reader[name], 1)
-  configuration.at_least("reader.length_step", reader.length_step, 0)
-  configuration.at_least("reader.max_steps", reader.max_steps, 0)
+    config_lib.at_least(f"reader.{name}", reader[name], 1)
+  config_lib.at_least("reader.length_step", reader.length_step, 0)
+  config_lib.at_least("reader.max_steps", reader.max_steps, 0)
   cores, processes = jax.device_count(), jax.process_count()
   inputs = reader.batch_size * reader.passages
   if inputs % cores or reader.batch_size % processes:
@@ -214,7 +218,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def make_optimizer(config: ml_collections.ConfigDict, steps: int):
   """AdamW and learning rate of `config.reader`, as the retriever's."""
   reader = config.reader
-  warmup = configuration.at_least("reader.warmup_steps", reader.warmup_steps, 0)
+  warmup = config_lib.at_least("reader.warmup_steps", reader.warmup_steps, 0)
   setting_rules.below_steps("reader.warmup_steps", warmup, steps)
   schedule = optimizer.learning_rate_schedule(
     reader.learning_rate, warmup, steps

@@ -17,17 +17,18 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array
 
-from dpr_jax import errors, interrupts, parallel, processes
-from dpr_jax import workdir as workdir_lib
+from dpr_jax.core import devices as devices_lib
+from dpr_jax.core import errors, multiprocess, signals
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import batches, prepare
-from dpr_jax.models import checkpoints, stored_towers, towers
+from dpr_jax.models import checkpoints, retriever_model, stored_towers
+from dpr_jax.retrieval import negative_refresh
 from dpr_jax.training import (
-  claims,
+  checkpoint_selection,
   metrics,
+  retriever_batches,
   retriever_inputs,
-  rounds,
-  selection,
-  sources,
+  run_identity,
   train_step,
   validation,
 )
@@ -46,16 +47,16 @@ def train(
     FloatingPointError: the loss, a gradient or a parameter is not finite.
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
-  choice = selection.Selection.of(config)
+  choice = checkpoint_selection.Selection.of(config)
   claim = retriever_inputs.claim(config, workdir)
-  if processes.first_alone(lambda: claim.is_current(overwrite)):
+  if multiprocess.first_alone(lambda: claim.is_current(overwrite)):
     return
   if not overwrite:
-    processes.first_alone(claim.check)
-  with processes.in_turn():
+    multiprocess.first_alone(claim.check)
+  with multiprocess.in_turn():
     run = Run(config, workdir, choice)
   run.do(claim, overwrite)
-  if processes.is_first():
+  if multiprocess.is_first():
     claim.finish(
       {
         "steps": run.steps,
@@ -84,7 +85,7 @@ class Run:
   writes, evaluates and mines, and what it finds is told to the others.
   """
 
-  def __init__(self, config, workdir, choice: selection.Selection):
+  def __init__(self, config, workdir, choice: checkpoint_selection.Selection):
     self.config, self.workdir, self.choice = config, workdir, choice
     train_config = config.train
     self.every = Every(
@@ -93,14 +94,14 @@ class Run:
       train_config.checkpoint_every,
     )
     # All that may be refused comes before the corpus is tokenized.
-    sources.check(config)
+    retriever_batches.check(config)
     questions = len(prepare.open_questions(workdir, "train"))
-    self.steps = rounds.run_steps(config, questions)
-    self.starts = rounds.boundaries(self.steps, config.train.rounds)
+    self.steps = negative_refresh.run_steps(config, questions)
+    self.starts = negative_refresh.boundaries(self.steps, config.train.rounds)
     self.profiler = metrics.Profiler(
       workdir.training / "profile", config.train.profile_steps, self.steps
     )
-    self.model = towers.start(config)
+    self.model = retriever_model.start(config)
     self.built = train_step.build(config, self.model, self.steps)
     self.step = self.built.mapped()
     self.dev = (
@@ -109,28 +110,28 @@ class Run:
       else None
     )
     choice.check(self.dev is not None)
-    self.source = sources.make_source(config, workdir, self.model)
+    self.source = retriever_batches.make_source(config, workdir, self.model)
     self.plan = self.source.plan
-    self.claim: claims.Claim | None = None
+    self.claim: run_identity.Claim | None = None
     self.folder, self.keep = workdir.training, train_config.keep_checkpoints
     self.pretrained = self.model.params
     self.passages_per_question = self.source.sampler.per_question
 
-  def do(self, claim: claims.Claim, overwrite: bool) -> None:
+  def do(self, claim: run_identity.Claim, overwrite: bool) -> None:
     """The whole call; the caller writes the manifest.
 
     Args:
       claim: on the run's folder.
       overwrite: what is there is removed.
     """
-    processes.first_alone(lambda: claim.open(overwrite))
+    multiprocess.first_alone(lambda: claim.open(overwrite))
     self.claim = claim
     self.resume()
-    if processes.is_first():  # until it is finished, it is not
+    if multiprocess.is_first():  # until it is finished, it is not
       with workdir_lib.writing(claim.manifest):
         claim.manifest.unlink(missing_ok=True)
     try:
-      with interrupts.deferred() as asked:
+      with signals.deferred() as asked:
         self.go(asked)
       self.saved.wait()
     finally:
@@ -146,13 +147,13 @@ class Run:
       InputError: this process does not see what the first goes on from.
     """
     fresh = self.built.init(self.pretrained)
-    if processes.is_first():
+    if multiprocess.is_first():
       self._open(writes=True)
       restored = self.saved.restore_latest(*fresh)
       self.log.open(restored[0], self.steps)
       rows = self.log.read()
       self.choice.recall(rows, self.saved.steps())
-    told = processes.first_alone(
+    told = multiprocess.first_alone(
       lambda: {
         "step": restored[0],
         "best": [self.choice.best_step, self.choice.best_value],
@@ -162,7 +163,7 @@ class Run:
         ),
       }
     )
-    if not processes.is_first():
+    if not multiprocess.is_first():
       self._open(writes=False)
       try:
         restored = self.saved.restore(told["step"], *fresh)
@@ -172,15 +173,15 @@ class Run:
           " workdir, as it is now (docs/tpu.md, Buckets)"
         ) from error
       self.choice.best_step, self.choice.best_value = told["best"]
-    processes.barrier()  # nothing is removed while others restore
+    multiprocess.barrier()  # nothing is removed while others restore
     self.lacks_dev_row = told["lacks_dev_row"]
     self.first, params, opt_state = restored
     self.state = self.built.place(self.first, params, opt_state)
     self.last_saved = self.first
-    if self.first and processes.is_first():
+    if self.first and multiprocess.is_first():
       self._select(self.saved.steps())  # what was selected may be gone
     self.last_good = f"step {self.first}" if self.first else "none"
-    self.watch = processes.watch(self.config.train.step_timeout)
+    self.watch = multiprocess.watch(self.config.train.step_timeout)
     size = self.plan.batch_size
     self.timer = metrics.Timer(size, size * self.passages_per_question)
     self.compilations = metrics.Compilations()
@@ -195,7 +196,7 @@ class Run:
     )
     self.log = metrics.MetricsLog(self.folder / "metrics.jsonl")
 
-  def go(self, asked: interrupts.Request) -> None:
+  def go(self, asked: signals.Request) -> None:
     """Trains to the last step, or until a signal asks for an end."""
     if self.first:
       logging.info("train: goes on after step %d of %d", self.first, self.steps)
@@ -209,7 +210,7 @@ class Run:
       self._save(self.first)
     done = self.first
     while done < self.steps:
-      number = rounds.round_of(done, self.starts)
+      number = negative_refresh.round_of(done, self.starts)
       self._begin_round(number, done)
       loader = batches.in_background(self.source, done)
       end = [*self.starts, self.steps][number + 1]
@@ -218,7 +219,7 @@ class Run:
         if self.stop is not None:
           self._settle()
           self._save_now(step)
-          raise interrupts.Interrupted(self.stop)
+          raise signals.Interrupted(self.stop)
       done = end
 
   def _begin_round(self, number: int, done: int) -> None:
@@ -231,14 +232,14 @@ class Run:
         self._save(done)
         self.saved.wait()
       with self._apart():
-        params = parallel.local(self.state.params)
-        processes.first_alone(
-          lambda: rounds.refresh(
+        params = devices_lib.local(self.state.params)
+        multiprocess.first_alone(
+          lambda: negative_refresh.refresh(
             self.config, self.workdir, self.model, params, number
           )
         )
       self.compiled = self.compilations.count
-    self.source = sources.make_source(
+    self.source = retriever_batches.make_source(
       self.config, self.workdir, self.model, number
     )
 
@@ -250,22 +251,22 @@ class Run:
     step, and so they finish it.
     """
     breakable = (
-      interrupts.at_once()
-      if processes.count() == 1
+      signals.at_once()
+      if multiprocess.count() == 1
       else contextlib.nullcontext()
     )
     with self.timer.paused(), self.watch.paused(), breakable:
       yield
 
-  def _take(self, step: int, loader, asked: interrupts.Request) -> None:
+  def _take(self, step: int, loader, asked: signals.Request) -> None:
     """One step, and what is due after it."""
     batch = self.timer.wait_for(loader)
-    if processes.count() > 1:
-      batch["asked"] = np.full(parallel.cores(), asked.number or 0, np.int32)
+    if multiprocess.count() > 1:
+      batch["asked"] = np.full(devices_lib.cores(), asked.number or 0, np.int32)
     self.watch.begin(step)
     self.profiler.before(step)
-    shares = parallel.split_over_cores(batch)
-    if processes.count() > 1:
+    shares = devices_lib.split_over_cores(batch)
+    if multiprocess.count() > 1:
       self._compile_together(shares)
     self.state, reported = self.step(self.state, shares)
     self.profiler.after(step, reported)
@@ -281,7 +282,7 @@ class Run:
       saves |= self._evaluate(step)
     if saves:
       self._save(step)
-    if processes.count() == 1:
+    if multiprocess.count() == 1:
       self.stop = asked.number
 
   def _compile_together(self, shares: Any) -> None:
@@ -294,7 +295,7 @@ class Run:
     if shapes not in self.compiled_for:
       # The call that follows finds this very program.
       self.step.lower(self.state, shares).compile()
-      processes.barrier()
+      multiprocess.barrier()
       self.compiled_for.add(shapes)
 
   def _settle(self) -> None:
@@ -304,7 +305,7 @@ class Run:
     (step, reported), self.pending = self.pending, None
     row = {key: float(value) for key, value in reported.items()}
     self.watch.end(step)
-    if processes.count() > 1:
+    if multiprocess.count() > 1:
       self.stop = int(row.pop("asked")) or None
     row |= self.timer.lap() | self.compilations.figures()
     metrics.check_finite(step, row, self.last_good)
@@ -318,7 +319,7 @@ class Run:
 
   def _begin(self) -> None:
     """The run's first step is done: its folder is no other run's any more."""
-    if self.claim is not None and processes.is_first():
+    if self.claim is not None and multiprocess.is_first():
       self.claim.begin()
     self.claim = None
 
@@ -332,10 +333,10 @@ class Run:
     """Writes a dev row; True where it is the best so far, by the metric."""
     try:
       with self._apart():
-        params = parallel.local(self.state.params)
-        figures = processes.first_alone(lambda: self.dev.evaluate(params))
+        params = devices_lib.local(self.state.params)
+        figures = multiprocess.first_alone(lambda: self.dev.evaluate(params))
         row = {"step": step, **figures}
-    except interrupts.Interrupted:
+    except signals.Interrupted:
       if step > self.first:
         self._save_now(step)
       raise
@@ -348,20 +349,20 @@ class Run:
     self._save(step)
     with self.watch.paused():
       self.saved.wait()
-      processes.barrier()  # none may end while the first still writes
+      multiprocess.barrier()  # none may end while the first still writes
     logging.info("train: saved after step %d of %d", step, self.steps)
 
   def _save(self, step: int) -> None:
     """Starts saving, unless the state is not finite."""
     if step != self.last_saved:
       with self.timer.paused(), self.watch.paused():
-        if processes.is_first() or self.built.sharing.cores:
+        if multiprocess.is_first() or self.built.sharing.cores:
           params, opt_state = self.built.fetch(self.state)
-        if processes.is_first():
+        if multiprocess.is_first():
           metrics.check_parameters(step, params, self.last_good)
           self._store_model()
           self.saved.save(step, params, opt_state)
-        processes.barrier()  # a slow disk is no stuck process
+        multiprocess.barrier()  # a slow disk is no stuck process
       self.last_saved = step
     self._select([*self.saved.steps(), step])
     self.last_good = f"step {step}"

@@ -19,9 +19,11 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
-from dpr_jax import configuration, parallel, setting_rules
-from dpr_jax.models import dual_encoder, layer_stacks, towers
-from dpr_jax.training import objectives, optimizer, sharding
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import devices as devices_lib
+from dpr_jax.core import setting_rules
+from dpr_jax.models import dual_encoder, retriever_model, stacked_layers
+from dpr_jax.training import objectives, optimizer, optimizer_sharding
 
 LAYERS = ("auto", "scanned", "unrolled")
 REDUCE_DTYPES = ("float32", "bfloat16")
@@ -78,9 +80,9 @@ def make_train_step(
   temperature: float,
   loss: str = "gathered",
   loss_tile: int = 0,
-  sharing: sharding.Sharing | None = None,
+  sharing: optimizer_sharding.Sharing | None = None,
 ) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict]]:
-  """The train step of one core, to be mapped with `parallel`.
+  """The train step of one core, to be mapped with `core.devices`.
 
   Args:
     encoder: the towers.
@@ -99,8 +101,8 @@ def make_train_step(
     scores highest), masked_duplicates, masked_answers, gradient_norm (before
     clipping), learning_rate.
   """
-  configuration.one_of("train.loss", loss, objectives.KINDS)
-  sharing = sharing or sharding.Sharing()
+  config_lib.one_of("train.loss", loss, objectives.KINDS)
+  sharing = sharing or optimizer_sharding.Sharing()
   drops = max(
     encoder.config.hidden_dropout_prob,
     encoder.config.attention_probs_dropout_prob,
@@ -134,7 +136,7 @@ def make_train_step(
         passage_vectors,
         competition,
         temperature,
-        parallel.AXIS,
+        devices_lib.AXIS,
         kind=loss,
         tile=loss_tile,
       )
@@ -148,7 +150,7 @@ def make_train_step(
       gradients, state.optimizer, own
     )
     params = sharing.whole(optax.apply_updates(own, updates), state.params)
-    sums = jax.lax.psum(sums, parallel.AXIS)
+    sums = jax.lax.psum(sums, devices_lib.AXIS)
     reported = {
       "loss": sums.loss / sums.count,
       "accuracy": sums.correct / sums.count,
@@ -158,7 +160,9 @@ def make_train_step(
       "learning_rate": schedule(state.step),
     }
     if "asked" in batch:  # a signal that any of several processes has got
-      reported["asked"] = jax.lax.pmax(jnp.max(batch["asked"]), parallel.AXIS)
+      reported["asked"] = jax.lax.pmax(
+        jnp.max(batch["asked"]), devices_lib.AXIS
+      )
     new_state = TrainState(
       step=state.step + 1,
       params=params,
@@ -178,19 +182,19 @@ class Built:
     transformation: the optimizer.
     schedule: step to learning rate.
     sharing: who keeps the optimizer's state.
-    scanned: the layers' parameters stand side by side, see `layer_stacks`.
+    scanned: the layers' parameters stand side by side, see `stacked_layers`.
   """
 
   step: Callable
   transformation: optax.GradientTransformation
   schedule: optax.Schedule
-  sharing: sharding.Sharing
+  sharing: optimizer_sharding.Sharing
   scanned: bool
 
-  def mapped(self, devices: parallel.Devices = None) -> Callable:
+  def mapped(self, devices: devices_lib.Devices = None) -> Callable:
     """The step over all cores, from state and batch to state and metrics."""
     axis = 0 if self.sharing.cores else None
-    return parallel.map_train_step(
+    return devices_lib.map_train_step(
       self.step, devices, TrainState(None, None, axis)
     )
 
@@ -207,7 +211,7 @@ class Built:
       optimizer: whole and not stacked, as in `init` and in checkpoints.
     """
     if self.scanned:
-      params, optimizer = layer_stacks.stack((params, optimizer), np.stack)
+      params, optimizer = stacked_layers.stack((params, optimizer), np.stack)
     return TrainState(np.int32(step), params, self.sharing.cut(optimizer))
 
   def shapes(self, params: Any) -> TrainState:
@@ -216,7 +220,7 @@ class Built:
     def begin(params):
       params, optimizer = self.init(params)
       if self.scanned:
-        return layer_stacks.stack((params, optimizer), jnp.stack)
+        return stacked_layers.stack((params, optimizer), jnp.stack)
       return params, optimizer
 
     params, optimizer = jax.eval_shape(begin, params)
@@ -228,16 +232,16 @@ class Built:
     step: Any,
     params: Any,
     optimizer: Any,
-    devices: parallel.Devices = None,
+    devices: devices_lib.Devices = None,
   ) -> TrainState:
     """`layout`, on the cores."""
     state = self.layout(step, params, optimizer)
     if not self.sharing.cores:
-      return parallel.replicate(state, devices)
+      return devices_lib.replicate(state, devices)
     return TrainState(
-      parallel.replicate(state.step, devices),
-      parallel.replicate(state.params, devices),
-      parallel.distribute(state.optimizer, devices),
+      devices_lib.replicate(state.step, devices),
+      devices_lib.replicate(state.params, devices),
+      devices_lib.distribute(state.optimizer, devices),
     )
 
   def fetch(self, state: TrainState) -> tuple[Any, Any]:
@@ -245,15 +249,15 @@ class Built:
 
     With several processes all must call it.
     """
-    params, optimizer = parallel.fetch((state.params, state.optimizer))
+    params, optimizer = devices_lib.fetch((state.params, state.optimizer))
     whole = jax.eval_shape(self.transformation.init, params)
     optimizer = self.sharing.join(optimizer, whole)
-    return layer_stacks.unstack((params, optimizer))
+    return stacked_layers.unstack((params, optimizer))
 
 
 def build(
   config: ml_collections.ConfigDict,
-  model: towers.Towers,
+  model: retriever_model.Towers,
   steps: int,
   cores: int | None = None,
 ) -> Built:
@@ -267,11 +271,11 @@ def build(
   """
   train_config = config.train
   setting_rules.accumulation(train_config.accumulate_steps)
-  layers = configuration.one_of("train.layers", train_config.layers, LAYERS)
-  sharing = sharding.Sharing(
+  layers = config_lib.one_of("train.layers", train_config.layers, LAYERS)
+  sharing = optimizer_sharding.Sharing(
     (cores or jax.device_count()) if train_config.shard_optimizer else 0,
     jnp.dtype(
-      configuration.one_of(
+      config_lib.one_of(
         "train.reduce_dtype", train_config.reduce_dtype, REDUCE_DTYPES
       )
     ),
@@ -283,7 +287,7 @@ def build(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), model.params
   )
   if scanned:
-    whole = jax.eval_shape(lambda x: layer_stacks.stack(x, jnp.stack), whole)
+    whole = jax.eval_shape(lambda x: stacked_layers.stack(x, jnp.stack), whole)
   transformation, schedule = optimizer.from_config(
     train_config, steps, lambda parts: sharing.norm(parts, whole)
   )

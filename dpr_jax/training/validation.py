@@ -17,12 +17,14 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
 
-from dpr_jax import configuration, errors, setting_rules
-from dpr_jax import workdir as workdir_lib
-from dpr_jax.data import prepare, records
-from dpr_jax.evaluation import answers as answers_lib
-from dpr_jax.models import towers
-from dpr_jax.retrieval import embedding, encoding, mining
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors, setting_rules
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import answer_matching, prepare, records
+from dpr_jax.embedding import embed
+from dpr_jax.inference import encoder as encoder_lib
+from dpr_jax.models import retriever_model
+from dpr_jax.retrieval import mine
 
 LOWER_IS_BETTER = ("dev_loss", "dev_average_rank")
 SIZES = ("dev_pool", "dev_topk_passages")  # in the dev rows, but no figures
@@ -43,7 +45,7 @@ class SubCorpus:
 
   members: Int[np.ndarray, " members"]
   ks: tuple[int, ...]
-  matcher: answers_lib.AnswerMatcher
+  matcher: answer_matching.AnswerMatcher
 
 
 @dataclasses.dataclass
@@ -70,7 +72,7 @@ class DevPool:
   passages: list[records.Passage]
   pool: Int[np.ndarray, " pool"]
   sub_corpus: SubCorpus | None
-  encoder: encoding.Encoder
+  encoder: encoder_lib.Encoder
   temperature: float
 
   @classmethod
@@ -78,7 +80,7 @@ class DevPool:
     cls,
     config: ml_collections.ConfigDict,
     workdir: workdir_lib.Workdir,
-    model: towers.Towers,
+    model: retriever_model.Towers,
   ) -> "DevPool | None":
     """Draws pool and sub-corpus; None where no question has a gold passage.
 
@@ -117,9 +119,9 @@ class DevPool:
       sub_corpus = SubCorpus(
         np.searchsorted(rows, members),
         ks,
-        answers_lib.AnswerMatcher(
-          match=configuration.one_of(
-            "evaluate.match", config.evaluate.match, answers_lib.MATCHES
+        answer_matching.AnswerMatcher(
+          match=config_lib.one_of(
+            "evaluate.match", config.evaluate.match, answer_matching.MATCHES
           )
         ),
       )
@@ -130,7 +132,7 @@ class DevPool:
       corpus.take(rows),
       np.searchsorted(rows, pool_rows),
       sub_corpus,
-      embedding.make_encoder(config, model, params={}),
+      embed.make_encoder(config, model, params={}),
       config.model.temperature,
     )
 
@@ -208,8 +210,8 @@ def _questions(
     passages, and of each the rows of its mined hard negatives, best first.
   """
   table = prepare.open_questions(workdir, "dev")
-  path = workdir.negatives / mining.FILES["dev"]
-  mined = mining.read_negatives(path, len(table))
+  path = workdir.negatives / mine.FILES["dev"]
+  mined = mine.read_negatives(path, len(table))
   questions, gold_rows, hard_rows = [], [], []
   for first, block in table.blocks(_BLOCK):
     gold_ids = [q.positives[0].id if q.positives else "" for q in block]

@@ -7,9 +7,11 @@ import subprocess
 
 import pytest
 
-from dpr_jax import configuration, errors, workdir
 from dpr_jax.benchmarking import batch, batch_cell, synthetic
-from dpr_jax.models import towers
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.models import retriever_model
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_bad_input_in_a_cell(config, tmp_path, monkeypatch, capsys):
   """Exit status 2 and one line on stderr, as everywhere."""
   config.model.pooling = "sum"
   cell = batch.cell_config(config, 32, "plain")
-  workdir.write_json(tmp_path / "in.json", configuration.plain(cell))
+  workdir_lib.write_json(tmp_path / "in.json", config_lib.plain(cell))
   spec = {
     "config": str(tmp_path / "in.json"),
     "result": str(tmp_path / "out.json"),
@@ -150,7 +152,7 @@ def test_synthetic_batches(config):
   """The shapes of real ones; every passage another one; the same each time."""
   cell = batch.cell_config(config, 16, "plain")
   cell.train.hard_negatives = 2
-  source = synthetic.make_source(cell, towers.start(cell))
+  source = synthetic.make_source(cell, retriever_model.start(cell))
   one, other = source[0], source[0]
   assert one["questions"][0]["ids"].shape == (16, 8)
   assert one["passages"][0]["ids"].shape == (48, 12)

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from dpr_jax import errors
 from dpr_jax.benchmarking import encode
 from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
+from dpr_jax.core import errors
 
 SMALL = {"repeats": 2, "passages": 12, "peak_size": 64}
 

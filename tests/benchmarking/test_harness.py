@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dpr_jax import errors
 from dpr_jax.benchmarking import harness
+from dpr_jax.core import errors
 
 
 class Clock:

@@ -8,9 +8,10 @@ import json
 
 import pytest
 
-from dpr_jax import errors, workdir
 from dpr_jax.benchmarking import reader as bench
 from dpr_jax.benchmarking import transformers_reader_peer as peer_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
 
 LONG = " ".join("abcdefghijklmnopqrstuvwxyz" * 3)
 
@@ -47,7 +48,7 @@ def config(tiny_config, tmp_path):
 def test_contest(config, tmp_path, capsys):
   pytest.importorskip("torch", reason="no torch: extra `bench`")
   report = bench.bench(
-    config, workdir.Workdir(tmp_path), json_file=str(tmp_path / "r.json")
+    config, workdir_lib.Workdir(tmp_path), json_file=str(tmp_path / "r.json")
   )
   assert set(report["seconds"]) == {"dpr-jax", "transformers"}
   assert len(report["speedup"]["pairs"]) == 2
@@ -77,4 +78,4 @@ def test_peer_takes_the_window_of_the_answer(config, tiny_checkpoint):
 def test_needs_squad(config, tmp_path):
   config.reader.passages = 2
   with pytest.raises(errors.InputError, match="needs config.reader.train in"):
-    bench.bench(config, workdir.Workdir(tmp_path))
+    bench.bench(config, workdir_lib.Workdir(tmp_path))

@@ -6,8 +6,8 @@ import types
 import numpy as np
 import pytest
 
-from dpr_jax import errors
 from dpr_jax.benchmarking import clusters, harness, search, search_cell
+from dpr_jax.core import errors
 from dpr_jax.data import records
 from dpr_jax.retrieval import bm25
 

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from dpr_jax import errors, workdir
-from dpr_jax.benchmarking import rounds, train
 from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
-from dpr_jax.models import towers
-from dpr_jax.training import sources
+from dpr_jax.benchmarking import train, training_texts
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.models import retriever_model
+from dpr_jax.training import retriever_batches
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_both_sides_learn_alike(torch, tiny_config, mined_workdir):
   config.train.clip_norm = 0.5
   trainer = train.Trainer(config, mined_workdir)
   peer = train._make_peer(config)
-  chosen = rounds.choose(trainer.source, 4)
+  chosen = training_texts.choose(trainer.source, 4)
   losses = [
     (
       trainer.step(round_, mask_copies=False),
@@ -131,8 +132,8 @@ def test_other_losses_are_refused(theirs, tiny_config, monkeypatch):
   trainer.learning_rate = 0.1
   monkeypatch.setattr(peer_lib.Peer, "step", lambda *_: theirs)
   monkeypatch.setattr(peer_lib.Peer, "restore_dropout", lambda _: None)
-  place = workdir.Workdir("nowhere")
-  round_ = rounds.Round(3, ["q"], [["p"]])
+  place = workdir_lib.Workdir("nowhere")
+  round_ = training_texts.Round(3, ["q"], [["p"]])
   arguments = (config, place, trainer, peer, round_)
   if abs(theirs - 2.0) < 1e-4:
     found = train.compare_losses(*arguments)
@@ -153,12 +154,16 @@ def test_rounds_are_whole_batches_or_none(tiny_config, mined_workdir):
   """The sample's data has no negatives of its own: there is no such batch."""
   config = copy.deepcopy(tiny_config)
   config.train.negatives = "given"
-  source = sources.make_source(config, mined_workdir, towers.start(config))
+  source = retriever_batches.make_source(
+    config, mined_workdir, retriever_model.start(config)
+  )
   with pytest.raises(errors.InputError, match="negatives=random"):
-    rounds.choose(source, 2)
+    training_texts.choose(source, 2)
   config.train.negatives = "random"
-  source = sources.make_source(config, mined_workdir, towers.start(config))
-  chosen = rounds.choose(source, 8)
+  source = retriever_batches.make_source(
+    config, mined_workdir, retriever_model.start(config)
+  )
+  chosen = training_texts.choose(source, 8)
   assert [each.step for each in chosen] == [0, 1, 2, 3, 4, 5, 0, 1]
   for each in chosen:
     assert len(each.questions) == 16

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from dpr_jax.data import batches, negatives, records, tokenization
+from dpr_jax.data import batches, negative_sampling, records, tokenization
 
 
 @hypothesis.given(
@@ -58,10 +58,10 @@ def _source(
     )
     for row in range(6)
   )
-  sampler = negatives.Sampler(
+  sampler = negative_sampling.Sampler(
     passages=passages,
     candidates=[
-      negatives.Candidate(
+      negative_sampling.Candidate(
         row,
         {
           "bm25": np.array([8, 9][: row % 3]),
@@ -70,7 +70,7 @@ def _source(
       )
       for row in range(6)
     ],
-    mixture=negatives.Mixture.parse(kind, hard),
+    mixture=negative_sampling.Mixture.parse(kind, hard),
     from_top=hard,
     seed=3,
   )

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from dpr_jax import configuration, errors
-from dpr_jax import workdir as workdir_module
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_module
 from dpr_jax.data import prepare, tfds_builders
 from dpr_jax.data.records import Passage
 
@@ -47,7 +48,7 @@ def run(tmp_path):
 
   def config(**settings):
     """Keys of `config.data`; `train_path` and so on stand for `train`."""
-    config = configuration.base_config()
+    config = config_lib.base_config()
     config.data.passages = str(tmp_path / "corpus.tsv")
     config.data.train = str(tmp_path / "train.json")
     config.data.dev = str(tmp_path / "dev.json")
@@ -263,7 +264,7 @@ def test_done_once_and_again_when_something_changed(run):
 
 
 def test_sample(tmp_path):
-  config = configuration.base_config()
+  config = config_lib.base_config()
   for role in ("passages", "train", "dev"):
     config.data[role] = "sample"
   workdir = workdir_module.Workdir(tmp_path)
@@ -306,7 +307,8 @@ def test_real_data(data_folder, repository, tmp_path):
   """
   code = """
 import sys
-from dpr_jax import configuration, workdir
+from dpr_jax import configuration
+from dpr_jax.core import workdir
 from dpr_jax.data import prepare
 config = configuration.base_config()
 config.data.passages = sys.argv[1] + "/nq/psgs_w100.tsv.gz"

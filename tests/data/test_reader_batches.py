@@ -5,21 +5,21 @@ import json
 import numpy as np
 import pytest
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.data import (
   batches,
   reader_batches,
   reader_examples,
-  reader_inputs,
+  reader_tokenization,
   records,
-  squad,
+  squad_files,
   tokenization,
 )
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_checkpoint):
-  return reader_inputs.ReaderTokenizer(
+  return reader_tokenization.ReaderTokenizer(
     tokenization.load_tokenizer(tiny_checkpoint),
     length=40,
     question_length=8,
@@ -131,7 +131,7 @@ def _squad_file(tmp_path):
 
 def test_squad_answers_stand_in_their_windows(tokenizer, tmp_path):
   data = reader_examples.from_squad(
-    squad.read_squad(_squad_file(tmp_path)), tokenizer
+    squad_files.read_squad(_squad_file(tmp_path)), tokenizer
   )
   assert data.counts["kept"] == 4
   assert data.counts["positives_windowed"] == 1

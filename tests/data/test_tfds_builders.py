@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.data import tfds_builders
+from dpr_jax.data.datasets import PassageTable, QuestionTable
 from dpr_jax.data.records import Passage, Question
-from dpr_jax.data.tables import PassageTable, QuestionTable
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 ID = st.text(
@@ -322,12 +322,12 @@ def test_no_tensorflow(tmp_path, repository):
   """In a process of its own: other tests may have imported it."""
   code = """
 import sys
-from dpr_jax.data import tables, tfds_builders
+from dpr_jax.data import datasets, tfds_builders
 from dpr_jax.data.records import Passage, Question
 tfds_builders.write_passages([Passage("1", "T", "x")], sys.argv[1] + "/p")
-assert tables.PassageTable.open(sys.argv[1] + "/p")[0].id == "1"
+assert datasets.PassageTable.open(sys.argv[1] + "/p")[0].id == "1"
 tfds_builders.write_questions([Question("q")], sys.argv[1] + "/q")
-assert tables.QuestionTable.open(sys.argv[1] + "/q")[0].question == "q"
+assert datasets.QuestionTable.open(sys.argv[1] + "/q")[0].question == "q"
 assert "tensorflow" not in sys.modules
 assert "torch" not in sys.modules
 """

@@ -6,15 +6,15 @@ import os
 import numpy as np
 import pytest
 
-from dpr_jax import workdir
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import prepare, token_store
-from dpr_jax.models import towers
+from dpr_jax.models import retriever_model
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_config):
   """That of the tiny checkpoint, cutting at 48."""
-  return towers.start(tiny_config).tokenizer
+  return retriever_model.start(tiny_config).tokenizer
 
 
 @pytest.fixture
@@ -115,4 +115,4 @@ def test_processes_deal_blocks(fresh_workdir, tokenizer, small_blocks):
     thread.join(60)
   assert stores[0].manifest == stores[1].manifest
   _check(stores[1], passages, tokenizer)
-  assert workdir.read_manifest(stores[0].folder, "tokens")["count"] == 120
+  assert workdir_lib.read_manifest(stores[0].folder, "tokens")["count"] == 120

@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.data import records, tokenization
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.evaluation import exact_match
 
 # prediction, answers, exact match, F1: by SQuAD v1.1's own evaluation.

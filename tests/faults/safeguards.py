@@ -4,35 +4,35 @@
 it occurs once in the file.
 """
 
-_WORKDIR = "tests/test_workdir.py"
-_REFUSALS = "tests/retrieval/test_search_refusals.py"
-_RESOURCES = "tests/data/test_resources.py"
+_WORKDIR = "tests/core/test_workdir.py"
+_REFUSALS = "tests/retrieval/test_retrieve_refusals.py"
+_RESOURCES = "tests/models/test_checkpoint_sources.py"
 _HERE = "tests/faults/test_safeguards.py"
 
 CHECKSUMS = {
   "of a manifest": (
-    "manifests.py",
+    "core/manifests.py",
     "if found != recorded:",
     "if False:",
     f"{_WORKDIR}::test_every_flipped_bit_of_a_manifest_is_found",
   ),
   "of files that a manifest lists": (
-    "manifests.py",
+    "core/manifests.py",
     "if found != expected:",
     "if False:",
     f"{_WORKDIR}::test_check_files",
   ),
   "of a stage's output, before it counts as done": (
-    "manifests.py",
+    "core/manifests.py",
     'wrong = damaged_files(self.folder, old["files"])',
     "wrong = {}",
     f"{_WORKDIR}::test_outputs_that_are_gone_or_damaged_count",
   ),
   "of a part, before it is found": (
-    "parts.py",
+    "core/sharded_output.py",
     "return None if wrong else record",
     "return record",
-    "tests/test_parts.py::test_what_is_there_is_found",
+    "tests/core/test_sharded_output.py::test_what_is_there_is_found",
   ),
   "of a checkpoint": (
     "models/checkpoint_files.py",
@@ -41,14 +41,14 @@ CHECKSUMS = {
     "tests/models/test_checkpoints.py::test_a_flipped_bit_is_found",
   ),
   "of a download": (
-    "data/resources.py",
+    "models/checkpoint_sources.py",
     "if actual != expected:",
     "if False:",
     f"{_RESOURCES}::test_wrong_hash_is_refused_and_leaves_nothing",
   ),
   "of the cache": (
-    "data/resources.py",
-    "if workdir.fingerprint_file(folder / name) == expected:",
+    "models/checkpoint_sources.py",
+    "if workdir_lib.fingerprint_file(folder / name) == expected:",
     "if True:",
     f"{_RESOURCES}::test_damaged_cache_without_network_is_never_used",
   ),
@@ -60,7 +60,7 @@ CHECKSUMS = {
     "test_what_lies_beside_the_rows_is_compared_before_use",
   ),
   "count of the records": (
-    "data/tables.py",
+    "data/datasets.py",
     "if found != expected:",
     "if False:",
     "tests/data/test_tfds_builders.py::test_records_of_another_table",
@@ -72,22 +72,22 @@ CHECKSUMS = {
     "tests/retrieval/test_bm25.py::test_damaged_index_is_refused",
   ),
   "of results": (
-    "evaluation/ranking.py",
+    "evaluation/evaluate.py",
     "if expected != (found := workdir_lib.fingerprint_file(path)):",
     "if found := None:",
-    "tests/evaluation/test_ranking.py::"
+    "tests/evaluation/test_evaluate.py::"
     "test_changed_results_are_refused_with_their_manifest",
   ),
 }
 LOCKS = {
   "of the workdir": (
-    "workdir.py",
+    "core/workdir.py",
     "timeout=0)\n    lock.acquire()\n  except filelock.Timeout as error:",
     "timeout=0)\n  except filelock.Timeout as error:",
     f"{_HERE}::test_a_second_command_is_refused",
   ),
   "of the cache": (
-    "data/resources.py",
+    "models/checkpoint_sources.py",
     'filelock.FileLock(cache / f"{folder.name}.lock", timeout=LOCK_SECONDS)',
     "tempfile.TemporaryDirectory()",
     f"{_RESOURCES}::test_waits_for_the_lock_and_then_finds_the_work_done",
@@ -95,31 +95,31 @@ LOCKS = {
 }
 RENAMES = {
   "of a file": (
-    "atomic_files.py",
+    "core/atomic_files.py",
     'temporary = path.with_name(f"{stem}{_MARK}tmp-{_number()}{dot}{suffix}")',
     "temporary = path",
     f"{_WORKDIR}::test_replace_file_is_all_or_nothing",
   ),
   "of a folder": (
-    "atomic_files.py",
+    "core/atomic_files.py",
     'temporary = path.with_name(f"{path.name}{_MARK}tmp-{_number()}")',
     "temporary = path",
     f"{_WORKDIR}::test_replace_folder_is_all_or_nothing",
   ),
   "back, where it failed": (
-    "atomic_files.py",
+    "core/atomic_files.py",
     "os.replace(old, path)\n",
     "pass\n",
     f"{_WORKDIR}::test_the_old_folder_comes_back_where_renaming_fails",
   ),
   "after the bytes": (
-    "atomic_files.py",
+    "core/atomic_files.py",
     "_fsync_file(temporary)\n",
     "pass\n",
     f"{_HERE}::test_bytes_are_on_the_disk_before_the_name",
   ),
   "and of the folder's names": (
-    "atomic_files.py",
+    "core/atomic_files.py",
     "fsync_folder(path.parent)\n    finally:",
     "pass\n    finally:",
     f"{_HERE}::test_bytes_are_on_the_disk_before_the_name",
@@ -127,7 +127,7 @@ RENAMES = {
 }
 LISTS = {
   "names in a pickle": (
-    "retrieval/vector_pickles.py",
+    "embedding/vector_pickles.py",
     "if (module, name) not in _ALLOWED:\n",
     "if (module, name) not in _ALLOWED:\n"
     "      return super().find_class(module, name)\n"
@@ -135,7 +135,7 @@ LISTS = {
     "tests/faults/test_hostile_pickles.py::test_hostile_pickles_are_refused",
   ),
   "a name that would be taken for a leftover": (
-    "atomic_files.py",
+    "core/atomic_files.py",
     'if _MARK in f".{name}":',
     "if False:",
     f"{_WORKDIR}::test_names_that_would_be_taken_for_leftovers_are_refused",
@@ -143,19 +143,19 @@ LISTS = {
 }
 OWNERS = {
   "of a folder": (
-    "atomic_files.py",
+    "core/atomic_files.py",
     "check_ours(path, owner)\n  temporary",
     "pass\n  temporary",
     f"{_WORKDIR}::test_a_folder_that_is_not_ours_is_kept",
   ),
   "of every file in it": (
-    "atomic_files.py",
+    "core/atomic_files.py",
     "foreign = list(_foreign(path, listed))",
     "foreign = []",
     f"{_WORKDIR}::test_replace_folder_is_all_or_nothing",
   ),
   "of inputs inside": (
-    "atomic_files.py",
+    "core/atomic_files.py",
     "if inner == outer or outer in inner.parents:",
     "if False:",
     f"{_WORKDIR}::test_inputs_inside_what_is_replaced_are_refused",
@@ -169,7 +169,7 @@ LINKS = {
     "tests/retrieval/test_bm25.py::test_an_index_of_another_corpus_is_refused",
   ),
   "vectors to their model": (
-    "retrieval/faiss_index.py",
+    "index/faiss_stage.py",
     "if made_by != encoder.fingerprint:",
     "if False:",
     f"{_REFUSALS}::test_vectors_of_another_model_are_refused",
@@ -181,13 +181,13 @@ LINKS = {
     f"{_HERE}::test_a_checkpoint_of_another_training_is_named",
   ),
   "an index to its model": (
-    "retrieval/rankers.py",
+    "retrieval/retrievers.py",
     "if found == ours:",
     "if True:",
     f"{_REFUSALS}::test_an_index_of_another_model_is_refused",
   ),
   "an index to its vectors": (
-    "retrieval/rankers.py",
+    "retrieval/retrievers.py",
     "if indexed != made_from:",
     "if False:",
     f"{_REFUSALS}::test_index_of_other_vectors_is_refused",

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from dpr_jax import errors, workdir
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import checkpoints
 from dpr_jax.training import train_retriever
 from tests.faults.amounts import amount
@@ -45,7 +46,7 @@ def config(tiny_config):
 @pytest.fixture(scope="module")
 def finished(config, mined_workdir, tmp_path_factory):
   """The workdir of a training without faults."""
-  place = workdir.Workdir(tmp_path_factory.mktemp("finished") / "w")
+  place = workdir_lib.Workdir(tmp_path_factory.mktemp("finished") / "w")
   shutil.copytree(mined_workdir.root, place.root)
   train_retriever.train(config, place)
   return place
@@ -54,7 +55,7 @@ def finished(config, mined_workdir, tmp_path_factory):
 @pytest.fixture(scope="module")
 def broken_off(config, mined_workdir, tmp_path_factory):
   """The workdir of a training that died after step 5; 2, 3 and 4 are saved."""
-  place = workdir.Workdir(tmp_path_factory.mktemp("broken") / "w")
+  place = workdir_lib.Workdir(tmp_path_factory.mktemp("broken") / "w")
   shutil.copytree(mined_workdir.root, place.root)
   with pytest.MonkeyPatch.context() as patch:
     _stopped_after(5, patch)
@@ -69,7 +70,7 @@ def copied(tmp_path):
 
   def copied(place, name="w"):
     shutil.copytree(place.root, tmp_path / name)
-    return workdir.Workdir(tmp_path / name)
+    return workdir_lib.Workdir(tmp_path / name)
 
   return copied
 

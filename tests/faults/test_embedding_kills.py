@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from dpr_jax import parts, workdir
-from dpr_jax.retrieval import vectors
+from dpr_jax.core import sharded_output
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.embedding import vector_shards
 from tests.faults.amounts import amount
 
 KILLS, SHARDS = amount(20, 4), 80
@@ -17,25 +18,26 @@ SETTING = "--config.embed.rows_per_shard=1"
 # Notes which shards are begun; and, of several processes, which one this is:
 # they share no lock, as if the first held it for all.
 HOOK = """
-from dpr_jax import cli, configuration, workdir
-from dpr_jax.retrieval import embedding
-encode_rows, embed_corpus = embedding._encode_rows, embedding.embed_corpus
+from dpr_jax.cli import main as main_lib
+from dpr_jax.core import config as config_lib, workdir
+from dpr_jax.embedding import embed as embed_lib
+encode_rows, embed_corpus = embed_lib._encode_rows, embed_lib.embed_corpus
 def tells(encoder, tokens, rows, *rest):
   with open({log!r}, "a") as log:
     log.write(f"{{rows[0]}}\\n")
   return encode_rows(encoder, tokens, rows, *rest)
-embedding._encode_rows = tells
+embed_lib._encode_rows = tells
 def embed():
   import jax
   jax.config.update("jax_num_cpu_devices", {devices})
   place = workdir.Workdir({folder!r})
-  config = configuration.read(place.root / "config.json")
-  embedding.embed(config, place, model="dense")
+  config = config_lib.read(place.root / "config.json")
+  embed_lib.embed(config, place, model="dense")
 if {processes} > 1:
-  embedding.embed_corpus = lambda *a, **k: embed_corpus(
+  embed_lib.embed_corpus = lambda *a, **k: embed_corpus(
     *a, **k, process={process}, processes={processes}
   )
-  cli.main = embed
+  main_lib.main = embed
 """
 
 
@@ -46,7 +48,7 @@ class Runs:
     """Args: root: of the flow's folder."""
     self._flow, self._root = flow, root
     self._log = root / "log"
-    self.place = workdir.Workdir(root / "w")
+    self.place = workdir_lib.Workdir(root / "w")
     self.folder = self.place.embeddings("dense")
 
   def start(self, devices=1, process=0, processes=1):
@@ -87,19 +89,19 @@ class Runs:
 
   def files(self):
     """sha256 of the shards; nothing else is there."""
-    files = vectors.open_vectors(self.folder).manifest["files"]
-    names = {name for n in range(SHARDS) for name in vectors.names(n)}
+    files = vector_shards.open_vectors(self.folder).manifest["files"]
+    names = {name for n in range(SHARDS) for name in vector_shards.names(n)}
     assert set(files) == names
     assert {p.name for p in self.folder.iterdir()} == names | {"manifest.json"}
     return files
 
   def reopen(self, keep):
     """Back to where only the shards `keep` had been made."""
-    manifest = workdir.read_manifest(self.folder, "embed")
-    stage = workdir.Stage(
+    manifest = workdir_lib.read_manifest(self.folder, "embed")
+    stage = workdir_lib.Stage(
       "embed", self.folder, manifest["config"], manifest["inputs"]
     )
-    some = parts.Parts(stage, SHARDS, vectors.PATTERNS)
+    some = sharded_output.Parts(stage, SHARDS, vector_shards.PATTERNS)
     for number in keep:
       some.finish(number, **manifest["parts"][number])
     (self.folder / "manifest.json").unlink()

@@ -21,11 +21,13 @@ import warnings
 import numpy as np
 import pytest
 
-from dpr_jax import errors
-from dpr_jax.data import beir, formats, squad, tokenization
-from dpr_jax.evaluation import ranking
-from dpr_jax.models import bert, pretrained
-from dpr_jax.retrieval import faiss_index_files, mining, vector_formats
+from dpr_jax.core import errors
+from dpr_jax.data import beir_files, dpr_files, squad_files, tokenization
+from dpr_jax.embedding import vector_formats
+from dpr_jax.evaluation import evaluate as evaluate_lib
+from dpr_jax.index import faiss_files
+from dpr_jax.models import bert, hf_weights
+from dpr_jax.retrieval import mine
 from tests.faults import amounts, children
 
 SEED = 20_240
@@ -121,55 +123,55 @@ def _rows(reader):
 
 
 def _read_squad(path):
-  if squad.is_squad(path):
-    list(squad.read_squad(path))
+  if squad_files.is_squad(path):
+    list(squad_files.read_squad(path))
 
 
 # By kind: file name, its bytes, what reads it.
 TEXTS = {
-  "dpr array": ("a.json", _json([ROW] * 3), _rows(formats.read_questions)),
-  "dpr lines": ("a.jsonl", _lines(ROW, ROW), _rows(formats.read_questions)),
+  "dpr array": ("a.json", _json([ROW] * 3), _rows(dpr_files.read_questions)),
+  "dpr lines": ("a.jsonl", _lines(ROW, ROW), _rows(dpr_files.read_questions)),
   "psgs": (
     "psgs.tsv",
     b'id\ttext\ttitle\n1\t"Ulm ""a"""\tUlm\n2\tx y\n\tz\n3\t\xc3\xa9\t"t\nu"\n',
-    _rows(formats.read_passages),
+    _rows(dpr_files.read_passages),
   ),
   "qa": (
     "a.qa.csv",
     b"where?\t['Ulm', \"a'b\"]\n\"who \"\"x\"\"\"\t[]\nwhat\t['\\\\d+ BC']\n",
-    _rows(formats.read_questions),
+    _rows(dpr_files.read_questions),
   ),
   "beir corpus": (
     "corpus.jsonl",
     _lines(*[{"_id": "d1", "title": "t", "text": "Ulm é", "metadata": {}}] * 2),
-    _rows(formats.read_passages),
+    _rows(dpr_files.read_passages),
   ),
   "beir queries": (
     "queries.jsonl",
     _lines({"_id": "q1", "text": "where?"}, {"_id": "q2", "text": "é"}),
-    _rows(formats.read_questions),
+    _rows(dpr_files.read_questions),
   ),
   "qrels": (
     "test.tsv",
     b"query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t-1\n",
-    beir.read_qrels,
+    beir_files.read_qrels,
   ),
-  "trec qrels": ("qrels", b"q1 0 d1 1\nq2 0 d2 0\n", beir.read_qrels),
+  "trec qrels": ("qrels", b"q1 0 d1 1\nq2 0 d2 0\n", beir_files.read_qrels),
   "squad": ("squad.json", _json(SQUAD, False), _read_squad),
   "results": (
     "dev.x.json",
     _json([RESULT, RESULT]),
-    lambda path: ranking.read_ranks(path, {}, "string"),
+    lambda path: evaluate_lib.read_ranks(path, {}, "string"),
   ),
   "results, regex": (
     "dev.x.json",
     _json([RESULT | {"answers": ["U[lm]+", r"\p{Lu}(a|b)*"]}]),
-    lambda path: ranking.read_ranks(path, {}, "regex"),
+    lambda path: evaluate_lib.read_ranks(path, {}, "regex"),
   ),
   "negatives": (
     "n.jsonl",
     _lines(*[{"question": "é", "hard_negatives": ["1", "2"]}] * 2),
-    mining.read_negatives,
+    mine.read_negatives,
   ),
 }  # fmt: skip
 
@@ -298,8 +300,8 @@ def test_safetensors(tmp_path, tiny_checkpoint):
       listed.write_bytes(mutated(index, rng))
       changed = data
     (folder / "model.safetensors").write_bytes(changed)
-    tensors = pretrained.read_tensors(folder)
-    pretrained.params_from_tensors(tensors, config, str(folder))
+    tensors = hf_weights.read_tensors(folder)
+    hf_weights.params_from_tensors(tensors, config, str(folder))
 
   run("safetensors", amounts.amount(1000, 100), trial, tmp_path)
 
@@ -352,22 +354,22 @@ def test_faiss(tmp_path):
     index.add(vectors)
     whole.append(faiss.serialize_index(index).tobytes())
   manifest = {
-    "files": {faiss_index_files.FILE: ""},
+    "files": {faiss_files.FILE: ""},
     "count": 64,
     "dim": 8,
-    "metric": faiss_index_files.METRIC,
+    "metric": faiss_files.METRIC,
   }
 
   def trial(folder, rng):
-    lib = faiss_index_files.workdir_lib
+    lib = faiss_files.workdir_lib
     lib.read_manifest = lambda *_, **__: manifest
     lib.check_files = lambda *_, **__: None
     faiss.omp_set_num_threads(1)
     data = rng.choice(whole)
     at = rng.choice((64, 200, len(data)))  # most of what decides is in front
     changed = mutated(data[:at], rng) + data[at:]
-    (folder / faiss_index_files.FILE).write_bytes(changed)
-    faiss_index_files.load_file(folder, mmap=bool(rng.randrange(2)))
+    (folder / faiss_files.FILE).write_bytes(changed)
+    faiss_files.load_file(folder, mmap=bool(rng.randrange(2)))
 
   run("faiss", amounts.amount(1000, 100), trial, tmp_path)
 

@@ -13,8 +13,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from dpr_jax import errors
-from dpr_jax.retrieval import vector_formats
+from dpr_jax.core import errors
+from dpr_jax.embedding import vector_formats
 from tests.faults import children
 
 MB = 1_000_000
@@ -258,7 +258,7 @@ def test_vectors_that_no_search_can_rank(tmp_path, value, message):
 
 def test_repeated_ids_are_counted(tmp_path, caplog):
   """Over all files of an import."""
-  from dpr_jax import workdir
+  from dpr_jax.core import workdir as workdir_lib
 
   for number, ids in enumerate((["a", "b", "a"], ["b", "c", "d"])):
     path = tmp_path / f"passages_{number}.pkl"
@@ -266,7 +266,7 @@ def test_repeated_ids_are_counted(tmp_path, caplog):
   with caplog.at_level("WARNING"):
     assert vector_formats.import_(tmp_path, tmp_path / "in") == 6
   assert "2 of 6 vectors repeat the id of another" in caplog.text
-  counts = workdir.read_json(tmp_path / "in" / "manifest.json")["counts"]
+  counts = workdir_lib.read_json(tmp_path / "in" / "manifest.json")["counts"]
   assert counts == {"passages": 6, "repeated_ids": 2}
 
 

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.data import (
-  formats,
+  answer_matching,
+  dpr_files,
+  file_streams,
   long_texts,
-  reader_inputs,
+  reader_tokenization,
   records,
-  streams,
   tokenization,
 )
-from dpr_jax.evaluation import answers, ranking
+from dpr_jax.evaluation import evaluate as evaluate_lib
 from tests.faults import amounts, children
 
 pytestmark = pytest.mark.fault_row(14)
@@ -80,14 +81,14 @@ def test_tokenizing_is_bounded(starter, name):
 def test_reading_is_bounded(starter, name):
   """All tokens of a text with their characters; those two have millions."""
   text = HOSTILE[name]()
-  reader = reader_inputs.ReaderTokenizer(starter, overlap=64)
+  reader = reader_tokenization.ReaderTokenizer(starter, overlap=64)
   within_bounds(lambda: reader.tokenize([text]), 3 * SECONDS)
 
 
 def test_a_lone_surrogate_is_named(tiny):
   """Also behind a long word."""
   tokenizer = tokenization.TextTokenizer(tiny)
-  reader = reader_inputs.ReaderTokenizer(tiny, overlap=64)
+  reader = reader_tokenization.ReaderTokenizer(tiny, overlap=64)
   for text in ("a\ud800", "a" * MB + "\udfff"):
     for call in (tokenizer.question_ids, reader.tokenize, reader.question_ids):
       with pytest.raises(errors.InputError, match="is a lone surrogate"):
@@ -124,7 +125,7 @@ def test_ids_are_those_of_the_whole_text(request, which, data):
   whole = backend.encode(text).ids
   wanted = whole if len(whole) <= 5 else [*whole[:4], tokenizer.separator]
   assert tokenizer.question_ids([text]) == [wanted]
-  reader = reader_inputs.ReaderTokenizer(backend, overlap=64)
+  reader = reader_tokenization.ReaderTokenizer(backend, overlap=64)
   (plain,) = reader._tokenize([text])
   assert reader.question_ids([text])[0].tolist() == plain.ids[:65].tolist()
   pieces = list(reader._long_texts.pieces(text, 150))
@@ -165,7 +166,7 @@ def test_other_tokenizers_are_let_be(tiny):
 
 def test_bad_patterns_are_counted_and_named(caplog):
   """Invalid, empty, endless: each once, with its first question."""
-  matcher = answers.AnswerMatcher(match="regex")
+  matcher = answer_matching.AnswerMatcher(match="regex")
   text = "a" * 60 + "! Ulm"
   patterns = ["(", "x*", "(a|aa)+$", "ulm"]
   with caplog.at_level("WARNING"):
@@ -201,7 +202,7 @@ LONG = {
 def test_matching_is_bounded(name):
   """Answers in long passages, and where they stand."""
   text = LONG[name]() + " Zürich zoo"
-  matcher = answers.AnswerMatcher()
+  matcher = answer_matching.AnswerMatcher()
 
   def call():
     assert matcher.hits(["zürich zoo", "x"], [0], [text]) == [True]
@@ -209,12 +210,12 @@ def test_matching_is_bounded(name):
   within_bounds(call)
 
   def spans():
-    assert answers.answer_spans(["zürich zoo"], text) == [
+    assert answer_matching.answer_spans(["zürich zoo"], text) == [
       (len(text) - 10, len(text))
     ]
 
   within_bounds(spans, 3 * SECONDS)
-  regexes = answers.AnswerMatcher(match="regex")
+  regexes = answer_matching.AnswerMatcher(match="regex")
 
   def search():
     assert regexes.hits(["zu.rich", "(!+)+z", "[a-z]+1"], [0], [text]) == [True]
@@ -228,10 +229,10 @@ def test_many_answers_are_bounded():
   text = "The passage holds answer number 99999, and more. " * 12
 
   def call():
-    assert answers.has_answer(many, text)
+    assert answer_matching.has_answer(many, text)
 
   def spans():
-    assert answers.answer_spans(many, text)[0] == (18, 37)
+    assert answer_matching.answer_spans(many, text)[0] == (18, 37)
 
   within_bounds(call, 2 * SECONDS)  # half of it checks the types of arguments
   within_bounds(spans, 2 * SECONDS)
@@ -239,7 +240,9 @@ def test_many_answers_are_bounded():
 
 def test_endless_patterns_end():
   def call():
-    assert not answers.has_answer(["(a+)+$"], "a" * 100 + "!", match="regex")
+    assert not answer_matching.has_answer(
+      ["(a+)+$"], "a" * 100 + "!", match="regex"
+    )
 
   within_bounds(call)
 
@@ -251,21 +254,31 @@ def _nested(depth, opening="[", closing="]"):
 @pytest.mark.parametrize("depth", [32_000, 100_000, 1_000_000])
 def test_nested_json_is_refused(tmp_path, depth):
   """In every reader of JSON, at once and with its place."""
-  from dpr_jax.data import beir, squad
-  from dpr_jax.retrieval import mining
+  from dpr_jax.data import beir_files, squad_files
+  from dpr_jax.retrieval import mine
 
   deep = _nested(depth)
   objects = _nested(depth, '{"a":', "}").replace(":}", ":1}")
   good = '{"question": "q", "answers": [], "ctxs": []}'
   nested = f'{{"question": "q", "x": {deep}}}'
   cases = [
-    (formats.read_questions, "a.json", f"[{good}, {nested}]", "a.json: row 2"),
-    (formats.read_questions, "b.json", f"[{objects}]", "b.json: row 1"),
-    (formats.read_questions, "c.jsonl", f"{good}\n{nested}", r"row 2 \(line 2"),
-    (ranking.read_results, "d.json", f"[{good}, {nested}]", "question 1"),
-    (beir.read_corpus, "e.jsonl", f'{{"_id": {deep}}}', "e.jsonl:1"),
-    (squad.read_squad, "f.json", f'{{"data": {deep}}}', "f.json"),
-    (mining.read_negatives, "g.jsonl", f"{{}}\n{nested}"[3:], "line 1"),
+    (
+      dpr_files.read_questions,
+      "a.json",
+      f"[{good}, {nested}]",
+      "a.json: row 2",
+    ),
+    (dpr_files.read_questions, "b.json", f"[{objects}]", "b.json: row 1"),
+    (
+      dpr_files.read_questions,
+      "c.jsonl",
+      f"{good}\n{nested}",
+      r"row 2 \(line 2",
+    ),
+    (evaluate_lib.read_results, "d.json", f"[{good}, {nested}]", "question 1"),
+    (beir_files.read_corpus, "e.jsonl", f'{{"_id": {deep}}}', "e.jsonl:1"),
+    (squad_files.read_squad, "f.json", f'{{"data": {deep}}}', "f.json"),
+    (mine.read_negatives, "g.jsonl", f"{{}}\n{nested}"[3:], "line 1"),
   ]
   for reader, name, content, where in cases:
     path = tmp_path / name
@@ -278,7 +291,7 @@ def test_nested_json_is_refused(tmp_path, depth):
     within_bounds(call)
   path = tmp_path / "h.json"
   path.write_text(f'{{"data": {deep}}}')
-  within_bounds(lambda: squad.is_squad(path))
+  within_bounds(lambda: squad_files.is_squad(path))
 
 
 def test_the_limit_is_exact(tmp_path):
@@ -295,10 +308,10 @@ def test_the_limit_is_exact(tmp_path):
       closing = "]" if opening else ""
       path.write_text(f"{opening}{row}{closing}")
       if passes:
-        assert len(list(formats.read_questions(path))) == 1
+        assert len(list(dpr_files.read_questions(path))) == 1
       else:
         with pytest.raises(errors.InputError, match="row 1.*more than 100"):
-          list(formats.read_questions(path))
+          list(dpr_files.read_questions(path))
 
 
 VALUES = strategies.recursive(
@@ -326,7 +339,7 @@ def test_depth_is_that_of_the_value(value, cut):
   depth = _depth(value)
   for limit, expected in ((depth, False), (depth - 1, True)):
     if limit >= 0:
-      nesting = streams.Nesting(limit)
+      nesting = file_streams.Nesting(limit)
       pieces = _safe_chunks(data, cut)
       assert any([nesting.too_deep(chunk) for chunk in pieces]) is expected
 

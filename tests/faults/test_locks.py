@@ -20,7 +20,7 @@ SECONDS = ("mine", "train", "embed", "evaluate", "prepare")
 # Holds the lock for a moment longer: a tiny stage would be over at once.
 SLOW = """
 import time
-from dpr_jax import commands
+from dpr_jax.cli import commands
 stages = commands._stages
 def slow(*arguments):
   time.sleep(0.5)

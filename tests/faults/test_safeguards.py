@@ -11,7 +11,8 @@ import sys
 
 import pytest
 
-from dpr_jax import atomic_files, workdir
+from dpr_jax.core import atomic_files
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import checkpoint_files
 from tests.faults import safeguards
 from tests.faults.amounts import FULL
@@ -86,13 +87,13 @@ def test_every_removal_breaks_a_test(copy, environment, tally):
 
 def test_a_second_command_is_refused(tmp_path):
   """The lock is the process's; a second one in it is no holder either."""
-  place = workdir.Workdir(tmp_path / "w")
-  with workdir.locked(place):
+  place = workdir_lib.Workdir(tmp_path / "w")
+  with workdir_lib.locked(place):
     ended = subprocess.run(
       [
         sys.executable,
         "-c",
-        "import sys; from dpr_jax import errors, workdir\n"
+        "import sys; from dpr_jax.core import errors, workdir\n"
         f"with workdir.locked(workdir.Workdir({str(place.root)!r})): pass",
       ],
       capture_output=True,
@@ -127,11 +128,11 @@ def test_a_checkpoint_of_another_training_is_named(tmp_path):
   folder = tmp_path / "training" / "checkpoints"
   (folder / "4").mkdir(parents=True)
   (folder / "4" / "arrays").write_bytes(b"theirs")
-  sums = {"arrays": workdir.fingerprint_file(folder / "4" / "arrays")}
-  workdir.write_json(checkpoint_files.sums_path(folder, 4), sums)
+  sums = {"arrays": workdir_lib.fingerprint_file(folder / "4" / "arrays")}
+  workdir_lib.write_json(checkpoint_files.sums_path(folder, 4), sums)
   assert checkpoint_files.problem(folder, 4) is None
   found = checkpoint_files.identity(folder, 4)
   manifest = tmp_path / "training" / "manifest.json"
-  workdir.write_record(manifest, {"checkpoints": {"4": "a" * 64}})
+  workdir_lib.write_record(manifest, {"checkpoints": {"4": "a" * 64}})
   said = checkpoint_files.problem(folder, 4)
   assert f"it is checkpoint {found[:12]}…, {manifest} names {'a' * 12}…" in said

@@ -96,7 +96,7 @@ def _prepare(asked: dict) -> None:
 
 def _call(asked: dict) -> int:
   """The exit code of `dpr-jax ARGV`, its traceback printed as Python does."""
-  from dpr_jax import cli
+  from dpr_jax.cli import main as main_lib
 
   disk, library = asked.get("disk"), _library()
   sys.argv = ["dpr-jax", *asked["argv"]]
@@ -110,7 +110,7 @@ def _call(asked: dict) -> int:
         disk.get("errno", 0),
         disk.get("forever", 0),
       )
-    cli.main()
+    main_lib.main()
     return 0
   except SystemExit as error:
     if isinstance(error.code, str):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpr_jax import errors
-from dpr_jax.models import bert, dropout, layer_stacks
+from dpr_jax.core import errors
+from dpr_jax.models import bert, dropout, stacked_layers
 
 CONFIG = bert.BertConfig(
   vocab_size=50,
@@ -65,7 +65,7 @@ def test_fused_parameters_give_the_same(params, first_only, stacked, dtype):
   """Products side by side and cast once: what is not fused gives, exactly."""
   ids, mask = _texts()
   model = bert.Bert(CONFIG, jnp.dtype(dtype))
-  plain = layer_stacks.stack(params, jnp.stack) if stacked else params
+  plain = stacked_layers.stack(params, jnp.stack) if stacked else params
   fused = bert.fuse(plain, first_only, dtype)
   names = {
     path[-2].key

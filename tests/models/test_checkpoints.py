@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.models import checkpoint_files, checkpoints
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.models import bert, dual_encoder
 
 CONFIG = bert.BertConfig(

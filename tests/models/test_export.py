@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import dpr_jax
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.models import export
 
 
@@ -16,8 +16,8 @@ def test_exported_towers_encode_the_same(
   """By our own reader of such folders, and the peers' where they are there."""
   import copy
 
-  from dpr_jax.models import towers
-  from dpr_jax.retrieval import encoding
+  from dpr_jax.inference import encoder as encoder_lib
+  from dpr_jax.models import retriever_model
 
   config = copy.deepcopy(tiny_config)
   config.model.shared_towers = shared
@@ -26,7 +26,7 @@ def test_exported_towers_encode_the_same(
   folders = export.export(config, fresh_workdir, form, out, "dense-start")
   names = [out] if shared else [out / "question", out / "passage"]
   assert folders == names
-  wanted = encoding.Encoder(towers.start(config), length_step=48)
+  wanted = encoder_lib.Encoder(retriever_model.start(config), length_step=48)
   found = dpr_jax.Encoder.load(folders[-1], length_step=48)
   texts = [("city", "the river"), ("river", "a city")]
   vectors = wanted.encode_passages(texts)

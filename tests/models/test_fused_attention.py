@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpr_jax.models import bert, dropout, fused_attention, kernels
+from dpr_jax.models import bert, dropout, fused_attention, layer_ops
 
 ROWS, LENGTH, WIDTH, HEADS = 3, 24, 64, 4
 
@@ -17,7 +17,7 @@ def _plain(projected, bias, words, heads, rate):
     part.reshape(rows, length, heads, size).transpose(0, 2, 1, 3)
     for part in jnp.split(projected, 3, axis=-1)
   )
-  output = kernels.attention(
+  output = layer_ops.attention(
     query * size**-0.5, key, value, bias[:, None], words, rate
   )
   return output.transpose(0, 2, 1, 3).reshape(rows, length, heads * size)

@@ -11,8 +11,8 @@ from importlib import resources as importlib_resources
 import numpy as np
 import pytest
 
-from dpr_jax.data import formats, records, tokenization
-from dpr_jax.models import bert, pretrained
+from dpr_jax.data import dpr_files, records, tokenization
+from dpr_jax.models import bert, hf_weights
 
 torch = pytest.importorskip("torch", reason="no torch: extra `parity`")
 transformers = pytest.importorskip("transformers")
@@ -64,11 +64,11 @@ def test_starter(starter_folder, source, request):
   else:
     path = request.getfixturevalue("data_folder") / "nq" / "psgs_w100.tsv.gz"
     assert gzip.open(path).read(2)
-    every = itertools.islice(formats.read_passages(path), 0, 6000, 500)
+    every = itertools.islice(dpr_files.read_passages(path), 0, 6000, 500)
     passages = list(every)
   batch = _batch(starter_folder, passages)
   assert len(set(batch.mask.sum(axis=1).tolist())) > 6
-  config, params = pretrained.load_bert(starter_folder)
+  config, params = hf_weights.load_bert(starter_folder)
   ours = bert.Bert(config).apply({"params": params}, batch.ids, batch.mask)
   model = transformers.BertModel.from_pretrained(
     str(starter_folder), add_pooling_layer=False, dtype=torch.float32
@@ -92,7 +92,7 @@ def test_random_bert_of_other_sizes(tmp_path, starter_folder, activation):
   )
   model.save_pretrained(tmp_path, safe_serialization=True)
   batch = _batch(starter_folder, _sample())
-  config, params = pretrained.load_bert(tmp_path)
+  config, params = hf_weights.load_bert(tmp_path)
   assert config.hidden_act == activation
   ours = bert.Bert(config).apply({"params": params}, batch.ids, batch.mask)
   _compare(ours, _theirs(model, batch), batch.mask)
@@ -113,7 +113,7 @@ def test_random_bert_with_token_types(tmp_path, starter_folder):
   model.save_pretrained(tmp_path, safe_serialization=True)
   batch = _batch(starter_folder, _sample())
   types = (np.cumsum(batch.ids == 102, axis=1) > 0).astype(np.int32)
-  config, params = pretrained.load_bert(tmp_path)
+  config, params = hf_weights.load_bert(tmp_path)
   ours = bert.Bert(config).apply(
     {"params": params}, batch.ids, batch.mask, types
   )

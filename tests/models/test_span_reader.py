@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.models import bert, span_reader
 
 CONFIG = bert.BertConfig(

@@ -13,9 +13,14 @@ import numpy as np
 import pytest
 
 import dpr_jax
-from dpr_jax import configuration, errors, workdir, workdir_check
+from dpr_jax.cli import workdir_check
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.embedding import embed
+from dpr_jax.index import faiss_stage
 from dpr_jax.models import model_settings, stored_towers
-from dpr_jax.retrieval import embedding, faiss_index, search
+from dpr_jax.retrieval import retrieve as retrieve_lib
 from dpr_jax.training import train_retriever
 
 QUESTIONS = ["where is the river", "who was the king"]
@@ -37,13 +42,13 @@ def world(tiny_config, tiny_checkpoint, mined_workdir, tmp_path_factory):
   config.model.question_prefix = "query: "
   config.train.max_steps, config.train.warmup_steps = 2, 1
   config.train.dev_questions = 0
-  place = workdir.Workdir(folder / "w")
+  place = workdir_lib.Workdir(folder / "w")
   shutil.copytree(mined_workdir.root, place.root)
-  workdir.write_json(place.root / "config.json", configuration.plain(config))
+  workdir_lib.write_json(place.root / "config.json", config_lib.plain(config))
   train_retriever.train(config, place)
   for model in ("dense", "dense-start"):
-    embedding.embed(config, place, model=model)
-    faiss_index.index(config, place, model=model)
+    embed.embed(config, place, model=model)
+    faiss_stage.index(config, place, model=model)
   found = _results(place)
   checkpoint.rename(folder / "gone")
   return config, place, found
@@ -66,7 +71,7 @@ def _results(place):
 def copied(world, tmp_path):
   """A copy elsewhere, for one test."""
   shutil.copytree(world[1].root, tmp_path / "moved")
-  return workdir.Workdir(tmp_path / "moved")
+  return workdir_lib.Workdir(tmp_path / "moved")
 
 
 def test_a_moved_workdir_gives_the_same_without_its_checkpoint(world, copied):
@@ -81,7 +86,7 @@ def test_a_moved_workdir_gives_the_same_without_its_checkpoint(world, copied):
 
 def test_the_weights_are_read_once(world, monkeypatch):
   """From the training's checkpoint, and from no other."""
-  from dpr_jax.models import checkpoints, pretrained
+  from dpr_jax.models import checkpoints, hf_weights
 
   read = []
   load = checkpoints.load_params
@@ -89,7 +94,7 @@ def test_the_weights_are_read_once(world, monkeypatch):
     checkpoints, "load_params", lambda *a: read.append("orbax") or load(*a)
   )
   monkeypatch.setattr(
-    pretrained, "read_tensors", lambda *_: read.append("safetensors")
+    hf_weights, "read_tensors", lambda *_: read.append("safetensors")
   )
   stored_towers.trained(None, world[1])
   assert read == ["orbax"]
@@ -110,7 +115,7 @@ def test_a_workdir_that_may_only_be_read_opens(world):
   # Not in pytest's folder, which every session closes to others.
   with tempfile.TemporaryDirectory() as folder:
     os.chmod(folder, 0o755)
-    copied = workdir.Workdir(pathlib.Path(folder) / "w")
+    copied = workdir_lib.Workdir(pathlib.Path(folder) / "w")
     shutil.copytree(world[1].root, copied.root)
     for path in (copied.root, *copied.root.rglob("*")):
       path.chmod(0o555 if path.is_dir() else 0o444)
@@ -123,15 +128,15 @@ def test_a_workdir_that_may_only_be_read_opens(world):
 def test_stages_need_no_checkpoint_either(world, copied):
   """Done again in the copy, `embed` gives the same bytes."""
   config, _, _ = world
-  search.retrieve(config, copied, methods=["dense", "dense-start"])
+  retrieve_lib.retrieve(config, copied, methods=["dense", "dense-start"])
   for model in ("dense", "dense-start"):
     path = copied.embeddings(model) / "vectors-00001.npy"
     before = path.read_bytes()
     path.unlink()
-    embedding.embed(config, copied, model=model)
+    embed.embed(config, copied, model=model)
     assert path.read_bytes() == before
   with pytest.raises(errors.InputError, match="there is no such folder"):
-    embedding.embed(config, copied, model="dense-start", overwrite=True)
+    embed.embed(config, copied, model="dense-start", overwrite=True)
 
 
 def test_a_contrary_setting_is_refused_by_its_name(world, copied):
@@ -146,9 +151,9 @@ def test_a_contrary_setting_is_refused_by_its_name(world, copied):
   manifest = copied.embeddings() / "manifest.json"
   before = manifest.read_bytes()
   for call in (
-    lambda: embedding.embed(config, copied),
-    lambda: embedding.embed(config, copied, overwrite=True),
-    lambda: search.retrieve(config, copied, methods=["dense"]),
+    lambda: embed.embed(config, copied),
+    lambda: embed.embed(config, copied, overwrite=True),
+    lambda: retrieve_lib.retrieve(config, copied, methods=["dense"]),
     lambda: stored_towers.trained(config, copied),
   ):
     with pytest.raises(errors.InputError) as refused:
@@ -242,7 +247,7 @@ def test_embed_keeps_what_an_older_version_has_not(world, old):
   """Nothing is embedded again for it."""
   config = model_settings.of_workdir(old)
   before = (old.embeddings("dense-start") / "manifest.json").read_bytes()
-  embedding.embed(config, old, model="dense-start")
+  embed.embed(config, old, model="dense-start")
   after = (old.embeddings("dense-start") / "manifest.json").read_bytes()
   assert after == before
   shutil.rmtree(config.model.checkpoint)
@@ -293,7 +298,7 @@ def test_only_the_index_that_is_there_is_meant(world, copied):
   assert found == world[2]["dense"]
   other = copy.deepcopy(world[0])
   other.index.factory = "SQ8"
-  faiss_index.index(other, copied)
+  faiss_stage.index(other, copied)
   with pytest.raises(errors.InputError, match=r"holds Flat, SQ8 and not .*HNS"):
     dpr_jax.Retriever.load(copied.root)
   dpr_jax.Retriever.load(copied.root, factory="SQ8")
@@ -302,10 +307,10 @@ def test_only_the_index_that_is_there_is_meant(world, copied):
 def test_other_vectors_are_refused_with_the_settings(world, copied):
   """What differs, old and new; nothing is replaced."""
   path = copied.index("Flat") / "manifest.json"
-  manifest = workdir.read_record(path)
+  manifest = workdir_lib.read_record(path)
   manifest["model"] = "0" * 64
   manifest["model_settings"]["title"] = "joined"
-  workdir.write_record(path, manifest)
+  workdir_lib.write_record(path, manifest)
   named = "config.model.title was 'joined', is 'pair'"
   with pytest.raises(errors.InputError, match=named):
     dpr_jax.Retriever.load(copied.root)

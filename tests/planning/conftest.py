@@ -5,7 +5,7 @@ import importlib.util
 
 import pytest
 
-from dpr_jax import configuration
+from dpr_jax.core import config as config_lib
 from dpr_jax.planning import chips, tpu_plan
 
 
@@ -31,7 +31,7 @@ def compile_plan(plan_devices):
   @functools.cache
   def compile_plan(name, questions, attention="plain", **settings):
     topology = chips.Topology.parse(name)
-    config = configuration.base_config()
+    config = config_lib.base_config()
     config.model.checkpoint = "random"
     config.model.random_layers, config.model.random_width = 3, 128
     config.model.question_length, config.model.passage_length = 16, 32

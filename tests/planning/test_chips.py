@@ -2,8 +2,8 @@
 
 import pytest
 
-from dpr_jax import errors
-from dpr_jax.planning import chips, search
+from dpr_jax.core import errors
+from dpr_jax.planning import chips, largest_batch
 
 
 def test_topologies_are_read():
@@ -49,6 +49,6 @@ def test_the_search_finds_the_last_that_fits(limit):
     asked.append(value)
     return value <= limit
 
-  found = search.last_that_fits(list(range(1, 11)), fits)
+  found = largest_batch.last_that_fits(list(range(1, 11)), fits)
   assert found == (limit or None)
   assert len(asked) == len(set(asked)) <= 8

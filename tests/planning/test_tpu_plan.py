@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from dpr_jax import errors
+from dpr_jax.core import errors
 from dpr_jax.planning import chips, report, sizes, tpu_plan
 
 QUESTIONS = 8

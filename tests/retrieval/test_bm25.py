@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from dpr_jax import errors, workdir
-from dpr_jax.data import records
-from dpr_jax.evaluation import answers, ranking
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import answer_matching, records
+from dpr_jax.evaluation import evaluate as evaluate_lib
 from dpr_jax.retrieval import bm25
 
 DEFAULTS = {"k1": 0.9, "b": 0.4, "stopwords": "en", "stemmer": "english"}
@@ -167,7 +168,7 @@ def test_bad_parameters_are_refused(make_table, parameter, value, message):
 def test_import_leaves_jax_alone(repository):
   """bm25s starts JAX when imported: too early for our command line."""
   code = (
-    "import sys, dpr_jax.retrieval.mining;"
+    "import sys, dpr_jax.retrieval.mine;"
     "sys.exit('bm25s' in sys.modules or 'jax' in sys.modules)"
   )
   subprocess.run([sys.executable, "-c", code], check=True, cwd=repository)
@@ -200,7 +201,7 @@ bm25.BM25Index.build(
 
 def test_build_or_load_builds_once(world, monkeypatch):
   index = bm25.build_or_load(world.config, world.workdir)
-  manifest = workdir.read_manifest(world.workdir.bm25, "bm25")
+  manifest = workdir_lib.read_manifest(world.workdir.bm25, "bm25")
   assert manifest["config"]["bm25"]["k1"] == 0.9
   assert manifest["counts"]["passages"] == len(world.passages)
   assert set(manifest["files"]) >= {bm25.PARAMETERS, "vocab.index.json"}
@@ -240,9 +241,9 @@ def test_damaged_index_is_refused(world):
 def test_an_index_of_another_corpus_is_refused(world):
   """Of as many passages in another order: both fingerprints are named."""
   bm25.build_or_load(world.config, world.workdir)
-  before = workdir.dataset_inputs(world.workdir, "passages")["passages"]
+  before = workdir_lib.dataset_inputs(world.workdir, "passages")["passages"]
   world.prepare("2")
-  after = workdir.dataset_inputs(world.workdir, "passages")["passages"]
+  after = workdir_lib.dataset_inputs(world.workdir, "passages")["passages"]
   with pytest.raises(errors.InputError) as raised:
     bm25.load_checked(world.workdir)
   assert before[:12] in str(raised.value)
@@ -253,7 +254,7 @@ def test_load_of_something_else_is_refused(tmp_path):
   with pytest.raises(errors.InputError, match=bm25.PARAMETERS):
     bm25.BM25Index.load(tmp_path)
   parameters = {"k1": 1.0, "b": 0.4, "stopwords": "", "stemmer": ""}
-  workdir.write_json(tmp_path / bm25.PARAMETERS, parameters)
+  workdir_lib.write_json(tmp_path / bm25.PARAMETERS, parameters)
   with pytest.raises(errors.InputError, match="not a BM25 index"):
     bm25.BM25Index.load(tmp_path)
 
@@ -272,7 +273,7 @@ def test_figures_on_real_data(data_folder):
     questions = json.load(file)
   index = bm25.BM25Index.build(passages, **DEFAULTS)
   rows, _ = index.search([entry["question"] for entry in questions], 100)
-  matcher = answers.AnswerMatcher()
+  matcher = answer_matching.AnswerMatcher()
   answer_ranks, gold_ranks = [], []
   for entry, ranked in zip(questions, rows, strict=True):
     ranked = ranked[ranked >= 0].tolist()
@@ -283,9 +284,9 @@ def test_figures_on_real_data(data_folder):
     hits = [passages[row].id in gold for row in ranked]
     gold_ranks.append(hits.index(True) if any(hits) else None)
   ks = (1, 5, 20, 100)
-  found = ranking.top_k_accuracy(answer_ranks, ks)
+  found = evaluate_lib.top_k_accuracy(answer_ranks, ks)
   expected = dict(zip(ks, (0.556, 0.771, 0.877, 0.950), strict=True))
   assert found == pytest.approx(expected, abs=0.005)
-  found = ranking.top_k_accuracy(gold_ranks, ks)
+  found = evaluate_lib.top_k_accuracy(gold_ranks, ks)
   expected = dict(zip(ks, (0.483, 0.706, 0.826, 0.918), strict=True))
   assert found == pytest.approx(expected, abs=0.005)

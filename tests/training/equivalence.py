@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpr_jax import parallel
+from dpr_jax.core import devices as devices_lib
 from dpr_jax.models import bert, dual_encoder
 from dpr_jax.training import train_step
 
@@ -133,7 +133,7 @@ def start(problem, way, transformation, devices=None):
     key: settings.pop(key) for key in ("loss", "loss_tile") if key in settings
   }
   encoder = _encoder(problem, **settings)
-  step = parallel.map_train_step(
+  step = devices_lib.map_train_step(
     train_step.make_train_step(
       encoder,
       transformation,
@@ -145,14 +145,14 @@ def start(problem, way, transformation, devices=None):
     devices,
   )
   params = _params(encoder)
-  state = parallel.replicate(
+  state = devices_lib.replicate(
     train_step.TrainState(np.int32(7), params, transformation.init(params)),
     devices,
   )
   local = QUESTIONS // jax.process_count()
   first = jax.process_index() * local
   batch = _batch(problem, slice(first, first + local))
-  return step, state, parallel.split_over_cores(batch, devices)
+  return step, state, devices_lib.split_over_cores(batch, devices)
 
 
 def compute(problem, way, devices=None):

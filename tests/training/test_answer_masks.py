@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from dpr_jax import errors
-from dpr_jax.data import records
-from dpr_jax.evaluation import answers
+from dpr_jax.core import errors
+from dpr_jax.data import answer_matching, records
 from dpr_jax.training import answer_masks
 
 # Short pieces, so that they meet often: accents apart and together, sigmas,
@@ -48,7 +47,7 @@ def _tables(answer_lists, passage_texts):
 
 
 def _by_matcher(questions, passages):
-  matcher = answers.AnswerMatcher()
+  matcher = answer_matching.AnswerMatcher()
   numbers = range(len(passages))
   return np.array(
     [

@@ -18,7 +18,8 @@ import jax
 import numpy as np
 import pytest
 
-from dpr_jax import atomic_files, interrupts, workdir
+from dpr_jax.core import atomic_files, signals
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import checkpoint_files, checkpoints
 from dpr_jax.training import train_retriever
 from tests.faults.amounts import amount
@@ -45,7 +46,7 @@ def command(config_file):
 @pytest.fixture(scope="module")
 def uninterrupted(call, command, mined_workdir, tmp_path_factory):
   """The workdir of a run that nothing disturbed."""
-  place = workdir.Workdir(tmp_path_factory.mktemp("whole") / "w")
+  place = workdir_lib.Workdir(tmp_path_factory.mktemp("whole") / "w")
   shutil.copytree(mined_workdir.root, place.root)
   done = call(*command, f"--workdir={place.root}", "--cpu_devices=1")
   assert done.returncode == 0, done.stderr
@@ -180,12 +181,12 @@ def test_a_signal_at_a_random_moment_loses_no_step(
     sent.append(time.monotonic())
     os.kill(os.getpid(), signal_number)
 
-  before = {each: signal.getsignal(each) for each in interrupts.SIGNALS}
+  before = {each: signal.getsignal(each) for each in signals.SIGNALS}
   thread = threading.Thread(target=send)
   try:
-    interrupts.listen()
+    signals.listen()
     thread.start()
-    with pytest.raises(interrupts.Interrupted) as interrupted:
+    with pytest.raises(signals.Interrupted) as interrupted:
       train_retriever.train(config, fresh_workdir)
     assert time.monotonic() - sent[0] < 10
   finally:
@@ -201,7 +202,7 @@ def test_a_signal_at_a_random_moment_loses_no_step(
 # The command line; one process sends itself a signal before a certain step.
 SIGNALLED = """
 import os, signal
-from dpr_jax import cli
+from dpr_jax.cli import main
 from dpr_jax.training import metrics
 wait_for = metrics.Timer.wait_for
 calls = []
@@ -211,7 +212,7 @@ def signalled(self, loader):
     os.kill(os.getpid(), signal.SIGTERM)
   return wait_for(self, loader)
 metrics.Timer.wait_for = signalled
-cli.main()
+main.main()
 """
 
 
@@ -225,7 +226,7 @@ def test_other_devices_and_processes_go_on(
   Each of the first three ends by a SIGTERM, of the two processes one gets it.
   At this learning rate rounding stays rounding, and another batch would show.
   """
-  alone = workdir.Workdir(tmp_path / "alone")
+  alone = workdir_lib.Workdir(tmp_path / "alone")
   shutil.copytree(fresh_workdir.root, alone.root)
   flags = (
     f"--config={config_file}",

@@ -17,15 +17,16 @@ import jax
 import numpy as np
 import pytest
 
-from dpr_jax import atomic_files, errors, workdir
+from dpr_jax.core import atomic_files, errors
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import checkpoints
 from dpr_jax.training import metrics, train_retriever
 
 LIMIT = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-from dpr_jax import cli
-cli.main()
+from dpr_jax.cli import main
+main.main()
 """
 
 
@@ -38,7 +39,7 @@ def arguments(config_file):
 @pytest.fixture(scope="module")
 def whole(call, arguments, mined_workdir, tmp_path_factory):
   """A training without faults: what is compiled is in the cache afterwards."""
-  place = workdir.Workdir(tmp_path_factory.mktemp("whole") / "w")
+  place = workdir_lib.Workdir(tmp_path_factory.mktemp("whole") / "w")
   shutil.copytree(mined_workdir.root, place.root)
   done = call(*arguments, f"--workdir={place.root}")
   assert done.returncode == 0, done.stderr
@@ -140,7 +141,7 @@ def test_a_full_disk(call, arguments, whole, small_disk):
   """There is room for one checkpoint, and not for two."""
   one = _size(whole.training / "checkpoints" / "6")
   disk = small_disk(_size(whole.root) - _size(whole.training) + 3 * one // 2)
-  place = workdir.Workdir(disk / "w")
+  place = workdir_lib.Workdir(disk / "w")
   for name in ("data", "negatives", "tokens", "bm25"):
     shutil.copytree(whole.root / name, place.root / name)
   where = f"--workdir={place.root}"
@@ -160,7 +161,7 @@ def test_a_full_disk(call, arguments, whole, small_disk):
 @pytest.fixture(scope="module")
 def here(tiny_config, mined_workdir, tmp_path_factory):
   """A training without faults in this process, of eight cores."""
-  place = workdir.Workdir(tmp_path_factory.mktemp("here") / "w")
+  place = workdir_lib.Workdir(tmp_path_factory.mktemp("here") / "w")
   shutil.copytree(mined_workdir.root, place.root)
   train_retriever.train(tiny_config, place)
   return place

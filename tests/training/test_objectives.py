@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from dpr_jax import errors, parallel
+from dpr_jax.core import devices as devices_lib
+from dpr_jax.core import errors
 from dpr_jax.training import objectives
 
 DIM, QUESTIONS = 12, 32
@@ -71,7 +72,7 @@ def _on_cores(problem, temperature, devices, kind="gathered", tile=0):
         passages,
         batch["given"],
         temperature,
-        parallel.AXIS,
+        devices_lib.AXIS,
         kind=kind,
         tile=tile,
       )
@@ -79,14 +80,14 @@ def _on_cores(problem, temperature, devices, kind="gathered", tile=0):
     (_, sums), gradients = jax.value_and_grad(
       loss, argnums=(0, 1), has_aux=True
     )(batch["questions"], batch["passages"])
-    sums = jax.lax.psum(sums, parallel.AXIS)
+    sums = jax.lax.psum(sums, devices_lib.AXIS)
     # pmean over cores of a gradient that only this core has: 1 / cores of it.
     gradients = jax.tree.map(lambda x: x / len(devices), gradients)
     return sums.loss / sums.count, gradients, sums
 
-  mapped = parallel.map_over_cores(one_core, devices)
+  mapped = devices_lib.map_over_cores(one_core, devices)
   loss, (questions, passages), sums = mapped(
-    np.zeros(()), parallel.split_over_cores(problem, devices)
+    np.zeros(()), devices_lib.split_over_cores(problem, devices)
   )
   return (
     loss,

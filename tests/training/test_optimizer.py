@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from dpr_jax import configuration, errors, setting_rules
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors, setting_rules
 from dpr_jax.training import optimizer
 
 
@@ -135,7 +136,7 @@ def test_scaled(batch_size, rule, rate, warmup_steps):
 
 def test_from_config():
   """Every setting arrives, the scaled rate and warm-up too."""
-  config = configuration.base_config().train
+  config = config_lib.base_config().train
   config.update(
     batch_size=512,
     scale_rule="sqrt",
@@ -185,7 +186,7 @@ def test_from_config():
 )
 def test_settings_that_are_refused(key, value, message):
   """With key and value."""
-  config = configuration.base_config().train
+  config = config_lib.base_config().train
   config.update(batch_size=32, scale_rule="linear", warmup_steps=10)
   config[key] = value
   with pytest.raises(errors.InputError, match=message):

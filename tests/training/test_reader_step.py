@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpr_jax import parallel
+from dpr_jax.core import devices as devices_lib
 from dpr_jax.models import bert, span_reader
 from dpr_jax.training import reader_step, train_step
 
@@ -87,9 +87,9 @@ def _run(dropout, cores, groups=1, order=None, chunk_size=0):
   )
   order = np.arange(16) if order is None else order
   batch = _deal(_global_batch(), cores, groups, order)
-  new, reported = parallel.map_train_step(step, devices)(
-    parallel.replicate(state, devices),
-    parallel.split_over_cores(batch, devices),
+  new, reported = devices_lib.map_train_step(step, devices)(
+    devices_lib.replicate(state, devices),
+    devices_lib.split_over_cores(batch, devices),
   )
   update = jax.tree.map(lambda a, b: np.asarray(a) - b, new.params, params)
   return jax.tree.map(float, reported), update

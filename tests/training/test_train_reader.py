@@ -8,10 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from dpr_jax import errors, workdir
-from dpr_jax.data import resources
-from dpr_jax.models import checkpoints, readers
-from dpr_jax.retrieval import answering, asking, reranking, search
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.models import checkpoint_sources, checkpoints, reader_model
+from dpr_jax.reading import answerer as answerer_lib
+from dpr_jax.reading import read as read_lib
+from dpr_jax.reading import rerank
+from dpr_jax.retrieval import retrieve as retrieve_lib
 from dpr_jax.training import train_reader
 
 
@@ -34,25 +37,25 @@ def config(tiny_config):
 @pytest.fixture(scope="module")
 def retrieved(config, mined_workdir, tmp_path_factory):
   """A workdir with BM25's results for dev."""
-  place = workdir.Workdir(tmp_path_factory.mktemp("retrieved") / "w")
+  place = workdir_lib.Workdir(tmp_path_factory.mktemp("retrieved") / "w")
   shutil.copytree(mined_workdir.root, place.root)
-  search.retrieve(config, place, methods=["bm25"])
+  retrieve_lib.retrieve(config, place, methods=["bm25"])
   return place
 
 
 @pytest.fixture(scope="module")
 def trained(config, retrieved, tmp_path_factory):
   """The same, with a reader that nothing disturbed."""
-  place = workdir.Workdir(tmp_path_factory.mktemp("trained") / "w")
+  place = workdir_lib.Workdir(tmp_path_factory.mktemp("trained") / "w")
   shutil.copytree(retrieved.root, place.root)
-  workdir.write_json(place.root / "config.json", _plain(config))
+  workdir_lib.write_json(place.root / "config.json", _plain(config))
   train_reader.train_reader(config, place)
   return place
 
 
 def _copy(place, tmp_path):
   shutil.copytree(place.root, tmp_path / "copy")
-  return workdir.Workdir(tmp_path / "copy")
+  return workdir_lib.Workdir(tmp_path / "copy")
 
 
 def _rows(place):
@@ -77,7 +80,7 @@ def test_interrupted_training_ends_bit_equal(
     with pytest.raises(RuntimeError, match="power cut"):
       train_reader.train_reader(config, place)
   with pytest.raises(errors.InputError, match="run `dpr-jax train-reader`"):
-    readers.trained(config, place)
+    reader_model.trained(config, place)
   train_reader.train_reader(config, place)
   found, wanted = (
     checkpoints.load_params(each.reader / "checkpoints", 4)
@@ -101,7 +104,7 @@ def test_interrupted_training_ends_bit_equal(
 
 
 def test_manifest_says_what_was_read_and_selected(config, trained):
-  manifest = workdir.read_manifest(trained.reader, readers.STAGE)
+  manifest = workdir_lib.read_manifest(trained.reader, reader_model.STAGE)
   counts = manifest["counts"]
   assert counts["questions"] == 64
   assert counts["kept"] > 40
@@ -109,7 +112,7 @@ def test_manifest_says_what_was_read_and_selected(config, trained):
   assert counts["kept"] + sum(counts[key] for key in left_out) == 64
   assert manifest["ranks"] is True
   assert manifest["selected"]["why"] == "best dev_em"
-  reader = readers.trained(config, trained)
+  reader = reader_model.trained(config, trained)
   assert reader.step == manifest["selected"]["steps"][0]
   best = max(
     row["dev_em"]
@@ -121,7 +124,7 @@ def test_manifest_says_what_was_read_and_selected(config, trained):
 
 def test_read_sweeps_and_does_nothing_twice(config, trained, tmp_path):
   place = _copy(trained, tmp_path)
-  answering.read(config, place)
+  read_lib.read(config, place)
   path = place.answers("dev", "bm25")
   rows = json.loads(path.read_text())
   assert rows == json.loads(place.answers("dev").read_text())
@@ -135,7 +138,7 @@ def test_read_sweeps_and_does_nothing_twice(config, trained, tmp_path):
     assert row["by_passages"]["1"]["passage_id"] == entry["ctxs"][0]["id"]
     assert row["prediction"] == row["by_passages"]["3"]["prediction"]
   before = path.stat().st_mtime_ns
-  answering.read(config, place)
+  read_lib.read(config, place)
   assert path.stat().st_mtime_ns == before
 
 
@@ -144,21 +147,21 @@ def test_the_reader_opens_without_what_it_started_from(
 ):
   """In a copy, with no checkpoint to be had; a contrary setting is refused."""
   place = _copy(trained, tmp_path)
-  search.retrieve(config, place, methods=["bm25"])
-  wanted = asking.Answerer.load(trained.root, k=3).ask("Where was it?")
-  fingerprint = readers.trained(config, trained).fingerprint
+  retrieve_lib.retrieve(config, place, methods=["bm25"])
+  wanted = answerer_lib.Answerer.load(trained.root, k=3).ask("Where was it?")
+  fingerprint = reader_model.trained(config, trained).fingerprint
 
   def gone(name):
     raise AssertionError(f"{name} was asked for")
 
-  monkeypatch.setattr(resources, "checkpoint_folder", gone)
+  monkeypatch.setattr(checkpoint_sources, "checkpoint_folder", gone)
   for reader in (
-    readers.trained(config, place),
-    readers.trained(None, place),
-    readers.from_folder(place.root),
+    reader_model.trained(config, place),
+    reader_model.trained(None, place),
+    reader_model.from_folder(place.root),
   ):
     assert reader.fingerprint == fingerprint
-  found = asking.Answerer.load(place.root, k=3).ask("Where was it?")
+  found = answerer_lib.Answerer.load(place.root, k=3).ask("Where was it?")
   assert (found.answer, found.score) == (wanted.answer, wanted.score)
   assert found.passage == wanted.passage
   changed = copy.deepcopy(config)
@@ -168,23 +171,23 @@ def test_the_reader_opens_without_what_it_started_from(
     f" {place.reader} was trained with 64, 'dpr'; leave --config out"
   )
   for call in (
-    lambda: answering.read(changed, place),
-    lambda: readers.trained(changed, place),
-    lambda: asking.Answerer.load(place.root, config=changed),
-    lambda: reranking.rerank(changed, place, name="dev", method="bm25"),
+    lambda: read_lib.read(changed, place),
+    lambda: reader_model.trained(changed, place),
+    lambda: answerer_lib.Answerer.load(place.root, config=changed),
+    lambda: rerank.rerank(changed, place, name="dev", method="bm25"),
   ):
     with pytest.raises(errors.InputError) as refused:
       call()
     assert line in str(refused.value)
   (place.reader / "model" / "tokenizer.json").write_text("{}")
   with pytest.raises(errors.InputError, match=r"model/tokenizer\.json is dam"):
-    readers.from_folder(place.root)
+    reader_model.from_folder(place.root)
   # As an older version left it: its checkpoint is asked for.
   shutil.rmtree(place.reader / "model")
   with pytest.raises(AssertionError, match="was asked for"):
-    readers.from_folder(place.root)
+    reader_model.from_folder(place.root)
   monkeypatch.undo()
-  assert readers.from_folder(place.root).fingerprint == fingerprint
+  assert reader_model.from_folder(place.root).fingerprint == fingerprint
 
 
 def test_squad_then_results(config, retrieved, tmp_path):
@@ -210,26 +213,26 @@ def test_squad_then_results(config, retrieved, tmp_path):
   first = copy.deepcopy(config)
   first.reader.train = first.reader.dev = str(path)
   first.reader.passages, first.reader.max_steps = 1, 2
-  workdir.write_json(place.root / "config.json", _plain(first))
+  workdir_lib.write_json(place.root / "config.json", _plain(first))
   train_reader.train_reader(first, place)
-  reader = readers.trained(first, place)
+  reader = reader_model.trained(first, place)
   assert not reader.ranks
-  answering.read(first, place, name="own", questions_file=path)
+  read_lib.read(first, place, name="own", questions_file=path)
   rows = json.loads(place.answers("own").read_text())
   assert [row["id"] for row in rows] == [str(n) for n in range(8)]
   with pytest.raises(errors.InputError, match="is not in SQuAD's format"):
-    answering.read(first, place, questions_file=place.results("dev", "bm25"))
+    read_lib.read(first, place, questions_file=place.results("dev", "bm25"))
 
   second = copy.deepcopy(config)
   second.reader.checkpoint = str(place.root)
-  start = readers.start(second)
+  start = reader_model.start(second)
   jax.tree.map(np.testing.assert_array_equal, start.params, reader.params)
 
 
 def _plain(config):
-  from dpr_jax import configuration
+  from dpr_jax.core import config as config_lib
 
-  return configuration.plain(config)
+  return config_lib.plain(config)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpr_jax import errors, interrupts
+from dpr_jax.core import errors, signals
 from dpr_jax.models import checkpoints
 from dpr_jax.training import (
   metrics,
@@ -47,9 +47,9 @@ def test_interrupted_training_ends_bit_equal(
   tiny_config, fresh_workdir, tmp_path, monkeypatch
 ):
   """Dies after step 3, resumes from step 2, ends as if nothing had been."""
-  from dpr_jax import workdir
+  from dpr_jax.core import workdir as workdir_lib
 
-  other = workdir.Workdir(tmp_path / "other")
+  other = workdir_lib.Workdir(tmp_path / "other")
   shutil.copytree(fresh_workdir.root, other.root)
   train_retriever.train(tiny_config, other)
 
@@ -115,16 +115,17 @@ def test_others_go_on_from_where_the_first_does(
   tiny_config, fresh_workdir, tmp_path, monkeypatch
 ):
   """They look for nothing themselves: a shared disk may show them less."""
-  from dpr_jax import processes, workdir
-  from dpr_jax.training import selection
+  from dpr_jax.core import multiprocess
+  from dpr_jax.core import workdir as workdir_lib
+  from dpr_jax.training import checkpoint_selection
 
-  done = workdir.Workdir(tmp_path / "first")
+  done = workdir_lib.Workdir(tmp_path / "first")
   shutil.copytree(fresh_workdir.root, done.root)
   train_retriever.train(tiny_config, done)
   told = {"step": 4, "best": [2, 1.5], "lacks_dev_row": False}
-  monkeypatch.setattr(processes, "is_first", lambda: False)
-  monkeypatch.setattr(processes, "first_alone", lambda function: told)
-  choice = selection.Selection.of(tiny_config)
+  monkeypatch.setattr(multiprocess, "is_first", lambda: False)
+  monkeypatch.setattr(multiprocess, "first_alone", lambda function: told)
+  choice = checkpoint_selection.Selection.of(tiny_config)
   run = train_retriever.Run(tiny_config, fresh_workdir, choice)
   with pytest.raises(errors.InputError, match="process 0 goes on from it"):
     run.resume()
@@ -141,20 +142,21 @@ def test_others_go_on_from_where_the_first_does(
 
 def test_all_have_compiled_before_one_begins_a_step(monkeypatch):
   """Compile, meet, step; the step finds the program, and compiles no other."""
-  from dpr_jax import parallel, processes
+  from dpr_jax.core import devices as devices_lib
+  from dpr_jax.core import multiprocess
 
   order = []
   compilations = metrics.Compilations()
   monkeypatch.setattr(
-    processes, "barrier", lambda: order.append(("met", compilations.count))
+    multiprocess, "barrier", lambda: order.append(("met", compilations.count))
   )
   state = train_step.TrainState(
-    *(parallel.replicate(np.full(3, value)) for value in (0.0, 1.0, 2.0))
+    *(devices_lib.replicate(np.full(3, value)) for value in (0.0, 1.0, 2.0))
   )
   run = object.__new__(train_retriever.Run)
   run.state, run.compiled_for = state, set()
-  run.step = parallel.map_train_step(
-    lambda state, batch: (state, jax.lax.psum(batch.sum(), parallel.AXIS)),
+  run.step = devices_lib.map_train_step(
+    lambda state, batch: (state, jax.lax.psum(batch.sum(), devices_lib.AXIS)),
     state_axes=train_step.TrainState(None, None, None),
   )
   before = compilations.count
@@ -212,12 +214,12 @@ def test_sigterm_does_not_wait_for_an_evaluation(
     finished.append(evaluate(pool, params))
     return finished[-1]
 
-  before = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+  before = {number: signal.getsignal(number) for number in signals.SIGNALS}
   try:
-    interrupts.listen()
+    signals.listen()
     with monkeypatch.context() as patch:
       patch.setattr(validation.DevPool, "evaluate", stopped)
-      with pytest.raises(interrupts.Interrupted, match="SIGTERM"):
+      with pytest.raises(signals.Interrupted, match="SIGTERM"):
         train_retriever.train(config, fresh_workdir)
   finally:
     for number, handler in before.items():

@@ -9,11 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from dpr_jax import configuration, errors, parallel, setting_rules
-from dpr_jax.data import prepare, records
-from dpr_jax.evaluation import answers
-from dpr_jax.models import towers
-from dpr_jax.retrieval import encoding, mining
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import devices as devices_lib
+from dpr_jax.core import errors, setting_rules
+from dpr_jax.data import answer_matching, prepare, records
+from dpr_jax.inference import encoder as encoder_lib
+from dpr_jax.models import retriever_model
+from dpr_jax.retrieval import mine
 from dpr_jax.training import validation
 
 
@@ -61,7 +63,7 @@ def test_sub_corpus_takes_gold_then_ranks_then_others():
     validation.sub_corpus_rows(gold, mined, others, 1)
 
 
-class _Vectors(encoding.Encoder):
+class _Vectors(encoder_lib.Encoder):
   """Gives fixed vectors and counts what it encodes."""
 
   def __init__(self, questions, passages):
@@ -79,7 +81,7 @@ class _Vectors(encoding.Encoder):
 
 
 @pytest.mark.parametrize("scores_at_once", [1, 100, 2**24])
-@pytest.mark.parametrize("match", answers.MATCHES)
+@pytest.mark.parametrize("match", answer_matching.MATCHES)
 def test_evaluate_against_brute_force(monkeypatch, scores_at_once, match):
   """All figures, whatever the size of the blocks."""
   monkeypatch.setattr(validation, "_SCORES", scores_at_once)
@@ -103,7 +105,7 @@ def test_evaluate_against_brute_force(monkeypatch, scores_at_once, match):
     [records.Passage(str(n), "", text) for n, text in enumerate(texts)],
     pool,
     validation.SubCorpus(
-      members, (1, 3, 10), answers.AnswerMatcher(match=match)
+      members, (1, 3, 10), answer_matching.AnswerMatcher(match=match)
     ),
     encoder,
     0.5,
@@ -147,8 +149,8 @@ def test_figures_are_equal_on_1_and_8_devices(
 ):
   """In other batches, too; top-k on or off leaves the other figures alone."""
   config = _with_top_k(tiny_config, 70)
-  model = towers.start(config)
-  params = parallel.replicate(model.params)
+  model = retriever_model.start(config)
+  params = devices_lib.replicate(model.params)
   eight = validation.DevPool.make(config, mined_workdir, model)
   assert len(eight.sub_corpus.members) == 70
   assert len(eight.passages) < 70 + len(eight.pool)
@@ -169,7 +171,7 @@ def test_figures_are_equal_on_1_and_8_devices(
   monkeypatch.setattr(jax, "local_devices", lambda: device)
   config.embed.tokens_per_core = 5
   one = validation.DevPool.make(config, mined_workdir, model)
-  found = one.evaluate(parallel.replicate(model.params, device))
+  found = one.evaluate(devices_lib.replicate(model.params, device))
   # Other tiles round otherwise: a question's gold passage may change places
   # with one that scores the same to a millionth.
   place = 1.01 / len(one.questions)
@@ -183,11 +185,11 @@ def test_figures_are_equal_on_1_and_8_devices(
 
 def test_sub_corpus_of_a_workdir(tiny_config, mined_workdir):
   """Exactly as many passages as asked, gold and mined ones first."""
-  model = towers.start(tiny_config)
+  model = retriever_model.start(tiny_config)
   corpus = prepare.open_passages(mined_workdir)
   table = prepare.open_questions(mined_workdir, "dev")
   gold = {q.positives[0].id for q in table.take(range(len(table)))}
-  mined = mining.read_negatives(mined_workdir.negatives / mining.FILES["dev"])
+  mined = mine.read_negatives(mined_workdir.negatives / mine.FILES["dev"])
   first = {ids[0] for ids in mined if ids}
   size = len(gold | first)
 
@@ -211,7 +213,7 @@ def test_questions_without_a_gold_passage_are_left_out(
   tiny_config, mined_workdir, monkeypatch
 ):
   """The others keep their own negatives; with none left there is no pool."""
-  model = towers.start(tiny_config)
+  model = retriever_model.start(tiny_config)
   whole = validation.DevPool.make(tiny_config, mined_workdir, model)
   table = prepare.open_questions(mined_workdir, "dev")
   blocks = table.blocks
@@ -244,7 +246,7 @@ def test_questions_without_a_gold_passage_are_left_out(
 
 def test_negatives_of_another_corpus_are_refused(tiny_config, fresh_workdir):
   """With file, line and fix."""
-  path = fresh_workdir.negatives / mining.FILES["dev"]
+  path = fresh_workdir.negatives / mine.FILES["dev"]
   lines = [json.loads(line) for line in gzip.open(path, "rt")]
   lines[2]["hard_negatives"][0] = "elsewhere"
   with gzip.open(path, "wt") as file:
@@ -254,13 +256,13 @@ def test_negatives_of_another_corpus_are_refused(tiny_config, fresh_workdir):
     errors.InputError, match="line 3: passage 'elsewhere' is not in the corpus"
   ):
     validation.DevPool.make(
-      tiny_config, fresh_workdir, towers.start(tiny_config)
+      tiny_config, fresh_workdir, retriever_model.start(tiny_config)
     )
 
 
 def test_metric_names():
   """The contract with the choice of the best checkpoint."""
-  config = configuration.base_config()
+  config = config_lib.base_config()
   pool = ("dev_loss", "dev_average_rank", "dev_top1")
   assert setting_rules.metric_names(config) == pool
   config.train.dev_topk_passages = 1000

@@ -1,0 +1,370 @@
+"""Everything a command needs from its config, checked in the first second.
+
+In come the config and what is about to be done; out comes nothing, or one line
+that names the setting, its value and the fix.  For `run` that is so for all
+stages, before the first of them.  JAX is never imported here; FAISS is, where
+an index will be built, and takes a quarter of a second.
+"""
+
+import math
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dpr_jax.cli import settings_files
+from dpr_jax.cli.settings_call import Call
+from dpr_jax.cli.settings_hints import closest, did_you_mean, settings_like
+from dpr_jax.core import errors, setting_rules
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.core.settings_retrieval import METHODS
+from dpr_jax.core.settings_table import ALL, BY_KEY, SECTIONS, value_of
+
+_MOST = 3  # wrong values named in one line
+_DENSE = {"dense", "exact", "hybrid"}  # methods of the trained towers
+_ANY_WIDTH = 768  # tried where the width of vectors is not known
+
+
+def check(config: Any, call: Call) -> None:
+  """Checks values, contradictions and files.
+
+  Args:
+    config: the experiment.
+    call: what is about to be done.
+
+  Raises:
+    InputError: the first thing that is wrong; of wrong values, the first three.
+  """
+  check_keys(config)
+  check_values(config, call)
+  for name in call.stages_of(config):
+    for rule in _RULES.get(name, ()) if call.is_stage else ():
+      rule(config, call)
+
+
+def check_keys(config: Any) -> None:
+  """`InputError` where a config lacks settings, or has some of its own."""
+  found = set()
+  for section, values in config.items():
+    inner = values.keys() if isinstance(values, Mapping | ConfigDict) else ()
+    found |= {f"{section}.{name}" for name in inner} or {section}
+  for key in sorted(found - set(BY_KEY)):
+    if key in SECTIONS:
+      raise errors.InputError(
+        f"config.{key}={config[key]!r}: it is a section: leave it as it is, and"
+        " change settings of it"
+      )
+    names = [f"config.{each}" for each in settings_like(key)]
+    raise errors.InputError(
+      f"config.{key}: there is no such setting{did_you_mean(names)}"
+    )
+  for key in BY_KEY:
+    if key not in found:
+      raise errors.InputError(
+        f"config.{key} is missing: a config starts from"
+        " configuration.base_config()"
+      )
+
+
+def check_values(config: Any, call: Call) -> None:
+  """Types, ranges and choices of what is read here, or has been typed.
+
+  Raises:
+    InputError: some are wrong.
+  """
+  stages = {*call.stages_of(config)}
+  wrong = []
+  for setting in ALL:
+    if setting.key in call.typed or stages & set(setting.stages):
+      value = value_of(config, setting.key)
+      if reason := setting.wrong(value):
+        if isinstance(value, str):
+          reason += did_you_mean(closest(value, filter(None, setting.choices)))
+        wrong.append(f"config.{setting.key}={value!r}: {reason}")
+  if wrong:
+    more = len(wrong) - _MOST
+    end = f"; and {more} more" if more > 0 else ""
+    raise errors.InputError("; ".join(wrong[:_MOST]) + end)
+  for method in call.methods:
+    if method not in METHODS and _retrieves(call):
+      raise errors.InputError(
+        f"--method={method}: must be one of {', '.join(METHODS)}"
+        f"{did_you_mean(closest(method, METHODS))}"
+      )
+
+
+def _retrieves(call: Call) -> bool:
+  return call.whole or call.command == "retrieve"
+
+
+def _trains(config: Any, call: Call) -> None:
+  if call.whole and config.data.train == "none":
+    raise errors.InputError(
+      "config.data.train='none': run would have nothing to train on; call the"
+      " stages that you need one by one"
+    )
+
+
+def _negatives(config: Any, call: Call) -> None:
+  """Where they come from, and that all of them are used."""
+  from dpr_jax.data import negative_sampling
+
+  kinds = negative_sampling.Mixture.of(config.train).kinds
+  elsewhere = config.train.negatives_from
+  mined = [kind for kind in ("bm25", "model") if kind in kinds]
+  for kind in mined:
+    where = workdir_lib.Workdir(elsewhere) if elsewhere else call.workdir
+    made_here = kind == "bm25" or config.train.rounds > 1
+    if where is None or (made_here and not elsewhere):
+      continue
+    file = where.negatives / f"{kind}.jsonl.gz"
+    if not file.is_file():
+      command = "dpr-jax mine" + (" --from=model" if kind == "model" else "")
+      key, value = "train.negatives", config.train.negatives
+      fix = f": run `{command}` with --workdir={where.root} first"
+      if elsewhere:
+        key, value = "train.negatives_from", elsewhere
+      else:
+        fix += ", or set config.train.rounds=2"
+      raise errors.InputError(f"config.{key}={value!r}: {file} is missing{fix}")
+
+
+def _training(config: Any, call: Call) -> None:
+  train = config.train
+  setting_rules.accumulation(train.accumulate_steps)
+  setting_rules.selection(config)
+  setting_rules.answer_masks(train.mask_answers, config.evaluate.match)
+  steps = _most_steps(config, call)
+  setting_rules.profile_steps("train.profile_steps", train.profile_steps, steps)
+  if math.isfinite(steps):
+    setting_rules.warm_up(train, int(steps))
+    if train.rounds > steps:
+      raise errors.InputError(
+        f"config.train.rounds={train.rounds}: the run has only {int(steps)}"
+        " steps: lower it, or train for longer"
+      )
+  if call.cores:
+    setting_rules.divides(train.batch_size, call.cores)
+    if call.processes == 1 and train.length_groups == 1:
+      _chunks(train, call.cores)
+
+
+def _most_steps(config: Any, call: Call) -> float:
+  """Steps of the training, or a bound from above; infinity where unknown."""
+  train = config.train
+  if train.max_steps:
+    return float(train.max_steps)
+  questions = config.data.max_train
+  if call.workdir is not None and not call.whole:
+    manifest = call.workdir.data / workdir_lib.MANIFEST
+    if manifest.is_file():
+      record = workdir_lib.read_manifest(call.workdir.data, "prepare")
+      questions = record["counts"].get("train") or questions
+  if not questions:
+    return math.inf
+  return float(max(1, -(-train.epochs * questions // train.batch_size)))
+
+
+def _chunks(train: Any, cores: int) -> None:
+  """`InputError` where the texts of a core are no whole number of chunks."""
+  questions = train.batch_size // cores
+  counts = {
+    "passages": (questions * (1 + train.hard_negatives), "chunk_size"),
+    "questions": (questions, "question_chunk_size"),
+  }
+  for what, (count, key) in counts.items():
+    size = train[key] or train.chunk_size
+    if size and size < count and count % size:
+      raise errors.InputError(
+        f"config.train.{key if train[key] else 'chunk_size'}={size}: does not"
+        f" divide the {count} {what} of a core: choose a divisor, or 0"
+      )
+
+
+def _model(config: Any, call: Call) -> None:
+  """The checkpoint, and what it allows."""
+  model = config.model
+  _random_sizes(model, model.checkpoint)
+  if _is_trained(call, "train"):  # then its own weights are used
+    return
+  sizes = settings_files.checkpoint("model.checkpoint", model)
+  positions = sizes.get("max_position_embeddings", math.inf)
+  for key in ("model.question_length", "model.passage_length"):
+    if value_of(config, key) > positions:
+      raise errors.InputError(
+        f"config.{key}={value_of(config, key)}: checkpoint {model.checkpoint}"
+        f" has {positions} positions"
+      )
+  if 0 < config.train.passage_length < 3:
+    raise errors.InputError(
+      f"config.train.passage_length={config.train.passage_length}: must be 0 or"
+      " >= 3"
+    )
+  if config.train.passage_length > positions:
+    raise errors.InputError(
+      f"config.train.passage_length={config.train.passage_length}: checkpoint"
+      f" {model.checkpoint} has {positions} positions"
+    )
+
+
+def _random_sizes(model: Any, checkpoint: str) -> None:
+  if checkpoint == "random" and model.random_width % model.random_heads:
+    raise errors.InputError(
+      f"config.model.random_width={model.random_width}: must be a multiple of"
+      f" config.model.random_heads={model.random_heads}"
+    )
+
+
+def _is_trained(call: Call, stage: str) -> bool:
+  if call.workdir is None:
+    return False
+  where = call.workdir.training if stage == "train" else call.workdir.reader
+  return (where / workdir_lib.MANIFEST).is_file()
+
+
+def _start(config: Any, call: Call) -> None:
+  """What training of the reader starts from."""
+  reader = config.reader
+  setting_rules.reader_source(reader.train)
+  setting_rules.reader_lengths(
+    reader.length, reader.question_length, reader.overlap
+  )
+  if _is_trained(call, "train-reader"):
+    return
+  key = "reader.checkpoint" if reader.checkpoint else "model.checkpoint"
+  _random_sizes(config.model, reader.checkpoint or config.model.checkpoint)
+  where = pathlib.Path(reader.checkpoint).expanduser()
+  if reader.checkpoint and (where / "reader").is_dir():  # a workdir
+    return
+  sizes = settings_files.checkpoint(key, config.model, reader.checkpoint)
+  positions = sizes.get("max_position_embeddings", math.inf)
+  if reader.length > positions:
+    name = reader.checkpoint or config.model.checkpoint
+    raise errors.InputError(
+      f"config.reader.length={reader.length}: checkpoint {name} has"
+      f" {positions} positions"
+    )
+
+
+def _reader_training(config: Any, call: Call) -> None:
+  reader = config.reader
+  steps = reader.max_steps or math.inf
+  setting_rules.profile_steps(
+    "reader.profile_steps", reader.profile_steps, steps
+  )
+  if reader.max_steps:
+    setting_rules.below_steps(
+      "reader.warmup_steps", reader.warmup_steps, reader.max_steps
+    )
+  inputs = reader.batch_size * reader.passages
+  if call.cores and inputs % call.cores:
+    raise errors.InputError(
+      f"config.reader.batch_size={reader.batch_size} questions of"
+      f" config.reader.passages={reader.passages}: must together be a multiple"
+      f" of the {call.cores} cores"
+    )
+
+
+def _reader_files(config: Any, call: Call) -> None:
+  """What the reader learns from: files, or results that there will be."""
+  reader = config.reader
+  names = {"train": reader.train}
+  if reader.dev_questions > 0:
+    names["dev"] = reader.dev or "results"
+  for role, name in names.items():
+    if name != "results":
+      settings_files.readable(
+        f"reader.{role}", name, ": give a file, or results"
+      )
+  if not call.whole:
+    return
+  methods = tuple(call.methods or config.retrieve.methods)
+  if names.get("dev") == "results" and reader.method not in methods:
+    raise errors.InputError(
+      f"config.reader.method={reader.method!r}: nothing is retrieved with it"
+      f" for the dev questions: config.retrieve.methods is {methods}; add it"
+      " there, or set config.reader.dev to a file, or dev_questions to 0"
+    )
+  needs = reader.method in _DENSE and names["train"] == "results"
+  if needs and not _DENSE & set(config.retrieve.methods):
+    raise errors.InputError(
+      f"config.reader.method={reader.method!r}: the corpus is not embedded for"
+      f" it: config.retrieve.methods is {tuple(config.retrieve.methods)}"
+    )
+
+
+def _tuned(config: Any, call: Call) -> None:
+  """That a weight which is to be the tuned one has been tuned."""
+  if "hybrid" not in call.methods_of(config) or call.tunes:
+    return
+  weight = config.fusion.weight
+  if weight >= 0 or call.workdir is None or not call.whole:
+    return  # the stage itself says so at once
+  file = call.workdir.root / "fusion" / "fusion.json"
+  if not file.is_file():
+    raise errors.InputError(
+      f"config.fusion.weight={weight:g} stands for the weight tuned on dev, and"
+      f" {file} is missing: run `dpr-jax retrieve --method=hybrid --tune` first"
+    )
+
+
+def _factory(config: Any, call: Call) -> None:
+  """That FAISS understands the index, for vectors of this width."""
+  if not _builds(config, call):
+    return
+  from dpr_jax.index import faiss_build as build
+
+  settings = build.Settings.of(config)
+  where = f"config.index.factory={config.index.factory!r}"
+  if nothing := re.search(r"(IVF|HNSW|PQ|PCA|NSG)0+(?!\d)", settings.factory):
+    raise errors.InputError(f"{where}: {nothing[0]} makes no sense")
+  _lists(config, where)
+  width = _width(config, call)
+  try:
+    build.make_index(width or _ANY_WIDTH, settings)
+  except RuntimeError as error:
+    reason = build.reason(error)
+    # Whether parts divide a width that is not known, the stage itself says.
+    if width or "could not parse" in reason:
+      raise errors.InputError(f"{where}: {reason}") from error
+
+
+def _lists(config: Any, where: str) -> None:
+  """`InputError` where an IVF has more lists than there are vectors."""
+  lists = re.search(r"IVF(\d+)", config.index.factory)
+  sample, corpus = config.index.train_sample, config.data.max_passages
+  for key, most in (
+    ("index.train_sample", sample),
+    ("data.max_passages", corpus or math.inf),
+  ):
+    if lists and int(lists[1]) > most:
+      raise errors.InputError(
+        f"{where}: {lists[1]} lists need as many vectors to learn from, and"
+        f" config.{key} is {most}"
+      )
+
+
+def _builds(config: Any, call: Call) -> bool:
+  indexed = {"dense", "dense-start", "hybrid"}
+  return bool(call.model) or bool(indexed & set(config.retrieve.methods))
+
+
+def _width(config: Any, call: Call) -> int:
+  """Of the vectors that there will be; 0 where that is not known."""
+  if not call.whole or _is_trained(call, "train"):
+    return 0
+  sizes = settings_files.checkpoint("model.checkpoint", config.model)
+  width = sizes.get("hidden_size")
+  return width if isinstance(width, int) else 0
+
+
+_RULES: dict[str, tuple[Callable[[Any, Call], None], ...]] = {
+  "prepare": (settings_files.data,),
+  "train": (_trains, _negatives, _training, _model),
+  "index": (_factory,),
+  "retrieve": (_tuned,),
+  "train-reader": (_start, _reader_training, _reader_files),
+  "read": (settings_files.reads,),
+}

@@ -1,0 +1,428 @@
+"""`dpr-jax check`: is a workdir whole, and does all of it belong together?
+
+Every artefact is looked at: that it is there, that its bytes have the recorded
+sha256, that counts agree, that it was made from what the workdir holds now, and
+that no killed process left anything.  With `deep` contents are read as well:
+every row, id, vector and index.  Nothing is written.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from dpr_jax.core import atomic_files, errors, manifests
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.evaluation import staleness
+
+OK, DAMAGED, STALE, UNFINISHED, LEFT = (
+  "ok",
+  "damaged",
+  "stale",
+  "unfinished",
+  "left over",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """What is to be said of one artefact.
+
+  Attributes:
+    state: "ok", "damaged", "stale", "unfinished" or "left over".
+    name: its path within the workdir.
+    text: counts, or what is wrong and what to do.
+  """
+
+  state: str
+  name: str
+  text: str
+
+  def __str__(self) -> str:
+    return f"{self.state:10} {self.name}: {self.text}"
+
+
+def check(
+  workdir: workdir_lib.Workdir, *, deep: bool = False
+) -> Iterator[Finding]:
+  """Looks at everything in a workdir, in the order of the stages.
+
+  Args:
+    workdir: which; it may be read-only.
+    deep: reads the contents too: minutes for millions of passages.
+
+  Raises:
+    InputError: it is no workdir.
+  """
+  if not workdir.root.is_dir():
+    raise errors.InputError(
+      f"--workdir={workdir.root}: there is no such folder"
+    )
+  found = False
+  for function in (
+    *(_data, _derived, _trainings, _models, _vectors, _files, _leftovers),
+  ):
+    for finding in function(workdir, deep):
+      found = True
+      yield finding
+  if not found:
+    raise errors.InputError(
+      f"--workdir={workdir.root} holds nothing that dpr-jax has made"
+    )
+
+
+def _guarded(
+  name: str, function: Callable[[], str], state: str = DAMAGED
+) -> Finding:
+  """What `function` says, or what it raises."""
+  try:
+    return Finding(OK, name, function())
+  except errors.InputError as error:
+    return Finding(state, name, str(error))
+
+
+def _manifest_of(
+  folder: pathlib.Path, stage: str, name: str = workdir_lib.MANIFEST
+) -> dict[str, Any]:
+  """A manifest whose files are all whole."""
+  manifest = workdir_lib.read_manifest(folder, stage, name)
+  workdir_lib.check_files(folder, manifest)
+  return manifest
+
+
+def _counted(manifest: Mapping[str, Any]) -> str:
+  counts = ", ".join(
+    f"{count} {key.replace('_', ' ')}"
+    for key, count in manifest["counts"].items()
+    if count and "_" not in key
+  )
+  files = len(manifest["files"])
+  return f"{counts or 'done'}; {files} file{'s' * (files != 1)}"
+
+
+def _links(
+  workdir: workdir_lib.Workdir,
+  manifest: Mapping[str, Any],
+  now: Mapping[str, str],
+  command: str,
+) -> None:
+  """`InputError` where something was made from other inputs than there are."""
+  inputs = manifest["inputs"]
+  # Whose inputs of these names are users' files, or retrieved for the reader.
+  others = manifest["stage"] in ("prepare", "train-reader")
+  if not others and (workdir.data / workdir_lib.MANIFEST).exists():
+    names = [key for key in ("passages", "train", "dev") if key in inputs]
+    now = {**workdir_lib.dataset_inputs(workdir, *names), **now}
+  changed = workdir_lib.changes(
+    {key: inputs[key] for key in now if key in inputs},
+    {key: value for key, value in now.items() if key in inputs},
+  )
+  if changed:
+    raise errors.InputError(
+      f"made from what has changed since: {', '.join(changed)}; run `{command}`"
+    )
+
+
+def _whole_and_linked(
+  workdir: workdir_lib.Workdir,
+  folder: pathlib.Path,
+  stage: str,
+  now: Callable[[], Mapping[str, str]] = dict,
+  name: str = workdir_lib.MANIFEST,
+) -> Iterator[Finding]:
+  """Whether one stage's folder is whole, and then whether it is current."""
+  label = _label(workdir, folder, name)
+  if not (folder / name).exists():
+    if _holds_something(folder) and name == workdir_lib.MANIFEST:
+      yield Finding(
+        UNFINISHED, label, f"there is no {name}: it was not finished"
+      )
+    return
+  whole = _guarded(label, lambda: _counted(_manifest_of(folder, stage, name)))
+  if whole.state == OK:
+    manifest = workdir_lib.read_manifest(folder, stage, name)
+    again = manifests.command(stage).removesuffix(" --overwrite")
+    linked = _guarded(
+      label, lambda: _links(workdir, manifest, now(), again) or "", STALE
+    )
+    whole = whole if linked.state == OK else linked
+  elif "not finished" in whole.text:
+    whole = dataclasses.replace(whole, state=UNFINISHED)
+  yield whole
+
+
+def _label(
+  workdir: workdir_lib.Workdir, folder: pathlib.Path, name: str
+) -> str:
+  relative = folder.relative_to(workdir.root).as_posix()
+  if name == workdir_lib.MANIFEST:
+    return relative
+  return f"{relative}/{name.removesuffix('.manifest.json')}"
+
+
+def _holds_something(folder: pathlib.Path) -> bool:
+  return folder.is_dir() and any(
+    not atomic_files.is_temporary(path) for path in folder.iterdir()
+  )
+
+
+def _data(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
+  """The corpus and the questions; deep: every row."""
+  findings = list(_whole_and_linked(workdir, workdir.data, "prepare"))
+  yield from findings
+  if not deep or not findings or findings[0].state != OK:
+    return
+  from dpr_jax.data import prepare
+
+  names = workdir_lib.read_manifest(workdir.data, "prepare")["counts"]
+
+  def rows(name: str) -> str:
+    if name == "passages":
+      table = prepare.open_passages(workdir)
+    else:
+      table = prepare.open_questions(workdir, name)
+    for first, block in table.blocks(4096):
+      if name != "passages":
+        continue
+      ids = table.ids(range(first, first + len(block)))
+      for row, (passage, identifier) in enumerate(
+        zip(block, ids, strict=True), start=first
+      ):
+        if passage.id != identifier:
+          raise errors.InputError(
+            f"row {row} has the id {passage.id!r}, ids.npy says {identifier!r};"
+            " run `dpr-jax prepare --overwrite`"
+          )
+    return f"all {len(table)} rows read"
+
+  for name in ("passages", *prepare.SPLITS):
+    if name in names:
+      yield _guarded(f"data/{name}", lambda name=name: rows(name))
+
+
+def _derived(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
+  """BM25, mined negatives, tokens: what is made from the data alone."""
+  bm25 = list(_whole_and_linked(workdir, workdir.bm25, "bm25"))
+  yield from bm25
+  if deep and bm25 and bm25[0].state == OK:
+    from dpr_jax.retrieval import bm25 as bm25_lib
+
+    yield _guarded(
+      "bm25", lambda: f"{len(bm25_lib.load_checked(workdir))} passages loaded"
+    )
+  yield from _whole_and_linked(workdir, workdir.negatives, "mine")
+  yield from _whole_and_linked(
+    workdir,
+    workdir.negatives,
+    "mine --from=model",
+    name=f"model.{workdir_lib.MANIFEST}",
+  )
+  yield from _whole_and_linked(workdir, workdir.tokens, "tokens")
+
+
+def _trainings(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
+  """Checkpoints of the retriever and the reader, and what they began from."""
+  for folder, stage in (
+    (workdir.training, "train"),
+    (workdir.reader, "train-reader"),
+  ):
+    name = folder.name
+    if (folder / "checkpoints").is_dir():
+      yield from _checkpoints(folder / "checkpoints", f"{name}/checkpoints")
+    yield from _whole_and_linked(
+      workdir, folder, stage, lambda stage=stage: _negatives(workdir, stage)
+    )
+    for round_folder in sorted((folder / "rounds").glob("*")):
+      yield from _whole_and_linked(workdir, round_folder, "train")
+
+
+def _models(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
+  """What the weights need beside them: sizes, tokenizer, settings."""
+  from dpr_jax.models import model_files, model_settings
+
+  def look(folder: pathlib.Path, kind: str) -> str:
+    fix = model_settings.fix_of(folder)
+    record = model_files.read(folder, kind, fix)
+    model_files.check(folder, record, fix, tuple(record["files"]))
+    return f"settings of {kind} and {len(record['files'])} files"
+
+  for folder, kind in model_settings.folders(workdir).items():
+    label = _label(workdir, folder, workdir_lib.MANIFEST)
+    yield _guarded(label, lambda folder=folder, kind=kind: look(folder, kind))
+
+
+def _negatives(workdir: workdir_lib.Workdir, stage: str) -> dict[str, str]:
+  if (
+    stage != "train" or not (workdir.negatives / workdir_lib.MANIFEST).exists()
+  ):
+    return {}
+  return {
+    "negatives": workdir_lib.manifest_fingerprint(workdir.negatives, "mine")
+  }
+
+
+def _checkpoints(folder: pathlib.Path, label: str) -> Iterator[Finding]:
+  from dpr_jax.models import checkpoints
+
+  steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+  wrong = checkpoints.problems(folder)
+  for step in steps:
+    if step in wrong:
+      yield Finding(DAMAGED, f"{label}/{step}", wrong[step])
+    else:
+      yield Finding(OK, f"{label}/{step}", "every file has its sha256")
+
+  def selected() -> str:
+    chosen = checkpoints.read_selected(folder).get("steps", [])
+    if missing := [step for step in chosen if step not in steps]:
+      raise errors.InputError(f"names step {missing[0]}, which is not there")
+    return f"step {', '.join(map(str, chosen))}" if chosen else "the newest"
+
+  if steps:
+    yield _guarded(f"{label}/{checkpoints.SELECTED}", selected)
+
+
+def _vectors(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
+  """Embeddings, and the indexes made from them."""
+  from dpr_jax.embedding import vector_shards
+
+  models = {
+    f"dense{folder.name.removeprefix('passages')}": folder
+    for folder in sorted(workdir.embeddings().parent.glob("passages*"))
+    if not atomic_files.is_temporary(folder)
+  }
+  for folder in models.values():
+    for finding in _whole_and_linked(workdir, folder, vector_shards.STAGE):
+      if finding.state == OK:
+        finding = _guarded(
+          finding.name, lambda folder=folder: _shards(workdir, folder, deep)
+        )
+      yield finding
+  root = workdir.index("x").parent
+  for folder in sorted(root.glob("*")) if root.is_dir() else ():
+    if folder.is_dir() and not atomic_files.is_temporary(folder):
+      model = next(
+        (m for m in models if m != "dense" and folder.name.endswith(m[5:])),
+        "dense",
+      )
+      yield from _index(workdir, folder, models.get(model), deep)
+
+
+def _shards(
+  workdir: workdir_lib.Workdir, folder: pathlib.Path, deep: bool
+) -> str:
+  """Vectors: the manifest makes sense; deep: ids and numbers too."""
+  import numpy as np
+
+  from dpr_jax.data import prepare
+  from dpr_jax.embedding import vector_shards
+
+  vectors = vector_shards.Vectors(folder, vector_shards.read_manifest(folder))
+  said = f"{len(vectors)} vectors of {vectors.dim}"
+  if not deep:
+    return said
+  table = None
+  if (workdir.data / "passages").is_dir():
+    table = prepare.open_passages(workdir)
+  for first, block in vectors.blocks(8192):
+    if not np.isfinite(block).all():
+      row = first + int(np.flatnonzero(~np.isfinite(block).all(1))[0])
+      raise errors.InputError(
+        f"the vector of row {row} is not finite; run `dpr-jax embed"
+        " --overwrite`"
+      )
+    rows = range(first, first + len(block))
+    if table is not None and vectors.ids(rows) != table.ids(rows):
+      raise errors.InputError(
+        f"ids of rows {first} to {rows[-1]} are not those of the passages; run"
+        " `dpr-jax embed --overwrite`"
+      )
+  return f"{said}, all finite, ids as in the corpus"
+
+
+def _index(
+  workdir: workdir_lib.Workdir,
+  folder: pathlib.Path,
+  embeddings: pathlib.Path | None,
+  deep: bool,
+) -> Iterator[Finding]:
+  def now() -> dict[str, str]:
+    if embeddings is None or not (embeddings / workdir_lib.MANIFEST).exists():
+      return {}  # deleted: the index holds what is needed
+    return {"embeddings": workdir_lib.manifest_fingerprint(embeddings, "embed")}
+
+  findings = list(_whole_and_linked(workdir, folder, "index", now))
+  for part in sorted(folder.glob("*/")):
+    findings += _whole_and_linked(workdir, part, "index", now)
+  yield from findings
+  if deep and findings and all(each.state == OK for each in findings):
+    from dpr_jax.index import faiss_files
+
+    def load() -> str:
+      index, manifest = faiss_files.load_index(folder)
+      return f"{index.ntotal} vectors of {manifest['dim']} loaded"
+
+    yield _guarded(f"index/{folder.name}", load)
+
+
+def _files(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
+  """Results, answers and evaluations, each with a manifest beside it."""
+  for folder, look in (
+    (workdir.results("x", "y").parent, staleness.check_results),
+    (workdir.answers("x").parent, staleness.check_answers),
+    (workdir.evaluation("x").parent, None),
+  ):
+    for path in sorted(folder.glob("*.manifest.json")):
+      if atomic_files.is_temporary(path):
+        continue
+      label = path.relative_to(workdir.root).as_posix()
+      label = label.removesuffix(".manifest.json")
+      yield _beside(workdir, path, label, look)
+
+
+def _beside(
+  workdir: workdir_lib.Workdir,
+  path: pathlib.Path,
+  label: str,
+  look: Callable[..., None] | None,
+) -> Finding:
+  """One file and its manifest."""
+  try:
+    record = workdir_lib.read_record(path)
+    stage = str(record.get("stage", "retrieve"))
+    manifest = manifests.check_manifest(path, record, stage)
+    if manifest.get("unfinished"):
+      again = manifests.command(manifest["stage"])
+      return Finding(UNFINISHED, label, f"run `{again}`")
+    workdir_lib.check_files(path.parent, manifest)
+  except errors.InputError as error:
+    return Finding(DAMAGED, label, str(error))
+  if look is not None:
+    name, _, method = path.name.removesuffix(".manifest.json").rpartition(".")
+    stale = _guarded(
+      label, lambda: look(workdir, name, method, manifest) or "", STALE
+    )
+    if stale.state != OK:
+      return stale
+  return Finding(OK, label, _counted(manifest))
+
+
+def _leftovers(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
+  """Temporary names, unless a process that is at work has them."""
+  if holder := workdir_lib.in_use(workdir):
+    yield Finding(OK, ".", f"in use by {holder}; temporary files are its own")
+    return
+  roots = [workdir.root / name for name in workdir_lib.FOLDERS]
+  names = [path for path in workdir.root.iterdir()]
+  for root in roots:
+    for folder, folders, files in os.walk(root):
+      names += [pathlib.Path(folder, name) for name in (*folders, *files)]
+      folders[:] = [n for n in folders if not atomic_files.is_temporary(n)]
+  for path in sorted(set(names)):
+    if atomic_files.is_temporary(path):
+      yield Finding(
+        LEFT,
+        path.relative_to(workdir.root).as_posix(),
+        "of a process that was killed; the next command tidies it up",
+      )

@@ -1,0 +1,438 @@
+"""Files and folders that appear whole or not at all, and only where they may.
+
+A file is written under a temporary name, brought to the disk, and renamed; so
+is a folder.  Temporary names carry a marker that is ours alone, so that what a
+killed process left can be told from what a user keeps.  A folder is replaced or
+removed only if it is empty or holds our record of what it is, and nothing that
+the record does not know.  What the disk refuses becomes one line.
+"""
+
+import contextlib
+import errno
+import glob
+import json
+import os
+import pathlib
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+
+from dpr_jax.core import errors
+
+MANIFEST = "manifest.json"
+# Records that say whose a folder is: of a stage that is done, of one that has
+# begun, of an export.
+RECORDS = (MANIFEST, "started.json", "dpr_jax.json", "dpr_jax_reader.json")
+_MARK = ".dprjax-"
+# What `replace_file` and `replace_folder` call what is not finished.
+_LEFTOVER = re.compile(
+  r"(?P<name>.*?)\.dprjax-(?P<kind>tmp|old)-(?P<number>\d+)(?P<suffix>\..+)?",
+  re.DOTALL,
+)
+_NAME = re.compile(r"\w[\w.+-]*")
+# In a record that cannot be read any more: keys that no other file would have.
+_SIGNATURE = re.compile(rb'"config_hash"|"inputs"\s*:\s*\{|"dpr_jax"')
+
+_REFUSALS = frozenset(
+  getattr(errno, name)
+  for name in (
+    *("ENOSPC", "EIO", "EACCES", "EPERM", "EROFS", "EDQUOT", "EFBIG", "ESTALE"),
+    *("EMFILE", "ENFILE", "ENODEV", "ENXIO", "ETXTBSY", "EBUSY", "ENOLCK"),
+    *("ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP", "ENOTEMPTY", "EEXIST"),
+    *("ENOENT", "EXDEV", "EMLINK"),
+  )
+  if hasattr(errno, name)
+)
+# Libraries in C++ say in words what the system refused.
+_WORDS = re.compile(
+  "|".join(
+    re.escape(os.strerror(number))
+    for number in sorted(_REFUSALS - {errno.ENOENT, errno.EEXIST})
+  ),
+  re.IGNORECASE,
+)
+
+
+def refusal(error: BaseException) -> tuple[str, str] | None:
+  """Why the disk refused something, where this is behind an error.
+
+  Args:
+    error: what was raised; causes and members of groups are looked through.
+
+  Returns:
+    (reason, name of the file or ""), None where the disk is not to blame.
+  """
+  seen: set[int] = set()
+  waiting: list[BaseException | None] = [error]
+  in_words = None
+  while waiting:
+    one = waiting.pop(0)
+    if one is None or id(one) in seen:
+      continue
+    seen.add(id(one))
+    if isinstance(one, OSError) and one.errno in _REFUSALS:
+      name = one.filename
+      named = isinstance(name, str | bytes | os.PathLike)
+      return os.strerror(one.errno), os.fsdecode(name) if named else ""
+    if in_words is None and not isinstance(one, errors.InputError):
+      if said := _WORDS.search(str(one)):
+        in_words = said[0], ""
+      elif isinstance(one, OSError) and " requested and " in str(one):
+        in_words = f"the disk is full ({one})", ""  # NumPy says no more
+    waiting += [one.__cause__, one.__context__]
+    waiting += getattr(one, "exceptions", ())
+  return in_words
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+  """A block that writes `path`: what the disk refuses becomes an `InputError`.
+
+  Raises:
+    DiskError: it could not be written; with the reason.
+  """
+  try:
+    yield
+  except errors.InputError:
+    raise
+  except Exception as error:
+    refused = refusal(error)
+    if refused is None:
+      raise
+    raise disk_error(path, *refused) from error
+
+
+def disk_error(
+  path: str | os.PathLike, reason: str, file: str = ""
+) -> errors.DiskError:
+  """The line that says what could not be written, where and why."""
+  where = pathlib.Path(path)
+  other = f" ({file})" if file and not _is_temporary_of(file, where) else ""
+  return errors.DiskError(
+    f"cannot write {where}: {reason}{other}; make room or give access, and run"
+    " the same command again: what was finished before is kept"
+  )
+
+
+def _is_temporary_of(file: str, path: pathlib.Path) -> bool:
+  """True where naming both would say one thing twice."""
+  found = pathlib.Path(file)
+  return found == path or (found.parent == path.parent and is_temporary(file))
+
+
+def is_temporary(name: str | os.PathLike) -> bool:
+  """True for the name of something that is not finished, or put aside."""
+  return _LEFTOVER.fullmatch(pathlib.PurePath(name).name) is not None
+
+
+def check_name(flag: str, name: str) -> str:
+  """Returns the name of a question set, which begins the names of files.
+
+  Raises:
+    InputError: it is no part of a file's name, or we would take such a file
+      for a leftover.
+  """
+  if not _NAME.fullmatch(name):
+    raise errors.InputError(
+      f"{flag}={name!r}: must be letters, digits, and . _ + - inside"
+    )
+  if _MARK in f".{name}":
+    raise errors.InputError(
+      f"{flag}={name!r}: must not contain {_MARK!r}, which marks files that are"
+      " not finished"
+    )
+  return name
+
+
+def _number() -> str:
+  """Of a temporary name: hosts that share a disk may share process ids."""
+  return f"{os.getpid()}{secrets.randbelow(10**6):06d}"
+
+
+def fsync_folder(folder: str | os.PathLike) -> None:
+  """Brings the names in a folder to the disk."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _fsync_file(path: pathlib.Path) -> None:
+  with open(path, "rb+") as file:
+    os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replace_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Yields a temporary path that becomes `path` if the block succeeds.
+
+  The temporary name keeps the suffix (`x.dprjax-tmp-123.json.gz`), so that
+  writers which look at it still do the right thing.
+
+  Raises:
+    DiskError: the disk refuses.
+  """
+  path = pathlib.Path(path)
+  stem, dot, suffix = path.name.partition(".")
+  temporary = path.with_name(f"{stem}{_MARK}tmp-{_number()}{dot}{suffix}")
+  with writing(path):
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      yield temporary
+      _fsync_file(temporary)
+      os.replace(temporary, path)
+      fsync_folder(path.parent)
+    finally:
+      with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replace_folder(
+  path: str | os.PathLike, owner: str | None
+) -> Iterator[pathlib.Path]:
+  """Yields a temporary folder that replaces `path` if the block succeeds.
+
+  Args:
+    path: of the folder; where it is a link, what it points to is replaced.
+    owner: the stage whose folder it must be, see `check_ours`; None where the
+      caller knows that it is ours.
+
+  Raises:
+    InputError: there is a folder that is not ours.
+    DiskError: the disk refuses.
+  """
+  path = pathlib.Path(path)
+  if path.is_symlink():
+    path = path.resolve()
+  if owner is not None:
+    check_ours(path, owner)
+  temporary = path.with_name(f"{path.name}{_MARK}tmp-{_number()}")
+  with writing(path):
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      _clear_beside(path)
+      temporary.mkdir()
+      yield temporary
+      for folder, _, names in os.walk(temporary, topdown=False):
+        for name in names:
+          _fsync_file(pathlib.Path(folder, name))
+        fsync_folder(folder)
+      _put_in_place(temporary, path)
+    except errors.DiskError as error:  # of a file in it: by its final name
+      said = str(error).replace(str(temporary), str(path))
+      raise errors.DiskError(said) from error
+    finally:
+      shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear_beside(path: pathlib.Path) -> None:
+  """Clears what killed processes have left of this very folder.
+
+  In a workdir its lock has seen to that; an export may be anywhere.
+  """
+  for other in path.parent.glob(f"{glob.escape(path.name)}{_MARK}*"):
+    found = _LEFTOVER.fullmatch(other.name)
+    if found and not _is_alive(int(found["number"]) // 10**6):
+      clear_leftover(other)
+
+
+def _is_alive(process: int) -> bool:
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except (OverflowError, PermissionError):
+    pass
+  return True
+
+
+def _put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
+  """Renames a folder over another; the old one comes back where that fails."""
+  old = path.with_name(f"{path.name}{_MARK}old-{_number()}")
+  had = path.exists()
+  if had:
+    os.replace(path, old)
+  try:
+    os.replace(temporary, path)
+  except OSError:
+    if had:
+      os.replace(old, path)
+    raise
+  fsync_folder(path.parent)
+  shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(path: str | os.PathLike, owner: str) -> None:
+  """Removes a folder of ours and all that is in it, if it is there.
+
+  Raises:
+    InputError: it is not ours.
+    DiskError: it cannot be removed.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    return
+  check_ours(path, owner)
+  with writing(path):
+    shutil.rmtree(path.resolve() if path.is_symlink() else path)
+
+
+def check_ours(path: str | os.PathLike, owner: str, whole: bool = True) -> None:
+  """`InputError` unless a folder may be replaced or removed.
+
+  It may where it is not there, is empty, or holds a record (`RECORDS`) of
+  `owner`.  Where the record lists the folder's files, nothing else may be
+  there.
+
+  Args:
+    path: of the folder.
+    owner: the stage that left it: "prepare", "bm25", "index", "export", ...
+    whole: all that is in it would go.  False where files of ours will be
+      replaced there and others be left alone.
+  """
+  path = pathlib.Path(path)
+  if not os.path.lexists(path):
+    return
+  if not path.is_dir():
+    raise errors.InputError(f"{path} is there and is no folder: move it away")
+  with writing(path):
+    entries = sorted(path.iterdir())
+  if not any(not is_temporary(entry.name) for entry in entries):
+    return
+  signed, listed = _signature(path, owner)
+  if not signed:
+    raise errors.InputError(
+      f"{path} is not empty and holds nothing that says it is of `dpr-jax"
+      f" {owner}`, so it is neither replaced nor removed: move what is there"
+      " away, or give another folder"
+    )
+  foreign = []
+  if whole and listed is not None:
+    foreign = list(_foreign(path, listed))
+  if foreign:
+    more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+    raise errors.InputError(
+      f"{path} would be replaced, and holds files that dpr-jax did not put"
+      f" there: {', '.join(foreign[:3])}{more}; move them away"
+    )
+
+
+def _signature(
+  path: pathlib.Path, owner: str
+) -> tuple[bool, frozenset[str] | None]:
+  """Whether a record signs a folder, and the files that it lists, if any."""
+  for name in RECORDS:
+    try:
+      data = (path / name).read_bytes()
+    except OSError:
+      continue
+    try:
+      record = json.loads(data)
+    except (ValueError, RecursionError):
+      record = None
+    damaged = record is None or _is_damaged(path / name, record)
+    if damaged and _SIGNATURE.search(data):  # whose it was can be seen
+      return True, None
+    if record is None:
+      raise errors.InputError(
+        f"{path / name} is damaged and does not say any more that {path} is of"
+        f" `dpr-jax {owner}`: so that is neither replaced nor removed; move the"
+        " folder away"
+      )
+    if not isinstance(record, dict) or not _is_of(name, record, owner):
+      continue
+    files = record.get("files")
+    has_list = isinstance(files, dict) and (files or "shards" in record)
+    return True, frozenset(files) if has_list else None
+  return False, None
+
+
+def _is_damaged(path: pathlib.Path, record: object) -> bool:
+  """True for a record with a checksum that is not that of what it holds."""
+  from dpr_jax.core import manifests  # which imports this module
+
+  if not isinstance(record, dict) or "checksum" not in record:
+    return False
+  try:
+    manifests.read_record(path)
+  except errors.InputError:
+    return True
+  return False
+
+
+def _is_of(name: str, record: dict, owner: str) -> bool:
+  if name == MANIFEST:
+    return record.get("stage") == owner and "config_hash" in record
+  if name == "started.json":
+    return record.get("stage", owner) == owner and "inputs" in record
+  return owner == "export" == record.get("stage", "export")
+
+
+def _foreign(path: pathlib.Path, listed: frozenset[str]) -> Iterator[str]:
+  """Names of files that are not listed and no records.
+
+  A folder with a record of its own is not looked into.
+  """
+  for folder, folders, names in os.walk(path):
+    here = pathlib.Path(folder)
+    if here != path and any(name in RECORDS for name in names):
+      folders.clear()
+      continue
+    folders[:] = [name for name in folders if not is_temporary(name)]
+    for name in names:
+      relative = (here / name).relative_to(path).as_posix()
+      if relative not in listed and not (
+        is_temporary(name) or (here == path and name in RECORDS)
+      ):
+        yield relative
+
+
+def refuse_inside(
+  what: str, path: str | os.PathLike, folder: str | os.PathLike
+) -> None:
+  """`InputError` where an input lies in a folder that is about to be replaced.
+
+  Args:
+    what: names the input: a flag or a key of the config, without "=".
+    path: of the input.
+    folder: what will be replaced.
+  """
+  inner, outer = pathlib.Path(path).resolve(), pathlib.Path(folder).resolve()
+  if inner == outer or outer in inner.parents:
+    raise errors.InputError(
+      f"{what}={path} lies in {folder}, where dpr-jax replaces what is there:"
+      " move it elsewhere, or give another folder"
+    )
+
+
+def clear_leftovers(roots: Iterable[pathlib.Path]) -> None:
+  """Removes what killed processes left under temporary names.
+
+  A folder that one of them had put aside, and not yet replaced, goes back.
+
+  Args:
+    roots: folders of ours, looked through to the bottom.
+  """
+  for root in roots:
+    for folder, folders, files in os.walk(root):
+      for name in (*folders, *files):
+        clear_leftover(pathlib.Path(folder, name))
+      folders[:] = [name for name in folders if not is_temporary(name)]
+
+
+def clear_leftover(path: pathlib.Path) -> None:
+  """Removes one path or puts it back, where its name is a temporary one."""
+  found = _LEFTOVER.fullmatch(path.name)
+  if not found:
+    return
+  whole = path.with_name(found["name"] + (found["suffix"] or ""))
+  with writing(whole):
+    if found["kind"] == "old" and not whole.exists():
+      os.replace(path, whole)
+    elif path.is_dir() and not path.is_symlink():
+      shutil.rmtree(path)
+    else:
+      path.unlink(missing_ok=True)

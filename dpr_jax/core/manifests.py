@@ -1,0 +1,402 @@
+"""Manifests: what a stage has done, from what, and the sha256 of every file.
+
+Every stage writes its own folder with a `manifest.json` that records the config
+sections it depends on, fingerprints of its inputs, counts, and the sha256 of
+every file.  A stage whose manifest matches, and whose files are whole, is
+skipped.  A manifest has a checksum of its own, and is validated when it is
+read; those of older versions have none.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from absl import logging
+
+from dpr_jax import version
+from dpr_jax.core import atomic_files, errors
+from dpr_jax.core.atomic_files import MANIFEST
+
+_CHECKSUM, _VERSION = "checksum", "dpr_jax"
+_UNFINISHED = "unfinished"
+# How and when something was made, which does not make it another thing.
+_OF_THE_RUN = frozenset(
+  ("created", "seconds", "cores", "build_seconds", "passages_per_second")
+  + ("padding_share", "recall", "tuning", "parts", "checkpoints")
+)
+_PARTS = {"config": dict, "inputs": dict, "counts": dict, "files": dict}
+# Commands that make a stage's output again, where it is not the stage's name
+# and --overwrite: training goes on, and embedding makes what is damaged.
+_COMMANDS = {
+  "bm25": "dpr-jax mine --overwrite",
+  "train": "dpr-jax train",
+  "train-reader": "dpr-jax train-reader",
+  "embed": "dpr-jax embed",
+  "export": "dpr-jax export",
+  "mine --from=model": "dpr-jax mine --from=model --overwrite",
+  "rerank": "dpr-jax retrieve --rerank=reader --overwrite",
+}
+
+
+def command(stage: str) -> str:
+  """What makes a stage's output again, for messages."""
+  return _COMMANDS.get(stage, f"dpr-jax {stage} --overwrite")
+
+
+def fingerprint(value: Any) -> str:
+  """sha256 of a JSON-able value, independent of key order."""
+  text = json.dumps(value, sort_keys=True, default=_plain)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint_file(path: str | os.PathLike) -> str:
+  """sha256 of a file's bytes; `InputError` where there is no such file."""
+  try:
+    with open(path, "rb") as file:
+      return hashlib.file_digest(file, "sha256").hexdigest()
+  except OSError as error:
+    raise errors.InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, tuple | set):
+    return list(value)
+  raise TypeError(f"{type(value).__name__} does not belong in a manifest")
+
+
+def short(value: Any) -> str:
+  """A fingerprint or another value as a message shows it."""
+  text = str(value)
+  return text if len(text) < 16 else f"{text[:12]}…"
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes JSON under a temporary name and renames it."""
+  with atomic_files.replace_file(path) as temporary:
+    temporary.write_text(
+      json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n",
+      encoding="utf-8",
+    )
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """Reads a JSON file; `InputError` with the line where it is malformed."""
+  try:
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except OSError as error:
+    raise errors.InputError(f"cannot read {path}: {error.strerror}") from error
+  except RecursionError as error:
+    raise errors.InputError(
+      f"{path} is not JSON of ours: its brackets are nested too deeply"
+    ) from error
+  except ValueError as error:
+    raise errors.InputError(f"{path} is not JSON: {error}") from error
+
+
+def write_record(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
+  """Writes a JSON object with a checksum of its own, for `read_record`."""
+  # As it will be read: keys are strings, tuples are lists.
+  plain = json.loads(json.dumps(dict(values), default=_plain))
+  plain[_VERSION] = version.__version__
+  write_json(path, plain | {_CHECKSUM: fingerprint(plain)})
+
+
+def read_record(path: str | os.PathLike) -> dict[str, Any]:
+  """What `write_record` has written; as it is, what an older version wrote.
+
+  Raises:
+    InputError: it is not there, is not JSON, or is damaged.
+  """
+  values = read_json(path)
+  if not isinstance(values, dict):
+    raise errors.InputError(f"{path} is damaged: it holds no JSON object")
+  recorded = values.pop(_CHECKSUM, None)
+  if recorded is None and _VERSION not in values:
+    return values
+  found = fingerprint(values)
+  if found != recorded:
+    raise errors.InputError(
+      f"{path} is damaged: the checksum of what it holds is {short(found)},"
+      f" {short(recorded)} was recorded"
+    )
+  del values[_VERSION]
+  return values
+
+
+def read_manifest(
+  folder: pathlib.Path, stage: str, name: str = MANIFEST
+) -> dict[str, Any]:
+  """The manifest that `stage` left in `folder`, validated.
+
+  Raises:
+    InputError: that stage has not run in this workdir, or not to its end, or
+      the manifest is damaged.
+  """
+  path = folder / name
+  if not path.exists():
+    raise errors.InputError(
+      f"{path} is missing: run `{command(stage).removesuffix(' --overwrite')}`"
+      " with this --workdir first"
+    )
+  try:
+    record = read_record(path)
+  except errors.InputError as error:
+    raise errors.InputError(f"{error}; run `{command(stage)}`") from error
+  manifest = check_manifest(path, record, stage)
+  if manifest.get("stage") != stage:
+    raise errors.InputError(
+      f"{path} is of `dpr-jax {manifest.get('stage')}`, not of `dpr-jax"
+      f" {stage}`: the folder does not belong here; run `{command(stage)}`"
+    )
+  if manifest.get(_UNFINISHED):
+    raise errors.InputError(
+      f"{path}: this was begun and not finished: run"
+      f" `{command(stage).removesuffix(' --overwrite')}` again"
+    )
+  return manifest
+
+
+def check_manifest(
+  path: pathlib.Path, manifest: dict[str, Any], stage: str
+) -> dict[str, Any]:
+  """Returns a manifest; `InputError` where it lacks what all of them have."""
+  wrong = [
+    f"{key} is {manifest[key]!r}"[:80] if key in manifest else f"no {key}"
+    for key, kind in _PARTS.items()
+    if not isinstance(manifest.get(key), kind)
+  ]
+  if not wrong and not all(
+    isinstance(name, str) and isinstance(sha256, str)
+    for name, sha256 in manifest["files"].items()
+  ):
+    wrong = ["files are not names with sha256"]
+  if wrong:
+    raise errors.InputError(
+      f"{path} is damaged: {', '.join(wrong)}; run `{command(stage)}`"
+    )
+  return manifest
+
+
+def manifest_fingerprint(folder: pathlib.Path, stage: str) -> str:
+  """Fingerprint of an earlier stage's output, for a later stage's `inputs`.
+
+  It covers what the stage did (config, inputs, counts, files), not when, on
+  what, or how fast.
+
+  Raises:
+    InputError: that stage has not run in this workdir.
+  """
+  path = folder / MANIFEST
+  manifest = read_manifest(folder, stage)
+  if _CHECKSUM not in read_json(path):  # older ones are known by all of it
+    return fingerprint({k: v for k, v in manifest.items() if k != "created"})
+  manifest = {k: v for k, v in manifest.items() if k not in _OF_THE_RUN}
+  manifest["counts"] = {
+    key: count
+    for key, count in manifest["counts"].items()
+    if not key.endswith("_in_this_run")
+  }
+  return fingerprint(manifest)
+
+
+def damaged_files(
+  folder: pathlib.Path, files: Mapping[str, str]
+) -> dict[str, str]:
+  """What is wrong with some files, by name; {} where all are whole.
+
+  Args:
+    folder: where they are.
+    files: sha256 by name relative to it.
+  """
+  wrong = {}
+  for name, expected in files.items():
+    path = folder / name
+    if not path.is_file():
+      wrong[name] = "is missing"
+      continue
+    found = fingerprint_file(path)
+    if found != expected:
+      wrong[name] = (
+        "is not the file that the manifest describes (its sha256 is"
+        f" {short(found)}, {short(expected)} was recorded): it is damaged or"
+        " was replaced"
+      )
+  return wrong
+
+
+def check_files(
+  folder: pathlib.Path,
+  manifest: Mapping[str, Any],
+  names: Iterable[str] | None = None,
+) -> None:
+  """Compares files of a manifest with their recorded sha256.
+
+  Args:
+    folder: where they are.
+    manifest: lists them, and names the stage that made them.
+    names: only these; None = all.
+
+  Raises:
+    InputError: a file is not listed or missing, or its bytes are not those
+      written.
+  """
+  files = manifest["files"]
+  stage = manifest.get("stage", "")
+  for name in files if names is None else names:
+    if name not in files:
+      raise errors.InputError(
+        f"{folder / MANIFEST} does not list {name}: it is damaged, or of"
+        f" another version; run `{command(stage)}`"
+      )
+    if wrong := damaged_files(folder, {name: files[name]}):
+      raise errors.InputError(
+        f"{folder / name} {wrong[name]}; run `{command(stage)}`"
+      )
+
+
+def changes(
+  old: Mapping[str, Any], new: Mapping[str, Any], path: str = ""
+) -> list[str]:
+  """Keys whose values differ, with both values: `k1 (was 0.9, is 1.2)`."""
+  found = []
+  for key in sorted({*old, *new}):
+    was, now = old.get(key), new.get(key)
+    name = f"{path}.{key}" if path else key
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+      found += changes(was, now, name)
+    elif was != now:
+      found.append(f"{name} (was {short(was)}, is {short(now)})")
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One stage's claim on a folder: what it depends on, and its manifest.
+
+  Attributes:
+    name: the stage, as on the command line.
+    folder: where it writes.
+    config: the config sections that its output depends on, as plain data.
+    inputs: fingerprints of the files and manifests it reads.
+    manifest_name: the manifest's name, unless several outputs share the folder
+      `manifest.json`.
+  """
+
+  name: str
+  folder: pathlib.Path
+  config: Mapping[str, Any]
+  inputs: Mapping[str, str]
+  manifest_name: str = MANIFEST
+
+  @property
+  def manifest(self) -> pathlib.Path:
+    """Where the manifest of this stage stands."""
+    return self.folder / self.manifest_name
+
+  @property
+  def config_hash(self) -> str:
+    """Fingerprint of the config sections that this stage depends on."""
+    return fingerprint(self.config)
+
+  def is_current(self, overwrite: bool = False) -> bool:
+    """True, and says so, where the stage is done, whole, and unchanged."""
+    if overwrite or not self.manifest.exists():
+      return False
+    try:
+      old = check_manifest(self.manifest, read_record(self.manifest), self.name)
+    except errors.InputError as error:
+      logging.warning("%s: running again: %s", self.name, error)
+      return False
+    if old.get(_UNFINISHED):
+      return False
+    if changed := self.changed(old):
+      logging.info(
+        "%s: running again, because of %s", self.name, ", ".join(changed)
+      )
+      return False
+    wrong = damaged_files(self.folder, old["files"])
+    if wrong:
+      logging.warning(
+        "%s: running again, because %s",
+        self.name,
+        "; ".join(
+          f"{self.folder / name} {what}" for name, what in wrong.items()
+        ),
+      )
+      return False
+    logging.info("%s: done and unchanged, skipped", self.name)
+    return True
+
+  def changed(self, old: Mapping[str, Any]) -> list[str]:
+    """What differs from an earlier run's manifest, with both values."""
+    changed = changes(old.get("inputs", {}), self.inputs)
+    if old.get("config_hash") != self.config_hash:
+      # As it was read: tuples are lists there.
+      ours = json.loads(json.dumps(self.config, default=_plain))
+      changed += changes(old.get("config", {}), ours) or ["config"]
+    return changed
+
+  def begin(self, outputs: Iterable[pathlib.Path]) -> None:
+    """Claims files that this stage is about to write into a shared folder.
+
+    From here on, whatever happens, they are known to be ours, and known not to
+    be finished.
+
+    Raises:
+      InputError: one is there already, and not ours: no manifest of ours
+        stands beside it.
+    """
+    if not self.manifest.exists():
+      for path in outputs:
+        if os.path.lexists(path):
+          raise errors.InputError(
+            f"{path} is there, and {self.manifest.name} beside it is not: it is"
+            " not of dpr-jax, or of a run of an older version that was killed,"
+            " and is not replaced; move it away"
+          )
+    self._write(self.folder, {}, {}, **{_UNFINISHED: True})
+
+  def finish(
+    self,
+    counts: Mapping[str, int],
+    *,
+    folder: pathlib.Path | None = None,
+    files: Mapping[str, str] | None = None,
+    **extra: Any,
+  ) -> None:
+    """Writes the manifest: the stage is done.
+
+    Args:
+      counts: what was read, kept and dropped.
+      folder: where to write it, if the folder is still under its temporary
+        name.
+      files: sha256 by name relative to the folder.
+      **extra: further keys.
+    """
+    self._write(folder or self.folder, counts, files or {}, **extra)
+
+  def _write(
+    self,
+    folder: pathlib.Path,
+    counts: Mapping[str, int],
+    files: Mapping[str, str],
+    **extra: Any,
+  ) -> None:
+    write_record(
+      folder / self.manifest_name,
+      {
+        "stage": self.name,
+        "config_hash": self.config_hash,
+        "config": self.config,
+        "inputs": self.inputs,
+        "counts": counts,
+        "files": files,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **extra,
+      },
+    )

@@ -1,0 +1,237 @@
+"""Rules over several settings at once.
+
+They are asked twice: before anything starts, so that a mistake costs a second
+and not an hour, and by the code that relies on them, which can be called from
+Python as well.  Nothing here takes time to import.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+
+SCALE_RULES = ("none", "linear", "sqrt")
+
+
+def reader_lengths(length: int, question_length: int, overlap: int) -> None:
+  """`InputError` where a question leaves no room for a passage's windows."""
+  if question_length < 1 or overlap < 0:
+    raise errors.InputError(
+      f"config.reader.question_length={question_length} must be >= 1"
+      f" and config.reader.overlap={overlap} >= 0"
+    )
+  least = 2 * (question_length + 3)
+  if length < least or overlap > length // 4:
+    raise errors.InputError(
+      f"config.reader.length={length}: must be >= {least}, twice"
+      f" question_length + 3, and >= 4 * overlap = {4 * overlap}"
+    )
+
+
+def metric_names(config: Any) -> tuple[str, ...]:
+  """The dev figures of this config, those that models may be selected by.
+
+  Empty without dev questions.
+
+  Raises:
+    InputError: `train.dev_topk_passages` or `evaluate.ranks` is out of range.
+  """
+  if config.train.dev_questions <= 0:
+    return ()
+  names = ["dev_loss", "dev_average_rank", "dev_top1"]
+  if sub_corpus_size(config):
+    for kind in ("gold", "answer"):
+      names += [f"dev_{kind}_top{k}" for k in ranks(config)]
+  return tuple(names)
+
+
+def sub_corpus_size(config: Any) -> int:
+  """Passages that dev top-k is measured over, 0 = none."""
+  size = config.train.dev_topk_passages
+  return int(config_lib.at_least("train.dev_topk_passages", size, 0))
+
+
+def ranks(config: Any) -> tuple[int, ...]:
+  """The k of top-k, ascending."""
+  found = config.evaluate.ranks
+  if not len(found):
+    raise errors.InputError(
+      "config.evaluate.ranks is empty: give the k of top-k, or set"
+      " config.train.dev_topk_passages=0"
+    )
+  return tuple(
+    sorted({int(config_lib.at_least("evaluate.ranks", k, 1)) for k in found})
+  )
+
+
+def selection(config: Any) -> tuple[str, int]:
+  """Which checkpoints of a training will be used.
+
+  Returns:
+    (a dev metric, "" = none; how many of the last are averaged, 1 = none).
+
+  Raises:
+    InputError: a metric that this config does not give, or both rules.
+  """
+  settings = config.train
+  metric, average = settings.best_metric, settings.average_checkpoints
+  config_lib.at_least("train.average_checkpoints", average, 1)
+  if metric:
+    names = metric_names(config)
+    if metric not in names:
+      raise errors.InputError(
+        f"config.train.best_metric={metric!r}: this config gives"
+        f" {', '.join(names) or 'no dev metrics (train.dev_questions=0)'}"
+      )
+    if average > 1:
+      raise errors.InputError(
+        f"config.train.average_checkpoints={average} and"
+        f" config.train.best_metric={metric!r}: choose one of them"
+      )
+  if average > settings.keep_checkpoints:
+    raise errors.InputError(
+      f"config.train.average_checkpoints={average}: must be <="
+      f" config.train.keep_checkpoints={settings.keep_checkpoints}"
+    )
+  return metric, int(average)
+
+
+def scaled(
+  learning_rate: float,
+  warmup_steps: int,
+  batch_size: int,
+  reference: int,
+  rule: str,
+) -> tuple[float, int]:
+  """Learning rate and warm-up for another batch size than they were found for.
+
+  With k = `batch_size` / `reference`, "linear" multiplies the rate by k and
+  "sqrt" by the square root of k; either keeps the warm-up at the same number of
+  examples, rounded up to whole steps.  These are starting points for a search,
+  not laws.
+
+  "linear" is the rule of Goyal et al. 2017 (arXiv 1706.02677) for SGD with
+  momentum; their warm-up, too, is a number of epochs whatever the batch.  The
+  square root keeps the variance of a step the same (Krizhevsky 2014, arXiv
+  1404.5997, who found the linear rule better for his SGD).  You et al. 2019
+  (arXiv 1904.00962) train BERT with it, by their own optimizer, LAMB.  Malladi
+  et al. 2022 (arXiv 2205.10287) derive it for Adam, where 1 - beta is also
+  multiplied by k, for both betas, and epsilon divided by the square root of k.
+  Here betas and epsilon stay as they are, so "sqrt" is only part of their rule.
+  All of this is about one loss; with in-batch negatives a larger batch is also
+  a harder task.
+
+  Args:
+    learning_rate: peak rate for batches of `reference`.
+    warmup_steps: of batches of `reference`.
+    batch_size: questions in the global batch of this training.
+    reference: questions in the global batch that the first two are meant for.
+    rule: "none" (both as given), "linear" or "sqrt".
+
+  Raises:
+    InputError: `rule` is none of these, or a size is below 1.
+  """
+  config_lib.one_of("train.scale_rule", rule, SCALE_RULES)
+  config_lib.at_least("train.warmup_steps", warmup_steps, 0)
+  config_lib.at_least("train.batch_size", batch_size, 1)
+  config_lib.at_least("train.scale_reference", reference, 1)
+  if rule == "none":
+    return learning_rate, warmup_steps
+  factor = batch_size / reference
+  if rule == "sqrt":
+    factor = math.sqrt(factor)
+  return learning_rate * factor, -(-warmup_steps * reference // batch_size)
+
+
+def warm_up(train: Any, steps: int) -> tuple[float, int]:
+  """Learning rate and warm-up steps of section `train`.
+
+  Raises:
+    InputError: a setting is out of range, or the warm-up, for this batch size,
+      is no shorter than the training of so many steps.
+  """
+  rule = train.scale_rule
+  rate, warmup_steps = scaled(
+    train.learning_rate,
+    train.warmup_steps,
+    train.batch_size,
+    train.scale_reference,
+    rule,
+  )
+  if rule == "none":
+    below_steps("train.warmup_steps", warmup_steps, steps)
+  elif warmup_steps >= steps:
+    raise errors.InputError(
+      f"config.train.warmup_steps={train.warmup_steps} for batches of"
+      f" {train.scale_reference} is {warmup_steps} for batches of"
+      f" {train.batch_size} (scale_rule={rule!r}), not below the"
+      f" {steps} steps of the training: lower it, or train longer"
+    )
+  return rate, warmup_steps
+
+
+def below_steps(key: str, warmup_steps: int, steps: int) -> None:
+  """`InputError` where a warm-up is no shorter than the training."""
+  if warmup_steps >= steps:
+    raise errors.InputError(
+      f"config.{key}={warmup_steps} is not below the {steps} steps of the"
+      " training: lower it, or train longer"
+    )
+
+
+def profile_steps(key: str, steps: Sequence[int], last: float | int) -> None:
+  """`InputError` for what is not two steps in order, within the training.
+
+  Args:
+    key: of the setting.
+    steps: (first, last) to be traced; () = none.
+    last: of the training; infinity where that is not known.
+  """
+  if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1] <= last):
+    end = "" if math.isinf(last) else f" <= {int(last)}"
+    raise errors.InputError(
+      f"config.{key}={tuple(steps)}: must be (first, last) with 1 <= first"
+      f" <= last{end}"
+    )
+
+
+def accumulation(steps: int) -> None:
+  """`InputError` for `train.accumulate_steps` above 1."""
+  if steps != 1:
+    raise errors.InputError(
+      f"config.train.accumulate_steps={steps}: must be"
+      " 1; adding up gradients would not make the softmax bigger, for every"
+      " part would see its own negatives alone; set"
+      " config.train.gradient_cache=True and a bigger config.train.batch_size"
+    )
+
+
+def answer_masks(mask_answers: bool, match: str) -> None:
+  """`InputError` where answers are to be masked that nobody looks for."""
+  if mask_answers and match != "string":
+    raise errors.InputError(
+      "config.train.mask_answers: looks for answers as they stand in the text,"
+      f" not for config.evaluate.match={match!r}: set one of"
+      " config.train.mask_answers=False, config.evaluate.match=string"
+    )
+
+
+def divides(batch_size: int, cores: int) -> None:
+  """`InputError` where a batch of the retriever cannot be dealt to cores."""
+  if batch_size % cores:
+    raise errors.InputError(
+      f"config.train.batch_size={batch_size}: must be a multiple of the"
+      f" {cores} cores"
+    )
+
+
+def reader_source(train: str) -> None:
+  """`InputError` where a reader has nothing to learn from."""
+  if not train:
+    raise errors.InputError(
+      'config.reader.train is empty: set it to "results" to learn from what'
+      " config.reader.method retrieves, or to a file in SQuAD's format or in"
+      " DPR's results format"
+    )

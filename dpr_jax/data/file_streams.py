@@ -1,0 +1,323 @@
+"""Bytes of users' files: unzipped, decoded, and with errors that say where.
+
+`dpr_files.py` reads rows from what this opens.  The errors of the layers below
+(the disk, gzip, UTF-8, JSON) arise far from the row that they spoil; what
+stands here makes them `errors.InputError` with a position in the file.  All
+JSON of users comes through `parse_json` or `json_array`, which bound its
+nesting.
+"""
+
+import bisect
+import contextlib
+import copy
+import gzip
+import io
+import itertools
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import ijson
+import ijson.backends.yajl2_c
+
+from dpr_jax.core import errors
+
+# Brackets of JSON within one another.  Files of the field need 6; ijson's
+# memory grows with the square of the depth, and Python's own parser fails at
+# a depth that depends on its caller.
+DEEPEST = 100
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_TRUNCATED = "the .gz ends too early: the file is truncated, fetch it again"
+
+
+class Position:
+  """How far a reader has come, for errors that arise below it."""
+
+  def __init__(self):
+    self.line = 0
+    self.row = 0
+
+  def __str__(self) -> str:
+    if self.row:
+      return f"row {self.row}"
+    return f"line {self.line + 1}"
+
+
+@contextlib.contextmanager
+def stream_errors(path: str | os.PathLike) -> Iterator[Position]:
+  """Turns the errors of reading and unzipping into errors with a position."""
+  position = Position()
+  try:
+    yield position
+  except EOFError as error:
+    raise errors.InputError(f"{path}: {position}: {_TRUNCATED}") from error
+  except (OSError, zlib.error) as error:
+    raise errors.InputError(
+      f"{path}: {position}: cannot be read: {error}"
+    ) from error
+
+
+@contextlib.contextmanager
+def open_bytes(path: str | os.PathLike) -> Iterator[io.BufferedIOBase]:
+  """The file's bytes, unzipped where its first bytes say gzip."""
+  try:
+    raw = open(path, "rb")
+  except OSError as error:
+    raise errors.InputError(f"cannot read {path}: {error.strerror}") from error
+  with raw:
+    magic = raw.read(len(_GZIP_MAGIC))
+    raw.seek(0)
+    if magic != _GZIP_MAGIC:
+      yield raw
+      return
+    with gzip.open(raw, "rb") as unzipped:
+      yield unzipped
+
+
+def first_byte(file: io.BufferedIOBase) -> bytes:
+  """The first byte that is not white space; leaves the file at its start.
+
+  A byte order mark is passed over for good.
+  """
+  if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
+    file.seek(0)
+  start = file.tell()
+  first = file.read(1)
+  while first and first.isspace():
+    first = file.read(1)
+  file.seek(start)
+  return first
+
+
+@contextlib.contextmanager
+def open_text(file: io.BufferedIOBase) -> Iterator[io.TextIOWrapper]:
+  """Lines of text; bytes that are not UTF-8 survive as lone surrogates.
+
+  So the check of each field can name its line, which a decoder that reads
+  ahead cannot.
+  """
+  text = io.TextIOWrapper(
+    file, encoding="utf-8-sig", errors="surrogateescape", newline=""
+  )
+  try:
+    yield text
+  finally:
+    text.detach()
+
+
+class Nesting:
+  """How deep a stream of JSON is nested, seen before a parser reads it.
+
+  Exact for JSON; what is none may be counted wrongly, and is refused by the
+  parser.  Costs a few passes in C over each chunk, and a step in Python per
+  bracket where a chunk has more than are allowed.
+  """
+
+  # Of the escapes only these matter; a run of backslashes begins with one.
+  _ESCAPE = re.compile(rb"\\[\\\"]")
+  _OTHERS = bytes(set(range(256)) - set(b'[]{}"'))
+
+  def __init__(self, deepest: int = DEEPEST):
+    self._deepest = deepest
+    self._depth = 0
+    self._in_string = False
+
+  def too_deep(self, chunk: bytes) -> bool:
+    r"""Whether the nesting exceeds the limit within the next chunk.
+
+    Args:
+      chunk: the bytes after those of the call before; must not begin or end
+        within an escape (`\"`).
+    """
+    if b"\\" in chunk:
+      chunk = self._ESCAPE.sub(b"", chunk)
+    marks = b'"' * self._in_string + chunk.translate(None, self._OTHERS)
+    # Pieces are outside and inside of strings in turn, also without those
+    # between two quotation marks that have nothing between them.
+    pieces = marks.replace(b'""', b"").split(b'"')
+    brackets = b"".join(pieces[::2])
+    self._in_string = len(pieces) % 2 == 0
+    # Taking away all empty pairs lessens the depth by 1 at most: what is left
+    # of most chunks cannot be too deep, whatever its order.
+    left = brackets.replace(b"{}", b"").replace(b"[]", b"")
+    opened = left.count(b"[") + left.count(b"{")
+    if self._depth + opened + 2 <= self._deepest:
+      self._depth += 2 * opened - len(left)
+      return False
+    for bracket in brackets:
+      self._depth += 1 if bracket in b"[{" else -1
+      if self._depth > self._deepest:
+        return True
+    return False
+
+
+def parse_json(data: bytes | str, where: str) -> Any:
+  """`json.loads` of a line or of a small file.
+
+  Raises:
+    InputError: beginning with `where`: it is not JSON, or nested too deeply.
+  """
+  try:
+    raw = data
+    if isinstance(raw, str):
+      raw = raw.encode("utf-8", "surrogatepass")
+    if raw.count(b"[") + raw.count(b"{") > DEEPEST and Nesting().too_deep(raw):
+      raise RecursionError
+    return json.loads(data)
+  except RecursionError as error:
+    raise too_deep(where) from error
+  except ValueError as error:  # also of bytes that are not UTF-8
+    raise errors.InputError(f"{where} is not JSON: {error}") from error
+
+
+def string(value: Any, where: str, field: str) -> str:
+  """`value`, if it is a string that can be written as UTF-8.
+
+  Raises:
+    InputError: beginning with `where`, and naming `field`.
+  """
+  if not isinstance(value, str):
+    raise errors.InputError(
+      f"{where}: the field {field} is {str(value)[:80]!r}, not a string"
+    )
+  try:
+    value.encode("utf-8")
+  except UnicodeEncodeError as error:
+    raise errors.InputError(
+      f"{where}: the field {field} holds half of a surrogate pair: {error}"
+    ) from error
+  return value
+
+
+def too_deep(where: str) -> errors.InputError:
+  """The error for JSON that is nested too deeply."""
+  return errors.InputError(
+    f"{where}: JSON nested more than {DEEPEST} brackets deep: no format of"
+    " questions, passages or results is; the file is damaged or something else"
+  )
+
+
+def json_array(
+  path: str | os.PathLike,
+  file: io.BufferedIOBase,
+  position: Position,
+  noun: str = "row",
+  first: int = 1,
+) -> Iterator[tuple[str, Any, bool]]:
+  """Elements of a JSON array, one at a time.
+
+  Args:
+    path: of the file, for errors.
+    file: its bytes, at their start.
+    position: gets the row, from 1.
+    noun: what errors call an element.
+    first: the number that errors give to the first one.
+
+  Yields:
+    (path and name of the element, the element, whether a lone surrogate may be
+    marked in it; see `LoneSurrogates`).
+
+  Raises:
+    InputError: naming path and element.
+  """
+  checked = LoneSurrogates(file)
+  items = ijson.backends.yajl2_c.items(checked, "item", use_float=True)
+  for row in itertools.count(1):
+    position.row = row
+    where = f"{path}: {noun} {row - 1 + first}"
+    try:
+      value = next(items)
+    except StopIteration:
+      if checked.too_deep:
+        raise too_deep(where) from None
+      return
+    except (ijson.JSONError, ValueError, OverflowError) as error:
+      if checked.too_deep:
+        raise too_deep(where) from error
+      raise errors.InputError(
+        f"{where}, or shortly after it, is not JSON in UTF-8:"
+        f" {_yajl_message(error)} (stopped before byte {checked.bytes_read})"
+      ) from error
+    yield where, value, checked.found
+
+
+def _yajl_message(error: Exception) -> str:
+  message = error.args[0] if error.args else ""
+  if isinstance(message, bytes):
+    message = message.decode("utf-8", errors="replace")
+  return " ".join(str(message).split()) or str(error)
+
+
+# No escape sequence contains one of these: behind it a chunk can be cut.
+_CUTS = (b",", b"[", b"{")
+
+
+class LoneSurrogates:
+  r"""Marks halves of surrogate pairs in a stream of JSON before yajl sees them.
+
+  yajl reads `"\ud800"` as `"?"` without a word, and swallows the character
+  after it.  Here the escape becomes U+FFFF, which is no character, so that the
+  row can be named.
+
+  The parser is fed no further than to where the nesting gets too deep: it then
+  ends within the row that is to be named.
+
+  Attributes:
+    found: some escape was replaced.
+    too_deep: the nesting exceeds `DEEPEST` behind what was read.
+    bytes_read: how far the parser has been fed.
+  """
+
+  MARK = "\uffff"
+
+  _ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+  )
+
+  def __init__(self, file: io.BufferedIOBase):
+    self.found = False
+    self.too_deep = False
+    self.bytes_read = 0
+    self._file = file
+    self._rest = b""
+    self._nesting = Nesting()
+
+  def read(self, size: int = -1) -> bytes:
+    """About `size` bytes more; none are left where it returns none."""
+    if size == 0 or self.too_deep:
+      return b""
+    pieces = [self._rest]
+    while True:
+      chunk = self._file.read(size)
+      cut = next(filter(None, (chunk.rfind(c) + 1 for c in _CUTS)), 0)
+      pieces.append(chunk[:cut] if cut else chunk)
+      if cut or not chunk:
+        break
+    self._rest = chunk[cut:]
+    data = b"".join(pieces)
+    before = copy.copy(self._nesting)
+    if self._nesting.too_deep(data):
+      self.too_deep = True
+      # The shortest beginning that is too deep ends in the bracket at fault.
+      ends = range(len(data) + 1)
+      deep = bisect.bisect_left(
+        ends, True, key=lambda end: copy.copy(before).too_deep(data[:end])
+      )
+      data = data[: deep - 1]
+    if b"\\ud" in data or b"\\uD" in data:
+      data = self._ESCAPE.sub(self._mark, data)
+    self.bytes_read += len(data)
+    return data
+
+  def _mark(self, match: re.Match) -> bytes:
+    if match[1] is None:
+      return match[0]
+    self.found = True
+    return rb"\uffff"

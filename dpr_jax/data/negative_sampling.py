@@ -1,0 +1,366 @@
+"""Which passages stand as negatives beside a question, and which are they.
+
+In come the candidates of every question (corpus rows of its positives and of
+its ranked hard negatives) and the mixture that the config asks for; out comes,
+for any questions and epochs, what the batch needs: the positive first, then
+the negatives, with their corpus rows as keys.  A draw depends on (seed, epoch,
+question) alone, never on the batch, the process or the number of cores.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+
+from dpr_jax.core import errors
+from dpr_jax.data import records
+
+# Mined by BM25; mined by the model; what stands in the data; the whole corpus.
+KINDS = ("bm25", "model", "given", "random")
+_DRAW = 2  # sets these draws apart from the epochs' order under the same seed
+
+
+@runtime_checkable
+class Rows(Protocol):
+  """What is needed of a `datasets.QuestionTable` or `datasets.PassageTable`."""
+
+  def __len__(self) -> int:
+    """Number of rows."""
+    ...
+
+  def take(self, rows: Sequence[int] | np.ndarray) -> list[Any]:
+    """The records of some rows, in their order."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """How many negatives of which kind a question gets.
+
+  Attributes:
+    parts: (kind, count >= 1), each kind once; columns stand in this order.
+  """
+
+  parts: tuple[tuple[str, int], ...]
+
+  @classmethod
+  def parse(cls, text: str, count: int) -> "Mixture":
+    """Reads `config.train.negatives`.
+
+    Args:
+      text: one of `KINDS`, or kinds with counts, as "bm25:1,random:1".
+      count: `config.train.hard_negatives`, which the counts must sum to.
+
+    Raises:
+      InputError: an unknown kind, one that stands twice, or other counts.
+    """
+    where = f"config.train.negatives={text!r}"
+    pieces = [piece.strip() for piece in text.split(",")]
+    parts: dict[str, int] = {}
+    for piece in pieces:
+      kind, colon, number = piece.partition(":")
+      if kind not in KINDS:
+        name = "" if piece == text else f"{kind!r} "
+        raise errors.InputError(
+          f"{where}: {name}must be one of {', '.join(KINDS)}, or kinds with"
+          " counts, as 'bm25:1,random:1'"
+        )
+      if kind in parts:
+        raise errors.InputError(f"{where}: {kind} stands there twice")
+      if not colon and len(pieces) == 1:
+        parts[kind] = count
+      elif number.isascii() and number.isdigit() and int(number) > 0:
+        parts[kind] = int(number)
+      else:
+        raise errors.InputError(
+          f"{where}: {piece!r} needs a count of at least 1, as in"
+          " 'bm25:1,random:1'"
+        )
+    total = sum(parts.values())
+    if total != count:
+      raise errors.InputError(
+        f"{where} names {total} negatives, config.train.hard_negatives={count}:"
+        f" set config.train.hard_negatives={total}, or other counts"
+      )
+    return cls(tuple(part for part in parts.items() if part[1]))
+
+  @classmethod
+  def of(cls, train: Any) -> "Mixture":
+    """The negatives of section `train` of a config.
+
+    Raises:
+      InputError: as of `parse`, or rounds that would mine for nobody.
+    """
+    found = cls.parse(train.negatives, train.hard_negatives)
+    if train.rounds > 1 and "model" not in found.kinds:
+      raise errors.InputError(
+        f"config.train.rounds={train.rounds}: what the model mines would not"
+        f" be used by config.train.negatives={train.negatives!r} with"
+        f" config.train.hard_negatives={train.hard_negatives}; set them to"
+        " model and at least 1, or to a mixture as 'bm25:1,model:1'"
+      )
+    return found
+
+  @property
+  def count(self) -> int:
+    """Negatives per question."""
+    return sum(count for _, count in self.parts)
+
+  @property
+  def kinds(self) -> tuple[str, ...]:
+    """The kinds that are used."""
+    return tuple(kind for kind, _ in self.parts)
+
+  def replace(self, old: str, new: str) -> "Mixture":
+    """The mixture with another kind in place of one, counts added up."""
+    parts: dict[str, int] = {}
+    for kind, count in self.parts:
+      kind = new if kind == old else kind
+      parts[kind] = parts.get(kind, 0) + count
+    return Mixture(tuple(parts.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """A question's passages as the sampler needs them: rows of the corpus.
+
+  Attributes:
+    positive: row of the gold passage, -1 where it is in no corpus.
+    pools: rows by kind, best first.  For "given", an entry per passage of
+      `hard_negatives`, then `negatives`, as `given_rows` makes it; for the
+      others, -1 (an id that the corpus does not have) is passed over.
+    other_positives: rows of the positives after the first; never chosen.
+  """
+
+  positive: int
+  pools: Mapping[str, np.ndarray]
+  other_positives: Sequence[int] | np.ndarray = ()
+
+  @property
+  def positives(self) -> list[int]:
+    """Rows of all positives that are in the corpus."""
+    rows = [self.positive, *map(int, self.other_positives)]
+    return [row for row in rows if row >= 0]
+
+
+def given_rows(rows: np.ndarray) -> np.ndarray:
+  """Entries of a "given" pool: what is in no corpus is named by its place.
+
+  Args:
+    rows: corpus row per given passage, -1 where the corpus does not have it.
+
+  Returns:
+    The same, with -2 - place instead of -1.
+  """
+  return np.where(rows < 0, -2 - np.arange(len(rows)), rows).astype(np.int64)
+
+
+def choose(
+  candidate: Candidate,
+  mixture: Mixture,
+  *,
+  from_top: int,
+  corpus_size: int,
+  key: Sequence[int],
+) -> Int[np.ndarray, " count"]:
+  """Corpus rows of one question's negatives, in the order of the mixture.
+
+  No row comes twice, and none of a positive.  Where a kind has too few, its
+  last columns are -1; they are padded and masked.  An entry below -1 is a
+  given passage that the corpus does not have (see `given_rows`).
+
+  Args:
+    candidate: the question's passages.
+    mixture: how many of which kind.
+    from_top: mined negatives are drawn from the best so many, without
+      replacement; where a kind wants as many or more, they are its best.
+      Given ones are always taken in their order.
+    corpus_size: passages in the corpus, which random ones are drawn from.
+    key: seeds the draw.
+  """
+  chosen = np.full(mixture.count, -1, np.int64)
+  taken = set(candidate.positives)
+  generator = None
+  first = 0
+  for kind, count in mixture.parts:
+    if kind == "random" or (kind != "given" and from_top > count):
+      generator = generator or np.random.default_rng(tuple(key))
+    if kind == "random":
+      drawn = _random(generator, count, candidate.positive, taken, corpus_size)
+    else:
+      pool = _distinct(candidate.pools[kind], taken, given=kind == "given")
+      if kind == "given" or from_top <= count:
+        drawn = pool[:count]
+      else:
+        drawn = generator.permutation(pool[:from_top])[:count]
+    chosen[first : first + len(drawn)] = drawn
+    taken |= {int(row) for row in drawn}
+    first += count
+  return chosen
+
+
+def _distinct(pool: np.ndarray, taken: set[int], given: bool) -> np.ndarray:
+  """The pool in its order, without repeats, taken rows and -1."""
+  wanted = dict.fromkeys(pool.tolist())
+  return np.array(
+    [row for row in wanted if row not in taken and (row >= 0 or given)],
+    np.int64,
+  )
+
+
+def _random(
+  generator: np.random.Generator,
+  count: int,
+  positive: int,
+  taken: set[int],
+  corpus_size: int,
+) -> np.ndarray:
+  """Uniform over the corpus without the taken rows, without repetition.
+
+  The seldom hit on another taken row is drawn again, so that it changes no
+  draw that was right.
+  """
+  gold = {positive} if positive >= 0 else set()
+  drawn = _uniform(generator, count, gold, corpus_size).tolist()
+  kept = [row for row in drawn if row not in taken]
+  if len(kept) < len(drawn):
+    without = taken | set(kept)
+    missing = count - len(kept)
+    kept += _uniform(generator, missing, without, corpus_size).tolist()
+  return np.array(kept, np.int64)
+
+
+def _uniform(
+  generator: np.random.Generator,
+  count: int,
+  without: set[int],
+  corpus_size: int,
+) -> np.ndarray:
+  """At most `count` distinct rows below `corpus_size`, none of `without`."""
+  excluded = sorted(row for row in without if row >= 0)
+  left = corpus_size - len(excluded)
+  drawn = generator.choice(left, min(count, left), replace=False)
+  for row in excluded:  # ascending: each shifts the rows from it on
+    drawn += drawn >= row
+  return drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """The passages of any questions in any epochs.
+
+  Attributes:
+    passages: the corpus.
+    candidates: one per training question; with a pool for each mined kind of
+      the mixture.
+    mixture: how many negatives of which kind.
+    from_top: see `choose`.
+    seed: of the run.
+  """
+
+  passages: Rows
+  candidates: Sequence[Candidate]
+  mixture: Mixture
+  from_top: int
+  seed: int
+
+  @property
+  def per_question(self) -> int:
+    """Passages of one question: its positive and its negatives."""
+    return 1 + self.mixture.count
+
+  def possible_rows(self) -> Int[np.ndarray, " rows"]:
+    """Corpus rows of all passages that can come up in a batch, ascending."""
+    if "random" in self.mixture.kinds:
+      return np.arange(len(self.passages))
+    rows: set[int] = set()
+    for candidate in self.candidates:
+      taken = set(candidate.positives)
+      rows.add(candidate.positive)
+      before = 0  # so many of a pool's best may be taken by the parts before
+      for kind, count in self.mixture.parts:
+        given = kind == "given"
+        pool = _distinct(candidate.pools[kind], taken, given=given)
+        top = count if given else max(self.from_top, count)
+        rows.update(pool[: top + before].tolist())
+        before += count
+    return np.array(sorted(row for row in rows if row >= 0), np.int64)
+
+  def keys_of_batch(
+    self,
+    indexes: Sequence[int] | np.ndarray,
+    epochs: Sequence[int] | np.ndarray,
+  ) -> Int[np.ndarray, " passages"]:
+    """Corpus rows of some questions' passages; no text is read.
+
+    Args:
+      indexes: numbers of training questions.
+      epochs: the epoch of each.
+
+    Returns:
+      Row of the positive, then of each negative, question by question; -1
+      where there is no passage, or where it is in no corpus.
+    """
+    chosen = self._chosen(indexes, epochs)
+    return np.where(chosen < 0, -1, chosen).reshape(-1)
+
+  def passages_of_batch(
+    self,
+    questions: Sequence[records.Question],
+    indexes: Sequence[int] | np.ndarray,
+    epochs: Sequence[int] | np.ndarray,
+    *,
+    texts: bool = True,
+  ) -> tuple[list[records.Passage | int | None], list[int]]:
+    """Some questions' passages, each one's positive first, then negatives.
+
+    Args:
+      questions: the records of `indexes`.
+      indexes: numbers of training questions.
+      epochs: the epoch of each.
+      texts: False to get the row in place of a passage of the corpus, which is
+        then not read.
+
+    Returns:
+      (passages, keys), both flat in the order of the questions; None where
+      there were too few negatives.  Keys as of `keys_of_batch`.
+    """
+    chosen = self._chosen(indexes, epochs)
+    given = np.array(
+      [False]
+      + [kind == "given" for kind, n in self.mixture.parts for _ in range(n)]
+    )
+    in_corpus = (chosen >= 0) & ~given
+    in_corpus[:, 0] = False  # the positive stands with the question
+    rows = np.unique(chosen[in_corpus])
+    read = self.passages.take(rows) if texts else rows.tolist()
+    found = dict(zip(rows.tolist(), read, strict=True))
+    passages: list[records.Passage | int | None] = []
+    for question, index, row in zip(questions, indexes, chosen, strict=True):
+      passages.append(question.positives[0])
+      for entry, is_given in zip(row[1:].tolist(), given[1:], strict=True):
+        if is_given and entry != -1:
+          place = int(np.argmax(self.candidates[index].pools["given"] == entry))
+          in_data = (*question.hard_negatives, *question.negatives)
+          passages.append(in_data[place])
+        else:
+          passages.append(found.get(entry))
+    return passages, np.where(chosen < 0, -1, chosen).reshape(-1).tolist()
+
+  def _chosen(self, indexes, epochs) -> np.ndarray:
+    """[questions, 1 + negatives]: the positive's row, then as of `choose`."""
+    corpus_size = len(self.passages)
+    chosen = np.full((len(indexes), self.per_question), -1, np.int64)
+    for place, (index, epoch) in enumerate(zip(indexes, epochs, strict=True)):
+      candidate = self.candidates[index]
+      chosen[place, 0] = candidate.positive
+      chosen[place, 1:] = choose(
+        candidate,
+        self.mixture,
+        from_top=self.from_top,
+        corpus_size=corpus_size,
+        key=(self.seed, _DRAW, int(epoch), int(index)),
+      )
+    return chosen

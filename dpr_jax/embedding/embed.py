@@ -1,0 +1,341 @@
+"""The stage `embed`: a checkpoint becomes vectors of a corpus.
+
+`embeddings/passages/` gets shards of fixed row ranges (`vectors-*.npy`,
+`ids-*.npy`) and a manifest that names the model.  Shards are dealt to the
+processes by number, each is renamed into place when it is whole, and a run
+that was interrupted does only those that are missing, on however many cores.
+"""
+
+import time
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors, progress, sharded_output
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import datasets, prepare, token_store
+from dpr_jax.embedding import vector_shards
+from dpr_jax.inference import encoder as encoder_lib
+from dpr_jax.inference import length_tiles
+from dpr_jax.models import (
+  model_files,
+  model_settings,
+  retriever_model,
+  stored_towers,
+)
+
+STAGE = vector_shards.STAGE
+START = "dense-start"  # the towers before training, as a model's name
+
+
+def embed(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  *,
+  model: str = "dense",
+  overwrite: bool = False,
+) -> None:
+  """Stage `embed`: vectors of the whole corpus.
+
+  Args:
+    config: the experiment.
+    workdir: its folder; the corpus and the checkpoint are read there.
+    model: "dense" = the trained towers, "dense-start" = before training.
+    overwrite: do it again even if nothing has changed.
+
+  Raises:
+    InputError: the vectors there are of another model or corpus, or a setting
+      is bad, or not what the towers were trained with.
+  """
+  config_lib.one_of("retrieve.methods", model, ("dense", START))
+  config = model_settings.settle(config, workdir, starts=True)
+  if model == START:
+    loaded = stored_towers.before_training(config, workdir, fresh=overwrite)
+  else:
+    loaded = stored_towers.trained(config, workdir)
+  stage = workdir_lib.Stage(
+    STAGE,
+    workdir.embeddings(model),
+    settings(config),
+    workdir_lib.dataset_inputs(workdir, "passages")
+    | {"model": loaded.fingerprint},
+  )
+  if not overwrite:
+    _check_settings(stage, model, loaded)
+
+  def keep() -> None:
+    """Beside the vectors, what they are made with."""
+    if model == START and jax.process_index() == 0:
+      stored_towers.store(
+        loaded,
+        config,
+        stage.folder / model_settings.FOLDER,
+        weights=True,
+      )
+
+  def make() -> encoder_lib.Encoder:
+    keep()
+    return make_encoder(config, loaded)
+
+  passages = prepare.open_passages(workdir)
+  embed_corpus(
+    make,
+    passages,
+    workdir,
+    stage,
+    label=f"embed {model}",
+    shapes=config.embed.shapes,
+    overwrite=overwrite,
+  )
+  if not model_files.is_sealed(stage.folder / model_settings.FOLDER):
+    keep()  # an older version has embedded
+
+
+def _check_settings(
+  stage: workdir_lib.Stage, model: str, loaded: retriever_model.Towers
+) -> None:
+  """`InputError` where the vectors there were made with other settings.
+
+  Those of other weights alone are refused with the rest, by `embed_corpus`.
+  """
+  fingerprint, made_with = None, None
+  try:
+    manifest = workdir_lib.read_manifest(stage.folder, STAGE)
+    fingerprint = manifest["inputs"].get("model")
+    made_with = manifest.get("model_settings")
+  except errors.InputError:  # not there, or damaged: `embed_corpus` says so
+    pass
+  if made_with is None and model == START:
+    made_with = model_settings.of_start_in(stage.folder)
+  if made_with is None or fingerprint == loaded.fingerprint:
+    return
+  keys = model_settings.DECIDING
+  found = model_settings.differences(made_with, loaded.settings, keys)
+  if not found:
+    return
+  fix = "embed with those settings, or give another --workdir"
+  if model != START:
+    fix = (
+      "the towers were trained anew since; give another --workdir to keep these"
+      " vectors, --overwrite replaces them by vectors of the new towers"
+    )
+  raise errors.InputError(
+    f"{stage.folder} holds vectors of another model:"
+    f" {model_settings.listed(found)}: {fix}"
+  )
+
+
+def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What of the config decides the shards, for a Stage; checked."""
+  rows = config_lib.at_least(
+    "embed.rows_per_shard", config.embed.rows_per_shard, 1
+  )
+  dtype = config_lib.one_of(
+    "embed.dtype", config.embed.dtype, vector_shards.DTYPES
+  )
+  config_lib.at_least("embed.shapes", config.embed.shapes, 1)
+  return {"rows_per_shard": rows, "dtype": dtype}
+
+
+def make_encoder(
+  config: ml_collections.ConfigDict, model: Any, params: Any = None
+) -> encoder_lib.Encoder:
+  """The encoder of some towers as `config.embed` sizes its calls."""
+  return encoder_lib.Encoder(
+    model,
+    tokens_per_core=config.embed.tokens_per_core,
+    length_step=config.embed.length_step,
+    params=params,
+  )
+
+
+def embed_corpus(
+  make: Any,
+  passages: datasets.PassageTable,
+  workdir: workdir_lib.Workdir,
+  stage: workdir_lib.Stage,
+  *,
+  label: str,
+  shapes: int,
+  overwrite: bool = False,
+  replace: bool = False,
+  process: int | None = None,
+  processes: int | None = None,
+) -> None:
+  """Writes this process's shards of a corpus; the first, their manifest too.
+
+  Args:
+    make: gives the encoder; called where there is something to do.
+    passages: the corpus.
+    workdir: where its token store is, or will be.
+    stage: the folder and what the vectors depend on; its config is of
+      `settings`, its inputs name the "model".
+    label: what the progress is shown as.
+    shapes: widths that passages are padded to, at most.
+    overwrite: nothing that is there is used.
+    replace: what was made from something else is thrown away, not refused.
+    process: number of this process; None = JAX's.
+    processes: number of all of them.
+
+  Raises:
+    InputError: what is there was made from something else.
+  """
+  rows_per_shard = stage.config["rows_per_shard"]
+  shards = sharded_output.Parts(
+    stage,
+    -(-len(passages) // rows_per_shard),
+    vector_shards.PATTERNS,
+    jax.process_index() if process is None else process,
+    jax.process_count() if processes is None else processes,
+  )
+  if shards.begin(overwrite, replace):
+    return
+  encoder = make()
+  tokens = token_store.make(
+    workdir,
+    passages,
+    encoder.model.tokenizer,
+    process=shards.process,
+    processes=shards.processes,
+  )
+  widths = length_tiles.choose_widths(tokens.histogram(), shapes)
+  started, done = time.monotonic(), 0
+  everything = range(len(passages))
+  mine = {
+    number: everything[number * rows_per_shard : (number + 1) * rows_per_shard]
+    for number in shards.mine
+  }
+  with progress.Progress(
+    sum(map(len, mine.values())), label, "passages"
+  ) as bar:
+    for number, some in mine.items():
+      rows = np.arange(some.start, some.stop)
+      if shards.find(number) is not None:
+        bar.update(len(rows))
+        continue
+      work = encoder_lib.Work()
+      vectors = _encode_rows(encoder, tokens, rows, bar, widths, stage, work)
+      _write_shard(shards, number, rows, passages, vectors, work)
+      done += len(rows)
+  seconds = max(time.monotonic() - started, 1e-9)
+  _finish(shards, encoder, len(passages), done, seconds, widths)
+  logging.info(
+    "%s: %d passages in %.0f s, %.1f passages/s, %.1f %% of the tokens were"
+    " padding, %d shards of %d were this process's",
+    label,
+    done,
+    seconds,
+    done / seconds,
+    100 * encoder.work.padding,
+    len(mine),
+    shards.count,
+  )
+
+
+def _encode_rows(
+  encoder: encoder_lib.Encoder,
+  tokens: token_store.TokenStore,
+  rows: np.ndarray,
+  bar: progress.Progress,
+  widths: tuple[int, ...],
+  stage: workdir_lib.Stage,
+  work: encoder_lib.Work,
+) -> np.ndarray:
+  """Vectors of a shard's rows, in their order, as they are stored."""
+  dtype = stage.config["dtype"]
+  lengths = tokens.lengths(int(rows[0]), int(rows[-1]) + 1)
+  vectors = np.empty((len(rows), encoder.dim), vector_shards.storage(dtype))
+  before = (encoder.work.tokens, encoder.work.padded_tokens)
+  for some, result in encoder.stream(
+    encoder_lib.PASSAGE, tokens, lengths, widths, int(rows[0])
+  ):
+    if not np.isfinite(result).all():
+      raise errors.InputError(
+        f"the vector of passage row {rows[some[0]]} or one of its"
+        f" {len(some)} neighbours is not finite (NaN or infinite): the model is"
+        " broken; train again"
+      )
+    vectors[some] = result
+    if dtype == "float16" and not np.isfinite(vectors[some]).all():
+      raise errors.InputError(
+        f"config.embed.dtype=float16 holds no number above 65504, and passage"
+        f" row {rows[some[0]]} or one of its {len(some)} neighbours has one:"
+        " use bfloat16 or float32"
+      )
+    bar.update(len(some))
+  work.tokens = encoder.work.tokens - before[0]
+  work.padded_tokens = encoder.work.padded_tokens - before[1]
+  return vectors
+
+
+def _write_shard(
+  shards: sharded_output.Parts,
+  number: int,
+  rows: np.ndarray,
+  passages: datasets.PassageTable,
+  vectors: np.ndarray,
+  work: encoder_lib.Work,
+) -> None:
+  """The two files, under temporary names and renamed, then their record."""
+  folder, names = shards.stage.folder, vector_shards.names(number)
+  ids = np.array([i.encode() for i in passages.ids(rows)])
+  arrays = (vector_shards.as_stored(vectors), ids)
+  files = {
+    name: sharded_output.write_array(folder / name, array)
+    for name, array in zip(names, arrays, strict=True)
+  }
+  shards.finish(
+    number, files, tokens=work.tokens, padded_tokens=work.padded_tokens
+  )
+
+
+def _finish(
+  shards: sharded_output.Parts,
+  encoder: encoder_lib.Encoder,
+  count: int,
+  done: int,
+  seconds: float,
+  widths: tuple[int, ...],
+) -> None:
+  """Waits for the other processes' shards and writes the manifest."""
+  records = shards.collect()
+  if records is None:
+    return
+  per_shard = shards.stage.config["rows_per_shard"]
+  listed = []
+  for number, record in enumerate(records):
+    file, ids = vector_shards.names(number)
+    first = number * per_shard
+    listed.append(
+      {
+        "file": file,
+        "ids": ids,
+        "first_row": first,
+        "rows": min(per_shard, count - first),
+        "sha256": record["files"][file],
+      }
+    )
+  work = encoder_lib.Work(
+    *(
+      sum(record[name] for record in records)
+      for name in ("tokens", "padded_tokens")
+    )
+  )
+  shards.close(
+    records,
+    {"passages": count, "encoded_in_this_run": done},
+    model=encoder.model.fingerprint,
+    model_settings=encoder.model.settings,
+    step=encoder.model.step,
+    dim=encoder.dim,
+    dtype=shards.stage.config["dtype"],
+    count=count,
+    shards=listed,
+    widths=widths,
+    padding_share=round(work.padding, 4),
+    passages_per_second=round(done / seconds, 2),
+  )

@@ -1,0 +1,341 @@
+"""Vectors in the formats of other libraries, out and in.
+
+  dpr        a pickle per shard: list of (id, float32 [dim]); ids may begin
+             with "wiki:"
+  tevatron   a pickle per shard: (float32 [rows, dim], list of ids)
+  contriever a pickle per shard: (list of ids, float32 [rows, dim])
+  npy        vectors-*.npy (float32) and ids-*.txt, an id a line
+
+Pickles can run any code: `vector_pickles.py` reads them, and makes arrays,
+lists, tuples, texts and numbers, and nothing else.
+"""
+
+import pathlib
+import pickle
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from dpr_jax.core import errors, progress, sharded_output
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.embedding import vector_pickles, vector_shards
+from dpr_jax.models import model_files
+
+FORMATS = ("dpr", "tevatron", "contriever", "npy")
+WIKI = "wiki:"
+_IDS_SUFFIX = ".txt"
+_ZIP_MAGIC = b"PK\x03\x04"
+_LONGEST_ID = 1000  # bytes; all ids of a file are stored as wide as the longest
+_ROWS = 10_000  # looked at at once
+
+
+def export(
+  source: vector_shards.Vectors, form: str, folder: pathlib.Path
+) -> list[pathlib.Path]:
+  """Writes vectors, a file or two per shard of ours.
+
+  Args:
+    source: what is written; a shard at a time is in memory.
+    form: one of `FORMATS`.
+    folder: where to; an export of ours that is there is replaced.
+
+  Returns:
+    The files.
+
+  Raises:
+    InputError: an unknown format, or the folder holds something else.
+  """
+  if form not in FORMATS:
+    raise errors.InputError(
+      f"--format={form}: must be one of {', '.join(FORMATS)}"
+    )
+  files: dict[str, str] = {}
+  with (
+    workdir_lib.replace_folder(folder, "export") as temporary,
+    progress.Progress(len(source), f"export {form}", "passages") as bar,
+  ):
+    for number, shard in enumerate(source.manifest["shards"]):
+      rows = np.arange(shard["first_row"], shard["first_row"] + shard["rows"])
+      ids, vectors = source.ids(rows), source.take(rows)
+      if form == "npy":
+        name = f"vectors-{number:05d}.npy"
+        files[name] = sharded_output.write_array(temporary / name, vectors)
+        name = f"ids-{number:05d}{_IDS_SUFFIX}"
+        data = "".join(f"{i}\n" for i in ids).encode()
+      else:
+        name = f"passages_{number}.pkl"
+        data = pickle.dumps(_pickled(form, ids, vectors), protocol=4)
+      (temporary / name).write_bytes(data)
+      files[name] = workdir_lib.fingerprint_file(temporary / name)
+      bar.update(len(rows))
+    workdir_lib.write_record(
+      temporary / model_files.FILE,
+      {"kind": "embeddings", "format": form, "files": files},
+    )
+  logging.info("export: %d files in %s", len(files), folder)
+  return [folder / name for name in files]
+
+
+def _pickled(form: str, ids: list[str], vectors: np.ndarray) -> Any:
+  if form == "dpr":
+    prefixed = [i if i.startswith(WIKI) else WIKI + i for i in ids]
+    return list(zip(prefixed, vectors, strict=True))
+  return (vectors, ids) if form == "tevatron" else (ids, vectors)
+
+
+def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
+  """Reads vectors of any of the formats into shards of ours.
+
+  What a file is, is seen by what it holds.  The prefix "wiki:" of ids is taken
+  off.
+
+  Args:
+    source: a file, or a folder of files, which are taken in order of the
+      numbers in their names.
+    folder: gets shards and manifest, as `embed` leaves them.
+
+  Returns:
+    How many vectors there are.
+
+  Raises:
+    InputError: a file is none of the formats, asks for code, or does not fit
+      the others.
+  """
+  workdir_lib.refuse_inside("--from", source, folder)
+  _check_export(source)
+  files = _files(source)
+  stage = workdir_lib.Stage(
+    vector_shards.STAGE,
+    folder,
+    {"rows_per_shard": 0, "dtype": "float32"},
+    {path.name: workdir_lib.fingerprint_file(path) for path in files},
+  )
+  shards = sharded_output.Parts(stage, len(files), vector_shards.PATTERNS)
+  if shards.begin():
+    return workdir_lib.read_record(stage.manifest)["count"]
+  listed, count, dim = [], 0, None
+  hashes = []
+  for number, path in enumerate(files):
+    ids, vectors = read(path)
+    if dim is not None and vectors.shape[1] != dim:
+      raise errors.InputError(
+        f"{path}: vectors of width {vectors.shape[1]}, those before have {dim}"
+      )
+    dim = vectors.shape[1]
+    hashes.append(np.array([hash(i) for i in ids], np.int64))
+    names = vector_shards.names(number)
+    arrays = (vectors, np.array([i.encode() for i in ids]))
+    written = {
+      name: sharded_output.write_array(folder / name, array)
+      for name, array in zip(names, arrays, strict=True)
+    }
+    shards.finish(number, written)
+    listed.append(
+      {
+        "file": names[0],
+        "ids": names[1],
+        "first_row": count,
+        "rows": len(ids),
+        "sha256": written[names[0]],
+      }
+    )
+    count += len(ids)
+  repeated = count - len(np.unique(np.concatenate(hashes)))
+  if repeated:
+    logging.warning(
+      "import: %d of %d vectors repeat the id of another: a search gives that"
+      " passage more than once",
+      repeated,
+      count,
+    )
+  records = shards.collect()
+  shards.close(
+    records or [],
+    {"passages": count, "repeated_ids": repeated},
+    model=f"imported {workdir_lib.fingerprint(stage.inputs)}",
+    dim=dim,
+    dtype="float32",
+    count=count,
+    shards=listed,
+  )
+  logging.info("import: %d vectors of width %d in %s", count, dim, folder)
+  return count
+
+
+def _check_export(source: pathlib.Path) -> None:
+  """Compares files with the record that an export of ours has beside them.
+
+  Raises:
+    InputError: one is damaged or missing.
+  """
+  folder = source if source.is_dir() else source.parent
+  if not model_files.is_sealed(folder):
+    return
+  record = workdir_lib.read_record(folder / model_files.FILE)
+  names = record.get("files", {})
+  if source.is_dir():
+    workdir_lib.check_files(folder, record | {"stage": "export"}, names)
+  elif source.name in names:
+    workdir_lib.check_files(folder, record | {"stage": "export"}, [source.name])
+
+
+def _files(source: pathlib.Path) -> list[pathlib.Path]:
+  """The files of vectors, in order."""
+  if source.is_dir():
+    found = [
+      path
+      for path in source.iterdir()
+      if path.is_file() and path.suffix in (".npy", ".pkl", ".pickle", "")
+    ]
+    found.sort(key=lambda path: _numbers(path.name))
+  else:
+    found = [source]
+  if not found:
+    raise errors.InputError(f"{source} holds no .pkl and no .npy")
+  return found
+
+
+def _numbers(name: str) -> tuple[list[int], str]:
+  """For sorting: `passages_10` comes after `passages_9`."""
+  text = "".join(c if c.isdecimal() else " " for c in name)
+  return [int(number) for number in text.split()], name
+
+
+def read(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
+  """Ids and float32 vectors of one file.
+
+  Raises:
+    InputError: it is none of the formats, asks for code, is damaged, or a
+      vector is not finite.
+  """
+  try:
+    with open(path, "rb") as file:
+      if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
+        raise errors.InputError(f"{path} is a .npz: give the .npy within it")
+    if path.suffix == ".npy":
+      ids, vectors = _read_npy(path)
+    else:
+      ids, vectors = _of_pickle(path, vector_pickles.load(path))
+  except OSError as error:
+    raise errors.InputError(
+      f"cannot read {error.filename or path}: {error.strerror or error}"
+    ) from error
+  except vector_pickles.Refused as error:
+    raise errors.InputError(f"{path} is refused: {error}") from error
+  if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(vectors) != len(ids):
+    raise errors.InputError(
+      f"{path}: {len(ids)} ids with an array {vectors.dtype}{vectors.shape}:"
+      " expected floats, [ids, dim]"
+    )
+  if not vectors.shape[1]:
+    raise errors.InputError(f"{path}: vectors of width 0")
+  names = [_identifier(path, row, name) for row, name in enumerate(ids)]
+  with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+    vectors = vectors.astype(np.float32, copy=False)
+  _check_finite(path, names, vectors)
+  return names, vectors
+
+
+def _read_npy(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
+  """Ids and vectors of a .npy and the .txt beside it; the array is mapped."""
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      # Mapped, not read: a header cannot ask for more than the file has.
+      vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+  except OSError:
+    raise
+  except Exception as error:  # the header is parsed as Python
+    raise errors.InputError(
+      f"{path} is not a .npy of vectors, or its header is damaged:"
+      f" {' '.join(str(error).split())[:200] or type(error).__name__}"
+    ) from error
+  names = path.with_name(path.stem.replace("vectors", "ids") + _IDS_SUFFIX)
+  try:
+    return names.read_text(encoding="utf-8").split("\n")[:-1], vectors
+  except UnicodeDecodeError as error:
+    raise errors.InputError(f"{names} is not UTF-8: {error}") from error
+
+
+def _check_finite(
+  path: pathlib.Path, ids: Sequence[str], vectors: np.ndarray
+) -> None:
+  """Refuses vectors that no search could rank; the rows are counted."""
+  finite = np.ones(len(vectors), bool)
+  for first in range(0, len(vectors), _ROWS):
+    some = slice(first, first + _ROWS)
+    finite[some] = np.isfinite(vectors[some]).all(axis=1)
+  bad = np.flatnonzero(~finite)
+  if len(bad):
+    raise errors.InputError(
+      f"{path}: {len(bad)} of {len(vectors)} vectors are not finite (or too"
+      f" large for float32), the first in row {bad[0]} (id"
+      f" {ids[bad[0]]!r}): make them again, or leave them out"
+    )
+
+
+def _of_pickle(path: pathlib.Path, found: Any) -> tuple[Sequence, np.ndarray]:
+  if isinstance(found, list) and found:
+    if all(isinstance(e, tuple | list) and len(e) == 2 for e in found):
+      rows = [_vector(vector) for _, vector in found]
+      kinds = {None if row is None else (row.shape, row.dtype) for row in rows}
+      if None not in kinds and len({shape for shape, _ in kinds}) == 1:
+        return [i for i, _ in found], np.stack(rows)
+  if isinstance(found, tuple | list) and len(found) == 2:
+    first, second = (_real(part) for part in found)
+    if isinstance(second, np.ndarray) and second.ndim == 2:
+      if _is_ids(first):
+        return list(first), second  # Contriever
+    elif isinstance(first, np.ndarray) and first.ndim == 2:
+      if _is_ids(second):
+        return list(second), first  # Tevatron
+  raise errors.InputError(
+    f"{path} holds neither a list of (id, vector) nor a pair of ids and an"
+    " array of vectors"
+  )
+
+
+def _real(value: Any) -> Any:
+  """The array that a stand-in stands for."""
+  return value.real if isinstance(value, vector_pickles.Array) else value
+
+
+def _vector(value: Any) -> np.ndarray | None:
+  """One vector, also written as a list of numbers; None for anything else."""
+  value = _real(value)
+  if isinstance(value, np.ndarray) and value.ndim == 1:
+    return value
+  if isinstance(value, list | tuple) and {type(x) for x in value} == {float}:
+    return np.array(value)
+  return None
+
+
+def _is_ids(value: Any) -> bool:
+  if isinstance(value, np.ndarray):
+    return value.ndim == 1
+  return isinstance(value, list | tuple)
+
+
+def _identifier(path: pathlib.Path, row: int, value: Any) -> str:
+  """A passage's id, without its prefix, as it can be stored."""
+  try:
+    if isinstance(value, bytes):
+      value = value.decode()
+    if type(value) is int or isinstance(value, str | np.integer):
+      name = str(value).removeprefix(WIKI)
+      if len(name.encode()) <= _LONGEST_ID and "\0" not in name:
+        return name
+  except ValueError:  # not UTF-8, or too many digits to print
+    pass
+  shown = f"a {type(value).__name__}"  # what it holds may be without end
+  if isinstance(value, str | bytes):
+    shown = repr(value[:80])
+  elif value is None or isinstance(value, float | bool):
+    shown = repr(value)
+  raise errors.InputError(
+    f"{path}, row {row}: {shown} is no passage id: a text of at most"
+    f" {_LONGEST_ID} bytes, or a number"
+  )

@@ -1,0 +1,214 @@
+"""The vectors of a corpus: one view over the shards that `embed` wrote.
+
+Shards are memory-mapped; whoever reads them (index, rounds, search, export)
+takes bounded blocks or single rows and gets float32, however they are stored.
+No shard is used before its bytes have been compared with their sha256.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Float, Int
+
+from dpr_jax.core import errors, sharded_output
+from dpr_jax.core import workdir as workdir_lib
+
+STAGE = "embed"
+COMMAND = "dpr-jax embed"
+DTYPES = ("float32", "float16", "bfloat16")
+PATTERNS = ("vectors-*.npy", "ids-*.npy")
+
+
+def names(number: int) -> tuple[str, str]:
+  """Files of a shard: vectors and ids."""
+  return f"vectors-{number:05d}.npy", f"ids-{number:05d}.npy"
+
+
+def storage(dtype: str) -> np.dtype:
+  """NumPy's dtype of `dtype`, one of `DTYPES`."""
+  return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def as_stored(vectors: np.ndarray) -> np.ndarray:
+  """What goes into the `.npy`: which knows no bfloat16, so uint16."""
+  return vectors.view(np.uint16) if vectors.dtype.kind == "V" else vectors
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+  """The vectors of a corpus, row i that of passage i.
+
+  Attributes:
+    folder: `embeddings/passages`.
+    manifest: its manifest.
+  """
+
+  folder: pathlib.Path
+  manifest: dict[str, Any]
+
+  def __len__(self) -> int:
+    return self.manifest["count"]
+
+  @property
+  def dim(self) -> int:
+    """Width of a vector."""
+    return self.manifest["dim"]
+
+  @functools.cached_property
+  def _shards(self) -> list[np.ndarray]:
+    return [self._open(shard) for shard in self.manifest["shards"]]
+
+  @functools.cached_property
+  def _first_rows(self) -> np.ndarray:
+    return np.array([shard["first_row"] for shard in self.manifest["shards"]])
+
+  def _open(self, shard: dict[str, Any]) -> np.ndarray:
+    path = self.folder / shard["file"]
+    vectors = np.load(path, mmap_mode="r")
+    if vectors.shape != (shard["rows"], self.dim):
+      raise errors.InputError(
+        f"{path} holds an array of {vectors.shape}, the manifest says"
+        f" {(shard['rows'], self.dim)}: run `dpr-jax embed --overwrite`"
+      )
+    dtype = self.manifest["dtype"]
+    return vectors.view(storage(dtype)) if dtype == "bfloat16" else vectors
+
+  def blocks(
+    self, rows: int
+  ) -> Iterator[tuple[int, Float[np.ndarray, "rows dim"]]]:
+    """Yields (first row, at most `rows` vectors as float32), in order."""
+    for start, vectors in zip(self._first_rows, self._shards, strict=True):
+      for first in range(0, len(vectors), rows):
+        block = np.asarray(vectors[first : first + rows]).astype(np.float32)
+        yield int(start) + first, block
+
+  def take(
+    self, rows: Sequence[int] | Int[np.ndarray, " rows"]
+  ) -> Float[np.ndarray, "rows dim"]:
+    """float32 vectors of any rows, in that order; repeats are fine.
+
+    Raises:
+      IndexError: there is no such row.
+    """
+    wanted = np.asarray(rows, np.int64)
+    found = np.empty((len(wanted), self.dim), np.float32)
+    for shard, places, some in self._by_shard(wanted):
+      found[places] = self._shards[shard][some]
+    return found
+
+  def check(self, command: str, rows: range | None = None) -> None:
+    """Compares files with their sha256.
+
+    Args:
+      command: made them, and mends what is damaged.
+      rows: contiguous; only files that hold some of them. None = all files.
+
+    Raises:
+      InputError: one is damaged or missing.
+    """
+    names = {
+      shard[kind]
+      for shard in self.manifest["shards"]
+      for kind in ("file", "ids")
+      if rows is None
+      or max(rows.start, shard["first_row"])
+      < min(rows.stop, shard["first_row"] + shard["rows"])
+    }
+    files = self.manifest["files"]
+    sharded_output.check_whole(
+      self.folder, [(name, files[name]) for name in sorted(names)], command
+    )
+
+  def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+    """Passage ids of any rows, as `take`."""
+    wanted = np.asarray(rows, np.int64)
+    found = [""] * len(wanted)
+    for shard, places, some in self._by_shard(wanted):
+      file = self.manifest["shards"][shard]["ids"]
+      ids = np.load(self.folder / file, mmap_mode="r")
+      for place, identifier in zip(places, ids[some].tolist(), strict=True):
+        found[place] = identifier.decode("utf-8")
+    return found
+
+  def _by_shard(
+    self, rows: np.ndarray
+  ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yields (shard, places in `rows`, rows within the shard)."""
+    wrong = (rows < 0) | (rows >= len(self))
+    if wrong.any():
+      raise IndexError(
+        f"row {rows[wrong][0]} of {self.folder}: it has rows 0 to"
+        f" {len(self) - 1}"
+      )
+    shards = np.searchsorted(self._first_rows, rows, side="right") - 1
+    for shard in np.unique(shards):
+      places = np.flatnonzero(shards == shard)
+      yield int(shard), places, rows[places] - self._first_rows[shard]
+
+
+def open_vectors(
+  folder: pathlib.Path, *, command: str = COMMAND, check: bool = True
+) -> Vectors:
+  """Opens `embeddings/…` after comparing every file with its sha256.
+
+  Args:
+    folder: where they are.
+    command: made them, and mends what is damaged.
+    check: False where it has just been done.
+
+  Raises:
+    InputError: there are none, or one is damaged or missing, or the manifest
+      does not make sense.
+  """
+  vectors = Vectors(folder, read_manifest(folder))
+  if check:
+    vectors.check(command)
+  return vectors
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+  """The manifest of `embeddings/…`, validated.
+
+  Raises:
+    InputError: there is none, or its shards are not all rows in order.
+  """
+  manifest = workdir_lib.read_manifest(folder, STAGE)
+  if wrong := _nonsense(manifest):
+    raise errors.InputError(
+      f"{folder / workdir_lib.MANIFEST} is damaged: {wrong}; run `{COMMAND}"
+      " --overwrite`"
+    )
+  return manifest
+
+
+def _nonsense(manifest: dict[str, Any]) -> str:
+  """What in a manifest of vectors contradicts itself, "" for nothing."""
+  if manifest.get("dtype") not in DTYPES:
+    return f"dtype is {manifest.get('dtype')!r}"
+  for key in ("count", "dim"):
+    if not _is_count(manifest.get(key)):
+      return f"{key} is {manifest.get(key)!r}"
+  row, files = 0, manifest["files"]
+  for number, shard in enumerate(manifest.get("shards") or []):
+    if not isinstance(shard, dict) or not _is_count(shard.get("rows")):
+      return f"shard {number} is {shard!r}"[:200]
+    if shard.get("first_row") != row:
+      return f"shard {number} begins at row {shard.get('first_row')}, not {row}"
+    for kind in ("file", "ids"):
+      if shard.get(kind) not in files:
+        return f"shard {number}: its {kind} {shard.get(kind)!r} is not listed"
+    if shard.get("sha256", files[shard["file"]]) != files[shard["file"]]:
+      return f"shard {number}: {shard['file']} has two different sha256"
+    row += shard["rows"]
+  if row != manifest["count"]:
+    return f"its shards have {row} rows, count is {manifest['count']}"
+  return ""
+
+
+def _is_count(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool) and value > 0

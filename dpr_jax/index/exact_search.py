@@ -1,0 +1,332 @@
+"""Exact search on the cores: every passage is compared with every question.
+
+In come a corpus's vectors and question vectors, out come the rows with the
+largest inner products, equal ones in the order of their rows, as a sort of all
+scores would give them.  The rows are split over the cores; each core multiplies
+block after block and keeps its best so far; the cores' lists are gathered and
+merged.  A corpus that is too large for the cores is streamed through them in
+parts, once for all the questions of a call.
+
+No index, no approximation, and on a pod no disk: 21 million vectors of 768 in
+bfloat16 are 30 GiB over all cores.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import devices as devices_lib
+from dpr_jax.core import forks, memory
+from dpr_jax.index import faiss_build, faiss_search
+
+STORAGES = ("float32", "bfloat16")
+QUESTIONS = 256  # compared at once; the last batch is filled up
+BLOCK = 4096  # rows that a core compares at once
+CANDIDATES = 4  # per hit wanted, where they are scored again in float32
+_NONE = np.iinfo(np.int32).max  # row of a place without a hit
+_ALIGNMENT = 64  # bytes: JAX takes such an array as a CPU core's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How exactly, and in how much memory.
+
+  Attributes:
+    storage: "float32", or "bfloat16": half the memory; the best
+      `CANDIDATES` x k are then scored again in float32.
+    approximate: `lax.approx_max_k` in place of a sort; fast on a TPU alone.
+    recall_target: of approximate.
+    core_bytes: of each core's memory, for vectors.
+    block: rows that a core compares at once.
+  """
+
+  storage: str = "float32"
+  approximate: bool = False
+  recall_target: float = 0.95
+  core_bytes: int = 4_000_000_000
+  block: int = BLOCK
+
+  @classmethod
+  def of(cls, config: ml_collections.ConfigDict) -> "Settings":
+    """From `config.exact`; `InputError` for a value that makes no sense."""
+    exact = config.exact
+    return cls(
+      config_lib.one_of("exact.storage", exact.storage, STORAGES),
+      bool(exact.approximate),
+      float(
+        config_lib.at_least("exact.recall_target", exact.recall_target, 0.0)
+      ),
+      int(config_lib.at_least("exact.core_gb", exact.core_gb, 0.0) * 1e9),
+    )
+
+
+class ExactSearch:
+  """`ExactSearch(vectors).search(question_vectors, k)`.
+
+  Where all that is searched fits on the cores it stays there between calls.
+  """
+
+  def __init__(
+    self,
+    vectors: faiss_build.Vectors,
+    settings: Settings = Settings(),
+    rows: range | None = None,
+  ):
+    """Takes the vectors; a contiguous part of them, None = all."""
+    self._home = forks.Home()
+    self._vectors = vectors
+    self._settings = settings
+    self._rows = range(len(vectors)) if rows is None else rows
+    self._cores = devices_lib.cores()
+    width = 4 if settings.storage == "float32" else 2
+    fitting = _core_bytes(settings) // (width * max(vectors.dim, 1))
+    even = -(-len(self._rows) // self._cores)  # rows a core for all of them
+    block = min(settings.block, max(even, 1))
+    self._per_core = block * max(1, min(fitting // block, -(-even // block)))
+    self._block = block
+    self._resident: list | None = None
+
+  @property
+  def streams(self) -> bool:
+    """Whether the corpus goes through the cores anew for every call."""
+    return len(self._rows) > self._cores * self._per_core
+
+  def search(
+    self, questions: Float[np.ndarray, "questions dim"], k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The rows with the largest inner products.
+
+    Args:
+      questions: float32.
+      k: hits wanted; columns are min(k, vectors searched).
+
+    Returns:
+      int64 rows of all vectors and float32 scores, both [questions, columns],
+      best first.
+
+    Raises:
+      InputError: a vector is not finite, or questions have another width.
+    """
+    self._home.check(self)
+    faiss_search.check_width(questions, self._vectors.dim)
+    columns = min(k, len(self._rows))
+    if not len(questions) or not columns:
+      shape = (len(questions), columns)
+      return np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+    again = self._settings.storage != "float32"
+    wanted = min(CANDIDATES * k if again else k, len(self._rows))
+    rows, scores = self._search(np.asarray(questions, np.float32), wanted)
+    if again:
+      return faiss_search.score_again(self._vectors, questions, rows, columns)
+    return rows, scores
+
+  def _search(
+    self, questions: np.ndarray, k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    width = min(k, self._cores * self._per_core)
+    function = _mapped(
+      width,
+      self._block,
+      self._settings.approximate,
+      self._settings.recall_target,
+    )
+    count = len(questions)
+    filled = np.zeros((-(-count // QUESTIONS) * QUESTIONS, questions.shape[1]))
+    filled = filled.astype(np.float32)
+    filled[:count] = questions
+    best_rows = np.zeros((count, 0), np.int64)
+    best_scores = np.zeros((count, 0), np.float32)
+    for part in self._parts():
+      rows = np.empty((len(filled), width), np.int64)
+      scores = np.empty((len(filled), width), np.float32)
+      pending: list[tuple[int, tuple]] = []
+      for first in range(0, len(filled), QUESTIONS):
+        some = filled[first : first + QUESTIONS]
+        pending.append((first, function(some, part)))
+        if len(pending) > 1:  # one batch is on the cores meanwhile
+          _fetch(*pending.pop(0), rows, scores)
+      for first, found in pending:
+        _fetch(first, found, rows, scores)
+      rows, scores = rows[:count], scores[:count]
+      rows = np.where(rows == _NONE, -1, rows)
+      best_rows, best_scores = faiss_search.in_order(
+        np.hstack([best_rows, rows]), np.hstack([best_scores, scores]), k
+      )
+    return best_rows, best_scores
+
+  def _parts(self) -> Iterator[dict[str, Array]]:
+    """The corpus on the cores, part after part."""
+    if self._resident is not None:
+      yield from self._resident
+      return
+    parts = self._placed_parts()
+    if self.streams:
+      yield from parts
+    else:
+      self._resident = list(parts)
+      yield from self._resident
+
+  def _placed_parts(self) -> Iterator[dict[str, Array]]:
+    """Consecutive rows, split over the cores; the last part is filled up.
+
+    The host holds one core's rows at a time.
+    """
+    devices = jax.local_devices()
+    placed: list[dict[str, Array]] = []
+    for rows in self._host_rows():
+      core = devices[len(placed)]
+      placed.append(jax.block_until_ready(jax.device_put(rows, core)))
+      del rows
+      if len(placed) == len(devices):
+        yield devices_lib.assemble(placed, devices)
+        placed = []
+
+  def _host_rows(self) -> Iterator[dict[str, np.ndarray]]:
+    """The next core's rows; empty ones where a part is not full."""
+    size, count = self._per_core, len(self._rows)
+    shape = (1, size, self._vectors.dim)
+    dtype = jnp.dtype(self._settings.storage)
+    part, filled, first = _aligned_zeros(shape, dtype), 0, self._rows.start
+    ends = -(-count // (size * self._cores)) * size * self._cores
+    for _, block in faiss_build.finite_blocks(self._vectors, self._rows):
+      while len(block):
+        some = block[: size - filled]
+        part[0, filled : filled + len(some)] = some
+        filled, block = filled + len(some), block[len(some) :]
+        if filled == size:
+          yield {
+            "vectors": part,
+            "rows": _numbers(first, size, self._rows.stop),
+          }
+          part = _aligned_zeros(shape, dtype)
+          filled, first = 0, first + size
+    for start in range(first, self._rows.start + ends, size):
+      yield {"vectors": part, "rows": _numbers(start, size, self._rows.stop)}
+      part = _aligned_zeros(shape, dtype)
+
+
+def _numbers(first: int, size: int, end: int) -> Int[np.ndarray, "1 rows"]:
+  """Rows from `first`, `_NONE` from `end` on."""
+  rows = np.arange(first, first + size)
+  return np.where(rows < end, rows, _NONE).astype(np.int32)[None]
+
+
+def _aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """Zeros that a CPU's core can take as they are, without a copy."""
+  size = math.prod(shape) * dtype.itemsize
+  raw = np.zeros(size + _ALIGNMENT, np.uint8)
+  start = -raw.ctypes.data % _ALIGNMENT
+  return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _core_bytes(settings: Settings) -> int:
+  """Of each core's memory; cores on a CPU share the host's, twice over.
+
+  There the next part is in memory, while one is searched, where they stream.
+  """
+  available = memory.available_memory()
+  if jax.default_backend() != "cpu" or available is None:
+    return settings.core_bytes
+  return min(settings.core_bytes, available // (3 * devices_lib.cores()))
+
+
+@functools.lru_cache(maxsize=32)
+def _mapped(k: int, block: int, approximate: bool, recall_target: float):
+  """`best_of_core` over the cores: compiled once for all corpora."""
+  return devices_lib.map_over_cores(
+    functools.partial(
+      best_of_core,
+      k=k,
+      block=block,
+      approximate=approximate,
+      recall_target=recall_target,
+    )
+  )
+
+
+def best_of_core(
+  questions: Float[Array, "questions dim"],
+  part: dict[str, Array],
+  *,
+  k: int,
+  block: int,
+  approximate: bool = False,
+  recall_target: float = 0.95,
+) -> tuple[Int[Array, "questions k"], Float[Array, "questions k"]]:
+  """The k best rows and scores of all cores.
+
+  Blocks come in the order of their rows, and of equal scores the sort keeps
+  the first: so ties stand in the order of rows.
+
+  Args:
+    questions: float32, the same on every core.
+    part: "vectors" [rows, dim] and "rows" [rows], `_NONE` for none; rows is a
+      multiple of `block`.
+    k: at most the rows of all cores together.
+    block: rows compared at once.
+    approximate: see `Settings`.
+    recall_target: of approximate.
+  """
+  vectors, rows = part["vectors"], part["rows"]
+  blocks = rows.shape[0] // block
+  asked = questions.astype(vectors.dtype)
+  precision = "highest" if vectors.dtype == jnp.float32 else "default"
+  k_core = min(k, rows.shape[0])
+  k_block = min(k_core, block)
+
+  def step(best, this):
+    best_rows, best_scores = best
+    scores = jax.lax.dot_general(
+      asked,
+      this["vectors"],
+      (((1,), (1,)), ((), ())),
+      precision=precision,
+      preferred_element_type=jnp.float32,
+    )
+    # -0 would stand behind 0.
+    scores = jnp.where(scores == 0, 0.0, scores)
+    scores = jnp.where(this["rows"] == _NONE, -jnp.inf, scores)
+    if approximate:
+      scores, places = jax.lax.approx_max_k(
+        scores, k_block, recall_target=recall_target
+      )
+    else:
+      scores, places = jax.lax.top_k(scores, k_block)
+    both_rows = jnp.concatenate([best_rows, this["rows"][places]], axis=1)
+    both_scores = jnp.concatenate([best_scores, scores], axis=1)
+    scores, places = jax.lax.top_k(both_scores, k_core)
+    return (jnp.take_along_axis(both_rows, places, axis=1), scores), None
+
+  start = (
+    jnp.full((questions.shape[0], k_core), _NONE, jnp.int32),
+    jnp.full((questions.shape[0], k_core), -jnp.inf, jnp.float32),
+  )
+  split = {
+    "vectors": vectors.reshape(blocks, block, -1),
+    "rows": rows.reshape(blocks, block),
+  }
+  best, _ = jax.lax.scan(step, start, split)
+  all_rows, all_scores = (
+    # Side by side in the order of the cores, which is that of the rows.
+    jnp.moveaxis(each, 0, 1).reshape(each.shape[1], -1)
+    for each in jax.lax.all_gather(best, devices_lib.AXIS)
+  )
+  scores, places = jax.lax.top_k(all_scores, k)
+  return jnp.take_along_axis(all_rows, places, axis=1), scores
+
+
+def _fetch(
+  first: int, found: tuple[Array, Array], rows: np.ndarray, scores: np.ndarray
+) -> None:
+  """Copies one core's results of a batch: all cores have the same."""
+  for each, place in zip(found, (rows, scores), strict=True):
+    place[first : first + QUESTIONS] = each.addressable_shards[0].data[0]

@@ -1,0 +1,317 @@
+"""FAISS on the host's CPUs: passage vectors become an index to search.
+
+In come the vectors of `embeddings/`, block by block, out comes
+`index/<factory>/index.faiss` with its manifest: what it is, what it was made
+from, and how much of exact search it finds on real questions.  Row i of the
+index is passage i.  With `index.shards` there are several such files, each of
+a range of rows, in folders of their own, and several processes each build
+those that they will search.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.embedding import vector_shards
+from dpr_jax.index import faiss_search, faiss_shards, faiss_size, faiss_tune
+from dpr_jax.index.faiss_build import (
+  Settings,
+  Vectors,
+  build_index,
+  check_factory,
+)
+from dpr_jax.index.faiss_files import FILE, load_index
+from dpr_jax.index.faiss_search import search_index, search_vectors
+from dpr_jax.models import model_settings
+
+__all__ = [
+  "ENCODERS",
+  "FILE",
+  "build_index",
+  "check_factory",
+  "check_origin",
+  "index",
+  "load_index",
+  "search_overrides",
+  "set_parameters",
+  "search_index",
+  "search_vectors",
+  "write_shards",
+]
+
+# Which towers encode the questions that a model's vectors are compared with.
+ENCODERS = {"dense": "best", "dense-start": "start"}
+
+
+def index(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  *,
+  model: str = "dense",
+  overwrite: bool = False,
+  shard: int | None = None,
+  tune: bool = False,
+) -> None:
+  """Writes `index/<factory>` from the vectors of `model`.
+
+  Args:
+    config: reads `index`.
+    workdir: holds `embeddings/passages` (or `-start`, for "dense-start").
+    model: which towers' vectors, "dense" or "dense-start".
+    overwrite: also where the index is current.
+    shard: builds this part of `index.shards` alone, from 0; the call without
+      it, when all parts are there, makes them one index.
+    tune: finds the fastest search at `index.recall_target` and stores it.
+
+  Raises:
+    InputError: no vectors, a factory string that does not fit them, or an
+      index that would not fit into memory.
+  """
+  settings, shards = Settings.of(config), _shards(config)
+  if shard is not None and not 0 <= shard < shards:
+    raise errors.InputError(
+      f"--shard={shard}: must be 0 to {shards - 1} (config.index.shards is"
+      f" {shards})"
+    )
+  source = workdir.embeddings(model)
+  embeddings = vector_shards.read_manifest(source)
+  stage = _stage(config, workdir, model)
+  check_origin(embeddings, stage.inputs["passages"], source)
+  encoder = _encoder(workdir, model, embeddings, source)
+  current = _is_current(stage, embeddings["count"], shards, overwrite)
+  if current and not tune:
+    # An interruption may have come between the index and its measures.
+    if "recall" in workdir_lib.read_manifest(stage.folder, "index"):
+      return
+  vectors = vector_shards.open_vectors(source)
+  with faiss_search.threads(settings.threads):
+    if not current:
+      faiss_size.check_fits(config, settings, vectors, shards)
+      if shards == 1:
+        faiss_shards.write_part(stage, settings, vectors, range(len(vectors)))
+      elif not faiss_shards.write_shards(
+        stage, settings, vectors, shards, shard, overwrite, model
+      ):
+        return
+    _report(config, workdir, stage, vectors, model, tune, encoder)
+
+
+def _encoder(
+  workdir: workdir_lib.Workdir,
+  model: str,
+  embeddings: dict[str, Any],
+  source: pathlib.Path,
+):
+  """What encodes questions for these vectors; None where nothing here does.
+
+  That is so for imported ones, and where only the vectors are on this machine.
+
+  Raises:
+    InputError: the workdir's towers are not those that made the vectors.
+  """
+  from dpr_jax.inference import (
+    encoder as encoder_lib,  # starts JAX: only when needed
+  )
+
+  made_by = str(embeddings.get("model"))
+  if made_by.startswith("imported "):
+    return None
+  if model == "dense" and not workdir.training.exists():
+    return None
+  encoder = encoder_lib.Encoder.load(workdir.root, which=ENCODERS[model])
+  if made_by != encoder.fingerprint:
+    why = model_settings.why_other(
+      embeddings.get("model_settings"), encoder.settings
+    )
+    raise errors.InputError(
+      f"{source} holds vectors of model {workdir_lib.short(made_by)}, the"
+      f" {'trained ' if model == 'dense' else ''}towers of this workdir are"
+      f" model {workdir_lib.short(encoder.fingerprint)}{why}: run"
+      " `dpr-jax embed` first, and then index again"
+    )
+  return encoder
+
+
+def _is_current(
+  stage: workdir_lib.Stage, count: int, shards: int, overwrite: bool
+) -> bool:
+  """True where the index is done, whole and unchanged, all of its parts."""
+  if not stage.is_current(overwrite):
+    return False
+  if shards == 1:
+    return True
+  try:
+    learnt, parts = faiss_shards.division(stage, count, shards)
+  except errors.InputError as error:
+    logging.warning("index: running again: %s", error)
+    return False
+  return all(part.is_current() for part in (learnt, *parts))
+
+
+def _shards(config: ml_collections.ConfigDict) -> int:
+  return int(config_lib.at_least("index.shards", config.index.shards, 1))
+
+
+def _stage(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, model: str
+) -> workdir_lib.Stage:
+  """What the index depends on."""
+  source = workdir.embeddings(model)
+  return workdir_lib.Stage(
+    name="index",
+    folder=workdir.index(config.index.factory, model),
+    config={
+      "index": {**Settings.of(config).plain(), "shards": _shards(config)}
+    },
+    inputs={
+      "embeddings": workdir_lib.manifest_fingerprint(source, "embed"),
+      **workdir_lib.dataset_inputs(workdir, "passages"),
+    },
+  )
+
+
+def write_shards(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  model: str,
+  numbers: Sequence[int],
+) -> None:
+  """Builds some shards, from what `index` has learnt in another process."""
+  settings, stage = Settings.of(config), _stage(config, workdir, model)
+  vectors = vector_shards.open_vectors(workdir.embeddings(model))
+  learnt, parts = faiss_shards.division(stage, len(vectors), _shards(config))
+  with faiss_search.threads(settings.threads):
+    faiss_shards.write_parts(settings, vectors, learnt, parts, numbers)
+
+
+def check_origin(
+  embeddings: dict[str, Any], passages: str, source: pathlib.Path
+) -> None:
+  """`InputError` where vectors are not of the workdir's passages."""
+  found = embeddings.get("inputs", {}).get("passages")
+  if found != passages:
+    raise errors.InputError(
+      f"{source}: these vectors are of passages {workdir_lib.short(found)}, not"
+      f" of the passages {workdir_lib.short(passages)} in this workdir's data;"
+      " run `dpr-jax embed` again"
+    )
+
+
+def _report(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  stage: workdir_lib.Stage,
+  vectors: Vectors,
+  model: str,
+  tune: bool,
+  encoder: Any,
+) -> None:
+  """Adds to the manifest what the index finds of exact search, and how fast."""
+  from dpr_jax.index import all_processes  # imports JAX: only when needed
+
+  loaded, manifest = all_processes.open_index(
+    workdir, config.index.factory, model, mmap=config.index.mmap
+  )
+  questions, why = _question_vectors(config, workdir, vectors, encoder)
+  if questions is None:
+    logging.warning("index: recall is not measured: %s", why)
+    found: dict[str, Any] = {"recall": {"skipped": why}}
+  else:
+    found = {}
+    chosen = set_parameters(config, loaded, manifest)
+    if tune:
+      target = float(
+        config_lib.at_least(
+          "index.recall_target", config.index.recall_target, 0.0
+        )
+      )
+      chosen, tried = faiss_tune.tune(loaded, vectors, questions, target)
+      found["tuning"] = {"target": target, "tried": tried}
+    found["search"] = chosen
+    found["recall"] = faiss_tune.measure(loaded, vectors, questions)
+    speeds = found["recall"]["questions_per_second"]
+    logging.info(
+      "index: recall@20 %.4f, recall@100 %.4f against exact search;"
+      " %.0f questions/s with one thread, %.0f with %d",
+      found["recall"]["recall@20"],
+      found["recall"]["recall@100"],
+      speeds["1 thread"],
+      speeds["all threads"],
+      found["recall"]["threads"],
+    )
+  workdir_lib.write_record(stage.manifest, manifest | found)
+
+
+def _question_vectors(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  vectors: Vectors,
+  encoder: Any,
+) -> tuple[np.ndarray | None, str]:
+  """Vectors of some dev questions; None, and why, where there are none."""
+  from dpr_jax.data import prepare
+
+  wanted = int(
+    config_lib.at_least(
+      "index.recall_questions", config.index.recall_questions, 0
+    )
+  )
+  if not wanted:
+    return None, "config.index.recall_questions is 0"
+  if not (workdir.data / "dev").exists():
+    return None, f"{workdir.data} has no dev questions"
+  if encoder is None:
+    return None, (
+      f"the vectors are of model {str(vectors.manifest['model'])[:21]}, and"
+      " nothing in this workdir encodes questions as that does"
+    )
+  table = prepare.open_questions(workdir, "dev")
+  rows = np.unique(
+    np.linspace(0, len(table) - 1, min(wanted, len(table))).astype(np.int64)
+  )
+  texts = [question.question for question in table.take(rows)]
+  found = np.asarray(encoder.encode_questions(texts), np.float32)
+  if found.shape[1] != vectors.dim:
+    return None, (
+      f"the vectors have width {vectors.dim}, those of questions"
+      f" {found.shape[1]}"
+    )
+  return found, ""
+
+
+def set_parameters(
+  config: ml_collections.ConfigDict | None,
+  loaded: faiss_search.Index,
+  manifest: dict[str, Any],
+) -> dict[str, float | int]:
+  """How carefully is searched: the config where it says, else the manifest.
+
+  Returns:
+    What holds for this index.
+  """
+  return faiss_search.set_parameters(
+    loaded, {**manifest.get("search", {}), **search_overrides(config)}
+  )
+
+
+def search_overrides(
+  config: ml_collections.ConfigDict | None,
+) -> dict[str, float | int]:
+  """What the config says on searching, where it does not leave it open."""
+  if config is None:
+    return {}
+  values = {
+    "ef_search": config.index.ef_search,
+    "nprobe": config.index.nprobe,
+    "refine_factor": config.index.refine_factor,
+  }
+  for name, value in values.items():
+    config_lib.at_least(f"index.{name}", value, 0)
+  return {name: value for name, value in values.items() if value}

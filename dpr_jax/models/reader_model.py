@@ -1,0 +1,380 @@
+"""A reader as one thing: structure, parameters, tokenizer, its origin.
+
+`start` builds it as training begins: a pretrained BERT with fresh heads, a
+reader of Hugging Face's (`DPRReader`, `BertForQuestionAnswering`), or one that
+`dpr-jax train-reader` left in a workdir.  `store` writes what the parameters
+need beside them, `trained` loads what training left, `from_folder` takes a
+finished reader as it is, `export` writes one for transformers.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import reader_tokenization
+from dpr_jax.models import (
+  bert,
+  checkpoint_sources,
+  checkpoints,
+  hf_weights,
+  model_files,
+  model_settings,
+  retriever_model,
+  span_reader,
+)
+
+STAGE = "train-reader"
+_OLD_SETTINGS = "dpr_jax_reader.json"  # in a folder that 0.1 exported
+FORMATS = ("dpr-reader", "question-answering")
+_DPR = "span_predictor."
+# Our head -> Hugging Face's name without prefix.
+_HEADS = {"span": "qa_outputs", "rank": "qa_classifier"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """A span reader with everything that it needs to read text.
+
+  Attributes:
+    structure: sizes and heads.
+    params: on the host.
+    tokenizer: texts to inputs.
+    ranks: the rank head was trained; otherwise it says nothing, and passages
+      are told apart by the scores of their spans.
+    step: training steps behind the parameters.
+  """
+
+  structure: span_reader.SpanReader
+  params: Any
+  tokenizer: reader_tokenization.ReaderTokenizer
+  ranks: bool
+  step: int = 0
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """sha256 of all that decides a score: weights, structure, text format."""
+    return workdir_lib.fingerprint(
+      [
+        retriever_model.weights_digest(self.params),
+        repr(dataclasses.asdict(self.structure.config)),
+        self.tokenizer.text_format(),
+        self.tokenizer.backend.to_str(),
+        self.ranks,
+      ]
+    )
+
+
+def start(config: ml_collections.ConfigDict) -> Reader:
+  """The reader before training, as `config.reader` and `config.model` say."""
+  settings = config.reader
+  name = settings.checkpoint or config.model.checkpoint
+  where = workdir_lib.Workdir(name)
+  if settings.checkpoint and (where.reader / workdir_lib.MANIFEST).exists():
+    reader = dataclasses.replace(trained(None, where), step=0)
+  else:
+    reader = _pretrained(config, name)
+  bert_config = retriever_model.with_dropout(
+    reader.structure.config, config.reader.dropout
+  )
+  layout = settings.layout
+  tokenizer = dataclasses.replace(
+    reader.tokenizer,
+    length=settings.length,
+    question_length=settings.question_length,
+    overlap=settings.overlap,
+    layout=reader.tokenizer.layout if layout == "auto" else layout,
+  )
+  if settings.length > bert_config.max_position_embeddings:
+    raise errors.InputError(
+      f"config.reader.length={settings.length}: checkpoint {name} has"
+      f" {bert_config.max_position_embeddings} positions"
+    )
+  structure = span_reader.SpanReader(
+    bert_config,
+    dtype=retriever_model.compute_dtype(config.model.compute_dtype),
+    chunk_size=settings.chunk_size,
+    remat=settings.remat,
+    attention=retriever_model.attention(config.model.attention),
+  )
+  return dataclasses.replace(reader, structure=structure, tokenizer=tokenizer)
+
+
+def _pretrained(config: ml_collections.ConfigDict, name: str) -> Reader:
+  if name == "random":
+    folder, bert_config, tower = retriever_model.load_base(config, name)
+    heads, layout = None, "dpr"
+  else:
+    folder = checkpoint_sources.checkpoint_folder(name)
+    bert_config, tower, heads, layout = load_tensors(folder)
+  structure = span_reader.SpanReader(bert_config)
+  own = heads or {}
+  params = {"bert": tower} | structure.init_heads(config.seed) | own
+  backend = retriever_model.checked_tokenizer(folder, bert_config)
+  length = min(350, bert_config.max_position_embeddings)
+  tokenizer = reader_tokenization.ReaderTokenizer(
+    backend, length, min(64, length // 4), length // 4, layout
+  )
+  return Reader(structure, params, tokenizer, ranks="rank" in own)
+
+
+def load_tensors(
+  folder: pathlib.Path,
+) -> tuple[bert.BertConfig, dict[str, Any], dict[str, Any] | None, str]:
+  """A BERT folder with the heads that it has.
+
+  Returns:
+    (config, our parameters of the BERT, heads by our names or None, layout).
+    A `DPRReader` has both heads, a `BertForQuestionAnswering` the spans' alone.
+  """
+  config = bert.BertConfig.read(folder)
+  tensors = hf_weights.read_tensors(folder)
+  is_dpr = any(name.startswith(_DPR) for name in tensors)
+  heads, tensors = split_heads(tensors, config, str(folder))
+  if is_dpr and len(heads) < len(_HEADS):
+    raise errors.InputError(
+      f"{folder}: a DPRReader without {_DPR}qa_outputs or qa_classifier"
+    )
+  tower = hf_weights.params_from_tensors(
+    tensors,
+    config,
+    str(folder),
+    prefix=f"{_DPR}encoder.bert_model." if is_dpr else None,
+  )
+  layout = "dpr-hf" if is_dpr else "squad" if heads else "dpr"
+  return config, tower, heads or None, layout
+
+
+def split_heads(
+  tensors: Mapping[str, np.ndarray], config: bert.BertConfig, source: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """The heads among Hugging Face's tensors, by our names, and the others.
+
+  Raises:
+    InputError: a head of another shape; `source` is named.
+  """
+  rest, heads = dict(tensors), {}
+  stem = _DPR if any(name.startswith(_DPR) for name in rest) else ""
+  for ours, theirs in _HEADS.items():
+    kernel = rest.pop(f"{stem}{theirs}.weight", None)
+    bias = rest.pop(f"{stem}{theirs}.bias", None)
+    if kernel is None:
+      continue
+    shape = (2 if ours == "span" else 1, config.hidden_size)
+    if kernel.shape != shape or bias is None or bias.shape != shape[:1]:
+      raise errors.InputError(
+        f"{source}: {stem}{theirs}.weight is {kernel.shape}, not {shape}, or"
+        " its bias is missing or misshapen"
+      )
+    heads[ours] = {
+      "kernel": np.asarray(kernel, np.float32).T,
+      "bias": np.asarray(bias, np.float32),
+    }
+  return heads, rest
+
+
+def from_folder(folder: str | os.PathLike) -> Reader:
+  """A finished reader: a workdir's, a `DPRReader` or one for SQuAD.
+
+  Raises:
+    InputError: the folder holds no reader.
+  """
+  folder = workdir_lib.user_path(folder)
+  where = workdir_lib.Workdir(folder)
+  if (where.reader / workdir_lib.MANIFEST).exists():
+    return trained(None, where)
+  if not (folder / "config.json").exists():
+    raise errors.InputError(
+      f"{folder} holds no reader: give a workdir where `dpr-jax train-reader`"
+      " has run, or a folder of a DPRReader or BertForQuestionAnswering"
+    )
+  record: dict[str, Any] = {}
+  if model_files.is_sealed(folder):
+    fix = "remove that file to use the others as they are"
+    record = model_files.read(folder, model_files.READER, fix)
+    model_files.check(folder, record, fix, tuple(record["files"]))
+  bert_config, tower, heads, layout = load_tensors(folder)
+  if heads is None:
+    raise errors.InputError(
+      f"{folder} holds no reader: its weights have neither qa_outputs nor"
+      " span_predictor.qa_outputs; train one with `dpr-jax train-reader`"
+    )
+  structure = span_reader.SpanReader(
+    bert_config, dtype=retriever_model.compute_dtype("auto")
+  )
+  params = {"bert": tower} | structure.init_heads(0) | heads
+  length = min(350, bert_config.max_position_embeddings)
+  settings = {
+    "length": length,
+    "question_length": min(64, length // 4),
+    "overlap": length // 4,
+    "layout": layout,
+    "ranks": "rank" in heads,
+  }
+  if record:
+    settings |= record["text_format"] | {"ranks": record["ranks"]}
+  elif (folder / _OLD_SETTINGS).exists():
+    settings |= workdir_lib.read_json(folder / _OLD_SETTINGS)
+  ranks = bool(settings.pop("ranks"))
+  tokenizer = reader_tokenization.ReaderTokenizer(
+    retriever_model.checked_tokenizer(folder, bert_config), **settings
+  )
+  return Reader(structure, params, tokenizer, ranks)
+
+
+def store(
+  reader: Reader, config: ml_collections.ConfigDict, folder: pathlib.Path
+) -> None:
+  """Writes what the parameters need beside them, unless it is there and whole.
+
+  Args:
+    reader: its sizes and tokenizer.
+    config: what it was asked for with.
+    folder: `reader/model`.
+
+  Raises:
+    DiskError: it cannot be written.
+  """
+  values = {
+    **config_lib.sections(config, "model", "reader"),
+    "text_format": reader.tokenizer.text_format(),
+  }
+  if model_files.is_whole(folder, model_files.READER, values):
+    return
+  with workdir_lib.replace_folder(folder, "export") as temporary:
+    sizes, backend = reader.structure.config, reader.tokenizer.backend
+    model_files.write_sizes(temporary, sizes, backend)
+    model_files.seal(temporary, model_files.READER, **values)
+
+
+def trained(
+  config: ml_collections.ConfigDict | None, where: workdir_lib.Workdir
+) -> Reader:
+  """The reader that `train-reader` left in a workdir.
+
+  It is as trained, from what lies in the workdir alone.  Workdirs of an older
+  version lack sizes and tokenizer: the checkpoint that training started from is
+  asked for them.
+
+  Args:
+    config: decides how it is computed (`model_settings.FREE`), and must not
+      contradict what was trained; None = all as trained.
+    where: the workdir.
+
+  Raises:
+    InputError: it has not run there, the config says otherwise, or a file is
+      damaged.
+  """
+  manifest = workdir_lib.read_manifest(where.reader, STAGE)
+  if config is not None:
+    config = model_settings.settle(config, where, reads=True, starts=True)
+  folder = where.reader / model_settings.FOLDER
+  if model_files.is_sealed(folder):
+    reader = _from_sealed(folder, config)
+  else:
+    logging.info(
+      "%s was trained by an older version: sizes and tokenizer are taken from"
+      " the checkpoint that it started from",
+      where.reader,
+    )
+    config = config or model_settings.of_workdir(where)
+    config.reader.checkpoint = manifest["config"]["reader"]["checkpoint"]
+    config.model.checkpoint = manifest["config"]["checkpoint"]
+    reader = start(config)
+  saved = where.reader / "checkpoints"
+  step, params = checkpoints.load_params(saved)
+  wanted = {
+    "bert": hf_weights.shapes(reader.structure.config),
+    **jax.tree.map(np.shape, reader.structure.init_heads(0)),
+  }
+  if jax.tree.map(np.shape, params) != wanted:
+    raise errors.InputError(
+      f"{saved / str(step)} holds a reader of other sizes than those in"
+      f" {folder}, or of the checkpoint that it started from: a part of the"
+      " workdir was replaced"
+    )
+  return dataclasses.replace(
+    reader, params=params, step=step, ranks=manifest["ranks"]
+  )
+
+
+def _from_sealed(
+  folder: pathlib.Path, config: ml_collections.ConfigDict | None
+) -> Reader:
+  """A reader without parameters, from what `store` has written.
+
+  Args:
+    folder: `reader/model`.
+    config: decides how it is computed; None = as trained.
+  """
+  fix = model_settings.fix_of(folder)
+  record = model_files.read(folder, model_files.READER, fix)
+  model_files.check(folder, record, fix)
+  computed = record["model"] if config is None else config.model
+  structure = span_reader.SpanReader(
+    bert.BertConfig.read(folder),
+    dtype=retriever_model.compute_dtype(computed["compute_dtype"]),
+    attention=retriever_model.attention(computed["attention"]),
+  )
+  backend = model_files.load_tokenizer(folder)
+  tokenizer = reader_tokenization.ReaderTokenizer(
+    backend, **record["text_format"]
+  )
+  return Reader(structure, None, tokenizer, ranks=False)
+
+
+def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
+  """Writes a folder that transformers loads, whole or not at all.
+
+  Args:
+    reader: what to write.
+    folder: replaced where it is an export of ours.
+    kind: "dpr-reader" (`DPRReader`) or "question-answering"
+      (`BertForQuestionAnswering`, which has no rank head: it is left out).
+
+  Raises:
+    InputError: an unknown kind, or a folder with something else in it.
+  """
+  if kind not in FORMATS:
+    raise errors.InputError(
+      f"--format={kind}: must be one of {', '.join(FORMATS)}"
+    )
+  folder = workdir_lib.user_path(folder)
+  config, backend = reader.structure.config, reader.tokenizer.backend
+  is_dpr = kind == "dpr-reader"
+  prefix = f"{_DPR}encoder.bert_model." if is_dpr else "bert."
+  tensors = hf_weights.tensors_from_params(
+    reader.params["bert"], config, prefix
+  )
+  for ours, theirs in _HEADS.items():
+    if is_dpr or ours == "span":
+      stem = f"{_DPR if is_dpr else ''}{theirs}"
+      head = reader.params[ours]
+      tensors[f"{stem}.weight"] = np.ascontiguousarray(
+        np.asarray(head["kernel"], np.float32).T
+      )
+      tensors[f"{stem}.bias"] = np.asarray(head["bias"], np.float32)
+  more = {"model_type": "dpr", "projection_dim": 0} if is_dpr else {}
+  architecture = "DPRReader" if is_dpr else "BertForQuestionAnswering"
+  with workdir_lib.replace_folder(folder, "export") as temporary:
+    model_files.write_sizes(
+      temporary, config, backend, architectures=[architecture], **more
+    )
+    positions = config.max_position_embeddings
+    model_files.write_weights(temporary, tensors, positions, token_types=True)
+    model_files.seal(
+      temporary,
+      model_files.READER,
+      text_format=reader.tokenizer.text_format(),
+      ranks=reader.ranks and is_dpr,
+    )

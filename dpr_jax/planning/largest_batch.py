@@ -1,0 +1,97 @@
+"""`dpr-jax plan --search`: the largest batch, or the fewest chunks, that fit.
+
+Without the gradient cache memory grows with a core's questions: the largest
+number that compiles is looked for.  With it, memory grows with a chunk: the
+largest chunk is looked for, which is the smallest number of chunks.
+"""
+
+from collections.abc import Callable
+
+import ml_collections
+
+from dpr_jax.core import errors
+from dpr_jax.planning import chips, tpu_plan
+
+
+def largest(
+  config: ml_collections.ConfigDict,
+  topology: chips.Topology,
+  *,
+  quick: bool = True,
+  say: Callable[[str], None] = lambda line: None,
+) -> ml_collections.ConfigDict:
+  """The config with the largest batch or chunk that fits.
+
+  Raises:
+    InputError: not even the smallest one fits.
+  """
+  config = tpu_plan.resolved(config)
+  on = tpu_plan.devices(topology)
+
+  def fits(value: int) -> bool:
+    changed = _with(config, value, topology.cores)
+    lowered, flops = tpu_plan.lower_train(changed, on)
+    step = tpu_plan.compile_step(lowered, topology, flops, quick=quick)
+    say(
+      f"{_name(config)}={_shown(config, value, topology.cores)}:"
+      f" {step.memory['total'] / 2**30:.2f} GiB,"
+      f" {'fits' if step.fits else 'does not fit'}"
+    )
+    return step.fits
+
+  best = last_that_fits(_candidates(config, topology.cores), fits)
+  if best is None:
+    raise errors.InputError(
+      f"{_name(config)}: not even the smallest fits on {topology.name}: set"
+      " config.train.gradient_cache=True, config.train.loss=ring,"
+      " config.train.shard_optimizer=True"
+    )
+  return _with(config, best, topology.cores)
+
+
+def last_that_fits(
+  values: list[int], fits: Callable[[int], bool]
+) -> int | None:
+  """The largest of ascending values that fits; what is below it fits too."""
+  low, high = 0, len(values)  # values[:low] fit, values[high:] do not
+  # First upwards in doubling strides: what fits compiles faster.
+  stride = 1
+  while low < high:
+    place = min(low + stride - 1, high - 1)
+    if fits(values[place]):
+      low, stride = place + 1, stride * 2
+    else:
+      high, stride = place, 1
+  return values[low - 1] if low else None
+
+
+def _candidates(config: ml_collections.ConfigDict, cores: int) -> list[int]:
+  """Questions of a core, powers of two; or the divisors of its questions.
+
+  A chunk must divide the questions of a core, and so its passages.
+  """
+  if not config.train.gradient_cache:
+    return [2**n for n in range(15)]
+  questions = max(1, config.train.batch_size // cores)
+  return [n for n in range(1, questions + 1) if questions % n == 0]
+
+
+def _name(config: ml_collections.ConfigDict) -> str:
+  cached = config.train.gradient_cache
+  return "config.train.chunk_size" if cached else "config.train.batch_size"
+
+
+def _shown(config: ml_collections.ConfigDict, value: int, cores: int) -> int:
+  return value if config.train.gradient_cache else value * cores
+
+
+def _with(
+  config: ml_collections.ConfigDict, value: int, cores: int
+) -> ml_collections.ConfigDict:
+  changed = config.copy_and_resolve_references()
+  with changed.unlocked():
+    if config.train.gradient_cache:
+      changed.train.chunk_size = value
+    else:
+      changed.train.batch_size = value * cores
+  return changed

@@ -1,0 +1,157 @@
+"""Result files: DPR's results JSON, the same as a TREC run and as Pyserini's.
+
+In come questions with their hits, one by one, out come files in the forms that
+DPR's, TREC's and (where it is asked for) Pyserini's tools read.
+`retrieve.retrieve` writes them; nothing is held in memory.
+"""
+
+import collections
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dpr_jax.data import answer_matching, records
+
+_SPACE = re.compile(r"\s+")
+
+
+class Hit(NamedTuple):
+  """One retrieved passage; a larger score is better."""
+
+  id: str
+  title: str
+  text: str
+  score: float
+
+
+class ResultsWriter:
+  """Writes `<name>.<method>.json` and `.trec`, question by question.
+
+  Attributes:
+    counts: questions, hits, questions without a hit, without answers, and
+      hits whose id has white space (TREC runs cannot hold it: there `_` stands
+      in its place).
+  """
+
+  def __init__(
+    self,
+    results: str | os.PathLike,
+    run: str | os.PathLike,
+    tag: str,
+    matcher: answer_matching.AnswerMatcher,
+    pyserini: str | os.PathLike | None = None,
+  ):
+    """Opens the files; `tag` is the run's name in the TREC file."""
+    self.counts = collections.Counter(
+      dict.fromkeys(
+        ("questions", "hits", "no_hits", "no_answers", "ids_with_space"), 0
+      )
+    )
+    self._tag = tag
+    self._matcher = matcher
+    self._results = open(results, "w", encoding="utf-8", newline="\n")
+    self._run = open(run, "w", encoding="utf-8", newline="\n")
+    self._results.write("[")
+    self._pyserini = None
+    if pyserini is not None:
+      self._pyserini = open(pyserini, "w", encoding="utf-8", newline="\n")
+      self._pyserini.write("{")
+
+  def __enter__(self) -> "ResultsWriter":
+    return self
+
+  def __exit__(self, failed, *_) -> None:
+    """Closes the files; after an error they stay incomplete."""
+    if failed is None:
+      self._results.write("\n]\n")
+      self._matcher.warn(f"results of {self._tag}")
+    if self._pyserini is not None:
+      if failed is None:
+        self._pyserini.write("\n}\n")
+      self._pyserini.close()
+    self._results.close()
+    self._run.close()
+
+  def write(
+    self,
+    question: records.Question,
+    rows: Sequence[int],
+    hits: Sequence[Hit],
+    identifier: str = "",
+  ) -> None:
+    """Adds the next question.
+
+    Args:
+      question: the next of the set, in order.
+      rows: row of each hit, under which the matcher knows its text.
+      hits: best first.
+      identifier: the question's own, in TREC's and Pyserini's files; without
+        one it is the question's row, from 0.
+    """
+    number = self.counts["questions"]
+    identifier = _SPACE.sub("_", identifier) or str(number)
+    texts = [hit.text for hit in hits]
+    matches = self._matcher.hits(question.answers, rows, texts, number)
+    passages = [
+      {
+        "id": hit.id,
+        "title": hit.title,
+        "text": hit.text,
+        "score": _score(hit.score),
+        "has_answer": match,
+      }
+      for hit, match in zip(hits, matches, strict=True)
+    ]
+    entry = {
+      "question": question.question,
+      "answers": list(question.answers),
+      "ctxs": passages,
+    }
+    self._results.write(",\n" if number else "\n")
+    self._results.write(json.dumps(entry, ensure_ascii=False))
+    for rank, hit in enumerate(hits, start=1):
+      name = _SPACE.sub("_", hit.id)
+      self.counts["ids_with_space"] += name != hit.id
+      self._run.write(
+        f"{identifier} Q0 {name} {rank} {_score(hit.score)} {self._tag}\n"
+      )
+    if self._pyserini is not None:
+      self._write_pyserini(identifier, question, hits, matches)
+    self.counts["questions"] += 1
+    self.counts["hits"] += len(hits)
+    self.counts["no_hits"] += not hits
+    self.counts["no_answers"] += not question.answers
+
+  def _write_pyserini(
+    self,
+    identifier: str,
+    question: records.Question,
+    hits: Sequence[Hit],
+    matches: Sequence[bool],
+  ) -> None:
+    entry = {
+      "question": question.question,
+      "answers": list(question.answers),
+      "contexts": [
+        {
+          "docid": hit.id,
+          "score": _score(hit.score),
+          "has_answer": match,
+          "text": f"{hit.title}\n{hit.text}",
+        }
+        for hit, match in zip(hits, matches, strict=True)
+      ],
+    }
+    self._pyserini.write(",\n" if self.counts["questions"] else "\n")
+    self._pyserini.write(
+      f"{json.dumps(identifier)}: {json.dumps(entry, ensure_ascii=False)}"
+    )
+
+
+def _score(score: float) -> str:
+  """The shortest digits that give the same float32."""
+  return str(np.float32(score))

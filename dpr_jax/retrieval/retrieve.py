@@ -1,0 +1,389 @@
+"""Retrieval: the best passages of each question, by any method.
+
+In come questions (the workdir's dev set or any question file) and a ranker of
+`retrievers`; out come `results/<name>.<method>.json` in DPR's results format,
+the same as a TREC run, and a manifest beside them that evaluation reads.
+`Retriever` is the same in three lines of Python.
+"""
+
+import contextlib
+import copy
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors, progress
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import answer_matching, records
+from dpr_jax.models import model_settings
+from dpr_jax.retrieval import hybrid, mine, question_sets, retrievers
+from dpr_jax.retrieval.result_files import Hit, ResultsWriter
+
+_BATCH = 256  # questions at once
+_TUNED_ON = 2000  # dev questions, at most
+
+
+class Retriever:
+  """`Retriever.load(workdir).search("who wrote ...", k=20)`."""
+
+  def __init__(self, ranker: mine.Ranker, passages):
+    """Takes a ranker and the PassageTable that its rows point into."""
+    self._ranker = ranker
+    self._passages = passages
+
+  @classmethod
+  def load(
+    cls,
+    workdir_path: str | os.PathLike,
+    method: str = "dense",
+    *,
+    factory: str = "",
+    config: ml_collections.ConfigDict | None = None,
+  ) -> "Retriever":
+    """Opens what a finished workdir holds.
+
+    Args:
+      workdir_path: where `dpr-jax run` has been.
+      method: one of `retrievers.METHODS`.
+      factory: the FAISS index to use; by default the only one that is there,
+        of several the one that the config names.
+      config: how to search; None = as the workdir's own config says.
+
+    Raises:
+      InputError: an unknown method, or something is missing or does not
+        belong together.
+    """
+    from dpr_jax.data import prepare
+
+    retrievers.check_methods([method])
+    workdir = workdir_lib.Workdir(workdir_path)
+    passages = prepare.open_passages(workdir)
+    if config is None and (workdir.root / config_lib.FILE).exists():
+      config = model_settings.of_workdir(workdir)
+    config = copy.deepcopy(config or config_lib.base_config())
+    if method in retrievers.INDEXES:
+      config.index.factory = factory or retrievers.factory_there(
+        config, workdir, method
+      )
+    ranker = retrievers.load(config, workdir, method, passages, build=False)
+    return cls(ranker, passages)
+
+  @property
+  def seconds(self) -> dict[str, float]:
+    """Of the steps of the last search, {} where its method has one alone."""
+    return getattr(self._ranker, "seconds", {})
+
+  def search(
+    self, questions: str | Sequence[str], k: int = 20
+  ) -> list[list[Hit]]:
+    """The best passages of each question, best first.
+
+    Args:
+      questions: texts; one string counts as a list of one.
+      k: hits wanted; fewer where the corpus or BM25 has fewer.
+
+    Raises:
+      InputError: k is below 1.
+    """
+    if isinstance(questions, str):
+      questions = [questions]
+    if k < 1:
+      raise errors.InputError(f"k={k}: must be at least 1")
+    cache = mine.PassageCache(self._passages)
+    return [
+      [hit for _, hit in ranked]
+      for batch in _batches(questions, _at_once(self._ranker))
+      for ranked in search_batch(self._ranker, cache, batch, k)
+    ]
+
+
+def search_batch(
+  ranker: mine.Ranker,
+  cache: mine.PassageCache,
+  questions: Sequence[str],
+  k: int,
+) -> Iterator[list[tuple[int, Hit]]]:
+  """Rows with their hits for every question, best first."""
+  rows, scores = ranker.search(questions, k)
+  for first in range(0, len(rows), _BATCH):
+    some = rows[first : first + _BATCH]
+    passages = cache.take(np.unique(some[some >= 0]).tolist())
+    values = scores[first : first + _BATCH]
+    for ranked, found in zip(some.tolist(), values.tolist(), strict=True):
+      hits = []
+      for row, score in zip(ranked, found, strict=True):
+        if row >= 0:
+          passage = passages[row]
+          hit = Hit(passage.id, passage.title, passage.text, score)
+          hits.append((row, hit))
+      yield hits
+
+
+def _at_once(ranker: mine.Ranker) -> int:
+  """Questions of a batch: more where they share one way over the corpus."""
+  return max(_BATCH, getattr(ranker, "questions_at_once", 0))
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+  batch = []
+  for item in items:
+    batch.append(item)
+    if len(batch) == size:
+      yield batch
+      batch = []
+  if batch:
+    yield batch
+
+
+def retrieve(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  *,
+  questions_file: str | os.PathLike | None = None,
+  name: str = "dev",
+  methods: Sequence[str] | None = None,
+  split: str = "dev",
+  qrels: str | os.PathLike | None = None,
+  tune: bool = False,
+  overwrite: bool = False,
+) -> None:
+  """Writes the results of every method for one question set.
+
+  Args:
+    config: reads `retrieve`, `evaluate.match`, and what `retrievers` read.
+    workdir: holds the corpus, and the index of each dense method.
+    questions_file: `*.qa.csv` or DPR JSON; the workdir's `split` without it.
+    name: the results are `results/<name>.<method>.json`.
+    methods: instead of `config.retrieve.methods`.
+    split: "dev" or "train".
+    qrels: only the questions judged there are asked (BEIR's files hold those of
+      all splits).
+    tune: first chooses the weight of "hybrid" on the dev set, and uses it.
+    overwrite: also where results are current.
+
+  Raises:
+    InputError: an unknown method, a bad name, no questions, or an index,
+      vectors and model that do not belong together.
+  """
+  config = model_settings.settle(config, workdir)
+  methods = retrievers.check_methods(methods or config.retrieve.methods)
+  config_lib.at_least("retrieve.depth", config.retrieve.depth, 1)
+  config_lib.one_of(
+    "evaluate.match", config.evaluate.match, answer_matching.MATCHES
+  )
+  workdir_lib.check_name("--name", name)
+  for method in methods if questions_file is not None else ():
+    output = workdir.results(name, method)
+    if pathlib.Path(questions_file).resolve() == output.resolve():
+      raise errors.InputError(
+        f"--questions={questions_file} is where the results would be written:"
+        " give another --name"
+      )
+  if tune:
+    if "hybrid" not in methods:
+      raise errors.InputError(
+        "--tune: only --method=hybrid has a weight to tune"
+      )
+    tune_fusion(config, workdir)
+    config = copy.deepcopy(config)
+    config.fusion.weight = -1.0
+  source = workdir_lib.dataset_inputs(workdir, "passages")
+  if questions_file is None:
+    source |= workdir_lib.dataset_inputs(workdir, split)
+  else:
+    source["questions"] = workdir_lib.fingerprint_file(questions_file)
+  if qrels is not None:
+    if questions_file is None:
+      raise errors.InputError(f"--qrels={qrels}: needs --questions as well")
+    source["qrels"] = workdir_lib.fingerprint_file(qrels)
+  for method in methods:
+    stage = _stage(config, workdir, name, method, source)
+    if not stage.is_current(overwrite):
+      questions = question_sets.open_set(workdir, questions_file, qrels, split)
+      _retrieve_with(config, workdir, method, stage, questions, name)
+
+
+def _stage(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  name: str,
+  method: str,
+  source: dict[str, str],
+) -> workdir_lib.Stage:
+  """What the results of one method depend on."""
+  settings, inputs = retrievers.depends_on(config, workdir, method)
+  return workdir_lib.Stage(
+    name="retrieve",
+    folder=workdir.results(name, method).parent,
+    config={
+      **settings,
+      "depth": int(config.retrieve.depth),
+      "match": config.evaluate.match,
+      "pyserini": bool(config.retrieve.pyserini),
+    },
+    inputs={**source, **inputs},
+    manifest_name=f"{name}.{method}.manifest.json",
+  )
+
+
+def _retrieve_with(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  method: str,
+  stage: workdir_lib.Stage,
+  questions: question_sets.QuestionSet,
+  name: str,
+) -> None:
+  """Runs one method and writes its files, a batch of questions at a time."""
+  from dpr_jax.data import prepare
+
+  passages = prepare.open_passages(workdir)
+  ranker = retrievers.load(config, workdir, method, passages)
+  depth, match = stage.config["depth"], stage.config["match"]
+  matcher = answer_matching.AnswerMatcher(match=match)
+  cache = mine.PassageCache(passages)
+  output = workdir.results(name, method)
+  outputs = [output, output.with_suffix(".trec")]
+  if stage.config["pyserini"]:
+    outputs.append(output.with_suffix(".pyserini.json"))
+  stage.begin(outputs)
+  gold: list[list[str]] = []
+  started = time.monotonic()
+  with contextlib.ExitStack() as stack:
+    temporary = [
+      stack.enter_context(workdir_lib.replace_file(path)) for path in outputs
+    ]
+    writer = stack.enter_context(
+      ResultsWriter(*temporary[:2], method, matcher, *temporary[2:])
+    )
+    bar = stack.enter_context(
+      progress.Progress(questions.count, f"retrieve {method}", "questions")
+    )
+    for batch in _batches(questions, _at_once(ranker)):
+      texts = [each.question.question for each in batch]
+      found = search_batch(ranker, cache, texts, depth)
+      for each, ranked in zip(batch, found, strict=True):
+        rows = [row for row, _ in ranked]
+        hits = [hit for _, hit in ranked]
+        writer.write(each.question, rows, hits, each.id)
+        gold.append([p.id for p in each.question.positives if p.id])
+      bar.update(len(batch))
+    if not gold:
+      raise errors.InputError(
+        f"{questions.where}: no questions to retrieve for"
+      )
+  seconds = time.monotonic() - started
+  stage.finish(
+    {
+      **writer.counts,
+      "passages": len(passages),
+      "with_gold": sum(map(bool, gold)),
+    },
+    files={path.name: workdir_lib.fingerprint_file(path) for path in outputs},
+    depth=min(depth, len(passages)),
+    match=match,
+    gold=gold,
+  )
+  logging.info(
+    "retrieve: %s, %.1f questions/s, encoding and writing included",
+    output,
+    len(gold) / seconds,
+  )
+
+
+def tune_fusion(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> dict[str, Any]:
+  """Chooses the weight of dense in "hybrid" on the dev set, and stores it.
+
+  The measure is the mean reciprocal rank of the first passage with an answer
+  among the first `retrieve.depth`, over at most `_TUNED_ON` dev questions.
+
+  Args:
+    config: reads `fusion`, `retrieve.depth`, `evaluate.match`, and what both
+      rankers read.
+    workdir: holds BM25's corpus, the index, the dev questions.
+
+  Raises:
+    InputError: no dev question has an answer, or something is missing.
+  """
+  from dpr_jax.data import prepare
+
+  passages = prepare.open_passages(workdir)
+  fusion_settings = {**hybrid.settings(_untuned(config), workdir)}
+  ranker = retrievers.load(_untuned(config), workdir, "hybrid", passages)
+  dev = prepare.open_questions(workdir, "dev")
+  rows = np.linspace(0, len(dev) - 1, min(len(dev), _TUNED_ON)).astype(np.int64)
+  questions = [each for each in dev.take(np.unique(rows)) if each.answers]
+  if not questions:
+    raise errors.InputError(
+      f"{workdir.data / 'dev'}: no question has an answer: the weight of"
+      " `hybrid` cannot be tuned"
+    )
+  depth = int(config_lib.at_least("retrieve.depth", config.retrieve.depth, 1))
+  batches = list(_batches(questions, _BATCH))
+  found = [
+    ranker.search_both([each.question for each in batch], depth)
+    for batch in batches
+  ]
+  cache = mine.PassageCache(passages)
+  matcher = answer_matching.AnswerMatcher(match=config.evaluate.match)
+
+  def reciprocal_rank(rows: Sequence[np.ndarray]) -> float:
+    total = 0.0
+    for batch, some in zip(batches, rows, strict=True):
+      for question, ranked in zip(batch, some, strict=True):
+        total += _first_answer(question, ranked, cache, matcher)
+    return total / len(questions)
+
+  chosen = hybrid.tune(found, reciprocal_rank, fusion_settings, depth)
+  hybrid.store_tuned(
+    workdir,
+    fusion_settings["method"],
+    {
+      **chosen,
+      "questions": len(questions),
+      "inputs": workdir_lib.dataset_inputs(workdir, "passages", "dev"),
+      "depends_on": retrievers.depends_on(config, workdir, "dense")[1],
+    },
+  )
+  matcher.warn("fusion")
+  logging.info(
+    "fusion: %s, weight %.4g of dense is the best on dev (%.4f)",
+    fusion_settings["method"],
+    chosen["weight"],
+    chosen["measure"],
+  )
+  return chosen
+
+
+def _untuned(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config with a weight to begin with, where it asks for the tuned one."""
+  config = copy.deepcopy(config)
+  config.fusion.weight = abs(float(config.fusion.weight))
+  return config
+
+
+def _first_answer(
+  question: records.Question,
+  ranked: np.ndarray,
+  cache: mine.PassageCache,
+  matcher: answer_matching.AnswerMatcher,
+) -> float:
+  """1 / rank of the first passage with an answer, 0 where there is none."""
+  for first in range(0, len(ranked), 10):
+    some = [int(row) for row in ranked[first : first + 10] if row >= 0]
+    taken = cache.take(some)
+    hits = matcher.hits(
+      question.answers, some, [taken[row].text for row in some]
+    )
+    if any(hits):
+      return 1 / (first + hits.index(True) + 1)
+  return 0.0

@@ -1,0 +1,305 @@
+"""The run's batches, as the config asks for them.
+
+In come the workdir's data and mined negatives, out comes a
+`batches.BatchSource`, from which training (and the benchmarks) read.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors, setting_rules
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import (
+  batches,
+  datasets,
+  negative_sampling,
+  prepare,
+  token_store,
+  tokenization,
+)
+from dpr_jax.models import retriever_model
+from dpr_jax.retrieval import mine, negative_refresh
+from dpr_jax.training import answer_masks, retriever_inputs
+
+_SAMPLE = 2000  # questions whose texts show how long texts are
+
+
+def make_source(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  model: retriever_model.Towers,
+  round_number: int = 0,
+  *,
+  store: bool = True,
+) -> batches.BatchSource:
+  """The run's batches: a function of (seed, step, process).
+
+  Args:
+    config: the experiment.
+    workdir: its folder, with data and mined negatives.
+    model: the run's towers, for their tokenizer.
+    round_number: the round whose negatives are used: from 1 on, the model's
+      are those that `negative_refresh.refresh` has mined.
+    store: read the corpus's token ids from the workdir's store (made where it
+      is not there), not its texts.
+
+  Raises:
+    InputError: a bad setting, or negatives are missing or of other data.
+  """
+  check(config)
+  train_config = config.train
+  if train_config.rounds > 1 and not round_number:
+    logging.info(
+      "train: %d rounds; in the first one, BM25's negatives stand for the"
+      " model's",
+      train_config.rounds,
+    )
+  tables = _Tables(
+    prepare.open_questions(workdir, "train"), prepare.open_passages(workdir)
+  )
+  questions = len(tables.questions)
+  plan = batches.Plan(config.seed, questions, train_config.batch_size)
+  steps = negative_refresh.run_steps(config, questions)
+  negative_refresh.boundaries(steps, train_config.rounds)  # there are so many
+  tokenizer = dataclasses.replace(
+    model.tokenizer,
+    passage_length=train_config.passage_length
+    or model.tokenizer.passage_length,
+  )
+  source = batches.BatchSource(
+    plan=plan,
+    steps=steps,
+    questions=tables.questions,
+    sampler=_sampler(config, workdir, tables, round_number),
+    tokenizer=tokenizer,
+    tokens=None,
+    cores=jax.local_device_count(),
+    process=jax.process_index(),
+    processes=jax.process_count(),
+  )
+  if round_number and train_config.length_groups > 1:
+    # In all rounds the shapes of the first: nothing is compiled again.
+    first = dataclasses.replace(
+      source, sampler=_sampler(config, workdir, tables, 0)
+    )
+    source = dataclasses.replace(
+      _with_groups(first, train_config), sampler=source.sampler
+    )
+  else:
+    source = _with_groups(source, train_config)
+  if train_config.mask_answers:
+    source = dataclasses.replace(source, answer_rows=_answer_rows(source))
+  if store:  # last: it may take an hour, and all that can be wrong is known
+    source = dataclasses.replace(
+      source, tokens=_tokens(workdir, tables, model, tokenizer)
+    )
+  return source
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """`InputError` where a setting of the batches is bad; reads no data."""
+  settings = config.train
+  for name in ("batch_size", "length_groups"):
+    config_lib.at_least(f"train.{name}", settings[name], 1)
+  setting_rules.divides(settings.batch_size, jax.device_count())
+  retriever_inputs.mixture(config, 0)
+  setting_rules.answer_masks(settings.mask_answers, config.evaluate.match)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tables:
+  """The data of a workdir: training questions and corpus."""
+
+  questions: datasets.QuestionTable
+  passages: datasets.PassageTable
+
+
+def _tokens(
+  workdir: workdir_lib.Workdir,
+  tables: _Tables,
+  model: retriever_model.Towers,
+  tokenizer: tokenization.TextTokenizer,
+) -> token_store.TokenStore:
+  """The corpus's token ids, cut where training cuts."""
+  store = token_store.make(
+    workdir,
+    tables.passages,
+    # As embedding needs it, so that one store serves both.
+    max(model.tokenizer, tokenizer, key=lambda each: each.passage_length),
+    process=jax.process_index(),
+    processes=jax.process_count(),
+  )
+  return dataclasses.replace(store, limit=tokenizer.passage_length)
+
+
+def _with_groups(
+  source: batches.BatchSource, train_config: ml_collections.ConfigDict
+) -> batches.BatchSource:
+  """Groups by length, from the lengths of the first training texts."""
+  wanted = train_config.length_groups
+  if wanted > 1 and source.processes > 1:
+    # A batch that does not fit its groups takes another shape, and one process
+    # would not know of the other's.
+    logging.warning(
+      "train: length_groups=%d is for one process only: every text is padded to"
+      " its limit",
+      wanted,
+    )
+    wanted = 1
+  if wanted == 1:
+    return source
+  rows = np.arange(min(len(source.questions), _SAMPLE))
+  questions = source.questions.take(rows)
+  passages, _ = source.sampler.passages_of_batch(
+    questions, rows, np.zeros_like(rows)
+  )
+  tokenizer = source.tokenizer
+  share = source.plan.batch_size // source.processes
+  groups = [
+    batches.length_groups(
+      np.array([len(row) for row in ids]),
+      rows=count,
+      cores=source.cores,
+      groups=most,
+      chunk=chunk,
+      limit=limit,
+    )
+    for ids, count, limit, most, chunk in (
+      (
+        tokenizer.question_ids([q.question for q in questions]),
+        share,
+        tokenizer.question_length,
+        min(wanted, 2),  # questions are short: more would only be compiled
+        train_config.question_chunk_size or train_config.chunk_size,
+      ),
+      (
+        tokenizer.passage_ids([p for p in passages if p is not None]),
+        share * source.sampler.per_question,
+        tokenizer.passage_length,
+        wanted,
+        train_config.chunk_size,
+      ),
+    )
+  ]
+  return dataclasses.replace(
+    source, question_groups=groups[0], passage_groups=groups[1]
+  )
+
+
+def _sampler(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  tables: _Tables,
+  round_number: int,
+) -> negative_sampling.Sampler:
+  """Chooses the passages of a round."""
+  mixture = retriever_inputs.mixture(config, round_number)
+  mined = {}
+  for kind in mine.RANKERS:
+    if kind not in mixture.kinds:
+      continue
+    if kind == "model" and round_number:
+      ids = negative_refresh.read(
+        config, workdir, round_number, len(tables.questions)
+      )
+    else:
+      path = retriever_inputs.mined_path(config, workdir, kind)
+      ids = mine.read_negatives(path, len(tables.questions), mine.command(kind))
+    mined[kind] = ids
+  return negative_sampling.Sampler(
+    passages=tables.passages,
+    candidates=_candidates(tables, mixture, mined),
+    mixture=mixture,
+    from_top=config.train.hard_negatives_from_top,
+    seed=config.seed,
+  )
+
+
+def _candidates(
+  tables: _Tables,
+  mixture: negative_sampling.Mixture,
+  mined: Mapping[str, list[list[str]]],
+) -> list[negative_sampling.Candidate]:
+  """Corpus rows of every question's positives and negatives."""
+  found: list[negative_sampling.Candidate] = []
+  for first, block in tables.questions.blocks(4096):
+    lists = {"positives": [[p.id for p in q.positives] for q in block]}
+    lists |= {
+      kind: ids[first : first + len(block)] for kind, ids in mined.items()
+    }
+    if "given" in mixture.kinds:
+      lists["given"] = [
+        [p.id for p in (*q.hard_negatives, *q.negatives)] for q in block
+      ]
+    rows = {kind: _rows(tables, ids) for kind, ids in lists.items()}
+    _check_known(rows, lists, first, mined)
+    if "given" in mixture.kinds:
+      rows["given"] = [
+        negative_sampling.given_rows(some) for some in rows["given"]
+      ]
+    positives = rows.pop("positives")
+    for number, gold in enumerate(positives):
+      pools = {kind: some[number] for kind, some in rows.items()}
+      found.append(
+        negative_sampling.Candidate(
+          int(gold[0]) if len(gold) else -1, pools, gold[1:]
+        )
+      )
+  for kind, count in mixture.parts:
+    if kind != "random":
+      few = sum(len(candidate.pools[kind]) < count for candidate in found)
+      if few:
+        logging.info(
+          "train: %d of %d questions have fewer than %d %s negatives: what is"
+          " missing is padded and masked",
+          few,
+          len(found),
+          count,
+          kind,
+        )
+  return found
+
+
+def _rows(tables: _Tables, lists: Sequence[Sequence[str]]) -> list[np.ndarray]:
+  """Corpus rows of many lists of ids, looked up at once."""
+  rows = tables.passages.rows_of([i for ids in lists for i in ids])
+  return np.split(rows, np.cumsum([len(ids) for ids in lists])[:-1])
+
+
+def _check_known(
+  rows: Mapping[str, list[np.ndarray]],
+  lists: Mapping[str, Sequence[Sequence[str]]],
+  first: int,
+  mined: Iterable[str],
+) -> None:
+  """`InputError` where a mined passage is not in the corpus."""
+  for kind in mined:
+    for number, found in enumerate(rows[kind]):
+      if (found < 0).any():
+        unknown = lists[kind][number][int(np.argmin(found))]
+        raise errors.InputError(
+          f"the {kind} negatives, line {first + number + 1}: passage"
+          f" {unknown!r} is not in the corpus: run `{mine.command(kind)}"
+          " --overwrite`"
+        )
+
+
+def _answer_rows(source: batches.BatchSource) -> answer_masks.AnswerRows:
+  """Which passages of the batches hold which question's answers."""
+  sampler = source.sampler
+  unknown = sum(candidate.positive < 0 for candidate in sampler.candidates)
+  if unknown:
+    logging.warning(
+      "train: the gold passages of %d questions are in no corpus, so nothing is"
+      " known of the answers in them: they are masked for no question",
+      unknown,
+    )
+  return answer_masks.AnswerRows.build(
+    source.questions, sampler.passages, sampler.possible_rows()
+  )

@@ -1,0 +1,60 @@
+"""Every config loads, saves and comes back; a misspelt key does not."""
+
+import json
+import runpy
+
+import pytest
+
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+
+CONFIGS = [
+  ("demo", ""),
+  ("nq", ""),
+  ("nq_100k", ""),
+  ("nq_100k", "quick"),
+  ("nq_100k", "ablation"),
+  ("nq_100k", "batch_size"),
+  ("nq_100k", "reader"),
+  ("squad", ""),
+  ("squad", "bench"),
+]
+
+
+@pytest.mark.parametrize(("name", "variant"), CONFIGS)
+def test_configs_survive_the_workdir(repository, tmp_path, name, variant):
+  """What a stage leaves as config.json is the config."""
+  module = runpy.run_path(str(repository / "configs" / f"{name}.py"))
+  config = module["get_config"](variant)
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(config_lib.plain(config)))
+  assert config_lib.plain(config_lib.read(path)) == config_lib.plain(config)
+  with pytest.raises(ValueError, match="variant 'no'"):
+    module["get_config"]("no")
+
+
+def test_every_config_is_tested(repository):
+  """A new file in configs/ belongs into the list above."""
+  names = {path.stem for path in (repository / "configs").glob("[a-z]*.py")}
+  assert names == {name for name, _ in CONFIGS}
+
+
+def test_keys_are_locked(tmp_path):
+  """A misspelt key is an error, in code and in a file."""
+  config = config_lib.base_config()
+  with pytest.raises(AttributeError, match="batchsize"):
+    config.train.batchsize = 3
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps({"train": {"batchsize": 3}}))
+  with pytest.raises(errors.InputError, match="not a config of this version"):
+    config_lib.read(path)
+  with pytest.raises(errors.InputError, match="is it a workdir"):
+    config_lib.read(tmp_path / "no.json")
+
+
+def test_checks_name_the_key():
+  """One line with key, value and what is allowed."""
+  with pytest.raises(errors.InputError, match=r"config.a.b='x': .* y, z"):
+    config_lib.one_of("a.b", "x", ("y", "z"))
+  with pytest.raises(errors.InputError, match=r"config.a.b=0: must be >= 1"):
+    config_lib.at_least("a.b", 0, 1)

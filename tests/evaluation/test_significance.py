@@ -1,0 +1,81 @@
+"""Paired tests against their definitions; reports of what differs."""
+
+import math
+
+import numpy as np
+import pytest
+
+from dpr_jax.evaluation import significance, tables
+
+
+def test_mcnemar_counts_coins():
+  """9 of 10 disagreements for one side: both tails of 10 coins."""
+  one = [True] * 9 + [False] + [True] * 5 + [False] * 5
+  other = [False] * 9 + [True] + [True] * 5 + [False] * 5
+  found = significance.mcnemar(one, other)
+  assert (found["only_one"], found["only_other"]) == (9, 1)
+  assert found["p"] == pytest.approx(2 * (1 + 10) / 2**10)
+  assert found["difference"] == pytest.approx(8 / 20)
+  assert significance.mcnemar(one, one)["p"] == 1.0
+
+
+def test_permutation_equals_all_sign_changes():
+  """Few questions: every swap is tried, so p is exact."""
+  one = [0.9, 0.8, 0.7, 0.9, 0.6, 0.8]
+  other = [0.1, 0.2, 0.3, 0.2, 0.5, 0.4]
+  found = significance.permutation(one, other)
+  assert found["p"] == pytest.approx(2 / 2**6)
+  low, high = found["interval"]
+  assert low < found["difference"] < high
+  same = significance.permutation(one, one)
+  assert (same["p"], same["interval"]) == (1.0, [0.0, 0.0])
+
+
+def test_permutation_of_noise_is_not_significant():
+  generator = np.random.default_rng(0)
+  one, other = generator.uniform(size=(2, 300))
+  assert significance.permutation(one, other)["p"] > 0.05
+  assert significance.permutation(one + 0.1, one)["p"] < 0.001
+
+
+ONE = [0, None, 3, 1]
+OTHER = [2, 0, None, 1]
+
+
+def test_report_of_two_methods():
+  found = significance.compare(
+    ("dense", "bm25"), (ONE, OTHER), ([0], [None]), [1, 5]
+  )
+  assert set(found["tests"]) == {
+    "top1",
+    "top5",
+    "reciprocal_rank",
+    "gold_top1",
+    "gold_top5",
+    "gold_reciprocal_rank",
+  }
+  assert found["tests"]["top5"]["only_one"] == 1
+  assert found["tests"]["reciprocal_rank"]["one"] == pytest.approx(
+    (1 + 1 / 4 + 1 / 2) / 4
+  )
+  shown = tables.table_text(significance.table(found))
+  assert "dense against bm25, 4 questions" in shown
+  assert "gold reciprocal rank" in shown
+
+
+def test_disagreements_name_the_questions():
+  questions = [{"question": f"q{i}", "answers": ["a"]} for i in range(4)]
+  found = significance.disagreements(questions, (ONE, OTHER), 5)
+  assert found["only_one"] == [
+    {
+      "row": 2,
+      "question": "q2",
+      "answers": ["a"],
+      "rank_one": 4,
+      "rank_other": None,
+    }
+  ]
+  assert [each["row"] for each in found["only_other"]] == [1]
+  assert not math.isnan(found["only_other"][0]["rank_other"])
+  found = significance.disagreements(questions, (ONE, OTHER), 1)
+  assert [each["row"] for each in found["only_one"]] == [0]
