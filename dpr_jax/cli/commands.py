@@ -1,419 +1,461 @@
-"""What `dpr-jax` does: every command as a function of the flags.
+"""The table of commands: all that `dpr-jax` knows about each of them.
 
-Rooms are imported by the command that needs them, so that a mistake in the
-flags is answered at once.
+A new command is one row here and one module with its function, which takes an
+`Invocation`.  Usage, `COMMAND --help`, checks of flags, "did you mean", the
+order of `run` and what is set up before a command follow from the rows.  The
+module is imported when the command is called.
 """
 
-import contextlib
-import pathlib
-import runpy
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from importlib import resources as importlib_resources
+from dpr_jax.cli import flags as f
+from dpr_jax.cli.command import (
+  ALWAYS,
+  APART,
+  FIRST,
+  NONE,
+  ONE,
+  READER,
+  START,
+  STORED,
+  TOWERS,
+  WITH_READER,
+  Command,
+)
+from dpr_jax.cli.flags import Flag, switch
 
-import ml_collections
-from absl import logging
+_STAGE = (*f.EXPERIMENT, *f.DEVICES, f.OVERWRITE)
+_BENCH = (*f.EXPERIMENT, *f.DEVICES, f.JSON)
 
-from dpr_jax.cli import experiment, settings_command
-from dpr_jax.cli import flags as cli_flags
-from dpr_jax.cli.settings_call import READING, STAGES
-from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, multiprocess
-from dpr_jax.core import workdir as workdir_lib
-
-# Several processes do these together; the others are led by the first, which
-# asks for help where an index has shards or search is exact
-# (`index.all_processes`).
-TOGETHER = ("train", "embed", "train-reader")
-
-
-def _stages(
-  stage: str,
-  config: ml_collections.ConfigDict,
-  workdir: workdir_lib.Workdir,
-) -> None:
-  from dpr_jax.index import all_processes
-
-  tasks = all_processes.Helper(config, workdir).tasks
-  wanted = STAGES if stage == "run" else (stage,)
-  if stage == "run" and not config.reader.train:
-    wanted = tuple(name for name in wanted if name not in READING)
-  if stage == "run":
-    _check_trainings(config, workdir)
-  for name in wanted:
-    logging.info("== %s", name)
-    settled = experiment.settled(config, workdir, name)
-    function = _functions(settled, workdir, stage)[name]
-    with experiment.remembered(config, workdir):
-      if name in TOGETHER:
-        function()
-      else:
-        multiprocess.first_leads(function, tasks)
-
-
-def _check_trainings(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
-) -> None:
-  """Before what a training has read is made again, with other settings."""
-  from dpr_jax.training import retriever_inputs, train_reader
-
-  if not cli_flags.overwrites("train"):
-    multiprocess.first_alone(
-      lambda: retriever_inputs.check_before(config, workdir)
-    )
-  if config.reader.train and not cli_flags.overwrites("train-reader"):
-    multiprocess.first_alone(lambda: train_reader.check_before(config, workdir))
-
-
-def _functions(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, stage: str
-) -> dict[str, Callable[[], object]]:
-  """Every stage as a call without arguments."""
-  from dpr_jax.data import prepare
-  from dpr_jax.embedding import embed
-  from dpr_jax.evaluation import evaluate as evaluate_lib
-  from dpr_jax.index import faiss_stage
-  from dpr_jax.reading import read as read_lib
-  from dpr_jax.reading import rerank
-  from dpr_jax.retrieval import mine, retrievers
-  from dpr_jax.retrieval import retrieve as retrieve_lib
-  from dpr_jax.training import train_reader, train_retriever
-
-  questions = experiment.path(cli_flags.QUESTIONS)
-
-  def again(name: str) -> dict[str, bool]:
-    return {"overwrite": cli_flags.overwrites(name)}
-
-  def for_models(function: Callable, room: dict[str, str], **kwargs) -> None:
-    models = retrievers.models_of(config.retrieve.methods, room)
-    for model in [cli_flags.MODEL.value] if cli_flags.MODEL.value else models:
-      function(config, workdir, model=model, **kwargs)
-
-  def retrieve() -> None:
-    retrieve_lib.retrieve(
-      config,
-      workdir,
-      questions_file=questions,
-      name=cli_flags.NAME.value,
-      methods=cli_flags.METHOD.value,
-      qrels=experiment.path(cli_flags.QRELS) if stage == "retrieve" else None,
-      tune=cli_flags.TUNE.value,
-      **again("retrieve"),
-    )
-    if cli_flags.RERANK.value:
-      for method in cli_flags.METHOD.value or config.retrieve.methods:
-        rerank.rerank(
-          config,
-          workdir,
-          name=cli_flags.NAME.value,
-          method=method,
-          **again("retrieve"),
-        )
-
-  return {
-    "prepare": lambda: prepare.prepare(config, workdir, **again("prepare")),
-    "mine": lambda: mine.mine(
-      config, workdir, ranker=cli_flags.FROM.value or "bm25", **again("mine")
+_STAGES = (
+  Command(
+    "prepare",
+    "Read the corpus and the questions into the workdir",
+    "stages:prepare",
+    processes=FIRST,
+    in_run=ALWAYS,
+    flags=_STAGE,
+  ),
+  Command(
+    "mine",
+    "Find hard negatives, with BM25 or with the trained towers",
+    "stages:mine",
+    "--workdir=W --from=model",
+    processes=FIRST,
+    in_run=ALWAYS,
+    devices=lambda values: values["from"] == "model",
+    uses=lambda values: (TOWERS,) if values["from"] == "model" else (),
+    flags=(
+      *_STAGE,
+      f.FROM.saying(
+        "bm25, or model = the trained towers of this workdir with their index;"
+        " default: bm25.",
+        shown="bm25|model",
+      ),
     ),
-    "train": lambda: train_retriever.train(config, workdir, **again("train")),
-    "embed": lambda: for_models(
-      embed.embed, retrievers.VECTORS, **again("embed")
+  ),
+  Command(
+    "train",
+    "Train the two towers",
+    "stages:train",
+    in_run=ALWAYS,
+    devices=True,
+    flags=_STAGE,
+  ),
+  Command(
+    "embed",
+    "Encode the corpus into vectors",
+    "stages:embed",
+    "--workdir=W",
+    in_run=ALWAYS,
+    devices=True,
+    uses=(TOWERS, START),
+    flags=(*_STAGE, f.MODEL),
+  ),
+  Command(
+    "index",
+    "Build a FAISS index of the vectors",
+    "stages:index",
+    "--workdir=W --config.index.factory=HNSW32 --tune",
+    processes=FIRST,
+    in_run=ALWAYS,
+    devices=lambda values: not values["plan"],
+    uses=(TOWERS,),
+    flags=(
+      *_STAGE,
+      f.MODEL,
+      f.TUNE.saying("Search as carefully as config.index.recall_target needs."),
+      Flag(
+        "shard",
+        "Build this one of config.index.shards alone, from 0.",
+        "N",
+        kind=int,
+      ),
+      switch(
+        "plan",
+        "What it would take, and what to choose; builds nothing.",
+      ),
+      f.VECTORS.saying("With --plan: so many; default: the workdir's."),
+      f.DIM,
     ),
-    "index": lambda: for_models(
-      faiss_stage.index,
-      retrievers.INDEXES,
-      **again("index"),
-      shard=cli_flags.SHARD.value,
-      tune=cli_flags.TUNE.value,
+  ),
+  Command(
+    "retrieve",
+    "Retrieve passages for a set of questions",
+    "stages:retrieve",
+    "--workdir=W --method=dense,hybrid --questions=q.qa.csv --name=mine",
+    processes=FIRST,
+    in_run=ALWAYS,
+    devices=True,
+    uses=lambda values: (TOWERS, READER) if values["rerank"] else (TOWERS,),
+    flags=(
+      *_STAGE,
+      f.QUESTIONS.saying("A *.qa.csv or DPR JSON; default: the dev set."),
+      f.NAME,
+      f.METHOD,
+      f.QRELS.saying("Ask only the questions judged there."),
+      f.TUNE.saying("Choose the weight of dense in hybrid on the dev set."),
+      Flag(
+        "rerank",
+        "Reorder the first config.read.rerank_depth passages by the reader's"
+        " rank head (and config.read.retriever_weight), as another method.",
+        choices=("reader",),
+      ),
     ),
-    "retrieve": retrieve,
-    "train-reader": lambda: train_reader.train_reader(
-      config, workdir, **again("train-reader")
+  ),
+  Command(
+    "train-reader",
+    "Train the span reader",
+    "stages:train_reader",
+    in_run=WITH_READER,
+    devices=True,
+    uses=(TOWERS,),
+    flags=_STAGE,
+  ),
+  Command(
+    "read",
+    "Extract answers from retrieved passages",
+    "stages:read",
+    "--workdir=W --method=dense",
+    processes=FIRST,
+    in_run=WITH_READER,
+    devices=True,
+    uses=(TOWERS, READER),
+    flags=(
+      *_STAGE,
+      f.QUESTIONS.saying(
+        "A file in SQuAD's format; default: what was retrieved."
+      ),
+      f.NAME,
+      f.METHOD,
+      f.TUNE.saying(
+        "Choose the weight of the retriever's score on the questions read."
+      ),
     ),
-    "read": lambda: read_lib.read(
-      config,
-      workdir,
-      name=cli_flags.NAME.value,
-      # In `run` they have been retrieved for.
-      questions_file=questions if stage == "read" else None,
-      methods=cli_flags.METHOD.value,
-      tune=cli_flags.TUNE.value,
-      **again("read"),
+  ),
+  Command(
+    "evaluate",
+    "Measure top-k accuracy, and exact match and F1 of answers",
+    "stages:evaluate",
+    "--workdir=W --qrels=gold --compare=dense,bm25",
+    processes=FIRST,
+    in_run=ALWAYS,
+    uses=(TOWERS,),
+    flags=(
+      *_STAGE,
+      f.NAME,
+      f.MATCH,
+      f.QRELS.saying(
+        "Judgements in BEIR's or TREC's format, or gold: the questions' own"
+        " positives; adds nDCG, recall, MRR and MAP."
+      ),
+      Flag(
+        "compare",
+        "Test the difference of two methods, and list the questions that one"
+        " finds and the other misses.",
+        "METHOD,METHOD",
+        kind=tuple,
+      ),
     ),
-    "evaluate": lambda: evaluate_lib.evaluate(
-      config,
-      workdir,
-      name=cli_flags.NAME.value,
-      match=cli_flags.MATCH.value,
-      qrels=experiment.path(cli_flags.QRELS),
-      compare=cli_flags.COMPARE.value,
-      **again("evaluate"),
+  ),
+)
+STAGES = tuple(row.name for row in _STAGES)
+
+_OTHERS = (
+  Command(
+    "run",
+    "All of the stages in order; what is done and unchanged is skipped",
+    "run_stages:run",
+    devices=True,
+    settings=STAGES,
+    flags=(
+      *(*f.EXPERIMENT, *f.DEVICES, f.OVERWRITE_STAGES, f.NAME, f.METHOD),
+      *(f.MODEL, f.MATCH),
+      f.QUESTIONS.saying("A *.qa.csv or DPR JSON; default: the dev set."),
     ),
-  }
+  ),
+  Command(
+    "demo",
+    "The whole flow on the embedded sample",
+    "run_stages:demo",
+    "",
+    "[--workdir=DIR]",
+    devices=True,
+    processes=ONE,
+    settings=STAGES,
+    cpu_devices=8,
+    flags=(*f.EXPERIMENT, *f.DEVICES, f.OVERWRITE_STAGES),
+  ),
+  Command(
+    "plan",
+    "Compile for a TPU without one: does it fit, how fast at best",
+    "plan:plan",
+    "--config=configs/nq.py --topology=v5e:16x16",
+    "--config=FILE --topology=CHIPS",
+    processes=APART,
+    flags=(
+      f.CONFIG,
+      Flag(
+        "topology",
+        "Chips and how they are laid out, as v5e:16x16.",
+        "CHIPS",
+      ),
+      switch(
+        "search",
+        "Look for the largest batch that fits; with the gradient cache, for the"
+        " largest chunk.",
+      ),
+      switch(
+        "embed",
+        "Of the embed step too; --noembed: the train step alone.",
+        default=True,
+      ),
+      switch(
+        "quick",
+        "The compiler tries less hard; a fifth of the time, about the same"
+        " memory.",
+      ),
+      f.JSON,
+    ),
+  ),
+  Command(
+    "ask",
+    "Answer questions from a finished workdir, those of the command line or"
+    " one per line of standard input",
+    "ask:ask",
+    "--workdir=W Where was Einstein born?",
+    "--workdir=DIR [QUESTION ...] [-- QUESTION ...]",
+    devices=True,
+    config=STORED,
+    uses=(TOWERS, READER),
+    takes_words=True,
+    flags=(
+      *(*f.EXPERIMENT, *f.DEVICES),
+      f.METHOD.saying(
+        "One of bm25, dense, dense-start, exact, hybrid; default: the first of"
+        " config.read.methods.",
+        shown="METHOD",
+        most=1,
+      ),
+      Flag(
+        "k",
+        "Passages to read per question; default: 20.",
+        "N",
+        kind=int,
+        default=20,
+        least=1,
+      ),
+      f.JSON_ALONE.saying("Print one line of JSON per question, or null."),
+    ),
+  ),
+  Command(
+    "export",
+    "Write the towers, the vectors or the reader for other libraries",
+    "export:export",
+    "--workdir=W --format=hf --out=DIR",
+    "--workdir=DIR --format=FORMAT --out=DIR",
+    config=STORED,
+    uses=lambda values: (
+      (TOWERS, START, READER) if values["what"] == "reader" else (TOWERS, START)
+    ),
+    flags=(
+      *(*f.EXPERIMENT, f.OUT),
+      f.WHAT.saying("The trained towers (model), vectors, or the reader."),
+      Flag(
+        "format",
+        "hf or sentence-transformers for the towers, the last two for the"
+        " reader (DPRReader, BertForQuestionAnswering), others for embeddings.",
+        choices=(
+          *("hf", "sentence-transformers", "dpr", "tevatron", "contriever"),
+          *("npy", "dpr-reader", "question-answering"),
+        ),
+      ),
+      f.MODEL.saying("The trained towers (default), or before training."),
+    ),
+  ),
+  Command(
+    "import",
+    "Read vectors of other libraries, into a folder as `embed` leaves them",
+    "export:import_",
+    "--what=embeddings --from=vectors.pkl --out=DIR",
+    "--what=embeddings --from=FILE_OR_DIR --out=DIR",
+    config=NONE,
+    flags=(
+      f.WHAT.saying("Vectors of passages are all that can be imported."),
+      f.FROM.saying("A file or folder of the other library.", shown="PATH"),
+      f.OUT,
+    ),
+  ),
+  Command(
+    "config",
+    "Show the value of every setting, and where it comes from: default, file,"
+    " workdir or command line",
+    "settings_command:show",
+    "--config=configs/nq_100k.py --diff",
+    "[--config=FILE] [--workdir=DIR]",
+    processes=APART,
+    config=NONE,
+    flags=(
+      *f.EXPERIMENT,
+      switch(
+        "print",
+        "All settings; it does so without this flag, too.",
+      ),
+      switch(
+        "diff",
+        "Only what differs from the default.",
+      ),
+      f.JSON_ALONE,
+    ),
+  ),
+  Command(
+    "check",
+    "Is a workdir whole, and does all of it belong together? Exit status 2"
+    " where not",
+    "check:check",
+    "--workdir=W --deep",
+    "--workdir=DIR",
+    config=NONE,
+    flags=(
+      f.WORKDIR,
+      switch(
+        "deep",
+        "Read every row, vector, id and index, too.",
+      ),
+    ),
+  ),
+)
+
+_BENCHES = (
+  Command(
+    "bench train",
+    "Speed and memory of training",
+    "bench:train",
+    "--config=configs/nq_100k.py --workdir=W --against=sentence-transformers",
+    devices=True,
+    processes=ONE,
+    settings=("train",),
+    flags=(
+      *(*_BENCH, f.REPEATS),
+      f.AGAINST.saying(
+        "A library to compare with: sentence-transformers; needs"
+        " dpr-jax[bench].",
+        shown="LIBRARY",
+      ),
+      switch(
+        "separate",
+        "Two towers of ours, not a shared one.",
+      ),
+    ),
+  ),
+  Command(
+    "bench encode",
+    "Speed and memory of encoding passages",
+    "bench:encode",
+    "--config=configs/nq_100k.py --workdir=W --against=sentence-transformers",
+    devices=True,
+    processes=ONE,
+    settings=("embed",),
+    uses=(TOWERS,),
+    flags=(
+      *(*_BENCH, f.REPEATS),
+      f.AGAINST.saying(
+        "A library to compare with: sentence-transformers, or"
+        " sentence-transformers-bfloat16; needs dpr-jax[bench].",
+        shown="LIBRARY",
+      ),
+    ),
+  ),
+  Command(
+    "bench batch",
+    "Speed and memory of training by the size of the batch",
+    "bench:batch",
+    "--config=configs/nq_100k.py --batch_sizes=128,1024 --cpu_devices=8",
+    "--config=FILE",
+    devices=True,
+    processes=ONE,
+    flags=(
+      *(f.CONFIG, *f.DEVICES, f.JSON, f.REPEATS),
+      Flag(
+        "batch_sizes",
+        "Questions in the global batch, one size after the other; default:"
+        " 128,1024,8192.",
+        "N[,N]",
+        kind=tuple,
+        default=("128", "1024", "8192"),
+      ),
+    ),
+  ),
+  Command(
+    "bench search",
+    "Speed, memory and recall of search, index by index",
+    "bench:search",
+    "--config=configs/nq_100k.py --vectors=1000000 --dim=768",
+    "--config=FILE (--workdir=DIR | --vectors=N)",
+    devices=True,
+    processes=ONE,
+    settings=("index", "retrieve"),
+    uses=(TOWERS,),
+    flags=(
+      *(*_BENCH, f.REPEATS),
+      f.VECTORS.saying("Made-up ones, in clusters; default: the workdir's."),
+      f.DIM,
+      Flag(
+        "factories",
+        'FAISS factory strings between semicolons, and "exact" for search on'
+        " the devices; default: one of each kind.",
+        "LIST",
+        default="",
+      ),
+      f.AGAINST.saying(
+        "A library to compare with: bm25s, or bm25s-numba (compiled as well).",
+        shown="LIBRARY",
+      ),
+    ),
+  ),
+  Command(
+    "bench reader",
+    "Speed and memory of the span reader",
+    "bench:reader",
+    "--config=configs/squad.py:bench --workdir=W --against=transformers",
+    devices=True,
+    processes=ONE,
+    settings=("train-reader",),
+    flags=(
+      *_BENCH,
+      f.AGAINST.saying(
+        "A library to compare with: transformers.", shown="LIBRARY"
+      ),
+    ),
+  ),
+)
+
+COMMANDS = (*_STAGES, *_OTHERS, *_BENCHES)
+BY_NAME = {row.name: row for row in COMMANDS}
+FLAGS = (*f.LOG, *(flag for row in COMMANDS for flag in row.flags))
+EVERYWHERE = tuple({x.name: x for x in FLAGS if x.everywhere}.values())
 
 
-def _ask(questions: list[str]) -> None:
-  """Answers questions from a finished workdir."""
-  from dpr_jax.reading import answerer as answerer_lib
-
-  workdir, as_json = experiment.workdir(), cli_flags.JSON.value is not None
-  if as_json and cli_flags.JSON.value != "-":
-    raise errors.InputError(
-      f"--json={cli_flags.JSON.value}: ask prints: --json alone"
-    )
-  if cli_flags.K.value < 1:
-    raise errors.InputError(f"--k={cli_flags.K.value}: must be at least 1")
-  config = None
-  if cli_flags.CONFIG.value is not None:
-    config = experiment.settled(experiment.config(), workdir, "ask")
-  answerer = answerer_lib.Answerer.load(
-    workdir.root,
-    method=(cli_flags.METHOD.value or [""])[0],
-    k=cli_flags.K.value,
-    config=config,
+def taken_by(flag: str) -> tuple[str, ...]:
+  """Commands that list a flag."""
+  return tuple(
+    row.name for row in COMMANDS if flag in [each.name for each in row.flags]
   )
-  for question in questions or sys.stdin:
-    if question.strip():
-      reply = answerer.ask(question.strip())
-      print(reply.json() if as_json else reply.text(), flush=True)
-
-
-def _bench(arguments: list[str]) -> None:
-  """Measures; unlike a stage it leaves nothing in the workdir."""
-  from dpr_jax.benchmarking import batch, encode, harness, reader, search, train
-
-  kind, config = arguments[0], experiment.config()
-  if cli_flags.WORKDIR.value:
-    workdir = experiment.workdir()
-    config = experiment.settled(config, workdir, f"bench {kind}")
-  if cli_flags.REPEATS.value < 0:
-    raise errors.InputError(
-      f"--repeats={cli_flags.REPEATS.value}: must be positive"
-    )
-  against, json_file = cli_flags.AGAINST.value, experiment.path(cli_flags.JSON)
-  if json_file:
-    harness.check_writable(json_file)
-  common = {"repeats": cli_flags.REPEATS.value, "json_file": json_file}
-  if kind == "batch":
-    batch.bench(
-      config,
-      cpu_devices=cli_flags.CPU_DEVICES.value,
-      batch_sizes=_integers("batch_sizes", cli_flags.BATCH_SIZES.value),
-      **common,
-    )
-  elif kind == "search":
-    search.bench(
-      config,
-      experiment.workdir() if cli_flags.WORKDIR.value else None,
-      vectors=cli_flags.VECTORS.value,
-      dim=cli_flags.DIM.value,
-      factories=[each for each in cli_flags.FACTORIES.value.split(";") if each],
-      against=against,
-      cpu_devices=cli_flags.CPU_DEVICES.value,
-      **common,
-    )
-  elif kind == "encode":
-    encode.bench(config, experiment.workdir(), against=against, **common)
-  elif kind == "train":
-    train.bench(
-      config,
-      experiment.workdir(),
-      against=against,
-      separate=cli_flags.SEPARATE.value,
-      **common,
-    )
-  elif against not in (None, "transformers"):
-    raise errors.InputError(
-      f"--against={against}: bench reader knows transformers alone"
-    )
-  else:
-    reader.bench(config, experiment.workdir(), json_file=json_file)
-
-
-def _plan() -> None:
-  """Compiles for a topology; needs no workdir, no data and no TPU."""
-  from dpr_jax.benchmarking import harness
-  from dpr_jax.planning import chips, largest_batch, report, tpu_plan
-
-  config, json_file = experiment.config(), experiment.path(cli_flags.JSON)
-  if not cli_flags.TOPOLOGY.value:
-    raise errors.InputError("--topology is missing: --topology=v5e:16x16")
-  topology = chips.Topology.parse(cli_flags.TOPOLOGY.value)
-  if json_file:
-    harness.check_writable(json_file)
-  options = {
-    "quick": cli_flags.QUICK.value,
-    "say": lambda line: logging.info(line),
-  }
-  if cli_flags.SEARCH.value:
-    config = largest_batch.largest(config, topology, **options)
-  found = tpu_plan.plan(
-    config, topology, embed=cli_flags.EMBED.value, **options
-  )
-  print(report.table(found))
-  if json_file:
-    workdir_lib.write_json(json_file, found)
-
-
-def _out(name: str) -> pathlib.Path:
-  if not cli_flags.OUT.value:
-    raise errors.InputError(f"{name} needs --out=DIR")
-  return workdir_lib.user_path(cli_flags.OUT.value)
-
-
-def _export() -> None:
-  """The towers or the vectors of a workdir, for other libraries."""
-  out = _out("export")
-  workdir = experiment.workdir()
-  for name in workdir_lib.FOLDERS:
-    workdir_lib.refuse_inside("--out", out, workdir.root / name)
-  config = experiment.settled(experiment.config(), workdir, "export")
-  with contextlib.ExitStack() as stack:
-    # One that may only be read is not written by anybody meanwhile.
-    with contextlib.suppress(errors.DiskError):
-      stack.enter_context(experiment.opened(workdir))
-    if cli_flags.WHAT.value == "embeddings":
-      from dpr_jax.embedding import vector_formats, vector_shards
-
-      found = vector_shards.open_vectors(
-        workdir.embeddings(cli_flags.MODEL.value or "dense")
-      )
-      vector_formats.export(found, cli_flags.FORMAT.value, out)
-      return
-    if cli_flags.WHAT.value == "reader":
-      from dpr_jax.models import reader_model
-
-      reader_model.export(
-        reader_model.trained(config, workdir), out, cli_flags.FORMAT.value or ""
-      )
-      return
-    from dpr_jax.models import export
-
-    export.export(
-      config,
-      workdir,
-      cli_flags.FORMAT.value,
-      out,
-      cli_flags.MODEL.value or "dense",
-    )
-
-
-def _import() -> None:
-  """Vectors of other libraries."""
-  out = _out("import")
-  if cli_flags.WHAT.value != "embeddings":
-    raise errors.InputError(
-      "import: --what=embeddings is all that can be imported; checkpoints are"
-      " loaded as they are: --config.model.checkpoint=DIR"
-    )
-  if not cli_flags.FROM.value:
-    raise errors.InputError("import needs --from=FILE or --from=DIR")
-  from dpr_jax.embedding import vector_formats
-
-  vector_formats.import_(workdir_lib.user_path(cli_flags.FROM.value), out)
-
-
-def _check() -> None:
-  """Prints a line for every artefact; not all in order is exit status 2."""
-  from dpr_jax.cli import workdir_check
-
-  workdir, wrong = experiment.workdir(), 0
-  for finding in workdir_check.check(workdir, deep=cli_flags.DEEP.value):
-    print(finding, flush=True)
-    wrong += finding.state != workdir_check.OK
-  if wrong:
-    raise errors.InputError(
-      f"--workdir={workdir.root}: {wrong} of the above are not in order"
-    )
-
-
-def _plan_index() -> None:
-  """Prints what an index would take; reads the workdir at most."""
-  from dpr_jax.index import faiss_size
-
-  config = experiment.config()
-  count, dim = cli_flags.VECTORS.value, cli_flags.DIM.value
-  if not count:
-    if not cli_flags.WORKDIR.value:
-      raise errors.InputError("--plan needs --vectors=N, or a --workdir")
-    folder = experiment.workdir().embeddings(cli_flags.MODEL.value or "dense")
-    manifest = workdir_lib.read_manifest(folder, "embed")
-    count, dim = manifest["count"], manifest["dim"]
-  faiss_size.print_plan(config, count, dim)
-
-
-def _integers(flag: str, values: Sequence[str]) -> list[int]:
-  """The numbers of a flag; `InputError` that names it where there are none."""
-  if not values or not all(v.isascii() and v.isdigit() for v in values):
-    raise errors.InputError(
-      f"--{flag}={','.join(values)}: must be numbers, as in 128,1024"
-    )
-  return [int(value) for value in values]
-
-
-def _demo() -> None:
-  """Trains, embeds, indexes, retrieves and compares on the sample."""
-  config = cli_flags.CONFIG.value
-  if config is None:
-    path = importlib_resources.files("dpr_jax.configs") / "demo.py"
-    config = runpy.run_path(str(path))["get_config"]()
-  folder = cli_flags.WORKDIR.value or tempfile.mkdtemp(prefix="dpr-jax-demo-")
-  config = config_lib.with_full_paths(config)
-  with experiment.opened(workdir_lib.Workdir(folder)) as workdir:
-    _stages("run", config, workdir)
-  from dpr_jax.reading import answerer as answerer_lib
-  from dpr_jax.retrieval import retrieve as retrieve_lib
-
-  question = "Where was Einstein born?"
-  hits = retrieve_lib.Retriever.load(workdir.root).search([question], k=3)[0]
-  print(f"\n{question}")
-  for rank, hit in enumerate(hits, start=1):
-    print(f"  {rank}. {hit.score:8.4f}  {hit.title}: {hit.text}")
-  if config.reader.train:
-    reply = answerer_lib.Answerer.load(workdir.root, k=3).ask(question)
-    print(f"\n{reply.text()}")
-  print(f"\nEverything is in {workdir.root}")
-
-
-# What is no stage, called with the words behind its name.
-OTHERS = {
-  "demo": lambda _: _demo(),
-  "ask": _ask,
-  "export": lambda _: _export(),
-  "import": lambda _: _import(),
-  "check": lambda _: _check(),
-  "config": lambda _: _show(),
-  "plan": lambda _: _plan(),
-  "bench": _bench,
-}
-
-
-def _show() -> None:
-  """Prints the settings that a call would use."""
-  if cli_flags.CONFIG.value is None:
-    shown = settings_command.show(config_lib.base_config(), "default")
-  else:
-    shown = settings_command.show(experiment.config(), experiment.origin())
-  if shown:
-    print(shown)
-
-
-def call(command: str, arguments: list[str]) -> None:
-  """Does what a command says.
-
-  Args:
-    command: one of STAGES, "run", or one of OTHERS.
-    arguments: behind it: the kind of bench, questions to ask.
-
-  Raises:
-    InputError: anything wrong with flags, config or data.
-  """
-  if command in OTHERS:
-    OTHERS[command](arguments)
-  elif command == "index" and cli_flags.PLAN.value:
-    _plan_index()
-  else:
-    config, workdir = experiment.config(), experiment.workdir()
-    with experiment.opened(workdir):
-      _stages(command, config, workdir)

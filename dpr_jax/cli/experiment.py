@@ -1,4 +1,4 @@
-"""The config and the workdir that the flags name, opened, and kept in step.
+"""The config and the workdir of a call, checked, opened, and kept in step.
 
 A workdir remembers its config: `config.json` is written by whatever has really
 done something there, and stands for `--config` where that is left out.
@@ -6,57 +6,16 @@ done something there, and stands for `--config` where that is left out.
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import ml_collections
-from absl import flags
 
-from dpr_jax.cli import flags as cli_flags
-from dpr_jax.cli import settings_checks, settings_command
+from dpr_jax.cli import command, settings_command
+from dpr_jax.cli.invocation import LOADER, Invocation
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, multiprocess
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import model_settings
-
-_CONFIG_AT_WILL = ("ask", "export")  # the workdir may say all
-_NO_CONFIG = ("import", "check", "config")  # what is wrong in it is not theirs
-_LOADER = pathlib.Path(__file__).with_name("stored_config.py")
-# What uses a model that was trained in the workdir.
-_AFTER_TRAINING = (
-  *("embed", "index", "retrieve", "train-reader", "read", "evaluate"),
-  *("ask", "export", "bench encode", "bench search"),
-)
-
-
-def workdir() -> workdir_lib.Workdir:
-  """The workdir that the flags name."""
-  if not cli_flags.WORKDIR.value:
-    raise errors.InputError("--workdir is missing: --workdir=DIR")
-  return workdir_lib.Workdir(cli_flags.WORKDIR.value)
-
-
-def path(flag: Any) -> str | None:
-  """The value of a flag that names a file or folder, `~` expanded."""
-  return flag.value and str(workdir_lib.user_path(flag.value))
-
-
-def config() -> ml_collections.ConfigDict:
-  """The config that the flags name, all of its keys known, paths absolute."""
-  if cli_flags.CONFIG.value is None:
-    where = ""
-    if cli_flags.WORKDIR.value:
-      where = f" ({workdir().root / config_lib.FILE} is not there either)"
-    raise errors.InputError(
-      f"--config is missing: --config=configs/X.py{where}"
-    )
-  try:
-    cli_flags.CONFIG.value.items()
-  except OSError as error:  # a file that cannot be loaded shows only now
-    raise errors.InputError(f"--config: {error}") from error
-  settings_checks.check_keys(cli_flags.CONFIG.value)
-  return config_lib.with_full_paths(cli_flags.CONFIG.value)
 
 
 def with_stored_config(arguments: Sequence[str]) -> list[str]:
@@ -85,63 +44,48 @@ def with_stored_config(arguments: Sequence[str]) -> list[str]:
   file = workdir_lib.Workdir(values["workdir"]).root / config_lib.FILE
   if not file.is_file():
     return arguments
-  return [*arguments[:1], f"--config={_LOADER}:{file}", *arguments[1:]]
+  return [*arguments[:1], f"--config={LOADER}:{file}", *arguments[1:]]
 
 
-def origin() -> str:
-  """Where the config comes from: "workdir", or "config file"."""
-  name = flags.FLAGS[cli_flags.CONFIG.name].config_filename
-  return "workdir" if name.startswith(f"{_LOADER}:") else "config file"
-
-
-def check(command: str) -> None:
+def check(call: Invocation) -> None:
   """Refuses a config that a command could not do with, before anything starts.
-
-  Args:
-    command: a stage, or another command, "bench KIND".
 
   Raises:
     InputError: as of `settings_checks.check` and of `settled`.
   """
-  if command in _NO_CONFIG or (
-    command == "demo" and cli_flags.CONFIG.value is None
-  ):
+  mode = call.command.config
+  brings_its_own = call.command.name == "demo" and not call.has_config
+  if mode == command.NONE or brings_its_own:
     return
-  if cli_flags.WORKDIR.value and cli_flags.CONFIG.value is not None:
-    settled(config(), workdir(), command)
-  if command not in _CONFIG_AT_WILL:
-    settings_command.check(command, config())
+  if call.has_workdir and call.has_config:
+    settled(call, call.command)
+  if mode == command.CHECKED:
+    settings_command.check(call)
 
 
 def settled(
-  values: ml_collections.ConfigDict, where: workdir_lib.Workdir, command: str
+  call: Invocation, row: command.Command
 ) -> ml_collections.ConfigDict:
   """The config as a command uses it: what was trained there decides.
 
   Args:
-    values: as asked for.
-    where: the workdir.
-    command: a stage, or another command, "bench KIND".
+    call: with a config and a workdir.
+    row: the command, or one of the stages that `run` does.
 
   Raises:
     InputError: the config contradicts what was trained; all keys are named.
   """
-  mines = command == "mine" and cli_flags.FROM.value == "model"
-  if not mines and command not in _AFTER_TRAINING:
-    return values
-  reads = (
-    command in ("read", "ask")
-    or (command == "retrieve" and cli_flags.RERANK.value is not None)
-    or (command == "export" and cli_flags.WHAT.value == "reader")
-  )
+  uses = row.used(call.flags)
+  if not uses:
+    return call.config
   keep = model_settings.FREE
-  if command == "train-reader":  # begins from a checkpoint of its own
+  if row.name == "train-reader":  # begins from a checkpoint of its own
     keep = (*keep, *model_settings.BEGINNING)
   return model_settings.settle(
-    values,
-    where,
-    reads=reads,
-    starts=command in ("embed", "export"),
+    call.config,
+    call.workdir,
+    reads=command.READER in uses,
+    starts=command.START in uses,
     keep=keep,
   )
 

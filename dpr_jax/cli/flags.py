@@ -1,306 +1,321 @@
-"""The flags of `dpr-jax`, and which commands take which."""
+"""Flags: how one is declared, and the values of those of a call.
 
+A row of `commands.py` lists its flags.  One that several commands share is
+declared below and may be given other words in a row (`NAME.saying(...)`); one
+of a single command is declared in its row: `Flag("loud", kind=bool, ...)`.
+"""
+
+import dataclasses
+import itertools
 import os
-from collections.abc import Sequence
-
-from absl import flags
-from ml_collections import config_flags
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dpr_jax.core import errors
+from dpr_jax.core.settings_table import ALL
 
-CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  None,
-  "The experiment: configs/X.py or configs/X.py:variant; default: what the"
-  " workdir has in config.json.",
-)
-WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written.")
-CPU_DEVICES = flags.DEFINE_integer(
-  "cpu_devices",
-  int(os.environ.get("DPR_JAX_CPU_DEVICES", "0")),
-  "Emulate so many cores on this machine's CPU; 0 = the devices there are.",
-)
-POD = flags.DEFINE_bool(
-  "pod",
-  False,
-  "On every host of a TPU pod: the processes find each other and work as one.",
-)
-OVERWRITE = flags.DEFINE_list(
-  "overwrite",
-  [],
-  "Do the stage again even if nothing has changed; in `run` and `demo`"
-  " --overwrite=STAGE[,STAGE] names those to do again.",
-)
-QUESTIONS = flags.DEFINE_string(
-  "questions",
-  None,
-  "retrieve: a *.qa.csv or DPR JSON; default: the dev set. read: a file in"
-  " SQuAD's format; default: what was retrieved.",
-)
-NAME = flags.DEFINE_string("name", "dev", "Name of the question set.")
-METHOD = flags.DEFINE_list(
-  "method",
-  None,
-  "retrieve, read, ask: some of bm25, dense, dense-start, exact, hybrid;"
-  " default: the config's.",
-)
-MODEL = flags.DEFINE_enum(
-  "model",
-  None,
-  ["dense", "dense-start"],
-  "embed, index: the trained towers, or those before training; default: what"
-  " config.retrieve.methods asks for.",
-)
-MATCH = flags.DEFINE_enum(
-  "match", None, ["string", "regex"], "evaluate: how answers are looked for."
-)
-QRELS = flags.DEFINE_string(
-  "qrels",
-  None,
-  "evaluate: judgements in BEIR's or TREC's format, or \"gold\": the"
-  " questions' own positives; adds nDCG, recall, MRR and MAP. retrieve: ask"
-  " only the questions judged there.",
-)
-COMPARE = flags.DEFINE_list(
-  "compare",
-  None,
-  "evaluate: two methods; tests their difference, and lists the questions that"
-  " one finds and the other misses.",
-)
-TUNE = flags.DEFINE_bool(
-  "tune",
-  False,
-  "index: search as carefully as config.index.recall_target needs; retrieve:"
-  " the weight of dense in hybrid, on the dev set; read: the weight of the"
-  " retriever's score, on the questions read. Stored in the workdir.",
-)
-SHARD = flags.DEFINE_integer(
-  "shard", None, "index: build this one of config.index.shards alone, from 0."
-)
-PLAN = flags.DEFINE_bool(
-  "plan",
-  False,
-  "index: what it would take, and what to choose; builds nothing.",
-)
-VECTORS = flags.DEFINE_integer(
-  "vectors",
-  0,
-  "index --plan: so many; default: those of the workdir. bench search: so many"
-  " made-up ones, in clusters; default: the workdir's.",
-)
-DIM = flags.DEFINE_integer(
-  "dim", 768, "index --plan, bench search: width of those vectors."
-)
-FROM = flags.DEFINE_string(
-  "from",
-  None,
-  'mine: "bm25", or "model" = the trained towers of this workdir with their'
-  " index; default: bm25. import: a file or folder.",
-)
-RERANK = flags.DEFINE_enum(
-  "rerank",
-  None,
-  ["reader"],
-  "retrieve: reorder the first config.read.rerank_depth passages by the"
-  " reader's rank head (and config.read.retriever_weight), as another method.",
-)
-K = flags.DEFINE_integer("k", 20, "ask: passages to read per question.")
-AGAINST = flags.DEFINE_enum(
-  "against",
-  None,
-  [
-    "sentence-transformers",
-    "sentence-transformers-bfloat16",
-    "bm25s",
-    "bm25s-numba",
-    "transformers",
-  ],
-  "A library to compare with; bench train, encode: sentence-transformers, which"
-  " needs dpr-jax[bench] (in bfloat16 for encode alone); bench search: bm25s"
-  " (-numba: compiled as well); bench reader: transformers.",
-)
-JSON = flags.DEFINE_string(
-  "json",
-  None,
-  "bench, plan: a file for the report. ask, config: --json alone prints JSON.",
-)
-TOPOLOGY = flags.DEFINE_string(
-  "topology", None, "plan: chips and how they are laid out, as v5e:16x16."
-)
-SEARCH = flags.DEFINE_bool(
-  "search",
-  False,
-  "plan: look for the largest batch that fits; with the gradient cache, for the"
-  " largest chunk.",
-)
-EMBED = flags.DEFINE_bool(
-  "embed", True, "plan: of the embed step too; --noembed: the train step alone."
-)
-QUICK = flags.DEFINE_bool(
-  "quick",
-  False,
-  "plan: the compiler tries less hard; a fifth of the time, about the same"
-  " memory.",
-)
-REPEATS = flags.DEFINE_integer(
-  "repeats", 0, "bench: rounds that count; 0 = what the bench is made for."
-)
-SEPARATE = flags.DEFINE_bool(
-  "separate", False, "bench train: two towers of ours, not a shared one."
-)
-FACTORIES = flags.DEFINE_string(
-  "factories",
-  "",
-  'bench search: FAISS factory strings between semicolons, and "exact" for'
-  " search on the cores; default: one of each kind.",
-)
-BATCH_SIZES = flags.DEFINE_list(
-  "batch_sizes",
-  ["128", "1024", "8192"],
-  "bench batch: questions in the global batch, one size after the other.",
-)
-
-WHAT = flags.DEFINE_enum(
-  "what",
-  "model",
-  ["model", "embeddings", "reader"],
-  "export, import: the trained towers, vectors of passages, or the reader.",
-)
-FORMAT = flags.DEFINE_enum(
-  "format",
-  None,
-  [
-    *("hf", "sentence-transformers", "dpr", "tevatron", "contriever", "npy"),
-    *("dpr-reader", "question-answering"),
-  ],
-  "export: hf or sentence-transformers for the towers, the last two for the"
-  " reader (DPRReader, BertForQuestionAnswering), the others for embeddings.",
-)
-OUT = flags.DEFINE_string("out", None, "export, import: the folder to write.")
-
-DEEP = flags.DEFINE_bool(
-  "deep", False, "check: also reads every row, vector, id and index."
-)
-
-PRINT = flags.DEFINE_bool(
-  "print", False, "config: all settings; it does so without this flag, too."
-)
-DIFF = flags.DEFINE_bool(
-  "diff", False, "config: only what differs from the default."
-)
-
-BENCHES = ("train", "encode", "batch", "search", "reader")
-_BENCHES = tuple(f"bench {kind}" for kind in BENCHES)
 _BARE = "true"  # what `--overwrite` alone, once a boolean, stands for
-# What is not named here every command takes, or has no use for.
-_TAKEN_BY = {
-  "against": tuple(name for name in _BENCHES if name != "bench batch"),
-  "batch_sizes": ("bench batch",),
-  "compare": ("evaluate",),
-  "deep": ("check",),
-  "diff": ("config",),
-  "dim": ("index", "bench search"),
-  "embed": ("plan",),
-  "factories": ("bench search",),
-  "format": ("export",),
-  "from": ("mine", "import"),
-  "json": ("ask", "config", "plan", *_BENCHES),
-  "k": ("ask",),
-  "match": ("evaluate", "run"),
-  "method": ("retrieve", "read", "ask", "run"),
-  "model": ("embed", "index", "export", "run"),
-  "name": ("retrieve", "read", "evaluate", "run"),
-  "out": ("export", "import"),
-  "plan": ("index",),
-  "print": ("config",),
-  "qrels": ("retrieve", "evaluate"),
-  "questions": ("retrieve", "read", "run"),
-  "quick": ("plan",),
-  "repeats": tuple(name for name in _BENCHES if name != "bench reader"),
-  "rerank": ("retrieve",),
-  "search": ("plan",),
-  "separate": ("bench train",),
-  "shard": ("index",),
-  "topology": ("plan",),
-  "tune": ("index", "retrieve", "read"),
-  "vectors": ("index", "bench search"),
-  "what": ("export", "import"),
-}
 
 
-def with_values(arguments: Sequence[str]) -> list[str]:
-  """A command line where `--overwrite` alone has got its value."""
-  bare = {"--overwrite": _BARE, "-overwrite": _BARE}
-  bare |= {"--nooverwrite": "", "-nooverwrite": ""}
-  return [
-    f"--overwrite={bare[each]}" if each in bare else each for each in arguments
-  ]
+@dataclasses.dataclass(frozen=True)
+class Flag:
+  """A flag of one command.
 
+  Attributes:
+    name: without dashes.
+    help: what it does, in this command.
+    shown: placeholder of its value in the help, "" without one.
+    kind: str, int, bool, tuple (items between commas), or "config".
+    default: its value where it is not typed.
+    choices: None = any.
+    alone: what it stands for where it is typed without a value, as `--json`;
+      None = then the next word is its value.
+    least: of an integer.
+    most: items of a tuple.
+    everywhere: every command accepts it, listed in its row or not.
+  """
 
-def overwrites(stage: str) -> bool:
-  """True where a stage is to be done again."""
-  named = _overwritten()
-  return stage in named or named == [_BARE]
+  name: str
+  help: str = ""
+  shown: str = "VALUE"
+  kind: Any = str
+  default: Any = None
+  choices: tuple[str, ...] | None = None
+  alone: str | None = None
+  least: int | None = None
+  most: int | None = None
+  everywhere: bool = False
 
+  def saying(self, text: str, **changes: Any) -> "Flag":
+    """The same flag with other words, or other limits, for one command."""
+    return dataclasses.replace(self, help=text, **changes)
 
-def _overwritten() -> list[str]:
-  """Stages, or `_BARE` alone; `--overwrite=false` is as for a boolean."""
-  return [each for each in OVERWRITE.value if each != "false"]
-
-
-def _check_overwrite(command: str, stages: Sequence[str]) -> None:
-  value = _overwritten()
-  if command in ("run", "demo"):
-    wrong = [each for each in value if each not in stages]
-    if wrong:
-      what = "" if value == [_BARE] else f"={','.join(value)}"
+  def check(self, value: Any) -> None:
+    """`InputError` where a value is outside the limits of this command."""
+    if self.least is not None and value is not None and value < self.least:
       raise errors.InputError(
-        f"--overwrite{what}: {command} does again what is named, as in"
-        f" --overwrite=train,embed: some of {', '.join(stages)}"
+        f"--{self.name}={value}: must be at least {self.least}"
       )
-  elif value not in ([], [_BARE], [command]):
-    raise errors.InputError(
-      f"--overwrite={','.join(value)}: {command} can do itself again alone:"
-      " --overwrite"
-    )
+    if self.most is not None and value and len(value) > self.most:
+      raise errors.InputError(
+        f"--{self.name}={','.join(value)}: takes {self.most} here, as in"
+        f" --{self.name}={value[0]}"
+      )
 
 
-def check(command: str, stages: Sequence[str]) -> None:
-  """Refuses flags that a command would not look at.
+def switch(
+  name: str, text: str = "", default: bool = False, **more: Any
+) -> Flag:
+  """A flag without a value; `--noname` is its opposite."""
+  return Flag(name, text, "", bool, default, **more)
 
-  Args:
-    command: a stage, or "bench KIND".
-    stages: those that `run` does, in order.
 
-  Raises:
-    InputError: such a flag stands on the command line.
+CONFIG = Flag(
+  "config",
+  "The experiment: configs/X.py or configs/X.py:variant; default: what the"
+  " workdir has in config.json. A setting is changed by"
+  " --config.section.key=value.",
+  "FILE",
+  kind="config",
+  everywhere=True,
+)
+WORKDIR = Flag(
+  "workdir", "Where everything is written.", "DIR", everywhere=True
+)
+CPU_DEVICES = Flag(
+  "cpu_devices",
+  "Emulate so many devices on this machine's CPU; 0 = the devices there are.",
+  "N",
+  kind=int,
+  default=0,
+  least=0,
+  everywhere=True,
+)
+POD = switch(
+  "pod",
+  "On every host of a TPU pod: the processes find each other and work as one.",
+  everywhere=True,
+)
+OVERWRITE = Flag(
+  "overwrite",
+  "Do it again even if nothing has changed.",
+  "",
+  kind=tuple,
+  default=(),
+  alone=_BARE,
+  everywhere=True,
+)
+OVERWRITE_STAGES = OVERWRITE.saying(
+  "Stages to do again even if nothing has changed.", shown="STAGE[,STAGE]"
+)
+QUIET = switch(
+  "quiet",
+  "Show warnings and errors only, besides the command's own output.",
+  everywhere=True,
+)
+LOG_JSON = switch(
+  "log_json",
+  "Log lines on stderr are JSON objects with time, level and message.",
+  everywhere=True,
+)
+QUESTIONS = Flag("questions", shown="FILE")
+NAME = Flag("name", "Name of the question set.", "NAME", default="dev")
+METHOD = Flag(
+  "method",
+  "Some of bm25, dense, dense-start, exact, hybrid; default: the config's.",
+  "METHOD[,METHOD]",
+  kind=tuple,
+)
+MODEL = Flag(
+  "model",
+  "The trained towers (dense), or those before training (dense-start);"
+  " default: what config.retrieve.methods asks for.",
+  choices=("dense", "dense-start"),
+)
+MATCH = Flag(
+  "match", "How answers are looked for.", choices=("string", "regex")
+)
+QRELS = Flag("qrels", shown="FILE")
+TUNE = switch("tune")
+FROM = Flag("from")
+VECTORS = Flag("vectors", shown="N", kind=int, default=0)
+DIM = Flag(
+  "dim", "Width of those vectors; default: 768.", "N", kind=int, default=768
+)
+OUT = Flag("out", "The folder to write.", "DIR")
+WHAT = Flag("what", default="model", choices=("model", "embeddings", "reader"))
+JSON = Flag("json", "A file for the report.", "FILE")
+JSON_ALONE = JSON.saying("Print JSON.", shown="", alone="-")
+AGAINST = Flag(
+  "against",
+  choices=(
+    *("sentence-transformers", "sentence-transformers-bfloat16"),
+    *("bm25s", "bm25s-numba", "transformers"),
+  ),
+)
+REPEATS = Flag(
+  "repeats",
+  "Rounds that count; 0 = what the bench is made for.",
+  "N",
+  kind=int,
+  default=0,
+  least=0,
+)
+
+EXPERIMENT = (CONFIG, WORKDIR)
+DEVICES = (CPU_DEVICES, POD)
+LOG = (QUIET, LOG_JSON)  # of every command
+
+
+class Values(Mapping[str, Any]):
+  """The values of all flags of one call.
+
+  Attributes:
+    words: of the command line that are no flags.
   """
-  _check_overwrite(command, stages)
-  for name, commands in _TAKEN_BY.items():
-    if flags.FLAGS[name].present and command not in commands:
-      raise errors.InputError(f"--{name}: only for {_listed(commands)}")
+
+  def __init__(self, known: Sequence[Flag], arguments: Sequence[str]):
+    """Parses a command line.
+
+    Args:
+      known: all flags of all commands.
+      arguments: as in `sys.argv`, with checked settings.
+
+    Raises:
+      Whatever absl and the config file raise.
+    """
+    self._values = _defined(known, arguments)
+    self.words = tuple(self._values(list(arguments))[1:])
+
+  def __getitem__(self, name: str) -> Any:
+    """The value of a flag; a path is as it was typed."""
+    value = self._values[name].value
+    return tuple(value) if isinstance(value, list) else value
+
+  def __iter__(self):
+    return iter(self._values)
+
+  def __len__(self) -> int:
+    return len(self._values)
+
+  def typed(self, name: str) -> bool:
+    """True where a flag stands on the command line."""
+    return bool(self._values[name].present)
+
+  @property
+  def config_file(self) -> str:
+    """What `--config` says."""
+    return self._values["config"].config_filename
+
+  @property
+  def typed_settings(self) -> frozenset[str]:
+    """Keys of the settings on the command line."""
+    if self["config"] is None:
+      return frozenset()
+    return frozenset(self._values["config"].override_values)
+
+  def overwrites(self, stage: str) -> bool:
+    """True where a stage is to be done again."""
+    return stage in self.overwritten or self.overwritten == (_BARE,)
+
+  @property
+  def overwritten(self) -> tuple[str, ...]:
+    """Stages, or `_BARE` alone; `--overwrite=false` is as for a boolean."""
+    return tuple(each for each in self["overwrite"] if each != "false")
 
 
-def help_text(command: str = "") -> str:
-  """Flags, which commands take them, and what they say.
+def _defined(known: Sequence[Flag], arguments: Sequence[str]) -> Any:
+  """Flags of one call for absl: ours, and its own."""
+  from absl import flags
+  from ml_collections import config_flags
 
-  Args:
-    command: those of this one alone, "bench" for every kind of it.
-  """
-  own = flags.FLAGS.flags_by_module_dict()[__name__]
-  lines = []
-  for flag in sorted(own, key=lambda flag: flag.name):
-    if flag.name in _TAKEN_BY:
-      takers = _TAKEN_BY[flag.name]
-      if command and not any(f"{t} ".startswith(f"{command} ") for t in takers):
-        continue
-      taken = f"  ({_listed(takers)})"
+  values = flags.FlagValues()
+  for flag in _flags_of_absl():
+    values[flag.name] = flag
+  for flag in known:
+    if flag.name in values:
+      continue
+    if flag.kind == "config":
+      config_flags.DEFINE_config_file(
+        flag.name,
+        None,
+        flag.help,
+        flag_values=values,
+        sys_argv=before_end(arguments),
+      )
+      continue
+    default, more = flag.default, {"flag_values": values}
+    if flag is CPU_DEVICES:
+      default = int(os.environ.get("DPR_JAX_CPU_DEVICES", "0"))
+    if flag.choices is not None:
+      define, more = flags.DEFINE_enum, {"enum_values": flag.choices, **more}
     else:
-      taken = ""
-    lines += [f"  --{flag.name}{taken}", f"      {flag.help}"]
-  return "\n".join(lines)
+      define = {
+        str: flags.DEFINE_string,
+        int: flags.DEFINE_integer,
+        bool: flags.DEFINE_bool,
+        tuple: flags.DEFINE_list,
+      }[flag.kind]
+    if flag.kind is tuple and default is not None:
+      default = list(default)
+    define(flag.name, default, help=flag.help, **more)
+  return values
 
 
-def _listed(commands: tuple[str, ...]) -> str:
-  *most, last = commands
-  return f"{', '.join(most)} and {last}" if most else last
+def before_end(arguments: Sequence[str]) -> list[str]:
+  """What stands before `--`, or all of a command line without that."""
+  return list(itertools.takewhile(lambda each: each != "--", arguments))
+
+
+def with_values(arguments: Sequence[str], own: Sequence[Flag]) -> list[str]:
+  """A command line where `--overwrite` and `--json` alone have their values.
+
+  Args:
+    arguments: as in `sys.argv`.
+    own: flags of the command.
+  """
+  alone = {"--nooverwrite": "--overwrite=", "-nooverwrite": "--overwrite="}
+  for flag in own:
+    if flag.alone is not None:
+      value = f"--{flag.name}={flag.alone}"
+      alone |= {f"-{flag.name}": value, f"--{flag.name}": value}
+  before = before_end(arguments)
+  rest = arguments[len(before) :]
+  return [*(alone.get(each, each) for each in before), *rest]
+
+
+def words(arguments: Sequence[str], known: Sequence[Flag]) -> list[str]:
+  """What is no flag, and no value of one, as far as a line can be read.
+
+  Args:
+    arguments: behind `dpr-jax`.
+    known: all flags; an unknown one is taken to need no value.
+  """
+  valued = {f.name for f in known if f.kind is not bool and f.alone is None}
+  valued |= {f"config.{s.key}" for s in ALL if s.kind is not bool}
+  found, skip = [], False
+  for argument in before_end(arguments):
+    if skip:
+      skip = False
+    elif argument.startswith("-"):
+      skip = argument.lstrip("-") in valued
+    else:
+      found.append(argument)
+  return found
+
+
+def need_no_value(known: Sequence[Flag]) -> dict[str, bool]:
+  """All flags by name, absl's own included; True where one needs no value."""
+  own = {flag.name: flag.kind is bool for flag in known}
+  return {flag.name: flag.boolean for flag in _flags_of_absl()} | own
+
+
+def _flags_of_absl() -> list[Any]:
+  """As `--verbosity`; those of other libraries are none of ours."""
+  from absl import app, flags, logging
+
+  del app, logging  # imported for their flags
+  modules = flags.FLAGS.flags_by_module_dict().items()
+  return [
+    flag for name, own in modules if name.startswith("absl.") for flag in own
+  ]

@@ -3,23 +3,9 @@
 import dataclasses
 from typing import Any
 
+from dpr_jax.cli.command import WITH_READER
+from dpr_jax.cli.commands import BY_NAME
 from dpr_jax.core.workdir import Workdir
-
-STAGES = (
-  *("prepare", "mine", "train", "embed", "index", "retrieve"),
-  *("train-reader", "read", "evaluate"),
-)
-READING = ("train-reader", "read")  # `run` does them if config.reader.train
-# Which stages' settings are read by what is no stage.
-_AS_STAGES = {
-  "run": STAGES,
-  "demo": STAGES,
-  "plan": ("plan",),
-  "bench train": ("train",),
-  "bench encode": ("embed",),
-  "bench search": ("index", "retrieve"),
-  "bench reader": ("train-reader",),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,19 +42,24 @@ class Call:
   @property
   def asked(self) -> frozenset[str]:
     """Stages whose settings this call might read."""
-    return frozenset(_AS_STAGES.get(self.command, (self.command,)))
+    return frozenset(self._stages)
 
   @property
   def is_stage(self) -> bool:
     """True for a stage or all of them: what they need must be there."""
-    return self.whole or self.command in STAGES
+    return self.whole or bool(BY_NAME[self.command].in_run)
 
   def stages_of(self, config: Any) -> tuple[str, ...]:
     """The stages that will be done, in order; of others, what they read."""
-    stages = _AS_STAGES.get(self.command, (self.command,))
-    if self.whole and not config.reader.train:
-      return tuple(name for name in stages if name not in READING)
-    return stages
+    if not self.whole or config.reader.train:
+      return self._stages
+    return tuple(
+      name for name in self._stages if BY_NAME[name].in_run != WITH_READER
+    )
+
+  @property
+  def _stages(self) -> tuple[str, ...]:
+    return BY_NAME[self.command].settings or (self.command,)
 
   def methods_of(self, config: Any) -> tuple[str, ...]:
     """Methods of retrieval that will be used."""

@@ -20,10 +20,9 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 from absl import logging
 
-from dpr_jax.core import errors, signals
+from dpr_jax.core import errors, log_lines, signals
 
 SILENT_SECONDS = 20.0  # without a pulse a process counts as gone
 POLL_SECONDS = 1.0
@@ -38,17 +37,25 @@ _leading: "_Leading | None" = None
 
 def number() -> int:
   """Of this process, from 0."""
+  if "jax" not in sys.modules:  # it takes seconds, and `start` imports it
+    return 0
+  import jax
+
   return jax.process_index()
 
 
 def count() -> int:
   """Of all processes."""
+  if "jax" not in sys.modules:
+    return 1
+  import jax
+
   return jax.process_count()
 
 
 def is_first() -> bool:
   """True for the one that writes what all have in common."""
-  return jax.process_index() == 0
+  return number() == 0
 
 
 def start(pod: bool) -> None:
@@ -65,6 +72,8 @@ def start(pod: bool) -> None:
   address = os.environ.get("DPR_JAX_COORDINATOR")
   if not pod and not address:
     return
+  import jax
+
   # Else C++ aborts a process whose peer is gone, before we can say which.
   jax.config.update("jax_enable_recoverability", True)
   # It would take SIGTERM from us: see `signals`.
@@ -99,6 +108,8 @@ def finish() -> None:
   """
   if _guard is None:
     return
+  import jax
+
   barrier()
   _guard.stop()
   if is_first():
@@ -120,6 +131,8 @@ def fail_of(error: Exception) -> None:
   """`fail` for any error; of a broken connection, first looks for the cause."""
   if _guard is None:
     return
+  import jax
+
   traceback.print_exception(error)
   if isinstance(error, jax.errors.JaxRuntimeError):
     # A collective breaks when a peer dies: the guard will know which.
@@ -311,6 +324,8 @@ class Guard(threading.Thread):
 
   def run(self) -> None:
     """Until stopped."""
+    import jax
+
     beats = itertools.count()
     while not self._stopped.wait(POLL_SECONDS):
       try:
@@ -356,6 +371,8 @@ class Guard(threading.Thread):
 
   def fail(self, code: int, message: str) -> None:
     """See the function `fail`."""
+    import jax
+
     # The others may be gone first, and the launcher then asks us to go, which
     # must not show as another reason.
     signals.ignore()
@@ -366,7 +383,7 @@ class Guard(threading.Thread):
 
   def _end(self, code: int, message: str) -> None:
     with self._ending:
-      print(f"dpr-jax: {message}; all processes end", file=sys.stderr)
+      log_lines.failure(f"{message}; all processes end")
       sys.stdout.flush()
       sys.stderr.flush()
       if is_first():  # with it goes the store that the others read
@@ -421,6 +438,8 @@ def _all(folder: str) -> list[tuple[str, str]]:
 
 def _wait_for(key: str) -> str:
   """The value of a key, as soon as it has one; the guard ends a vain wait."""
+  import jax
+
   while True:
     try:
       return _client().blocking_key_value_get(key, 2000)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import rich.table
-import scipy.stats
 
 RESAMPLES = 9999
 _LEVEL = 0.95
@@ -28,6 +27,8 @@ def mcnemar(
   Only questions that exactly one of the two finds say anything: were both as
   good, either would have found half of them.
   """
+  import scipy.stats  # takes a second, and few evaluations compare
+
   one, other = np.asarray(one, bool), np.asarray(other, bool)
   only_one = int(np.sum(one & ~other))
   only_other = int(np.sum(other & ~one))
@@ -62,6 +63,8 @@ def permutation(
   }
   if not np.any(difference) or len(difference) < 2:
     return {**found, "p": 1.0, "interval": 2 * [found["difference"]]}
+  import scipy.stats
+
   test = scipy.stats.permutation_test(
     (one, other),
     lambda a, b, axis: np.mean(a, axis=axis) - np.mean(b, axis=axis),

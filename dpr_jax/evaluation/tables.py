@@ -1,11 +1,13 @@
 """Tables for people: methods side by side, in percent.
 
-In come the fractions of `evaluation/<questions>.json` and, where wanted,
-published ones; out comes a rich table.  Off a terminal it has the width that
-its columns need: nothing is wrapped or cut.
+In come the fractions of `evaluation/<questions>.json`, out comes a rich table.
+On a terminal it has the terminal's width: columns that do not fit are left out,
+top-100 first, and named below.  Off a terminal it is plain text, whole: no
+lines, nothing left out, wrapped or cut.
 """
 
 import io
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,13 +19,12 @@ _MEASURE = re.compile(r"(gold_)?top(\d+)|[A-Za-z]+@(\d+)")
 _ANSWERS = re.compile(r"(em|f1)(?:_(\d+))?")
 _NAMES = {"em": "EM", "f1": "F1"}
 _WIDTH = 1000  # wider than any table: rich wraps and cuts at this width
+# A column that may be left out where it is tight, the deepest first.
+_DEPTH = re.compile(r"top-(\d+)|@(\d+)")
 
 
 def comparison_table(
-  rows: Mapping[str, Mapping[str, float | int]],
-  title: str,
-  *,
-  quoted: Mapping[str, Mapping[str, float | int]] | None = None,
+  rows: Mapping[str, Mapping[str, float | int]], title: str
 ) -> rich.table.Table:
   """Methods as rows; answer top-k, gold top-k, judged measures, in percent.
 
@@ -34,23 +35,14 @@ def comparison_table(
     rows: {"dense": {"top20": 0.784, "gold_top20": 0.65}, ...}; keys that are
       not such measures (counts) are not shown.
     title: above the table.
-    quoted: published figures of the same form, marked "(quoted)": they were
-      not measured here, and perhaps on another corpus.
   """
-  quoted = quoted or {}
-  columns = _columns([*rows.values(), *quoted.values()])
+  columns = _columns(list(rows.values()))
   table = rich.table.Table(title=title, title_justify="left")
   table.add_column("method", no_wrap=True)
   for column in columns:
     table.add_column(_title(column), justify="right", no_wrap=True)
   for name, measures in rows.items():
     table.add_row(name, *(_percent(measures.get(key)) for key in columns))
-  if quoted:
-    table.add_section()
-  for name, measures in quoted.items():
-    table.add_row(
-      f"{name} (quoted)", *(_percent(measures.get(key)) for key in columns)
-    )
   return table
 
 
@@ -93,15 +85,64 @@ def _percent(fraction: float | int | None) -> str:
 def print_table(
   table: rich.table.Table, file: io.TextIOBase | None = None
 ) -> None:
-  """Prints at the table's own width, to standard output unless told."""
+  """Prints a table as the module says, to standard output unless told.
+
+  Args:
+    table: changed where it has to be narrower or plain.
+    file: a terminal, or anything else.
+  """
+  file = file or sys.stdout
+  terminal = file.isatty()
+  left_out = _fit(table, _terminal_width(file)) if terminal else []
+  if not terminal:
+    table.box, table.pad_edge = None, False
+    table.padding, table.title_style = (0, 2, 0, 0), ""
   console = rich.console.Console(
-    file=file or sys.stdout, width=_WIDTH, highlight=False, markup=False
+    file=file,
+    width=_WIDTH,
+    highlight=False,
+    markup=False,
+    color_system="auto" if terminal else None,
   )
-  console.print(table)
+  with console.capture() as captured:
+    console.print(table)
+  text = captured.get()
+  if not terminal:  # rich fills every line up to the width of the table
+    text = "\n".join(line.rstrip() for line in text.split("\n"))
+  file.write(text)
+  if left_out:
+    file.write(f"left out: {', '.join(left_out)}\n")
 
 
-def table_text(table: rich.table.Table) -> str:
-  """The table as plain text, without colours."""
-  text = io.StringIO()
-  print_table(table, text)
-  return text.getvalue()
+def _terminal_width(file: io.TextIOBase) -> int:
+  """Columns of a terminal: COLUMNS, or as it says itself."""
+  typed = os.environ.get("COLUMNS", "")
+  if typed.isdigit() and int(typed):
+    return int(typed)
+  try:
+    return os.get_terminal_size(file.fileno()).columns or 80
+  except OSError:
+    return 80
+
+
+def _fit(table: rich.table.Table, width: int) -> list[str]:
+  """Takes columns out of a table until it fits; their names.
+
+  A table that is too wide without any of them stays so: figures are never cut.
+  """
+  console = rich.console.Console(width=_WIDTH)
+  left_out = []
+  while console.measure(table).maximum > width:
+    deep = [column for column in table.columns if _depth(column)]
+    if not deep:
+      break
+    # Of one depth the last goes first: gold before answers.
+    deepest = max(reversed(deep), key=_depth)
+    table.columns.remove(deepest)
+    left_out.append(str(deepest.header))
+  return left_out
+
+
+def _depth(column: rich.table.Column) -> int:
+  match = _DEPTH.search(str(column.header))
+  return int(match[1] or match[2]) if match else 0

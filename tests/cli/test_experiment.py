@@ -8,10 +8,8 @@ import shutil
 import sys
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from dpr_jax.cli import commands, experiment
+from dpr_jax.cli import commands, experiment, run_stages
 from dpr_jax.cli import main as main_lib
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
@@ -23,16 +21,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
 
 
 @pytest.fixture
-def call(monkeypatch):
+def call():
   """A command line in this process; gives what it prints to nobody."""
 
   def call(*arguments):
-    line = ["dpr-jax", *map(str, arguments)]
-    monkeypatch.setattr(sys, "argv", line)
-    with flagsaver.flagsaver():
-      rest = flags.FLAGS(experiment.with_stored_config(line))
-      experiment.check(" ".join(rest[1:3]) if rest[1] == "bench" else rest[1])
-      commands.call(rest[1], rest[2:])
+    asked = main_lib.invocation(["dpr-jax", *map(str, arguments)])
+    experiment.check(asked)
+    if asked.command.in_run:
+      run_stages.one(asked)
+    else:
+      asked.command.load()(asked)
 
   return call
 
@@ -88,7 +86,10 @@ def test_the_stored_config_stands_for_a_missing_one(tmp_path, monkeypatch):
 
 def test_contrary_settings_are_refused_at_once(call, trained, monkeypatch):
   """In every stage after training, before anything is imported or written."""
-  monkeypatch.setattr(commands, "call", lambda *_: pytest.fail("started"))
+  monkeypatch.setattr(run_stages, "one", lambda _: pytest.fail("started"))
+  monkeypatch.setattr(
+    commands.Command, "load", lambda _: pytest.fail("imported")
+  )
   before = _touched(trained)
   named = (
     "config.model.pooling='cls', config.model.question_length=32: the towers in"
@@ -119,21 +120,26 @@ def test_contrary_settings_are_refused_at_once(call, trained, monkeypatch):
 
 def test_what_decides_no_vector_is_free(tiny_config, trained):
   """The call's own, or the training's; neither is refused."""
-  flags.FLAGS(["dpr-jax"])
+
+  def settled(name):
+    asked = main_lib.invocation(["dpr-jax", name])
+    asked = asked.with_config(config, trained)
+    return experiment.settled(asked, asked.command)
+
   config = copy.deepcopy(tiny_config)
   config.model.pooling, config.model.normalize = "mean", True
   config.model.compute_dtype, config.model.attention = "bfloat16", "fused"
   config.model.temperature, config.model.dropout = 9.0, 0.5
   config.model.checkpoint, config.model.random_width = "other", 8
-  found = experiment.settled(config, trained, "embed").model
+  found = settled("embed").model
   assert (found.compute_dtype, found.attention) == ("bfloat16", "fused")
   assert (found.temperature, found.dropout, found.random_width) == (1, -1, 128)
   assert found.checkpoint == tiny_config.model.checkpoint
   # The reader begins from a checkpoint of its own.
-  found = experiment.settled(config, trained, "train-reader").model
+  found = settled("train-reader").model
   assert (found.checkpoint, found.random_width) == ("other", 8)
   for command in ("prepare", "mine", "train", "run"):
-    assert experiment.settled(config, trained, command) is config
+    assert settled(command) is config
 
 
 def test_what_did_nothing_does_not_change_the_config(
@@ -257,7 +263,7 @@ def test_refusals_are_one_line(trained, monkeypatch, capsys):
 
   def run(*arguments):
     monkeypatch.setattr(sys, "argv", ["dpr-jax", *arguments])
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as ended:
       main_lib.main()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]

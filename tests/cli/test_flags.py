@@ -1,27 +1,17 @@
 """Flags that mean one thing for a stage and another for `run`."""
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from dpr_jax.cli import commands
-from dpr_jax.cli import flags as cli_flags
+from dpr_jax.cli import commands, usage
+from dpr_jax.cli import main as main_lib
 from dpr_jax.core import errors
 
 
-@pytest.fixture
-def parsed():
-  """Parses the words behind `dpr-jax COMMAND`, and checks them."""
-  with flagsaver.flagsaver():
-
-    def parsed(command, *words):
-      words = cli_flags.with_values(["dpr-jax", command, *words])
-      flags.FLAGS(words)
-      cli_flags.check(command, commands.STAGES)
-      return [s for s in commands.STAGES if cli_flags.overwrites(s)]
-
-    yield parsed
-    flags.FLAGS.unparse_flags()
+def parsed(command, *words):
+  """The stages that `dpr-jax COMMAND WORDS` does again."""
+  call = main_lib.invocation(["dpr-jax", command, *words])
+  usage.check_flags(call.command, call.flags)
+  return [s for s in commands.STAGES if call.flags.overwrites(s)]
 
 
 @pytest.mark.parametrize(
@@ -37,7 +27,7 @@ def parsed():
     ("demo", "--overwrite=train-reader", ("train-reader",)),
   ],
 )
-def test_what_is_done_again(parsed, command, word, stages):
+def test_what_is_done_again(command, word, stages):
   """A stage does itself again, `run` what is named."""
   assert parsed(command, word) == list(stages)
 
@@ -55,7 +45,7 @@ def test_what_is_done_again(parsed, command, word, stages):
     ),
   ],
 )
-def test_what_is_refused(parsed, command, word, message):
+def test_what_is_refused(command, word, message):
   """Nothing is done again by a slip."""
   with pytest.raises(errors.InputError, match=message):
     parsed(command, word)

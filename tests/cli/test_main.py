@@ -217,9 +217,9 @@ def _refused(done, *words):
 @pytest.mark.parametrize(
   ("arguments", "words"),
   [
-    ([], ["usage: dpr-jax STAGE"]),
-    (["fly"], ["unknown stage 'fly'", "prepare, mine, train"]),
-    (["prepare", "mine"], ["one STAGE only"]),
+    ([], ["usage: dpr-jax COMMAND"]),
+    (["fly"], ["unknown command 'fly'", "prepare, mine, train"]),
+    (["prepare", "mine"], ["one COMMAND only"]),
     (["bench"], ["bench needs one KIND: train, encode, batch"]),
     (["bench", "fly"], ["bench needs one KIND: train, encode, batch"]),
     (["bench", "train", "--config=CONFIG"], ["--workdir is missing"]),
@@ -397,7 +397,7 @@ def test_version_and_help(call):
   shown = call("--help")
   assert shown.returncode == 0
   assert "--questions" in shown.stdout
-  assert "usage: dpr-jax STAGE" in shown.stdout
+  assert "usage: dpr-jax COMMAND" in shown.stdout
 
 
 def test_help_of_a_command_has_its_flags_alone(call):

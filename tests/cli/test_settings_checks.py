@@ -13,7 +13,8 @@ import ml_collections
 import pytest
 
 from dpr_jax.cli import settings_checks
-from dpr_jax.cli.settings_call import STAGES, Call
+from dpr_jax.cli.commands import STAGES
+from dpr_jax.cli.settings_call import Call
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib

@@ -8,8 +8,8 @@ import resource
 
 import pytest
 
+from dpr_jax.cli import commands, settings_hints
 from dpr_jax.cli import flags as cli_flags
-from dpr_jax.cli import settings_command
 from dpr_jax.core import config as config_lib
 from dpr_jax.core.settings_table import ALL
 
@@ -72,7 +72,11 @@ def answer(call, config_file, tmp_path):
       ["--workdir=w", "--config.data.dev=no.json"],
       "dpr-jax: config.data.dev='no.json': there is no such file: give a file",
     ),
-    ("trian", ["--workdir=w"], "dpr-jax: unknown stage 'trian': did you mean"),
+    (
+      "trian",
+      ["--workdir=w"],
+      "dpr-jax: unknown command 'trian': did you mean",
+    ),
     (
       "index --plan",
       ["--dim=0", "--vectors=9"],
@@ -139,7 +143,8 @@ def test_config_of_a_workdir(call, tiny_config, tmp_path):
 
 
 def test_flags_that_need_no_value():
-  """`--overwrite run` is a flag and a command, `--name dev` a flag."""
-  command = ["dpr-jax", "--tune", "run", "--name", "--fly"]
-  assert settings_command.normalised(command) == command
-  assert cli_flags.TUNE.name == "tune"
+  """`--tune run` is a flag and a command, `--name --fly` a flag."""
+  line = ["dpr-jax", "--tune", "run", "--name", "--fly"]
+  known = cli_flags.need_no_value(commands.FLAGS)
+  assert settings_hints.normalised(line, known) == line
+  assert cli_flags.words(line[1:], commands.FLAGS) == ["run"]

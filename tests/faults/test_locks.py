@@ -20,12 +20,12 @@ SECONDS = ("mine", "train", "embed", "evaluate", "prepare")
 # Holds the lock for a moment longer: a tiny stage would be over at once.
 SLOW = """
 import time
-from dpr_jax.cli import commands
-stages = commands._stages
+from dpr_jax.cli import run_stages
+stages = run_stages._do
 def slow(*arguments):
   time.sleep(0.5)
   return stages(*arguments)
-commands._stages = slow
+run_stages._do = slow
 """
 
 

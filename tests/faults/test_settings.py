@@ -24,7 +24,7 @@ MEANT = {
   "train --config.nosuch=1": "nosuch",
   "train --confg.train.batch_size=8": "confg",
   "trian": "did you mean train",
-  "prepare extra": "one STAGE only",
+  "prepare extra": "one COMMAND only",
   "train --k=3": "only for ask",
   "ask --k=0 question": "at least 1",
   "export": "needs --out=DIR",

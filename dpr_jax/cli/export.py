@@ -1,0 +1,62 @@
+"""`dpr-jax export` and `dpr-jax import`: files of other libraries."""
+
+import contextlib
+import pathlib
+
+from dpr_jax.cli import experiment
+from dpr_jax.cli.invocation import Invocation
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+
+
+def _out(call: Invocation) -> pathlib.Path:
+  if not call.flags["out"]:
+    raise errors.InputError(f"{call.command.name} needs --out=DIR")
+  return workdir_lib.user_path(call.flags["out"])
+
+
+def export(call: Invocation) -> None:
+  """The towers, the vectors or the reader of a workdir."""
+  out, workdir = _out(call), call.workdir
+  for name in workdir_lib.FOLDERS:
+    workdir_lib.refuse_inside("--out", out, workdir.root / name)
+  settled = call.with_config(experiment.settled(call, call.command))
+  with contextlib.ExitStack() as stack:
+    # One that may only be read is not written by anybody meanwhile.
+    with contextlib.suppress(errors.DiskError):
+      stack.enter_context(experiment.opened(workdir))
+    _export(settled, out)
+
+
+def _export(call: Invocation, out: pathlib.Path) -> None:
+  what, form = call.flags["what"], call.flags["format"]
+  model = call.flags["model"] or "dense"
+  if what == "embeddings":
+    from dpr_jax.embedding import vector_formats, vector_shards
+
+    vectors = vector_shards.open_vectors(call.workdir.embeddings(model))
+    vector_formats.export(vectors, form, out)
+  elif what == "reader":
+    from dpr_jax.models import reader_model
+
+    reader = reader_model.trained(call.config, call.workdir)
+    reader_model.export(reader, out, form or "")
+  else:
+    from dpr_jax.models import export as export_lib
+
+    export_lib.export(call.config, call.workdir, form, out, model)
+
+
+def import_(call: Invocation) -> None:
+  """Vectors of other libraries."""
+  out = _out(call)
+  if call.flags["what"] != "embeddings":
+    raise errors.InputError(
+      "import: --what=embeddings is all that can be imported; checkpoints are"
+      " loaded as they are: --config.model.checkpoint=DIR"
+    )
+  if not call.flags["from"]:
+    raise errors.InputError("import needs --from=FILE or --from=DIR")
+  from dpr_jax.embedding import vector_formats
+
+  vector_formats.import_(workdir_lib.user_path(call.flags["from"]), out)

@@ -1,0 +1,45 @@
+"""`dpr-jax plan` and `dpr-jax index --plan`: what something would take."""
+
+from absl import logging
+
+from dpr_jax.cli.invocation import Invocation
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+
+
+def plan(call: Invocation) -> None:
+  """Compiles for a topology; needs no workdir, no data and no TPU."""
+  from dpr_jax.benchmarking import harness
+  from dpr_jax.planning import chips, largest_batch, report, tpu_plan
+
+  config, json_file = call.config, call.path("json")
+  if not call.flags["topology"]:
+    raise errors.InputError("--topology is missing: --topology=v5e:16x16")
+  topology = chips.Topology.parse(call.flags["topology"])
+  if json_file:
+    harness.check_writable(json_file)
+  options = {
+    "quick": call.flags["quick"],
+    "say": lambda line: logging.info(line),
+  }
+  if call.flags["search"]:
+    config = largest_batch.largest(config, topology, **options)
+  found = tpu_plan.plan(config, topology, embed=call.flags["embed"], **options)
+  print(report.table(found))
+  if json_file:
+    workdir_lib.write_json(json_file, found)
+
+
+def plan_index(call: Invocation) -> None:
+  """Prints what an index would take; reads the workdir at most."""
+  from dpr_jax.index import faiss_size
+
+  config = call.config
+  count, dim = call.flags["vectors"], call.flags["dim"]
+  if not count:
+    if not call.has_workdir:
+      raise errors.InputError("--plan needs --vectors=N, or a --workdir")
+    folder = call.workdir.embeddings(call.flags["model"] or "dense")
+    manifest = workdir_lib.read_manifest(folder, "embed")
+    count, dim = manifest["count"], manifest["dim"]
+  faiss_size.print_plan(config, count, dim)

@@ -1,0 +1,100 @@
+"""Stages in order, each with its settled config, in a locked workdir."""
+
+import runpy
+import tempfile
+from importlib import resources as importlib_resources
+
+import ml_collections
+from absl import logging
+
+from dpr_jax.cli import command, commands, experiment
+from dpr_jax.cli.invocation import Invocation
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import multiprocess
+from dpr_jax.core import workdir as workdir_lib
+
+
+def one(call: Invocation) -> None:
+  """The stage that was called."""
+  if call.command.name == "index" and call.flags["plan"]:
+    from dpr_jax.cli import plan
+
+    plan.plan_index(call)
+    return
+  _in_workdir(call, (call.command,))
+
+
+def run(call: Invocation) -> None:
+  """All stages that the config asks for."""
+  stages = [commands.BY_NAME[name] for name in commands.STAGES]
+  if not call.config.reader.train:
+    stages = [row for row in stages if row.in_run != command.WITH_READER]
+  _in_workdir(call, tuple(stages))
+
+
+def _in_workdir(call: Invocation, stages: tuple[command.Command, ...]) -> None:
+  config, workdir = call.config, call.workdir
+  with experiment.opened(workdir):
+    _do(call.with_config(config, workdir), stages)
+
+
+def _do(call: Invocation, stages: tuple[command.Command, ...]) -> None:
+  if call.command not in stages:  # several: none of them for nothing
+    _check_trainings(call)
+  for row in stages:
+    logging.info("== %s", row.name)
+    settled = call.with_config(experiment.settled(call, row))
+    with experiment.remembered(call.config, call.workdir):
+      _on_all_processes(row, settled)
+
+
+def _on_all_processes(row: command.Command, call: Invocation) -> None:
+  """Calls a stage as its row says; nowhere else are processes told apart."""
+  function = row.load()
+  if row.processes == command.FIRST and multiprocess.count() > 1:
+    from dpr_jax.index import all_processes
+
+    tasks = all_processes.Helper(call.config, call.workdir).tasks
+    multiprocess.first_leads(lambda: function(call), tasks)
+  else:
+    function(call)
+
+
+def _check_trainings(call: Invocation) -> None:
+  """Before what a training has read is made again, with other settings."""
+  from dpr_jax.training import retriever_inputs, train_reader
+
+  config, workdir = call.config, call.workdir
+  if not call.flags.overwrites("train"):
+    multiprocess.first_alone(
+      lambda: retriever_inputs.check_before(config, workdir)
+    )
+  if config.reader.train and not call.flags.overwrites("train-reader"):
+    multiprocess.first_alone(lambda: train_reader.check_before(config, workdir))
+
+
+def demo(call: Invocation) -> None:
+  """Trains, embeds, indexes, retrieves and compares on the sample."""
+  config = config_lib.with_full_paths(_config_of_demo(call))
+  folder = call.flags["workdir"] or tempfile.mkdtemp(prefix="dpr-jax-demo-")
+  workdir = workdir_lib.Workdir(folder)
+  run(call.with_config(config, workdir))
+  from dpr_jax.reading import answerer as answerer_lib
+  from dpr_jax.retrieval import retrieve as retrieve_lib
+
+  question = "Where was Einstein born?"
+  hits = retrieve_lib.Retriever.load(workdir.root).search([question], k=3)[0]
+  print(f"\n{question}")
+  for rank, hit in enumerate(hits, start=1):
+    print(f"  {rank}. {hit.score:8.4f}  {hit.title}: {hit.text}")
+  if config.reader.train:
+    reply = answerer_lib.Answerer.load(workdir.root, k=3).ask(question)
+    print(f"\n{reply.text()}")
+  print(f"\nEverything is in {workdir.root}")
+
+
+def _config_of_demo(call: Invocation) -> ml_collections.ConfigDict:
+  if call.has_config:
+    return call.config
+  path = importlib_resources.files("dpr_jax.configs") / "demo.py"
+  return runpy.run_path(str(path))["get_config"]()

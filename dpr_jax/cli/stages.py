@@ -1,0 +1,140 @@
+"""Every stage as a function of the call: flags become plain arguments.
+
+What a stage needs is imported when it is called, so that one that is refused
+has imported little.
+"""
+
+from collections.abc import Callable, Mapping
+
+from dpr_jax.cli.invocation import Invocation
+
+
+def _again(call: Invocation, stage: str) -> dict[str, bool]:
+  return {"overwrite": call.flags.overwrites(stage)}
+
+
+def prepare(call: Invocation) -> None:
+  """Reads what the config names into the workdir."""
+  from dpr_jax.data import prepare as prepare_lib
+
+  prepare_lib.prepare(call.config, call.workdir, **_again(call, "prepare"))
+
+
+def mine(call: Invocation) -> None:
+  """Finds hard negatives."""
+  from dpr_jax.retrieval import mine as mine_lib
+
+  ranker = call.flags["from"] or "bm25"
+  mine_lib.mine(
+    call.config, call.workdir, ranker=ranker, **_again(call, "mine")
+  )
+
+
+def train(call: Invocation) -> None:
+  """Trains the towers."""
+  from dpr_jax.training import train_retriever
+
+  train_retriever.train(call.config, call.workdir, **_again(call, "train"))
+
+
+def embed(call: Invocation) -> None:
+  """Encodes the corpus, with every model that the methods need."""
+  from dpr_jax.embedding import embed as embed_lib
+  from dpr_jax.retrieval import retrievers
+
+  _for_models(
+    call, embed_lib.embed, retrievers.VECTORS, **_again(call, "embed")
+  )
+
+
+def index(call: Invocation) -> None:
+  """Builds the index of every model that the methods need."""
+  from dpr_jax.index import faiss_stage
+  from dpr_jax.retrieval import retrievers
+
+  _for_models(
+    call,
+    faiss_stage.index,
+    retrievers.INDEXES,
+    **_again(call, "index"),
+    shard=call.flags["shard"],
+    tune=call.flags["tune"],
+  )
+
+
+def _for_models(
+  call: Invocation, function: Callable, methods: Mapping[str, str], **kwargs
+) -> None:
+  from dpr_jax.retrieval import retrievers
+
+  named = call.flags["model"]
+  found = retrievers.models_of(call.config.retrieve.methods, methods)
+  for model in [named] if named else found:
+    function(call.config, call.workdir, model=model, **kwargs)
+
+
+def retrieve(call: Invocation) -> None:
+  """Retrieves for one question set, and reorders what was retrieved."""
+  from dpr_jax.reading import rerank
+  from dpr_jax.retrieval import retrieve as retrieve_lib
+
+  flags, alone = call.flags, call.command.name == "retrieve"
+  retrieve_lib.retrieve(
+    call.config,
+    call.workdir,
+    questions_file=call.path("questions"),
+    name=flags["name"],
+    methods=flags["method"],
+    qrels=call.path("qrels") if alone else None,
+    tune=flags["tune"],
+    **_again(call, "retrieve"),
+  )
+  if flags["rerank"]:
+    for method in flags["method"] or call.config.retrieve.methods:
+      rerank.rerank(
+        call.config,
+        call.workdir,
+        name=flags["name"],
+        method=method,
+        **_again(call, "retrieve"),
+      )
+
+
+def train_reader(call: Invocation) -> None:
+  """Trains the span reader."""
+  from dpr_jax.training import train_reader as train_reader_lib
+
+  train_reader_lib.train_reader(
+    call.config, call.workdir, **_again(call, "train-reader")
+  )
+
+
+def read(call: Invocation) -> None:
+  """Extracts answers."""
+  from dpr_jax.reading import read as read_lib
+
+  alone = call.command.name == "read"  # in `run` they were retrieved for
+  read_lib.read(
+    call.config,
+    call.workdir,
+    name=call.flags["name"],
+    questions_file=call.path("questions") if alone else None,
+    methods=call.flags["method"],
+    tune=call.flags["tune"],
+    **_again(call, "read"),
+  )
+
+
+def evaluate(call: Invocation) -> None:
+  """Measures what was retrieved and read."""
+  from dpr_jax.evaluation import evaluate as evaluate_lib
+
+  evaluate_lib.evaluate(
+    call.config,
+    call.workdir,
+    name=call.flags["name"],
+    match=call.flags["match"],
+    qrels=call.path("qrels"),
+    compare=call.flags["compare"],
+    **_again(call, "evaluate"),
+  )

@@ -1,0 +1,95 @@
+"""Standard input and output that end no session.
+
+What a terminal cannot show is escaped, a line of stdin that cannot be decoded
+is one wrong line, and a reader that has gone away (`dpr-jax ... | head -1`)
+ends a command quietly.
+"""
+
+import os
+import select
+import sys
+from collections.abc import Iterator
+
+from dpr_jax.core import errors
+
+CLOSED = 141  # exit status as if SIGPIPE had ended us: 128 + 13
+
+
+def escape_what_cannot_be_shown() -> None:
+  """From here on é is shown as a backslash escape where a terminal has none."""
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, "reconfigure"):
+      stream.reconfigure(errors="backslashreplace")
+
+
+def can_show(text: str) -> bool:
+  """True where stdout can print a text without escapes."""
+  try:
+    text.encode(sys.stdout.encoding or "ascii")
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+def lines() -> Iterator[str | None]:
+  """Lines of standard input without their ends; None = cannot be decoded.
+
+  UTF-8 is tried first, then the terminal's encoding.
+  """
+  if sys.stdin is None:  # closed by the caller
+    return
+  if not hasattr(sys.stdin, "buffer"):
+    yield from (line.rstrip("\r\n") for line in sys.stdin)
+    return
+  for line in sys.stdin.buffer:
+    yield _decoded(line.rstrip(b"\r\n"))
+
+
+def _decoded(line: bytes) -> str | None:
+  for encoding in ("utf-8", sys.stdin.encoding):
+    try:
+      return line.decode(encoding)
+    except UnicodeDecodeError:
+      continue
+  return None
+
+
+def reader_is_gone() -> bool:
+  """True where nobody reads our standard output any more."""
+  try:
+    number = sys.stdout.fileno()
+  except (AttributeError, OSError, ValueError):  # None, not a file, or closed
+    return False
+  watched = select.poll()
+  watched.register(number, select.POLLOUT)
+  return any(event & select.POLLERR for _, event in watched.poll(0))
+
+
+def flush() -> int:
+  """Writes out what was printed.
+
+  Returns:
+    0, or CLOSED where nobody reads it.
+
+  Raises:
+    InputError: it cannot be written, as where a disk is full.
+  """
+  try:
+    if sys.stdout is not None:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    _discard()
+    return CLOSED
+  except OSError as error:
+    _discard()
+    raise errors.InputError(
+      f"standard output cannot be written: {error.strerror}"
+    ) from error
+  return 0
+
+
+def _discard() -> None:
+  """What is still buffered goes nowhere: else Python's end would complain."""
+  nowhere = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, sys.stdout.fileno())
+  os.close(nowhere)

@@ -1,0 +1,83 @@
+"""What goes to stderr: log lines for people, or one JSON object a line.
+
+Lines of ours are shown from INFO on, those of libraries from WARNING on.  The
+line of a command that fails, `dpr-jax: ...`, goes the same way.  The state
+is that of absl's log handler, which a process has one of.
+"""
+
+import datetime
+import json
+import logging as py_logging
+import pathlib
+import sys
+import time
+import traceback
+
+from absl import logging
+
+_OURS = str(pathlib.Path(__file__).parent.parent)
+
+
+class _Lines(logging.PythonFormatter):
+  """`12:34:56 message`, with the level where it is not INFO."""
+
+  def format(self, record: py_logging.LogRecord) -> str:
+    """One line, without source positions."""
+    clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+    level = "" if record.levelname == "INFO" else f"{record.levelname}: "
+    return f"{clock} {level}{record.getMessage()}"
+
+
+class _Json(logging.PythonFormatter):
+  """`{"time": ..., "level": ..., "message": ...}` in one line of ASCII."""
+
+  def format(self, record: py_logging.LogRecord) -> str:
+    """One object; `time` is in UTC, `traceback` only with an exception."""
+    when = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+    values = {
+      "time": when.isoformat(timespec="milliseconds"),
+      "level": record.levelname.lower(),
+      "message": record.getMessage(),
+    }
+    if record.exc_info and record.exc_info[0]:
+      values["traceback"] = "".join(
+        traceback.format_exception(*record.exc_info)
+      )
+    return json.dumps(values)
+
+
+def set_up(*, quiet: bool = False, as_json: bool = False) -> None:
+  """Chooses what is shown on stderr, and how.
+
+  Args:
+    quiet: warnings and errors only.
+    as_json: every line is a JSON object, those of Python's warnings and of an
+      exception that nobody handles included.
+  """
+  logging.set_verbosity(logging.WARNING if quiet else logging.INFO)
+  logging.use_absl_handler()
+  handler = logging.get_absl_handler()
+  handler.setFormatter(_Json() if as_json else _Lines())
+  handler.addFilter(_is_ours_or_a_warning)
+  py_logging.captureWarnings(as_json)
+  if as_json:
+    sys.excepthook = _log_exception
+
+
+def _is_ours_or_a_warning(record: py_logging.LogRecord) -> bool:
+  """False for what libraries (Orbax, TFDS) say below WARNING."""
+  ours = record.pathname.startswith(_OURS)
+  return ours or record.levelno >= py_logging.WARNING
+
+
+def _log_exception(kind, error, trace) -> None:
+  logging.error("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
+
+
+def failure(message: object) -> None:
+  """Prints a line that says what went wrong: `dpr-jax: message`."""
+  line = " ".join(str(message).split())
+  if isinstance(logging.get_absl_handler().python_handler.formatter, _Json):
+    logging.error("%s", line)
+  else:
+    print(f"dpr-jax: {line}", file=sys.stderr, flush=True)
