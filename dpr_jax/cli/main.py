@@ -52,7 +52,9 @@ def main() -> None:
 def _ended(arguments: Sequence[str]) -> object:
   """Does what the command line says; the exit status, 0 or None where well."""
   try:
-    if not _answered(arguments):
+    with streams.full_disk_refused():
+      answered = _answered(arguments)
+    if not answered:
       app.run(_run, argv=list(arguments), flags_parser=_parse)
   except SystemExit as end:
     return end.code
@@ -60,6 +62,9 @@ def _ended(arguments: Sequence[str]) -> object:
     if not streams.reader_is_gone():
       raise
     return streams.CLOSED
+  except errors.InputError as error:
+    log_lines.failure(error)
+    return 2
   return 0
 
 
@@ -161,7 +166,10 @@ def invocation(arguments: Sequence[str]) -> Invocation:
 
 
 def _run(call: Invocation) -> None:
-  log_lines.set_up(quiet=call.flags["quiet"], as_json=call.flags["log_json"])
+  quiet, as_json = call.flags["quiet"], call.flags["log_json"]
+  log_lines.set_up(quiet=quiet, as_json=as_json)
+  if quiet or as_json:  # no bars: ours, and those of libraries
+    os.environ["TQDM_DISABLE"] = "1"
   signals.listen()
   try:
     usage.check_flags(call.command, call.flags)
@@ -210,5 +218,6 @@ def _refused_by_the_disk(error: Exception, call: Invocation) -> str:
   if refused is None:
     return ""
   reason, file = refused
-  where = file or f"--workdir={call.flags['workdir']}"
+  workdir = call.flags["workdir"]
+  where = file or (f"--workdir={workdir}" if workdir else "standard output")
   return str(atomic_files.disk_error(where, reason))

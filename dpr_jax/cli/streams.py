@@ -5,6 +5,7 @@ is one wrong line, and a reader that has gone away (`dpr-jax ... | head -1`)
 ends a command quietly.
 """
 
+import contextlib
 import os
 import select
 import sys
@@ -65,6 +66,20 @@ def reader_is_gone() -> bool:
   return any(event & select.POLLERR for _, event in watched.poll(0))
 
 
+@contextlib.contextmanager
+def full_disk_refused() -> Iterator[None]:
+  """A block that prints: `InputError` where a disk behind stdout refuses."""
+  try:
+    yield
+  except BrokenPipeError:
+    raise
+  except OSError as error:
+    _discard()
+    raise errors.InputError(
+      f"standard output cannot be written: {error.strerror}"
+    ) from error
+
+
 def flush() -> int:
   """Writes out what was printed.
 
@@ -72,19 +87,15 @@ def flush() -> int:
     0, or CLOSED where nobody reads it.
 
   Raises:
-    InputError: it cannot be written, as where a disk is full.
+    InputError: as of `full_disk_refused`.
   """
   try:
-    if sys.stdout is not None:
-      sys.stdout.flush()
+    with full_disk_refused():
+      if sys.stdout is not None:
+        sys.stdout.flush()
   except BrokenPipeError:
     _discard()
     return CLOSED
-  except OSError as error:
-    _discard()
-    raise errors.InputError(
-      f"standard output cannot be written: {error.strerror}"
-    ) from error
   return 0
 
 

@@ -159,14 +159,23 @@ def help_of(row: Command) -> str:
       listed,
       "",
       "Example:",
-      f"  {name} {row.example}".rstrip(),
+      _example(f"{name} {row.example}"),
     ]
   )
+
+
+def _example(line: str) -> str:
+  """A call, in lines that a shell takes for one."""
+  lines = textwrap.wrap(
+    line, _WIDTH - 8, break_long_words=False, break_on_hyphens=False
+  )
+  return "  " + " \\\n      ".join(lines)
 
 
 def help_of_bench() -> str:
   """The kinds of bench."""
   rows = (row for row in commands.COMMANDS if row.name.startswith("bench "))
+  search = commands.BY_NAME["bench search"]
   return "\n".join(
     [
       "usage: dpr-jax bench KIND --config=FILE [flags]",
@@ -177,7 +186,7 @@ def help_of_bench() -> str:
       "dpr-jax bench KIND --help shows the flags of one.",
       "",
       "Example:",
-      f"  dpr-jax bench search {commands.BY_NAME['bench search'].example}",
+      _example(f"dpr-jax bench search {search.example}"),
     ]
   )
 

@@ -33,17 +33,20 @@ class _Json(logging.PythonFormatter):
 
   def format(self, record: py_logging.LogRecord) -> str:
     """One object; `time` is in UTC, `traceback` only with an exception."""
-    when = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
-    values = {
-      "time": when.isoformat(timespec="milliseconds"),
-      "level": record.levelname.lower(),
-      "message": record.getMessage(),
-    }
+    level = record.levelname.lower()
+    values = _values(record.created, level, record.getMessage())
     if record.exc_info and record.exc_info[0]:
       values["traceback"] = "".join(
         traceback.format_exception(*record.exc_info)
       )
     return json.dumps(values)
+
+
+def _values(seconds: float, level: str, message: str) -> dict[str, str]:
+  """A line as an object; `seconds` since 1970."""
+  when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+  time_ = when.isoformat(timespec="milliseconds")
+  return {"time": time_, "level": level, "message": message}
 
 
 def set_up(*, quiet: bool = False, as_json: bool = False) -> None:
@@ -78,6 +81,7 @@ def failure(message: object) -> None:
   """Prints a line that says what went wrong: `dpr-jax: message`."""
   line = " ".join(str(message).split())
   if isinstance(logging.get_absl_handler().python_handler.formatter, _Json):
-    logging.error("%s", line)
+    line = json.dumps(_values(time.time(), "error", line))
   else:
-    print(f"dpr-jax: {line}", file=sys.stderr, flush=True)
+    line = f"dpr-jax: {line}"
+  print(line, file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 Every long loop of every stage shows itself through `Progress`.
 """
 
+import os
 import sys
 import time
 
@@ -13,7 +14,10 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress(tqdm.tqdm):
-  """A tqdm bar; where stderr is not a terminal, a log line every 10 seconds."""
+  """A tqdm bar; where stderr is not a terminal, a log line every 10 seconds.
+
+  With TQDM_DISABLE in the environment there are lines on a terminal, too.
+  """
 
   def __init__(self, total: int | None, label: str, unit: str, first: int = 0):
     """Starts at `first` of `total` units."""
@@ -22,7 +26,7 @@ class Progress(tqdm.tqdm):
       initial=first,
       desc=label,
       unit=f" {unit}",
-      disable=not sys.stderr.isatty(),
+      disable=bool(os.environ.get("TQDM_DISABLE")) or not sys.stderr.isatty(),
       dynamic_ncols=True,
     )
     self._label, self._unit, self._count = label, unit, first

@@ -10,14 +10,14 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import safetensors.numpy
-import tokenizers
+from typing import TYPE_CHECKING, Any
 
 from dpr_jax import version
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
+
+if TYPE_CHECKING:  # imported where it is used: every command reads settings
+  import tokenizers
 
 FILE = "dpr_jax.json"
 WEIGHTS = "model.safetensors"
@@ -28,7 +28,7 @@ TOWERS, READER = "towers", "reader"  # kinds
 def write_sizes(
   folder: pathlib.Path,
   sizes: Any,
-  tokenizer: tokenizers.Tokenizer,
+  tokenizer: "tokenizers.Tokenizer",
   **extra: Any,
 ) -> None:
   """Writes `config.json` and `tokenizer.json`.
@@ -63,6 +63,9 @@ def write_weights(
     length: tokens of the longest text.
     token_types: the model tells the two texts of a pair apart.
   """
+  import safetensors.numpy
+  import tokenizers
+
   inputs = ["input_ids", "attention_mask"]
   with workdir_lib.replace_file(folder / WEIGHTS) as temporary:
     safetensors.numpy.save_file(
@@ -170,6 +173,8 @@ def check(
       )
 
 
-def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
+def load_tokenizer(folder: pathlib.Path) -> "tokenizers.Tokenizer":
   """The very tokenizer that `write_sizes` was given."""
+  import tokenizers
+
   return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -1,16 +1,43 @@
 """The command line as a user meets it: the whole flow, and every mistake.
 
-Each call is a process of its own, as in life.
+A call of the flow is a process of its own, as in life; a mistake is made in
+this one, where it takes no seconds.
 """
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 
 import pytest
 
 import dpr_jax
 from dpr_jax.cli import main as main_lib
+from dpr_jax.core import signals
+
+# How ml_collections loads config files.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
+
+
+@pytest.fixture
+def mistake(monkeypatch, capsys):
+  """Runs dpr-jax in this process to its end, where nothing will be done."""
+  monkeypatch.setattr(signals, "listen", lambda: None)
+
+  def mistake(*arguments, cwd=None):
+    if cwd:
+      monkeypatch.chdir(cwd)
+    monkeypatch.setattr(sys, "argv", ["dpr-jax", *map(str, arguments)])
+    code = 0
+    try:
+      main_lib.main()
+    except SystemExit as end:
+      code = end.code
+    said = capsys.readouterr()
+    return subprocess.CompletedProcess(sys.argv, code, said.out, said.err)
+
+  return mistake
 
 
 @pytest.fixture(scope="module")
@@ -352,7 +379,7 @@ def _refused(done, *words):
   ],
   ids=lambda value: "-".join(value)[:60] or "nothing",
 )
-def test_mistakes(call, arguments, words, config_file, repository, tmp_path):
+def test_mistakes(mistake, arguments, words, config_file, repository, tmp_path):
   """One clear line, exit status 2, nothing half-written."""
   (tmp_path / "empty.tsv").write_text("id\ttext\ttitle\n")
   (tmp_path / "columns.tsv").write_text("id\ttext\n1\tabc\n")
@@ -366,7 +393,7 @@ def test_mistakes(call, arguments, words, config_file, repository, tmp_path):
     a.replace("CONFIG", str(config_file)).replace("NQ", str(nq))
     for a in arguments
   ]
-  done = call(*arguments, cwd=tmp_path)
+  done = mistake(*arguments, cwd=tmp_path)
   _refused(done, *words)
   assert "File" not in done.stderr.strip().splitlines()[-1]
   left = {path.name for path in tmp_path.glob("w/*")}
@@ -400,18 +427,85 @@ def test_version_and_help(call):
   assert "usage: dpr-jax COMMAND" in shown.stdout
 
 
-def test_help_of_a_command_has_its_flags_alone(call):
-  for arguments in (("help", "train"), ("train", "--config=no", "-h")):
-    shown = call(*arguments).stdout
-    assert "--workdir" in shown
-    assert "--topology" not in shown
-    assert "usage:" not in shown
-  search = call("bench", "search", "--help").stdout
+def test_help_of_a_command_has_its_flags_alone(mistake):
+  """A usage line, a sentence, flags, an example; nothing is looked at."""
+  for arguments in (
+    *(("help", "train"), ("train", "--config=no", "-h")),
+    *(("--config", "no", "train", "--help"), ("train", "-help")),
+  ):
+    done = mistake(*arguments)
+    assert done.returncode == 0
+    first, _, sentence, *rest = done.stdout.splitlines()
+    assert first == "usage: dpr-jax train --config=FILE --workdir=DIR [flags]"
+    assert sentence == "Train the two towers."
+    flags = [line.split("=")[0].strip() for line in rest if "  --" in line[:4]]
+    assert flags == [
+      *("--config", "--workdir", "--cpu_devices", "--pod", "--overwrite"),
+      *("--quiet", "--log_json"),
+    ]
+    assert rest[-2:] == [
+      "Example:",
+      "  dpr-jax train --config=configs/nq_100k.py --workdir=W",
+    ]
+
+
+def test_help_of_bench(mistake):
+  """All kinds, or the flags of one."""
+  search = mistake("bench", "search", "--help").stdout
   assert "--factories" in search
   assert "--separate" not in search
-  every = call("help", "bench").stdout
-  assert "--factories" in every
-  assert "--separate" in every
+  for line in (("help", "bench"), ("bench", "--help")):
+    kinds = mistake(*line).stdout
+    assert kinds.startswith("usage: dpr-jax bench KIND")
+    for kind in ("train", "encode", "batch", "search", "reader"):
+      assert f"  bench {kind} " in kinds
+
+
+@pytest.mark.parametrize(
+  ("line", "said"),
+  [
+    ("trian", "unknown command 'trian': did you mean train?"),
+    ("trian --help", "unknown command 'trian': did you mean train?"),
+    ("help trian", "unknown command 'trian': did you mean train?"),
+    ("trian -h --workdir=w", "unknown command 'trian': did you mean train?"),
+    ("train_reader", "unknown command 'train_reader': did you mean"),
+    ("bench serch", "bench needs one KIND: train, encode, batch, search"),
+    ("bench serch --help", "reader: did you mean search?"),
+    ("--workdir=w", "a COMMAND is missing: one of prepare, mine,"),
+    ("prepare w", "one COMMAND only: prepare w"),
+    ("bench train w", "one COMMAND only: bench train w"),
+    ("ask --method=bm25,dense Who?", "--method=bm25,dense: takes 1 here"),
+    ("ask --k=0 Who?", "--k=0: must be at least 1"),
+    ("bench reader --repeats=2", "--repeats: only for bench train, bench en"),
+    ("ask Why -x?", "unknown flag --x?"),
+  ],
+)
+def test_wrong_words(mistake, line, said):
+  """Exit status 2 and the nearest name, with and without --help."""
+  done = mistake(*line.split())
+  _refused(done, said)
+  assert done.stdout == ""
+  assert len(done.stderr.splitlines()) == 1
+
+
+def test_nothing_at_all_shows_the_usage(mistake):
+  """On stderr, with exit status 2: nothing was asked for."""
+  done = mistake()
+  assert done.returncode == 2
+  assert done.stdout == ""
+  assert done.stderr.startswith("usage: dpr-jax COMMAND --config=configs/X.py")
+  for name in ("prepare", "evaluate", "ask", "bench search"):
+    assert f"\n  {name} " in done.stderr
+  assert done.stderr.splitlines()[-1].startswith("dpr-jax: a COMMAND is miss")
+
+
+def test_mistakes_in_the_flags_as_json(mistake):
+  """With --log_json the last line is an object as well."""
+  (line,) = mistake("train", "--fly", "--log_json").stderr.splitlines()
+  assert json.loads(line)["message"] == "unknown flag --fly"
+  assert json.loads(line)["level"] == "error"
+  (line,) = mistake("train", "--log_json", "--workdir=w").stderr.splitlines()
+  assert json.loads(line)["message"].startswith("--config is missing")
 
 
 def test_threads_that_wait_do_not_hold_a_failed_command(monkeypatch):
