@@ -29,6 +29,7 @@ from dpr_jax.models import flops as flops_lib
 from dpr_jax.training import metrics, retriever_batches, train_step
 
 OURS = "dpr-jax"
+_KEYS = ("question_keys", "question_positives", "passage_keys")
 PEERS = (peer_lib.NAME,)
 REPEATS = 5
 TOLERANCE = 1e-4
@@ -69,7 +70,7 @@ class Trainer:
     """
     batch = self.source[round_.step]
     if not mask_copies:
-      for name in ("question_keys", "passage_keys"):
+      for name in {*_KEYS} & {*batch}:
         batch[name] = np.full_like(batch[name], -1)
     self._state, reported = self._mapped(
       self._state, devices_lib.split_over_cores(batch)

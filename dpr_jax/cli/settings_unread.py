@@ -81,6 +81,9 @@ CONDITIONS: dict[str, Callable[[Any, Call], bool]] = {
   "train.negatives are mined": lambda config, call: bool(
     _kinds(config) & set(_MINED)
   ),
+  "train.negatives are mined or given": lambda config, call: bool(
+    _kinds(config) & {*_MINED, "given"}
+  ),
   "train.scale_rule is not none": _not(_equals("train.scale_rule", "none")),
   "train.loss is tiled or ring": _equals("train.loss", "tiled", "ring"),
   "train.dev_questions > 0": _above("train.dev_questions", 0),

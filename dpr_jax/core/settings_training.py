@@ -26,11 +26,12 @@ _BATCHES = [
   Setting(
     "hard_negatives_from_top",
     1,
-    "each is drawn from the best so many mined ones",
+    "each is drawn anew in every epoch from so many mined or given ones, the"
+    " best (first) of a question",
     "passages",
     least=1,
     stages=("train",),
-    when=("train.negatives are mined",),
+    when=("train.negatives are mined or given",),
   ),
   Setting(
     "negatives",
@@ -47,6 +48,13 @@ _BATCHES = [
     stages=("train",),
     when=("train.negatives are mined",),
     path=True,
+  ),
+  Setting(
+    "positives",
+    "first",
+    'of several positives of a question "first" trains on the first alone,'
+    ' "drawn" on one drawn anew in every epoch; the others are no negatives',
+    choices=("first", "drawn"),
   ),
   Setting("mask_answers", False, "passages with an answer are no negatives"),
 ]

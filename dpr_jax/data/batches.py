@@ -17,7 +17,11 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+from dpr_jax.core import errors
 from dpr_jax.data import negative_sampling, records, token_store, tokenization
+
+_COLUMNS = 32  # other positives of a question that a step compares with
+_LOOKED_AT = 20  # batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +206,7 @@ class BatchSource:
     question_groups: shapes, see `length_groups`; () = one, all of full length.
     passage_groups: shapes of the passages.
     answer_rows: masks passages that hold an answer; None = no such mask.
+    positive_columns: see `positive_columns`.
     cores: of this process.
     process: number of this process.
     processes: number of all processes.
@@ -216,6 +221,7 @@ class BatchSource:
   question_groups: tuple[Group, ...] = ()
   passage_groups: tuple[Group, ...] = ()
   answer_rows: AnswerRows | None = None
+  positive_columns: int = 0
   cores: int = 1
   process: int = 0
   processes: int = 1
@@ -232,8 +238,10 @@ class BatchSource:
     Returns:
       `questions`, `passages`: a tuple of groups `{"ids", "mask"}` [rows,
       length]; of each question `question_rows` (its row in the global batch),
-      `question_keys` (corpus row of its positive, -1 = unknown) and `labels`
-      (its positive's place among the passages of all cores); of each passage
+      `question_keys` (key of its positive, -1 = unknown) and `labels` (its
+      positive's place among the passages of all cores), with
+      `positive_columns` also `question_positives` [questions, columns] (keys of
+      other positives of the question, -1 = none); of each passage
       `passage_rows` (question row * passages per question + number),
       `passage_valid` and `passage_keys`; with `answer_rows` also `excluded`
       [questions, passages of all cores].
@@ -274,6 +282,9 @@ class BatchSource:
       "passage_valid": valid[read.order],
       "passage_keys": keys[read.order],
     }
+    if self.positive_columns:
+      others = self._other_positives(indexes, epochs, mine, keys[::each])
+      batch["question_positives"] = others[asked.order]
     if self.answer_rows is not None:
       everyone = batch["passage_keys"]
       if self.processes > 1:  # then nothing is sorted, see `retriever_batches`
@@ -282,6 +293,36 @@ class BatchSource:
         indexes[mine][asked.order], everyone, labels
       )
     return batch
+
+  def _other_positives(
+    self, indexes: np.ndarray, epochs: np.ndarray, mine: slice, own: np.ndarray
+  ) -> Int[np.ndarray, "questions columns"]:
+    """Keys of each question's positives but the one in the batch; -1 = none.
+
+    A question may have more of them than there are columns: then those that
+    are in the global batch count.  Where even these are too many, there are
+    twice as many columns, the same on all processes: this batch's step is
+    compiled for itself.
+    """
+    columns = self.positive_columns
+    positives = {
+      index: self.sampler.candidates[index].positives
+      for index in np.unique(indexes).tolist()
+    }
+    many = [i for i, keys in positives.items() if len(keys) > columns + 1]
+    if many:
+      here = set(self.sampler.keys_of_batch(indexes, epochs).tolist())
+      for index in many:
+        positives[index] = [key for key in positives[index] if key in here]
+      while max(len(positives[index]) for index in many) > columns + 1:
+        columns *= 2
+    found = np.full((len(own), columns), -1, np.int32)
+    for place, (index, key) in enumerate(
+      zip(indexes[mine].tolist(), own.tolist(), strict=True)
+    ):
+      others = [other for other in positives[index] if other != key]
+      found[place, : len(others)] = others
+    return found
 
   def _passage_ids(
     self, passages: Sequence[records.Passage | int | None]
@@ -294,6 +335,44 @@ class BatchSource:
       self.tokens.ids(each) if isinstance(each, int) else next(ids)
       for each in passages
     ]
+
+
+def positive_columns(sampler: negative_sampling.Sampler) -> int:
+  """Columns of `question_positives`, for all batches: a power of two, or 0.
+
+  As many as any question has positives besides the one in the batch, and at
+  most `_COLUMNS`.
+  """
+  most = max((len(one.positives) for one in sampler.candidates), default=1) - 1
+  if most < 1:
+    return 0
+  return 1 << (min(most, _COLUMNS) - 1).bit_length()
+
+
+def check_negatives(source: BatchSource) -> None:
+  """Refuses a run in which no question ever meets a negative.
+
+  Looks at the first batches; a softmax over the own positive alone has no
+  gradient.
+
+  Raises:
+    InputError: in none of them any question has one.
+  """
+  sampler = source.sampler
+  for step in range(min(source.steps, _LOOKED_AT)):
+    indexes, epochs = source.plan.rows(step)
+    keys = set(sampler.keys_of_batch(indexes, epochs).tolist()) - {-1}
+    for index in np.unique(indexes).tolist():
+      if not keys <= set(sampler.candidates[index].positives):
+        return
+  raise errors.InputError(
+    f"config.train.batch_size={source.plan.batch_size} with"
+    f" {sampler.mixture.count} hard negatives: every passage of every batch is"
+    f" a positive of its question ({len(source.questions)} training questions),"
+    " so that there is nothing to learn: set config.train.hard_negatives to at"
+    " least 1 (config.train.negatives=random needs nothing mined), a larger"
+    " batch, or give other questions"
+  )
 
 
 @runtime_checkable

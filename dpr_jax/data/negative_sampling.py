@@ -1,10 +1,14 @@
 """Which passages stand as negatives beside a question, and which are they.
 
-In come the candidates of every question (corpus rows of its positives and of
-its ranked hard negatives) and the mixture that the config asks for; out comes,
-for any questions and epochs, what the batch needs: the positive first, then
-the negatives, with their corpus rows as keys.  A draw depends on (seed, epoch,
-question) alone, never on the batch, the process or the number of cores.
+In come the candidates of every question (keys of its positives and of its
+ranked hard negatives) and the mixture that the config asks for; out comes, for
+any questions and epochs, what the batch needs: the positive first, then the
+negatives, with their keys.  A draw depends on (seed, epoch, question) alone,
+never on the batch, the process or the number of devices.
+
+A key stands for a title and a text: it is the first row of the corpus that has
+them, or a number from the size of the corpus on for a passage of the question
+files that no row has (`data.candidates` gives them out).
 """
 
 import dataclasses
@@ -15,11 +19,14 @@ import numpy as np
 from jaxtyping import Int
 
 from dpr_jax.core import errors
-from dpr_jax.data import records
+from dpr_jax.data import records, same_passages
 
 # Mined by BM25; mined by the model; what stands in the data; the whole corpus.
 KINDS = ("bm25", "model", "given", "random")
-_DRAW = 2  # sets these draws apart from the epochs' order under the same seed
+# Which of several positives a question is trained with.
+POSITIVES = ("first", "drawn")
+# Set these draws apart from the epochs' order under the same seed.
+_DRAW, _POSITIVE = 2, 5
 
 
 @runtime_checkable
@@ -124,37 +131,32 @@ class Mixture:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """A question's passages as the sampler needs them: rows of the corpus.
+  """A question's passages as the sampler needs them: their keys.
 
   Attributes:
-    positive: row of the gold passage, -1 where it is in no corpus.
-    pools: rows by kind, best first.  For "given", an entry per passage of
-      `hard_negatives`, then `negatives`, as `given_rows` makes it; for the
-      others, -1 (an id that the corpus does not have) is passed over.
-    other_positives: rows of the positives after the first; never chosen.
+    positive: key of the gold passage, the first positive; -1 = unknown.
+    pools: keys by kind, best first; -1 (unknown) is passed over.  For "given",
+      an entry per passage of `hard_negatives`, then `negatives`.
+    other_positives: keys of the question's positives after the first.
+    elsewhere: keys of the positives of the same question in other rows of the
+      data, and rows of copies of any positive; they are never negatives.
   """
 
   positive: int
   pools: Mapping[str, np.ndarray]
   other_positives: Sequence[int] | np.ndarray = ()
+  elsewhere: Sequence[int] | np.ndarray = ()
+
+  @property
+  def own(self) -> list[int]:
+    """Keys of the question's positives, in the order of the data."""
+    return [self.positive, *map(int, self.other_positives)]
 
   @property
   def positives(self) -> list[int]:
-    """Rows of all positives that are in the corpus."""
-    rows = [self.positive, *map(int, self.other_positives)]
-    return [row for row in rows if row >= 0]
-
-
-def given_rows(rows: np.ndarray) -> np.ndarray:
-  """Entries of a "given" pool: what is in no corpus is named by its place.
-
-  Args:
-    rows: corpus row per given passage, -1 where the corpus does not have it.
-
-  Returns:
-    The same, with -2 - place instead of -1.
-  """
-  return np.where(rows < 0, -2 - np.arange(len(rows)), rows).astype(np.int64)
+    """Keys of all that is no negative of this question."""
+    keys = [*self.own, *map(int, self.elsewhere)]
+    return [key for key in dict.fromkeys(keys) if key >= 0]
 
 
 def choose(
@@ -165,18 +167,17 @@ def choose(
   corpus_size: int,
   key: Sequence[int],
 ) -> Int[np.ndarray, " count"]:
-  """Corpus rows of one question's negatives, in the order of the mixture.
+  """Keys of one question's negatives, in the order of the mixture.
 
-  No row comes twice, and none of a positive.  Where a kind has too few, its
-  last columns are -1; they are padded and masked.  An entry below -1 is a
-  given passage that the corpus does not have (see `given_rows`).
+  No key comes twice, and none of a positive.  Where a kind has too few, its
+  last columns are -1; they are padded and masked.
 
   Args:
     candidate: the question's passages.
     mixture: how many of which kind.
-    from_top: mined negatives are drawn from the best so many, without
-      replacement; where a kind wants as many or more, they are its best.
-      Given ones are always taken in their order.
+    from_top: mined and given negatives are drawn from the best (first) so many,
+      without replacement; where a kind wants as many or more, they are its
+      best.
     corpus_size: passages in the corpus, which random ones are drawn from.
     key: seeds the draw.
   """
@@ -185,13 +186,13 @@ def choose(
   generator = None
   first = 0
   for kind, count in mixture.parts:
-    if kind == "random" or (kind != "given" and from_top > count):
+    if kind == "random" or from_top > count:
       generator = generator or np.random.default_rng(tuple(key))
     if kind == "random":
       drawn = _random(generator, count, candidate.positive, taken, corpus_size)
     else:
-      pool = _distinct(candidate.pools[kind], taken, given=kind == "given")
-      if kind == "given" or from_top <= count:
+      pool = _distinct(candidate.pools[kind], taken)
+      if from_top <= count:
         drawn = pool[:count]
       else:
         drawn = generator.permutation(pool[:from_top])[:count]
@@ -201,12 +202,11 @@ def choose(
   return chosen
 
 
-def _distinct(pool: np.ndarray, taken: set[int], given: bool) -> np.ndarray:
-  """The pool in its order, without repeats, taken rows and -1."""
+def _distinct(pool: np.ndarray, taken: set[int]) -> np.ndarray:
+  """The pool in its order, without repeats, taken keys and -1."""
   wanted = dict.fromkeys(pool.tolist())
   return np.array(
-    [row for row in wanted if row not in taken and (row >= 0 or given)],
-    np.int64,
+    [key for key in wanted if key not in taken and key >= 0], np.int64
   )
 
 
@@ -222,7 +222,7 @@ def _random(
   The seldom hit on another taken row is drawn again, so that it changes no
   draw that was right.
   """
-  gold = {positive} if positive >= 0 else set()
+  gold = {positive} if 0 <= positive < corpus_size else set()
   drawn = _uniform(generator, count, gold, corpus_size).tolist()
   kept = [row for row in drawn if row not in taken]
   if len(kept) < len(drawn):
@@ -239,7 +239,7 @@ def _uniform(
   corpus_size: int,
 ) -> np.ndarray:
   """At most `count` distinct rows below `corpus_size`, none of `without`."""
-  excluded = sorted(row for row in without if row >= 0)
+  excluded = sorted(row for row in without if 0 <= row < corpus_size)
   left = corpus_size - len(excluded)
   drawn = generator.choice(left, min(count, left), replace=False)
   for row in excluded:  # ascending: each shifts the rows from it on
@@ -258,6 +258,9 @@ class Sampler:
     mixture: how many negatives of which kind.
     from_top: see `choose`.
     seed: of the run.
+    copies: which rows of the corpus have the same title and text.
+    drawn: a question's positive is drawn anew in every epoch, else it is the
+      first.
   """
 
   passages: Rows
@@ -265,6 +268,10 @@ class Sampler:
   mixture: Mixture
   from_top: int
   seed: int
+  copies: same_passages.Copies = dataclasses.field(
+    default_factory=same_passages.Copies.none
+  )
+  drawn: bool = False
 
   @property
   def per_question(self) -> int:
@@ -278,33 +285,32 @@ class Sampler:
     rows: set[int] = set()
     for candidate in self.candidates:
       taken = set(candidate.positives)
-      rows.add(candidate.positive)
+      rows.update(candidate.own if self.drawn else [candidate.positive])
       before = 0  # so many of a pool's best may be taken by the parts before
       for kind, count in self.mixture.parts:
-        given = kind == "given"
-        pool = _distinct(candidate.pools[kind], taken, given=given)
-        top = count if given else max(self.from_top, count)
+        pool = _distinct(candidate.pools[kind], taken)
+        top = max(self.from_top, count)
         rows.update(pool[: top + before].tolist())
         before += count
-    return np.array(sorted(row for row in rows if row >= 0), np.int64)
+    size = len(self.passages)
+    return np.array(sorted(row for row in rows if 0 <= row < size), np.int64)
 
   def keys_of_batch(
     self,
     indexes: Sequence[int] | np.ndarray,
     epochs: Sequence[int] | np.ndarray,
   ) -> Int[np.ndarray, " passages"]:
-    """Corpus rows of some questions' passages; no text is read.
+    """Keys of some questions' passages; no text is read.
 
     Args:
       indexes: numbers of training questions.
       epochs: the epoch of each.
 
     Returns:
-      Row of the positive, then of each negative, question by question; -1
-      where there is no passage, or where it is in no corpus.
+      Key of the positive, then of each negative, question by question; -1
+      where there is no passage.
     """
-    chosen = self._chosen(indexes, epochs)
-    return np.where(chosen < 0, -1, chosen).reshape(-1)
+    return self._chosen(indexes, epochs)[0].reshape(-1)
 
   def passages_of_batch(
     self,
@@ -327,7 +333,7 @@ class Sampler:
       (passages, keys), both flat in the order of the questions; None where
       there were too few negatives.  Keys as of `keys_of_batch`.
     """
-    chosen = self._chosen(indexes, epochs)
+    chosen, numbers = self._chosen(indexes, epochs)
     given = np.array(
       [False]
       + [kind == "given" for kind, n in self.mixture.parts for _ in range(n)]
@@ -338,8 +344,10 @@ class Sampler:
     read = self.passages.take(rows) if texts else rows.tolist()
     found = dict(zip(rows.tolist(), read, strict=True))
     passages: list[records.Passage | int | None] = []
-    for question, index, row in zip(questions, indexes, chosen, strict=True):
-      passages.append(question.positives[0])
+    for question, index, number, row in zip(
+      questions, indexes, numbers, chosen, strict=True
+    ):
+      passages.append(question.positives[number])
       for entry, is_given in zip(row[1:].tolist(), given[1:], strict=True):
         if is_given and entry != -1:
           place = int(np.argmax(self.candidates[index].pools["given"] == entry))
@@ -347,15 +355,24 @@ class Sampler:
           passages.append(in_data[place])
         else:
           passages.append(found.get(entry))
-    return passages, np.where(chosen < 0, -1, chosen).reshape(-1).tolist()
+    return passages, chosen.reshape(-1).tolist()
 
-  def _chosen(self, indexes, epochs) -> np.ndarray:
-    """[questions, 1 + negatives]: the positive's row, then as of `choose`."""
+  def _chosen(self, indexes, epochs) -> tuple[np.ndarray, list[int]]:
+    """Keys [questions, 1 + negatives], and the number of each one's positive.
+
+    Keys are of the positive, then as of `choose`.
+    """
     corpus_size = len(self.passages)
     chosen = np.full((len(indexes), self.per_question), -1, np.int64)
+    numbers = []
     for place, (index, epoch) in enumerate(zip(indexes, epochs, strict=True)):
       candidate = self.candidates[index]
-      chosen[place, 0] = candidate.positive
+      own, number = candidate.own, 0
+      if self.drawn and len(own) > 1:
+        key = (self.seed, _POSITIVE, int(epoch), int(index))
+        number = int(np.random.default_rng(key).integers(len(own)))
+      numbers.append(number)
+      chosen[place, 0] = own[number]
       chosen[place, 1:] = choose(
         candidate,
         self.mixture,
@@ -363,4 +380,5 @@ class Sampler:
         corpus_size=corpus_size,
         key=(self.seed, _DRAW, int(epoch), int(index)),
       )
-    return chosen
+    # What was drawn from the whole corpus may be a copy: its text is the same.
+    return self.copies.first(chosen), numbers

@@ -11,7 +11,8 @@ import hashlib
 import importlib.resources
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import ml_collections
 import numpy as np
@@ -25,6 +26,7 @@ from dpr_jax.data import (
   datasets,
   dpr_files,
   records,
+  same_passages,
   tfds_builders,
 )
 
@@ -90,14 +92,21 @@ def prepare(
     corpus = _KeptPassages(
       sources["passages"],
       data.max_passages,
-      {gold.id for split in splits for gold in questions[split].gold},
+      [gold for split in splits for gold in questions[split].gold],
     )
     tfds_builders.write_passages(corpus, folder / "passages")
-    counts.update(corpus.counts)
+    copies = corpus.finder.copies()
+    np.save(folder / same_passages.FILE, copies)
+    counts.update({**corpus.counts, "passages_copies": len(copies)})
     table = datasets.PassageTable.open(folder / "passages")
     for split in splits:
       counts.update(questions[split].counts)
-      counts.update(_compare_gold(split, questions[split].gold, table))
+      gold = questions[split].gold
+      named = _named_by_text(gold, table, corpus.finder.ids)
+      counts[f"{split}_gold_found_by_text"] = len(named)
+      if named:
+        _write_named(folder / split, gold, named)
+      counts.update(_compare_gold(split, gold, table))
     stage.finish(counts, folder=folder, files=_file_hashes(folder))
   _log_summary(counts, sources)
 
@@ -170,12 +179,19 @@ def _sources(data: ml_collections.ConfigDict) -> dict[str, pathlib.Path]:
   return sources
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class _Gold:
-  """A positive of a kept question, as small as a comparison allows."""
+  """A positive of a kept question, as small as a comparison allows.
+
+  Attributes:
+    id: in the file, or as it was found by its text.
+    digest: of the text alone.
+    same: of title and text, see `same_passages.digest`.
+  """
 
   id: str
   digest: bytes
+  same: int
 
 
 def _digest(text: str) -> bytes:
@@ -231,7 +247,7 @@ class _KeptQuestions:
       counts["without_positives"] += not question.positives
       counts["positives"] += len(question.positives)
       self.gold.extend(
-        _Gold(passage.id, _digest(passage.text))
+        _Gold(passage.id, _digest(passage.text), same_passages.digest(passage))
         for passage in question.positives
       )
       yield self._with_real_answers(question)
@@ -256,18 +272,21 @@ class _KeptQuestions:
 class _KeptPassages:
   """Iterates over the passages of a corpus that are kept, in file order.
 
-  With a limit the file is read twice: first to learn which of the gold ids it
-  holds, for these are kept before all others.
+  With a limit the file is read twice: first to learn which of the gold passages
+  it holds, for these are kept before all others.
 
   Attributes:
     counts: complete after the iteration.
+    finder: has read along.
   """
 
-  def __init__(self, path: pathlib.Path, limit: int, gold_ids: set[str]):
+  def __init__(self, path: pathlib.Path, limit: int, gold: Sequence[_Gold]):
     self.counts = {"passages": 0, "passages_read": 0, "passages_beyond_max": 0}
+    self.finder = same_passages.Finder(one.same for one in gold)
     self._path = path
     self._limit = limit
-    self._gold_ids = gold_ids
+    self._gold = gold
+    self._gold_ids = {one.id for one in gold if one.id}
 
   def __iter__(self) -> Iterator[records.Passage]:
     room = self._room_for_others()
@@ -280,6 +299,7 @@ class _KeptPassages:
           continue
         room -= 1
       counts["passages"] += 1
+      self.finder.see(passage)
       yield passage
     if not counts["passages_read"]:
       raise errors.InputError(
@@ -290,11 +310,15 @@ class _KeptPassages:
     """How many passages that are no gold ones may be kept; None = all."""
     if not self._limit:
       return None
-    found = {
-      passage.id
-      for passage in dpr_files.read_passages(self._path)
-      if passage.id in self._gold_ids
-    }
+    found, finder = set(), same_passages.Finder(one.same for one in self._gold)
+    for passage in dpr_files.read_passages(self._path):
+      finder.see(passage)
+      if passage.id in self._gold_ids:
+        found.add(passage.id)
+    for one in self._gold:
+      if one.id not in found and one.same in finder.ids:
+        found.add(finder.ids[one.same])
+    self._gold_ids = found
     if len(found) > self._limit:
       raise errors.InputError(
         f"config.data.max_passages={self._limit}: the questions kept have"
@@ -303,6 +327,52 @@ class _KeptPassages:
         " config.data.max_train and max_dev"
       )
     return self._limit - len(found)
+
+
+def _named_by_text(
+  gold: Sequence[_Gold], table: datasets.PassageTable, ids: Mapping[int, str]
+) -> set[int]:
+  """Gives positives that no id leads to the id of the passage that they are.
+
+  Args:
+    gold: of all questions of a split, in order; their ids are changed.
+    table: the corpus.
+    ids: of the passages in it, by `same_passages.digest`.
+
+  Returns:
+    Places in `gold` of those that were found.
+  """
+  rows = table.rows_of([positive.id for positive in gold])
+  found = set()
+  for place in np.flatnonzero(rows < 0).tolist():
+    if gold[place].same in ids:
+      gold[place].id = ids[gold[place].same]
+      found.add(place)
+  return found
+
+
+def _write_named(
+  folder: pathlib.Path, gold: Sequence[_Gold], named: set[int]
+) -> None:
+  """Writes the questions again, with the ids that were found by text."""
+
+  def questions() -> Iterator[records.Question]:
+    place = 0
+    for _, block in datasets.QuestionTable.open(folder).blocks(_BLOCK):
+      for question in block:
+        positives = [
+          dataclasses.replace(passage, id=gold[place + number].id)
+          if place + number in named
+          else passage
+          for number, passage in enumerate(question.positives)
+        ]
+        place += len(positives)
+        yield dataclasses.replace(question, positives=tuple(positives))
+
+  again = folder.with_name(f"{folder.name}.named")
+  tfds_builders.write_questions(questions(), again)
+  shutil.rmtree(folder)
+  again.rename(folder)
 
 
 def _compare_gold(

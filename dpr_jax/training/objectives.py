@@ -40,13 +40,16 @@ class Competition:
 
   Attributes:
     labels: global place of each question's own positive.
-    question_keys: corpus row of that positive; negative = unknown.
+    question_keys: key of that positive, the same for the same title and text
+      (see `data.negative_sampling`); negative = unknown.
     question_weights: 1, or 0 for a question that only pads the batch.
     passage_valid: False for a passage that only pads the batch.
-    passage_keys: the passage's row in the corpus, so that a second copy of a
-      question's own positive is not held against it; negative = unknown.
+    passage_keys: the passage's key, so that a second copy of a question's own
+      positive is not held against it; negative = unknown.
     excluded: True where a passage of the global batch is no negative of a
       question, because it holds one of its answers; None = nowhere.
+    question_positives: keys of the question's other positives, which are no
+      negatives of it either; negative = none; None = no question has any.
   """
 
   labels: Int[ArrayLike, "*cores questions"]
@@ -55,6 +58,7 @@ class Competition:
   passage_valid: Bool[ArrayLike, "*cores passages"]
   passage_keys: Int[ArrayLike, "*cores passages"]
   excluded: Bool[ArrayLike, "*cores questions all_passages"] | None = None
+  question_positives: Int[ArrayLike, "*cores questions columns"] | None = None
 
 
 @flax.struct.dataclass
@@ -64,7 +68,9 @@ class LossSums:
   Attributes:
     loss: negative log-likelihood of the own positive.
     correct: questions whose own positive scores above all others.
-    duplicates: passages masked as copies of the own positive.
+    duplicates: passages masked as copies of the own positive, or as other
+      positives of the question.
+    alone: questions without any negative: they have no gradient.
     answers: passages masked because they hold an answer.
     count: questions.
   """
@@ -72,6 +78,7 @@ class LossSums:
   loss: Float[ArrayLike, "*cores"]
   correct: Float[ArrayLike, "*cores"]
   duplicates: Float[ArrayLike, "*cores"]
+  alone: Float[ArrayLike, "*cores"]
   answers: Float[ArrayLike, "*cores"]
   count: Float[ArrayLike, "*cores"]
 
@@ -105,13 +112,23 @@ def _scores(questions, tile: _Tile, given: Competition, temperature: float):
   """Scores of a tile, MASKED where it takes no part, and the masks."""
   scores = _matmul(questions, tile.vectors.T) / temperature
   own = tile.places[None] == given.labels[:, None]
-  key = given.question_keys[:, None]
-  duplicate = (tile.keys[None] == key) & (key >= 0) & ~own & tile.valid[None]
+  same = _equal(tile.keys, given.question_keys)
+  if given.question_positives is not None:
+    # One comparison a column: a [questions, tile, columns] array never exists.
+    for column in range(given.question_positives.shape[1]):
+      same |= _equal(tile.keys, given.question_positives[:, column])
+  duplicate = same & ~own & tile.valid[None]
   answer = jnp.zeros_like(duplicate)
   if tile.excluded is not None:
     answer = tile.excluded & ~own & ~duplicate & tile.valid[None]
   scores = jnp.where(duplicate | answer | ~tile.valid[None], MASKED, scores)
   return scores, own, duplicate, answer
+
+
+def _equal(passage_keys: Array, question_keys: Array) -> Array:
+  """[questions, passages]: True where both keys are known and equal."""
+  keys = question_keys[:, None]
+  return (passage_keys[None] == keys) & (keys >= 0)
 
 
 def _start(questions: Array) -> _Running:
@@ -379,6 +396,7 @@ def in_batch_loss(
     loss=jnp.sum(weights * losses),
     correct=jnp.sum(weights * (done.own > done.best_other)),
     duplicates=jnp.sum(weights * done.duplicates),
+    alone=jnp.sum(weights * (done.best_other <= MASKED)),
     answers=jnp.sum(weights * done.answers),
     count=jnp.sum(weights),
   )

@@ -5,7 +5,6 @@ In come the workdir's data and mined negatives, out comes a
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import ml_collections
@@ -13,13 +12,15 @@ import numpy as np
 from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, setting_rules
+from dpr_jax.core import setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import (
   batches,
+  candidates,
   datasets,
   negative_sampling,
   prepare,
+  same_passages,
   token_store,
   tokenization,
 )
@@ -93,6 +94,10 @@ def make_source(
     )
   else:
     source = _with_groups(source, train_config)
+  source = dataclasses.replace(
+    source, positive_columns=batches.positive_columns(source.sampler)
+  )
+  batches.check_negatives(source)
   if train_config.mask_answers:
     source = dataclasses.replace(source, answer_rows=_answer_rows(source))
   if store:  # last: it may take an hour, and all that can be wrong is known
@@ -211,89 +216,36 @@ def _sampler(
     else:
       path = retriever_inputs.mined_path(config, workdir, kind)
       ids = mine.read_negatives(path, len(tables.questions), mine.command(kind))
-    mined[kind] = ids
+    mined[kind] = candidates.Mined(ids, mine.command(kind))
+  from_top = config.train.hard_negatives_from_top
+  drawn = config.train.positives == "drawn"
+  copies = same_passages.open_copies(workdir)
   return negative_sampling.Sampler(
     passages=tables.passages,
-    candidates=_candidates(tables, mixture, mined),
+    candidates=candidates.candidates(
+      tables.questions,
+      tables.passages,
+      copies,
+      mixture,
+      mined,
+      from_top=from_top,
+      drawn=drawn,
+    ),
     mixture=mixture,
-    from_top=config.train.hard_negatives_from_top,
+    from_top=from_top,
     seed=config.seed,
+    copies=copies,
+    drawn=drawn,
   )
-
-
-def _candidates(
-  tables: _Tables,
-  mixture: negative_sampling.Mixture,
-  mined: Mapping[str, list[list[str]]],
-) -> list[negative_sampling.Candidate]:
-  """Corpus rows of every question's positives and negatives."""
-  found: list[negative_sampling.Candidate] = []
-  for first, block in tables.questions.blocks(4096):
-    lists = {"positives": [[p.id for p in q.positives] for q in block]}
-    lists |= {
-      kind: ids[first : first + len(block)] for kind, ids in mined.items()
-    }
-    if "given" in mixture.kinds:
-      lists["given"] = [
-        [p.id for p in (*q.hard_negatives, *q.negatives)] for q in block
-      ]
-    rows = {kind: _rows(tables, ids) for kind, ids in lists.items()}
-    _check_known(rows, lists, first, mined)
-    if "given" in mixture.kinds:
-      rows["given"] = [
-        negative_sampling.given_rows(some) for some in rows["given"]
-      ]
-    positives = rows.pop("positives")
-    for number, gold in enumerate(positives):
-      pools = {kind: some[number] for kind, some in rows.items()}
-      found.append(
-        negative_sampling.Candidate(
-          int(gold[0]) if len(gold) else -1, pools, gold[1:]
-        )
-      )
-  for kind, count in mixture.parts:
-    if kind != "random":
-      few = sum(len(candidate.pools[kind]) < count for candidate in found)
-      if few:
-        logging.info(
-          "train: %d of %d questions have fewer than %d %s negatives: what is"
-          " missing is padded and masked",
-          few,
-          len(found),
-          count,
-          kind,
-        )
-  return found
-
-
-def _rows(tables: _Tables, lists: Sequence[Sequence[str]]) -> list[np.ndarray]:
-  """Corpus rows of many lists of ids, looked up at once."""
-  rows = tables.passages.rows_of([i for ids in lists for i in ids])
-  return np.split(rows, np.cumsum([len(ids) for ids in lists])[:-1])
-
-
-def _check_known(
-  rows: Mapping[str, list[np.ndarray]],
-  lists: Mapping[str, Sequence[Sequence[str]]],
-  first: int,
-  mined: Iterable[str],
-) -> None:
-  """`InputError` where a mined passage is not in the corpus."""
-  for kind in mined:
-    for number, found in enumerate(rows[kind]):
-      if (found < 0).any():
-        unknown = lists[kind][number][int(np.argmin(found))]
-        raise errors.InputError(
-          f"the {kind} negatives, line {first + number + 1}: passage"
-          f" {unknown!r} is not in the corpus: run `{mine.command(kind)}"
-          " --overwrite`"
-        )
 
 
 def _answer_rows(source: batches.BatchSource) -> answer_masks.AnswerRows:
   """Which passages of the batches hold which question's answers."""
   sampler = source.sampler
-  unknown = sum(candidate.positive < 0 for candidate in sampler.candidates)
+  size = len(sampler.passages)
+  unknown = sum(
+    not 0 <= candidate.positive < size for candidate in sampler.candidates
+  )
   if unknown:
     logging.warning(
       "train: the gold passages of %d questions are in no corpus, so nothing is"

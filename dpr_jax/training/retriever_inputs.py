@@ -115,7 +115,7 @@ def mined_path(
           f" `{mine.command(kind)}` with --workdir={where.root} again"
         )
     ours = workdir_lib.dataset_inputs(workdir, *names)
-    if ours != current and _made_from(workdir) != _made_from(where):
+    if ours != current and not _same_data(workdir, where):
       raise errors.InputError(
         f"config.train.negatives_from={elsewhere!r}: {where.data} was not made"
         f" from the same files and limits as {workdir.data}: mine in a workdir"
@@ -124,12 +124,20 @@ def mined_path(
   return path
 
 
-def _made_from(workdir: workdir_lib.Workdir) -> dict[str, Any]:
-  """What `prepare` read and kept.
+def _same_data(one: workdir_lib.Workdir, other: workdir_lib.Workdir) -> bool:
+  """True where `prepare` read and kept the same.
 
   The same data may be other bytes: those of questions once depended on the
-  process that wrote them.
+  process that wrote them.  An older version counts less.
   """
+  left, right = _made_from(one), _made_from(other)
+  counted = left["counts"].keys() & right["counts"].keys()
+  for found in (left, right):
+    found["counts"] = {name: found["counts"][name] for name in counted}
+  return left == right
+
+
+def _made_from(workdir: workdir_lib.Workdir) -> dict[str, Any]:
   manifest = workdir_lib.read_manifest(workdir.data, "prepare")
   limits = {
     name: value

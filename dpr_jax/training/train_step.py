@@ -98,8 +98,9 @@ def make_train_step(
     A function of a replicated state and one core's batch (see
     `batches.BatchSource`), giving the new state and metrics of the global
     batch: loss (mean NLL), accuracy (share of questions whose own positive
-    scores highest), masked_duplicates, masked_answers, gradient_norm (before
-    clipping), learning_rate.
+    scores highest), masked_duplicates (copies of the own positive, other
+    positives of the question), masked_answers, without_negatives (questions),
+    gradient_norm (before clipping), learning_rate.
   """
   config_lib.one_of("train.loss", loss, objectives.KINDS)
   sharing = sharing or optimizer_sharding.Sharing()
@@ -121,6 +122,7 @@ def make_train_step(
       passage_valid=batch["passage_valid"],
       passage_keys=batch["passage_keys"],
       excluded=batch.get("excluded"),
+      question_positives=batch.get("question_positives"),
     )
 
     def loss_function(params):
@@ -156,6 +158,7 @@ def make_train_step(
       "accuracy": sums.correct / sums.count,
       "masked_duplicates": sums.duplicates,
       "masked_answers": sums.answers,
+      "without_negatives": sums.alone,
       "gradient_norm": sharing.norm(gradients, state.params),
       "learning_rate": schedule(state.step),
     }

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, setting_rules
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, prepare, records
+from dpr_jax.data import answer_matching, prepare, records, same_passages
 from dpr_jax.embedding import embed
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.models import retriever_model
@@ -54,7 +54,11 @@ class DevPool:
 
   The pool holds every question's gold passage and the hard and the other
   negatives of all questions, and every question is ranked over the whole of it.
-  Passages that the pool and the sub-corpus share are encoded once.
+  Passages that the pool and the sub-corpus share are encoded once, and so are
+  passages with the same title and text: they are one passage.
+
+  Ranks are those of a question's best positive, as in gold top-k; its other
+  positives are neither ahead of it nor negatives in the loss.
 
   Attributes:
     questions: those of the dev set that have a gold passage in the corpus.
@@ -65,6 +69,8 @@ class DevPool:
     sub_corpus: what top-k is measured over; None without top-k.
     encoder: compiled once, used with the parameters of the moment.
     temperature: of the loss.
+    other_positives: of every question, the positives after the first that are
+      among `passages`, as indices into it; None = no question has any.
   """
 
   questions: list[records.Question]
@@ -74,6 +80,7 @@ class DevPool:
   sub_corpus: SubCorpus | None
   encoder: encoder_lib.Encoder
   temperature: float
+  other_positives: list[Int[np.ndarray, " _"]] | None = None
 
   @classmethod
   def make(
@@ -92,14 +99,18 @@ class DevPool:
     size = setting_rules.sub_corpus_size(config)
     ks = setting_rules.ranks(config) if size else ()
     corpus = prepare.open_passages(workdir)
-    questions, gold_rows, mined = _questions(
-      workdir, corpus, settings.dev_questions
+    copies = same_passages.open_copies(workdir)
+    questions, positives, mined = _questions(
+      workdir, corpus, copies, settings.dev_questions
     )
     if not questions:
       return None
+    gold_rows = np.array([rows[0] for rows in positives], np.int64)
     generator = np.random.default_rng((config.seed, 3))
     others = min(settings.dev_other_negatives * len(questions), len(corpus))
-    other_rows = generator.choice(len(corpus), others, replace=False)
+    other_rows = copies.first(
+      generator.choice(len(corpus), others, replace=False)
+    )
     hard_rows = [rows[: settings.dev_hard_negatives] for rows in mined]
     pool_rows = np.unique(np.concatenate([gold_rows, *hard_rows, other_rows]))
     logging.info(
@@ -109,8 +120,8 @@ class DevPool:
     )
     rows, sub_corpus = pool_rows, None
     if size:
-      more = generator.choice(
-        len(corpus), min(size, len(corpus)), replace=False
+      more = copies.first(
+        generator.choice(len(corpus), min(size, len(corpus)), replace=False)
       )
       members = sub_corpus_rows(
         gold_rows, mined, np.concatenate([other_rows, more]), size
@@ -134,6 +145,10 @@ class DevPool:
       sub_corpus,
       embed.make_encoder(config, model, params={}),
       config.model.temperature,
+      [
+        np.searchsorted(rows, np.intersect1d(some[some != some[0]], rows))
+        for some in positives
+      ],
     )
 
   def evaluate(self, params: Any) -> dict[str, float]:
@@ -141,12 +156,13 @@ class DevPool:
 
     Returns:
       "dev_loss": mean NLL of the gold passages over the pool;
-      "dev_average_rank": of the gold passages in the pool, from 1; "dev_top1":
+      "dev_average_rank": of the positives in the pool, from 1; "dev_top1":
       share of them at rank 1 there; "dev_pool": passages in the pool.  With a
       sub-corpus of "dev_topk_passages" passages also, for every k,
-      "dev_gold_top<k>": share of the questions with their gold passage among
-      the first k of the sub-corpus, and "dev_answer_top<k>": share with an
-      answer in one of those.
+      "dev_gold_top<k>": share of the questions with a positive among the first
+      k of the sub-corpus, and "dev_answer_top<k>": share with an answer in one
+      of those.  A passage that scores the same as a positive, or as the first
+      one with an answer, counts as ahead of it.
     """
     encoder = self.encoder.with_params(params)
     questions = encoder.encode_questions(
@@ -156,14 +172,20 @@ class DevPool:
     losses, ranks, gold_ranks, answer_ranks = [], [], [], []
     for some in _blocks(len(questions), len(passages)):
       scores = questions[some] @ passages.T / np.float32(self.temperature)
-      own = scores[np.arange(len(scores)), self.gold[some]]
-      in_pool = scores[:, self.pool]
+      gold = self.gold[some]
+      others = [np.array([], np.int64)] * len(gold)
+      if self.other_positives is not None:
+        others = self.other_positives[some]
+      own = scores[np.arange(len(scores)), gold]
+      in_pool = without(scores, others)[:, self.pool]
       losses.append(gold_losses(own, in_pool))
-      ranks.append(gold_rank(own, in_pool))
+      ranks.append(positive_ranks(scores, gold, others, self.pool))
       if self.sub_corpus is not None:
-        members = scores[:, self.sub_corpus.members]
-        gold_ranks.append(gold_rank(own, members))
-        answer_ranks += self._answer_ranks(self.questions[some], members)
+        members = self.sub_corpus.members
+        gold_ranks.append(positive_ranks(scores, gold, others, members))
+        answer_ranks += self._answer_ranks(
+          self.questions[some], scores[:, members]
+        )
     rank = np.concatenate(ranks)
     figures = {
       "dev_loss": float(np.concatenate(losses).mean()),
@@ -192,33 +214,46 @@ class DevPool:
     for number, (question, row) in enumerate(
       zip(questions, scores, strict=True)
     ):
-      keys = members[best_first(row, deepest)].tolist()
+      places = best_first(row, deepest)
+      keys = members[places].tolist()
       texts = [self.passages[key].text for key in keys]
       hits = matcher.hits(question.answers, keys, texts, number)
-      ranks.append(hits.index(True) + 1.0 if True in hits else np.inf)
+      if True not in hits:
+        ranks.append(np.inf)
+        continue
+      # Against those that score the same, unless an answer is in them as well.
+      score = row[places[hits.index(True)]]
+      equal = sum(np.array(hits) & (row[places] == score)) - 1
+      ranks.append(float((~(row < score)).sum() - equal))
     matcher.warn("dev")
     return ranks
 
 
 def _questions(
-  workdir: workdir_lib.Workdir, corpus, wanted: int
-) -> tuple[list[records.Question], np.ndarray, list[np.ndarray]]:
+  workdir: workdir_lib.Workdir,
+  corpus,
+  copies: same_passages.Copies,
+  wanted: int,
+) -> tuple[list[records.Question], list[np.ndarray], list[np.ndarray]]:
   """The first `wanted` dev questions with a gold passage in the corpus.
 
   Returns:
-    The questions (without their passages), the corpus rows of their gold
-    passages, and of each the rows of its mined hard negatives, best first.
+    The questions (without their passages); of each the corpus rows of its
+    positives that are there, the gold passage first; and of each the rows of
+    its mined hard negatives, best first.  A copy has the row of the first of
+    its kind.
   """
   table = prepare.open_questions(workdir, "dev")
   path = workdir.negatives / mine.FILES["dev"]
   mined = mine.read_negatives(path, len(table))
-  questions, gold_rows, hard_rows = [], [], []
+  questions, positives, hard_rows = [], [], []
   for first, block in table.blocks(_BLOCK):
-    gold_ids = [q.positives[0].id if q.positives else "" for q in block]
-    for place, row in enumerate(corpus.rows_of(gold_ids).tolist()):
-      if row < 0 or len(questions) == wanted:
+    rows = corpus.rows_of([p.id for q in block for p in q.positives])
+    ends = np.cumsum([len(q.positives) for q in block])[:-1]
+    for place, own in enumerate(np.split(copies.first(rows), ends)):
+      if not len(own) or own[0] < 0 or len(questions) == wanted:
         continue
-      hard = corpus.rows_of(mined[first + place])
+      hard = copies.first(corpus.rows_of(mined[first + place]))
       if (hard < 0).any():
         unknown = mined[first + place][int(np.argmax(hard < 0))]
         raise errors.InputError(
@@ -227,7 +262,7 @@ def _questions(
         )
       question = block[place]
       questions.append(records.Question(question.question, question.answers))
-      gold_rows.append(row)
+      positives.append(own[own >= 0])
       hard_rows.append(hard)
     if len(questions) == wanted:
       break
@@ -245,7 +280,7 @@ def _questions(
       wanted,
       len(table) - len(questions),
     )
-  return questions, np.array(gold_rows, np.int64), hard_rows
+  return questions, positives, hard_rows
 
 
 def sub_corpus_rows(
@@ -339,6 +374,47 @@ def gold_rank(
   model that has come apart must not look like the best one.
   """
   return scores.shape[1] - (scores < own[:, None]).sum(axis=1)
+
+
+def without(
+  scores: Float[np.ndarray, "questions passages"],
+  others: Sequence[Int[np.ndarray, " _"]],
+) -> Float[np.ndarray, "questions passages"]:
+  """The scores, -inf in the columns that do not count for a question."""
+  if not any(map(len, others)):
+    return scores
+  scores = scores.copy()
+  for row, columns in enumerate(others):
+    scores[row, columns] = -np.inf
+  return scores
+
+
+def positive_ranks(
+  scores: Float[np.ndarray, "questions passages"],
+  gold: Int[np.ndarray, " questions"],
+  others: Sequence[Int[np.ndarray, " _"]],
+  among: Int[np.ndarray, " members"],
+) -> Int[np.ndarray, " questions"]:
+  """Rank of every question's best positive among some passages, from 1.
+
+  Args:
+    scores: of all passages.
+    gold: column of each question's first positive, one of `among`.
+    others: columns of its other positives; they are never ahead of the best.
+    among: columns of the passages that are ranked, ascending.
+  """
+  others = [columns[np.isin(columns, among)] for columns in others]
+  best = gold.copy()
+  for row, columns in enumerate(others):
+    if len(columns):
+      all_of_them = np.append(gold[row], columns)
+      best[row] = all_of_them[np.argmax(scores[row, all_of_them])]
+  rest = [
+    np.setdiff1d(np.append(gold[row], columns), best[row])
+    for row, columns in enumerate(others)
+  ]
+  own = scores[np.arange(len(scores)), best]
+  return gold_rank(own, without(scores, rest)[:, among])
 
 
 def best_first(

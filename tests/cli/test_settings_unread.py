@@ -32,6 +32,10 @@ CASES = {
     "train.negatives_from=w train.negatives=random",
     "train.negatives=bm25:1,random:1",
   ),
+  "train.negatives are mined or given": (
+    "train.hard_negatives_from_top=9 train.negatives=random",
+    "train.negatives=given",
+  ),
   "train.scale_rule is not none": (
     "train.scale_reference=64",
     "train.scale_rule=sqrt",

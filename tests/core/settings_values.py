@@ -96,6 +96,7 @@ VALUES = [
   switch("train.shard_optimizer"),
   choice("train.reduce_dtype", ["float32", "bfloat16"], "auto"),
   choice("train.remat", ["none", "inner", "layer"], "outer"),
+  choice("train.positives", ["first", "drawn"], "all"),
   choice("train.loss", ["gathered", "tiled", "ring"], "triplet"),
   count("train.loss_tile", 0),
   count("train.accumulate_steps", 1),

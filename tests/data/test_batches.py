@@ -1,11 +1,14 @@
 """Batches are a pure function of (seed, step, process)."""
 
+import dataclasses
+
 import hypothesis
 import jax
 import numpy as np
 import pytest
 from hypothesis import strategies
 
+from dpr_jax.core import errors
 from dpr_jax.data import batches, negative_sampling, records, tokenization
 
 
@@ -290,3 +293,78 @@ def test_background_loading_starts_anywhere(tiny_checkpoint):
   assert len(loaded) == 3
   for step, batch in enumerate(loaded, start=2):
     jax.tree.map(np.testing.assert_array_equal, batch, source[step])
+
+
+def _with_positives(source, others):
+  """The source; question 0 has these other positives."""
+  sampler = source.sampler
+  first, *rest = sampler.candidates
+  first = dataclasses.replace(first, other_positives=others)
+  sampler = dataclasses.replace(sampler, candidates=[first, *rest])
+  return dataclasses.replace(
+    source,
+    sampler=sampler,
+    positive_columns=batches.positive_columns(sampler),
+  )
+
+
+@pytest.mark.parametrize(
+  ("others", "columns"), [(0, 0), (1, 1), (2, 2), (3, 4), (32, 32), (99, 32)]
+)
+def test_columns_of_other_positives(tiny_checkpoint, others, columns):
+  """A power of two, as many as any question needs, and 32 at most."""
+  source = _with_positives(
+    _source(tiny_checkpoint), np.arange(100, 100 + others)
+  )
+  assert source.positive_columns == columns
+
+
+def test_other_positives_stand_beside_their_question(tiny_checkpoint):
+  """Keys 7 and 100 of question 0, whichever place it has; else -1."""
+  source = _with_positives(_source(tiny_checkpoint), [7, 100])
+  for step in range(3):
+    indexes, _ = source.plan.rows(step)
+    found = source[step]["question_positives"].tolist()
+    assert found == [[7, 100] if i == 0 else [-1, -1] for i in indexes]
+
+
+def test_too_many_other_positives_are_those_in_the_batch(tiny_checkpoint):
+  """Of 40, only 8 and 9 can come up: two columns of 32 are used."""
+  others = [*range(100, 138), 8, 9]
+  source = _with_positives(_source(tiny_checkpoint), others)
+  assert source.positive_columns == 32
+  seen = set()
+  for step in range(5):
+    batch = source[step]
+    assert batch["question_positives"].shape == (4, 32)
+    keys = set(batch["passage_keys"].tolist())
+    indexes, _ = source.plan.rows(step)
+    for index, row in zip(indexes, batch["question_positives"], strict=True):
+      wanted = sorted({8, 9} & keys) if index == 0 else []
+      assert sorted(row[row >= 0].tolist()) == wanted
+      seen |= set(wanted)
+  assert seen
+
+
+def test_columns_grow_with_a_batch_that_needs_more(
+  tiny_checkpoint, monkeypatch
+):
+  """At most one column is wanted, two other positives are in some batch."""
+  monkeypatch.setattr(batches, "_COLUMNS", 1)
+  source = _with_positives(_source(tiny_checkpoint), [8, 9])
+  assert source.positive_columns == 1
+  shapes = [source[step]["question_positives"].shape[1] for step in range(5)]
+  assert set(shapes) == {1, 2}
+
+
+def test_a_run_without_any_negative_is_refused(tiny_checkpoint):
+  """One question a batch and no hard negative; a negative anywhere will do."""
+  source = _source(tiny_checkpoint, hard=0)
+  alone = dataclasses.replace(source, plan=batches.Plan(3, 6, 1))
+  with pytest.raises(errors.InputError, match="batch_size=1 with 0 hard"):
+    batches.check_negatives(alone)
+  batches.check_negatives(source)
+  negatives = _source(tiny_checkpoint, hard=1)
+  batches.check_negatives(
+    dataclasses.replace(negatives, plan=batches.Plan(3, 6, 1))
+  )

@@ -116,7 +116,6 @@ def test_any_mixture_has_no_positive_and_no_row_twice(data):
     kind: np.array(data.draw(strategies.lists(row, max_size=6)), np.int64)
     for kind in ("bm25", "model", "given")
   }
-  pools["given"] = negative_sampling.given_rows(pools["given"])
   candidate = negative_sampling.Candidate(
     data.draw(row), pools, data.draw(strategies.lists(row, max_size=2))
   )
@@ -209,11 +208,8 @@ def test_a_batch_is_read_at_once():
 
 
 def test_given_passages_come_from_the_data_with_their_rows_as_keys():
-  """A given copy of the positive is passed over; unknown ids have key -1."""
-  given = [
-    negative_sampling.given_rows(np.array(rows))
-    for rows in ([-1, 0, 6, -1], [9, 9], [])
-  ]
+  """A given copy of the positive is passed over; 10 on are in no corpus."""
+  given = [np.array(keys, int) for keys in ([10, 0, 6, 11], [9, 9], [])]
   sampler = _sampler("given:2,bm25:1", given=given, bm25=[[6, 5], [9], [1]])
   questions = [
     _question(0, hard=("x", "0"), other=("6", "y")),
@@ -221,7 +217,7 @@ def test_given_passages_come_from_the_data_with_their_rows_as_keys():
     _question(2),
   ]
   passages, keys = sampler.passages_of_batch(questions, range(3), [0] * 3)
-  assert keys == [0, -1, 6, 5, 1, 9, -1, -1, 2, -1, -1, 1]
+  assert keys == [0, 10, 6, 5, 1, 9, -1, -1, 2, -1, -1, 1]
   assert [p and p.text for p in passages] == [
     *["as in the data", "data x", "data 6", "text 5"],
     *["as in the data", "data 9", None, None],
@@ -250,9 +246,6 @@ def test_possible_rows_hold_every_draw(data):
     kind: [np.array(data.draw(lists), np.int64) for _ in range(3)]
     for kind in ("bm25", "model", "given")
   }
-  pools["given"] = [
-    negative_sampling.given_rows(rows) for rows in pools["given"]
-  ]
   mixture = data.draw(
     strategies.sampled_from(["bm25:2", "model:1,bm25:2", "given:1,bm25:1"])
   )

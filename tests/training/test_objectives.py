@@ -23,6 +23,9 @@ def _reference(problem, temperature):
   ):
     for column in range(len(passages)):
       copy = given.passage_keys[column] == key and key >= 0
+      if given.question_positives is not None:
+        others = given.question_positives[row]
+        copy |= given.passage_keys[column] in others[others >= 0]
       answer = given.excluded is not None and given.excluded[row, column]
       valid = given.passage_valid[column]
       keep[row, column] = column == label or (valid and not copy and not answer)
@@ -37,7 +40,7 @@ def _reference(problem, temperature):
   return loss / weights.sum(), delta @ passages, delta.T @ questions
 
 
-def _problem(negatives, seed=0, answers=False):
+def _problem(negatives, seed=0, answers=False, columns=0):
   """A batch whose passages stand in no particular order."""
   generator = np.random.default_rng(seed)
   each = 1 + negatives
@@ -49,11 +52,15 @@ def _problem(negatives, seed=0, answers=False):
   weights = np.ones(QUESTIONS, np.float32)
   weights[[3, 17]] = 0
   excluded = generator.random((QUESTIONS, count)) > 0.9 if answers else None
+  positives = None
+  if columns:
+    shape = (QUESTIONS, columns)
+    positives = generator.integers(-1, count // 2, shape).astype(np.int32)
   return {
     "questions": generator.normal(size=(QUESTIONS, DIM)).astype(np.float32),
     "passages": generator.normal(size=(count, DIM)).astype(np.float32),
     "given": objectives.Competition(
-      labels, keys[labels], weights, valid, keys, excluded
+      labels, keys[labels], weights, valid, keys, excluded, positives
     ),
   }
 
@@ -106,7 +113,9 @@ WAYS = [("gathered", 0), ("tiled", 0), ("tiled", 4), ("ring", 0), ("ring", 2)]
 def test_equals_the_formula_on_any_number_of_cores(cores, negatives, way):
   """Loss and both gradients to 1e-5 relative, masks included."""
   temperature = 0.05 if negatives == 1 else 1.0
-  problem = _problem(negatives, answers=negatives == 2)
+  problem = _problem(
+    negatives, answers=negatives == 2, columns=3 if negatives else 0
+  )
   wanted = _reference(problem, temperature)
   found = _on_cores(problem, temperature, jax.devices()[:cores], *way)
   np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
@@ -154,6 +163,32 @@ def test_what_is_masked_is_counted(way):
   assert np.asarray(sums.answers)[0] == 2
   assert np.asarray(sums.correct)[0] == 8
   assert np.asarray(loss)[0] < 1e-8
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_positives_are_masked_and_who_has_no_negative_is_counted(way):
+  """Question 0 is left with passage 3, question 1 with nothing."""
+  positives = np.full((4, 2), -1, np.int32)
+  positives[0] = [1, 2]
+  valid = np.ones(4, bool)
+  excluded = np.zeros((4, 4), bool)
+  excluded[1, [0, 2, 3]] = True
+  keys = np.arange(4, dtype=np.int32)
+  problem = {
+    "questions": np.zeros((4, DIM), np.float32),
+    "passages": np.ones((4, DIM), np.float32),
+    "given": objectives.Competition(
+      keys, keys, np.ones(4, np.float32), valid, keys, excluded, positives
+    ),
+  }
+  loss, _, _, sums = _on_cores(problem, 1.0, jax.devices()[:2], *way[:1])
+  assert np.asarray(sums.duplicates)[0] == 2
+  assert np.asarray(sums.answers)[0] == 3
+  assert np.asarray(sums.alone)[0] == 1
+  # All scores are 0: ln 2, ln 1, ln 4, ln 4.
+  np.testing.assert_allclose(np.asarray(loss)[0], 5 * np.log(2) / 4, rtol=1e-6)
+  # A tie is no success, and question 1 beats nobody: it is right for free.
+  assert np.asarray(sums.correct)[0] == 1
 
 
 def test_a_tile_that_does_not_divide_is_refused():

@@ -37,6 +37,28 @@ def test_a_model_of_nan_ranks_last():
   assert validation.gold_rank(scores[:, 0], scores).tolist() == [5, 5]
 
 
+def test_the_best_positive_counts_and_the_others_are_no_rivals():
+  """Columns 0 and 2 are positives: rank 2 behind column 3, then rank 1.
+
+  Of the third question the two positives tie, and column 1 with both: rank 2.
+  """
+  scores = np.array(
+    [[1.0, 0.0, 3.0, 4.0], [9.0, 2.0, 8.0, 7.0], [5.0, 5.0, 5.0, 1.0]]
+  )
+  gold = np.array([0, 0, 0])
+  others = [np.array([2])] * 3
+  everything = np.arange(4)
+  ranks = validation.positive_ranks(scores, gold, others, everything)
+  assert ranks.tolist() == [2, 1, 2]
+  # Among columns 0, 1 and 3 the first positive is the only one.
+  few = np.array([0, 1, 3])
+  ranks = validation.positive_ranks(scores, gold, others, few)
+  assert ranks.tolist() == [2, 1, 2]
+  masked = validation.without(scores, others)
+  assert masked[0].tolist() == [1.0, 0.0, -np.inf, 4.0]
+  assert scores[0, 2] == 3.0
+
+
 @pytest.mark.parametrize("depth", [1, 3, 7, 50])
 def test_best_first(depth):
   """As a full stable sort, ties over the edge included."""

@@ -1,0 +1,139 @@
+"""Passages with the same title and text are one passage, whatever their ids.
+
+While `prepare` writes the corpus, `Finder` reads along: it finds the corpus row
+of a positive that has no id, or an id of another corpus, and the rows whose
+title and text stood in an earlier row (`data/passages/copies.npy`).  Training,
+validation and mining then compare passages by `Copies.first` of their rows: a
+copy of a question's own positive is no negative of that question.
+
+White space does not count, everything else does.  Texts are compared by 64 bits
+of BLAKE2b: among the 21 million passages of Wikipedia two different texts have
+the same bits with a probability of 1e-5.
+"""
+
+import array
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Int
+
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import records
+
+FILE = "passages/copies.npy"
+
+
+def digest(passage: records.Passage) -> int:
+  """64 bits of title and text; white space does not count."""
+  words = (*passage.title.split(), "\0", *passage.text.split())
+  return _digest(words)
+
+
+def text_digest(text: str) -> int:
+  """64 bits of any text; white space does not count."""
+  return _digest(text.split())
+
+
+def _digest(words: Iterable[str]) -> int:
+  packed = hashlib.blake2b(" ".join(words).encode("utf-8"), digest_size=8)
+  return int.from_bytes(packed.digest(), "little")
+
+
+class Finder:
+  """Reads a corpus along, to know what is in it by its text.
+
+  Attributes:
+    ids: of the wanted passages that have been seen, by digest: the id of the
+      first row with that title and text.
+  """
+
+  def __init__(self, wanted: Iterable[int] = ()):
+    """Looks for the passages of these digests; copies are found in any case."""
+    self.ids: dict[int, str] = {}
+    self._wanted = frozenset(wanted)
+    self._digests = array.array("Q")
+
+  def see(self, passage: records.Passage) -> None:
+    """The next row of the corpus."""
+    found = digest(passage)
+    self._digests.append(found)
+    if found in self._wanted:
+      self.ids.setdefault(found, passage.id)
+
+  def copies(self) -> Int[np.ndarray, "copies 2"]:
+    """(row, first row with the same title and text) of every copy."""
+    digests = np.frombuffer(self._digests, np.uint64)
+    order = np.argsort(digests, kind="stable")  # equal ones stay ascending
+    ordered = digests[order]
+    begins = np.ones(len(ordered), bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    first = order[
+      np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
+    ]
+    pairs = np.stack([order[~begins], first[~begins]], axis=1)
+    return pairs[np.argsort(pairs[:, 0])].astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Copies:
+  """Which rows of the corpus are copies of an earlier row.
+
+  Attributes:
+    rows: of the copies, ascending.
+    firsts: the first row with the same title and text, of each.
+  """
+
+  rows: Int[np.ndarray, " copies"]
+  firsts: Int[np.ndarray, " copies"]
+
+  @classmethod
+  def none(cls) -> "Copies":
+    """Of a corpus without copies."""
+    return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+  def first(self, rows: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+    """The first row with the same title and text; negative ones stay."""
+    rows = np.asarray(rows, np.int64)
+    if not len(self.rows):
+      return rows
+    places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+    return np.where(self.rows[places] == rows, self.firsts[places], rows)
+
+  def all_of(self, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " all"]:
+    """These rows and all their copies, ascending, each once."""
+    firsts = np.unique(self.first(rows))
+    return np.union1d(firsts, self.rows[np.isin(self.firsts, firsts)])
+
+
+def open_copies(workdir: workdir_lib.Workdir) -> Copies:
+  """What `prepare` has found; none where an older version has prepared.
+
+  Raises:
+    InputError: the file is damaged.
+  """
+  manifest = workdir_lib.read_manifest(workdir.data, "prepare")
+  if FILE not in manifest["files"]:
+    return Copies.none()
+  workdir_lib.check_files(workdir.data, manifest, [FILE])
+  pairs = load(workdir.data / FILE)
+  return Copies(pairs[:, 0], pairs[:, 1])
+
+
+def load(path: pathlib.Path) -> Int[np.ndarray, "copies 2"]:
+  """The pairs in a file `copies.npy`; `InputError` if it holds none such."""
+  try:
+    pairs = np.load(path)
+  except (OSError, ValueError, EOFError) as error:
+    raise errors.InputError(
+      f"{path}: {error}; run `dpr-jax prepare --overwrite`"
+    ) from error
+  if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype != np.int64:
+    raise errors.InputError(
+      f"{path} holds {pairs.dtype}{list(pairs.shape)} instead of int64"
+      " [copies, 2]; run `dpr-jax prepare --overwrite`"
+    )
+  return pairs
