@@ -22,10 +22,11 @@ from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, multiprocess
 from dpr_jax.core import workdir as workdir_lib
 
-# Several processes do these together; the others are led by the first, which
-# asks for help where an index has shards or search is exact
-# (`index.all_processes`).
-TOGETHER = ("train", "embed", "train-reader")
+# Several processes do these together; the others the first does alone.
+TOGETHER = (
+  *("mine", "train", "embed", "index", "retrieve"),
+  "train-reader",
+)
 
 
 def _stages(
@@ -33,9 +34,6 @@ def _stages(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
 ) -> None:
-  from dpr_jax.index import all_processes
-
-  tasks = all_processes.Helper(config, workdir).tasks
   wanted = STAGES if stage == "run" else (stage,)
   if stage == "run" and not config.reader.train:
     wanted = tuple(name for name in wanted if name not in READING)
@@ -49,7 +47,16 @@ def _stages(
       if name in TOGETHER:
         function()
       else:
-        multiprocess.first_leads(function, tasks)
+        _alone(function)
+
+
+def _alone(function: Callable[[], object]) -> None:
+  """The first process calls it, the others wait."""
+
+  def call() -> None:
+    function()
+
+  multiprocess.first_alone(call)
 
 
 def _check_trainings(
@@ -90,6 +97,16 @@ def _functions(
     for model in [cli_flags.MODEL.value] if cli_flags.MODEL.value else models:
       function(config, workdir, model=model, **kwargs)
 
+  def rerank_all() -> None:
+    for method in cli_flags.METHOD.value or config.retrieve.methods:
+      rerank.rerank(
+        config,
+        workdir,
+        name=cli_flags.NAME.value,
+        method=method,
+        **again("retrieve"),
+      )
+
   def retrieve() -> None:
     retrieve_lib.retrieve(
       config,
@@ -102,14 +119,7 @@ def _functions(
       **again("retrieve"),
     )
     if cli_flags.RERANK.value:
-      for method in cli_flags.METHOD.value or config.retrieve.methods:
-        rerank.rerank(
-          config,
-          workdir,
-          name=cli_flags.NAME.value,
-          method=method,
-          **again("retrieve"),
-        )
+      multiprocess.first_alone(rerank_all)
 
   return {
     "prepare": lambda: prepare.prepare(config, workdir, **again("prepare")),

@@ -1,27 +1,34 @@
 """Several processes that do one run together, and end together.
 
-The only place that knows `jax.distributed`.  What they tell each other goes
-through JAX's coordination service, a small store of keys in process 0, not over
-the cores.  Every process has a thread that shows it a pulse, looks at the
-others', and ends the process with one clear line that names the culprit when
-another has failed, has not been heard of, or has not finished a step in time.
-Where the main thread hangs in a collective nothing else could.
+The only place that knows `jax.distributed`.  Every process runs the same
+command.  What only the first does (it reads questions, it writes files) stands
+in `first_alone`; arrays go over the devices, by JAX's own collectives
+(`array_of_first`, `gather`).  Decisions, barriers and pulses go through JAX's
+coordination service, a small store of keys in process 0.
+
+Every process has a thread that shows it a pulse, looks at the others', and ends
+the process with one clear line that names the culprit when another has failed,
+has not been heard of, or has not finished a step in time.  Where the main
+thread hangs in a collective nothing else could.
 """
 
 import contextlib
 import faulthandler
 import itertools
 import json
+import math
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 
 from dpr_jax.core import errors, signals
 
@@ -29,11 +36,9 @@ SILENT_SECONDS = 20.0  # without a pulse a process counts as gone
 POLL_SECONDS = 1.0
 LEAST_TIMEOUT = 30.0
 _ROOM = "dpr_jax"
-_END = "end"  # in place of a task: there are no more
-_MESSAGE = 1 << 20  # bytes under one key
 _numbers = itertools.count()  # of exchanges; the same in every process
 _guard: "Guard | None" = None
-_leading: "_Leading | None" = None
+_alone = False  # within `first_alone`, in the first process
 
 
 def number() -> int:
@@ -42,8 +47,8 @@ def number() -> int:
 
 
 def count() -> int:
-  """Of all processes."""
-  return jax.process_count()
+  """Of the processes that run this code: 1 within `first_alone`, else all."""
+  return 1 if _alone else jax.process_count()
 
 
 def is_first() -> bool:
@@ -141,84 +146,70 @@ def barrier() -> None:
 def first_alone(function: Callable[[], Any]) -> Any:
   """The first process calls `function`, the others wait for what it returns.
 
+  Within `function` it is the only process: whatever would wait for the others
+  there does not.
+
   Args:
     function: returns something that JSON can hold; what it raises ends all.
   """
+  global _alone
   if count() == 1:
     return function()
   key = f"{_ROOM}/told/{next(_numbers)}"
-  if is_first():
+  if not is_first():
+    return json.loads(_wait_for(key))
+  _alone = True
+  try:
     value = function()
-    _tell(key, json.dumps(value))
-    return value
-  return json.loads(_wait_for(key))
+  finally:
+    _alone = False
+  _tell(key, json.dumps(value))
+  return value
 
 
-def first_leads(
-  function: Callable[[], Any], tasks: Mapping[str, Callable[[bytes], bytes]]
-) -> None:
-  """The first process calls `function`; the others do what it asks meanwhile.
+def array_of_first(
+  function: Callable[[], np.ndarray], shape: Sequence[int], dtype: Any
+) -> np.ndarray:
+  """The array that `function` returns in the first process, in all of them.
+
+  A collective: where the others would wait for minutes, let them first wait in
+  `first_alone` or `barrier`, which no time-out is for.
 
   Args:
-    function: may call `ask`; what it raises ends all.
-    tasks: what the others can do, by name; what one raises ends all.
+    function: called in the first process alone; what it raises ends all.
+    shape: of the array, the same in all processes.
+    dtype: of the array; its items are a multiple of 4 bytes.
   """
-  global _leading
   if count() == 1:
-    function()
-    return
-  room = f"{_ROOM}/led/{next(_numbers)}"
+    return function()
+  words = np.zeros(_words_shape(shape, dtype), np.uint32)
   if is_first():
-    _leading = _Leading(room)
-    try:
-      function()
-    finally:
-      leading, _leading = _leading, None
-    leading.end()
-    return
-  for turn in itertools.count():
-    task = _wait_for(f"{room}/{turn}")
-    if task == _END:
-      return
-    answer = tasks[task](_take(f"{room}/{turn}/asked"))
-    _give(f"{room}/{turn}/{number()}", answer)
+    words = _words(np.asarray(function(), dtype).reshape(shape))
+  # As whole numbers: the sum that this is would make 0 of -0.
+  words = np.asarray(multihost_utils.broadcast_one_to_all(words))
+  return words.view(dtype).reshape(shape)
 
 
-def leading() -> bool:
-  """True within `first_leads`, where there are others to `ask`."""
-  return _leading is not None
+def gather(array: np.ndarray) -> np.ndarray:
+  """An array of every process, in all of them: [processes, ...].
 
-
-def ask(task: str, payload: bytes) -> Callable[[], list[bytes]]:
-  """Asks the others, which begin at once; only where `leading`.
-
-  Returns:
-    A function to be called once: it waits for the answers, which come in the
-    order of the processes.
+  Args:
+    array: of one shape and dtype in all processes; its items are a multiple of
+      4 bytes.
   """
-  return _leading.ask(task, payload)
+  if count() == 1:
+    return array[None]
+  words = np.asarray(multihost_utils.process_allgather(_words(array)))
+  return words.view(array.dtype).reshape(count(), *array.shape)
 
 
-class _Leading:
-  """What the first process has asked for."""
+def _words(array: np.ndarray) -> np.ndarray:
+  """The bytes of an array as uint32: JAX has no int64 without being told."""
+  return np.ascontiguousarray(array).reshape(-1).view(np.uint32)
 
-  def __init__(self, room: str):
-    self._room, self._turns = room, itertools.count()
 
-  def ask(self, task: str, payload: bytes) -> Callable[[], list[bytes]]:
-    turn = f"{self._room}/{next(self._turns)}"
-    _give(f"{turn}/asked", payload)
-    _tell(turn, task)
-
-    def answers() -> list[bytes]:
-      found = [_take(f"{turn}/{other}") for other in range(1, count())]
-      _client().key_value_delete(f"{turn}/")
-      return found
-
-    return answers
-
-  def end(self) -> None:
-    _tell(f"{self._room}/{next(self._turns)}", _END)
+def _words_shape(shape: Sequence[int], dtype: Any) -> tuple[int]:
+  return (math.prod(shape) * np.dtype(dtype).itemsize // 4,)
 
 
 @contextlib.contextmanager
@@ -387,7 +378,8 @@ def _who_is_stuck(steps: dict[int, int], waited: float) -> str:
 
 
 def _client() -> Any:
-  # JAX has no public name for its key-value store.
+  # Private in JAX, and used here alone: it has no public name for its key-value
+  # store, and the guard must hear of a failure while a collective hangs.
   from jax._src import distributed
 
   return distributed.global_state.client
@@ -395,24 +387,6 @@ def _client() -> Any:
 
 def _tell(key: str, value: str) -> None:
   _client().key_value_set(key, value, allow_overwrite=True)
-
-
-def _give(key: str, data: bytes) -> None:
-  """Any number of bytes, for `_take`; the service's messages are limited."""
-  pieces = range(0, len(data), _MESSAGE)
-  for piece, first in enumerate(pieces):
-    _client().key_value_set_bytes(
-      f"{key}.{piece}", data[first : first + _MESSAGE]
-    )
-  _tell(key, str(len(pieces)))
-
-
-def _take(key: str) -> bytes:
-  pieces = range(int(_wait_for(key)))
-  return b"".join(
-    _client().blocking_key_value_get_bytes(f"{key}.{piece}", 60_000)
-    for piece in pieces
-  )
 
 
 def _all(folder: str) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import devices as devices_lib
@@ -73,32 +73,51 @@ class ExactSearch:
   """`ExactSearch(vectors).search(question_vectors, k)`.
 
   Where all that is searched fits on the cores it stays there between calls.
+
+  Attributes:
+    rows: that this process searches.
+    scores_again: whether hits are scored again, in float32.
   """
 
   def __init__(
     self,
     vectors: faiss_build.Vectors,
     settings: Settings = Settings(),
-    rows: range | None = None,
+    *,
+    process: int = 0,
+    processes: int = 1,
   ):
-    """Takes the vectors; a contiguous part of them, None = all."""
+    """Splits the rows evenly over the devices of all processes.
+
+    A device multiplies blocks of the same rows, whichever process it is of: so
+    scores are the same bits on 1 process of 4 devices and on 2 of 2.
+
+    Args:
+      vectors: of the corpus; only this process's rows are read.
+      settings: how exactly, and in how much memory.
+      process: number of this process, from 0.
+      processes: that search together, with as many devices each.
+    """
     self._home = forks.Home()
     self._vectors = vectors
     self._settings = settings
-    self._rows = range(len(vectors)) if rows is None else rows
     self._cores = devices_lib.cores()
+    even = max(-(-len(vectors) // (self._cores * processes)), 1)
+    self._block = min(settings.block, even)
+    blocks = -(-even // self._block)
+    share = self._cores * self._block * blocks
+    bounds = (min(share * n, len(vectors)) for n in (process, process + 1))
+    self.rows = range(*bounds)
     width = 4 if settings.storage == "float32" else 2
     fitting = _core_bytes(settings) // (width * max(vectors.dim, 1))
-    even = -(-len(self._rows) // self._cores)  # rows a core for all of them
-    block = min(settings.block, max(even, 1))
-    self._per_core = block * max(1, min(fitting // block, -(-even // block)))
-    self._block = block
+    self._per_core = self._block * max(1, min(fitting // self._block, blocks))
+    self.scores_again = settings.storage != "float32"
     self._resident: list | None = None
 
   @property
   def streams(self) -> bool:
     """Whether the corpus goes through the cores anew for every call."""
-    return len(self._rows) > self._cores * self._per_core
+    return len(self.rows) > self._cores * self._per_core
 
   def search(
     self, questions: Float[np.ndarray, "questions dim"], k: int
@@ -116,18 +135,42 @@ class ExactSearch:
     Raises:
       InputError: a vector is not finite, or questions have another width.
     """
+    k = min(k, len(self.rows))
+    rows, scores = self.search_only(questions, self.candidates(k))
+    if self.scores_again:
+      return self.score_again(questions, rows, k)
+    return rows, scores
+
+  def candidates(self, k: int) -> int:
+    """Hits to search for, where k are wanted."""
+    return CANDIDATES * k if self.scores_again else k
+
+  def search_only(
+    self, questions: Float[np.ndarray, "questions dim"], k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """As `search`, with the scores of the stored vectors."""
     self._home.check(self)
     faiss_search.check_width(questions, self._vectors.dim)
-    columns = min(k, len(self._rows))
-    if not len(questions) or not columns:
-      shape = (len(questions), columns)
+    k = min(k, len(self.rows))
+    if not len(questions) or not k:
+      shape = (len(questions), k)
       return np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-    again = self._settings.storage != "float32"
-    wanted = min(CANDIDATES * k if again else k, len(self._rows))
-    rows, scores = self._search(np.asarray(questions, np.float32), wanted)
-    if again:
-      return faiss_search.score_again(self._vectors, questions, rows, columns)
-    return rows, scores
+    return self._search(np.asarray(questions, np.float32), k)
+
+  def score_again(
+    self,
+    questions: Float[np.ndarray, "questions dim"],
+    rows: Int[np.ndarray, "questions hits"],
+    k: int,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The best k of some rows of this process (-1: none), in float32."""
+    return faiss_search.score_again(self._vectors, questions, rows, k)
+
+  def holds(
+    self, rows: Int[np.ndarray, "questions hits"]
+  ) -> Bool[np.ndarray, "questions hits"]:
+    """Which rows this process searches."""
+    return (self.rows.start <= rows) & (rows < self.rows.stop)
 
   def _search(
     self, questions: np.ndarray, k: int
@@ -192,12 +235,12 @@ class ExactSearch:
 
   def _host_rows(self) -> Iterator[dict[str, np.ndarray]]:
     """The next core's rows; empty ones where a part is not full."""
-    size, count = self._per_core, len(self._rows)
+    size, count = self._per_core, len(self.rows)
     shape = (1, size, self._vectors.dim)
     dtype = jnp.dtype(self._settings.storage)
-    part, filled, first = _aligned_zeros(shape, dtype), 0, self._rows.start
+    part, filled, first = _aligned_zeros(shape, dtype), 0, self.rows.start
     ends = -(-count // (size * self._cores)) * size * self._cores
-    for _, block in faiss_build.finite_blocks(self._vectors, self._rows):
+    for _, block in faiss_build.finite_blocks(self._vectors, self.rows):
       while len(block):
         some = block[: size - filled]
         part[0, filled : filled + len(some)] = some
@@ -205,12 +248,12 @@ class ExactSearch:
         if filled == size:
           yield {
             "vectors": part,
-            "rows": _numbers(first, size, self._rows.stop),
+            "rows": _numbers(first, size, self.rows.stop),
           }
           part = _aligned_zeros(shape, dtype)
           filled, first = 0, first + size
-    for start in range(first, self._rows.start + ends, size):
-      yield {"vectors": part, "rows": _numbers(start, size, self._rows.stop)}
+    for start in range(first, self.rows.start + ends, size):
+      yield {"vectors": part, "rows": _numbers(start, size, self.rows.stop)}
       part = _aligned_zeros(shape, dtype)
 
 

@@ -367,24 +367,3 @@ def test_one_process_needs_no_exchange():
   multiprocess.finish()
   with multiprocess.in_turn():
     pass
-
-
-def test_messages_of_any_length_come_through(monkeypatch):
-  class Store(dict):
-    key_value_set_bytes = dict.__setitem__
-
-    def key_value_set(self, key, value, allow_overwrite):
-      self[key] = value
-
-    def blocking_key_value_get(self, key, _):
-      return self[key]
-
-    blocking_key_value_get_bytes = blocking_key_value_get
-
-  store = Store()
-  monkeypatch.setattr(multiprocess, "_client", lambda: store)
-  monkeypatch.setattr(multiprocess, "_MESSAGE", 4)
-  for message in (b"", b"123", b"1234", b"123456789"):
-    multiprocess._give("room/0", message)
-    assert multiprocess._take("room/0") == message
-  assert max(len(value) for value in store.values()) == 4
