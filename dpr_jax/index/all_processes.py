@@ -191,22 +191,29 @@ def _merged(
 ) -> Hits:
   """The best k of all processes; these are the best that this one has."""
   # One array to gather, of one width: a row is two words, a score is one.
-  packed = np.zeros((len(rows), k, 3), np.uint32)
-  packed[:, :, :2] = np.int64([-1]).view(np.uint32)
-  found = rows.shape[1]
-  packed[:, :found, :2] = (
-    np.ascontiguousarray(rows, np.int64).view(np.uint32).reshape(-1, found, 2)
-  )
-  packed[:, :found, 2] = np.ascontiguousarray(scores, np.float32).view(
-    np.uint32
-  )
+  shape = (len(rows), k)
+  packed = np.empty((*shape, 3), np.uint32)
+  packed[:, :, :2] = _padded(rows, shape, np.int64, -1).view(np.uint32)
+  packed[:, :, 2:] = _padded(scores, shape, np.float32, 0).view(np.uint32)
   every = np.moveaxis(multiprocess.gather(packed), 0, 1)
   every = every.reshape(len(rows), -1, 3)
-  return faiss_search.in_order(
-    np.ascontiguousarray(every[:, :, :2]).view(np.int64)[:, :, 0],
-    np.ascontiguousarray(every[:, :, 2]).view(np.float32),
-    k,
+  rows, scores = (
+    np.ascontiguousarray(words).view(dtype)[:, :, 0]
+    for words, dtype in (
+      (every[:, :, :2], np.int64),
+      (every[:, :, 2:], np.float32),
+    )
   )
+  return faiss_search.in_order(rows, scores, k)
+
+
+def _padded(
+  array: np.ndarray, shape: tuple[int, int], dtype: Any, value: int
+) -> np.ndarray:
+  """[questions, k, 1]: what this process did not find is `value`."""
+  whole = np.full((*shape, 1), value, dtype)
+  whole[:, : array.shape[1], 0] = array
+  return whole
 
 
 def _check_same(folder: Any, here: list[Any], there: list[Any]) -> None:
