@@ -46,7 +46,8 @@ def recalls(
 ) -> Float[np.ndarray, " questions"]:
   """Of every question: share of the k best rows among the first k found.
 
-  Of a corpus with fewer rows all of them count.
+  Of a corpus with fewer rows all of them count.  (FAISS's own
+  `knn_intersection_measure` gives the mean alone, and wants k columns of both.)
   """
   k = min(k, exact.shape[1])
   both = [
