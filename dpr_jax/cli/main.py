@@ -230,7 +230,7 @@ def _set_up_cores(cpu_devices: int, stage: str) -> None:
   os.environ["LIBTPU_INIT_ARGS"] = devices_lib.libtpu_arguments()
   multiprocess.start(cli_flags.POD.value)
   try:
-    several = multiprocess.count() > 1
+    several = jax.process_count() > 1
   except RuntimeError as error:
     raise errors.InputError(
       f"JAX finds no cores: {str(error).splitlines()[0]}; if another process"

@@ -6,54 +6,55 @@ in `first_alone`; arrays go over the devices, by JAX's own collectives
 (`array_of_first`, `gather`).  Decisions, barriers and pulses go through JAX's
 coordination service, a small store of keys in process 0.
 
-Every process has a thread that shows it a pulse, looks at the others', and ends
-the process with one clear line that names the culprit when another has failed,
-has not been heard of, or has not finished a step in time.  Where the main
-thread hangs in a collective nothing else could.
+A thread of every process (`process_guard`) ends it with one clear line that
+names the culprit when another has failed, has not been heard of, or has not
+finished a step in time.  Where the main thread hangs in a collective nothing
+else could.  With one process none of this is needed, nor is JAX imported.
 """
 
 import contextlib
-import faulthandler
 import itertools
 import json
 import math
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 
-from dpr_jax.core import errors, signals
+from dpr_jax.core import errors
 
-SILENT_SECONDS = 20.0  # without a pulse a process counts as gone
-POLL_SECONDS = 1.0
 LEAST_TIMEOUT = 30.0
-_ROOM = "dpr_jax"
 _numbers = itertools.count()  # of exchanges; the same in every process
-_guard: "Guard | None" = None
+_guard: Any = None  # of `process_guard`, where there are several
 _alone = False  # within `first_alone`, in the first process
 
 
 def number() -> int:
   """Of this process, from 0."""
-  return jax.process_index()
+  return sys.modules["jax"].process_index() if _are_several() else 0
 
 
 def count() -> int:
   """Of the processes that run this code: 1 within `first_alone`, else all."""
-  return 1 if _alone else jax.process_count()
+  if _alone or not _are_several():
+    return 1
+  return sys.modules["jax"].process_count()
+
+
+def _are_several() -> bool:
+  """Does not start JAX: it takes a second, and may not be needed."""
+  jax = sys.modules.get("jax")
+  return jax is not None and jax.distributed.is_initialized()
 
 
 def is_first() -> bool:
   """True for the one that writes what all have in common."""
-  return jax.process_index() == 0
+  return number() == 0
 
 
 def start(pod: bool) -> None:
@@ -70,6 +71,10 @@ def start(pod: bool) -> None:
   address = os.environ.get("DPR_JAX_COORDINATOR")
   if not pod and not address:
     return
+  import jax
+
+  from dpr_jax.core import process_guard
+
   # Else C++ aborts a process whose peer is gone, before we can say which.
   jax.config.update("jax_enable_recoverability", True)
   # It would take SIGTERM from us: see `signals`.
@@ -92,7 +97,7 @@ def start(pod: bool) -> None:
     ) from error
   if not is_first():
     logging.set_verbosity(logging.WARNING)
-  _guard = Guard()
+  _guard = process_guard.Guard()
   _guard.start()
 
 
@@ -104,10 +109,14 @@ def finish() -> None:
   """
   if _guard is None:
     return
+  import jax
+
+  from dpr_jax.core import process_guard
+
   barrier()
   _guard.stop()
   if is_first():
-    time.sleep(3 * POLL_SECONDS)
+    time.sleep(3 * process_guard.POLL_SECONDS)
   jax.distributed.shutdown()
 
 
@@ -125,10 +134,14 @@ def fail_of(error: Exception) -> None:
   """`fail` for any error; of a broken connection, first looks for the cause."""
   if _guard is None:
     return
+  import jax
+
+  from dpr_jax.core import process_guard
+
   traceback.print_exception(error)
   if isinstance(error, jax.errors.JaxRuntimeError):
     # A collective breaks when a peer dies: the guard will know which.
-    time.sleep(SILENT_SECONDS + 5 * POLL_SECONDS)
+    time.sleep(process_guard.SILENT_SECONDS + 5 * process_guard.POLL_SECONDS)
   last = str(error).strip().splitlines() or [""]
   fail(1, f"{type(error).__name__}: {last[0]}")
 
@@ -137,10 +150,12 @@ def barrier() -> None:
   """Returns when all processes are here."""
   if count() == 1:
     return
-  key = f"{_ROOM}/barrier/{next(_numbers)}"
-  _tell(f"{key}/{number()}", "here")
+  from dpr_jax.core import process_guard
+
+  key = f"{process_guard.ROOM}/barrier/{next(_numbers)}"
+  process_guard.tell(f"{key}/{number()}", "here")
   for other in range(count()):
-    _wait_for(f"{key}/{other}")
+    process_guard.wait_for(f"{key}/{other}")
 
 
 def first_alone(function: Callable[[], Any]) -> Any:
@@ -155,15 +170,17 @@ def first_alone(function: Callable[[], Any]) -> Any:
   global _alone
   if count() == 1:
     return function()
-  key = f"{_ROOM}/told/{next(_numbers)}"
+  from dpr_jax.core import process_guard
+
+  key = f"{process_guard.ROOM}/told/{next(_numbers)}"
   if not is_first():
-    return json.loads(_wait_for(key))
+    return json.loads(process_guard.wait_for(key))
   _alone = True
   try:
     value = function()
   finally:
     _alone = False
-  _tell(key, json.dumps(value))
+  process_guard.tell(key, json.dumps(value))
   return value
 
 
@@ -182,6 +199,8 @@ def array_of_first(
   """
   if count() == 1:
     return function()
+  from jax.experimental import multihost_utils
+
   words = np.zeros(_words_shape(shape, dtype), np.uint32)
   if is_first():
     words = _words(np.asarray(function(), dtype).reshape(shape))
@@ -199,6 +218,8 @@ def gather(array: np.ndarray) -> np.ndarray:
   """
   if count() == 1:
     return array[None]
+  from jax.experimental import multihost_utils
+
   words = np.asarray(multihost_utils.process_allgather(_words(array)))
   return words.view(array.dtype).reshape(count(), *array.shape)
 
@@ -282,122 +303,3 @@ class Watch:
   def close(self) -> None:
     """No more steps."""
     self._paused += 1
-
-
-class Guard(threading.Thread):
-  """The thread that shows and takes pulses; ends the process if it must."""
-
-  def __init__(self):
-    super().__init__(name="dpr-jax guard", daemon=True)
-    self.watch: Watch | None = None
-    self._stopped = threading.Event()
-    self._ending = threading.Lock()
-    self._heard: dict[str, tuple[str, float]] = {}
-    self._unanswered = 0
-
-  def stop(self) -> None:
-    """Ends the thread."""
-    self._stopped.set()
-    self.join()
-
-  def run(self) -> None:
-    """Until stopped."""
-    beats = itertools.count()
-    while not self._stopped.wait(POLL_SECONDS):
-      try:
-        self._pulse(next(beats))
-        self._look()
-        self._unanswered = 0
-      except jax.errors.JaxRuntimeError:
-        self._unanswered += 1
-        if self._unanswered >= 3 and not is_first():
-          self._end(1, "process 0, which coordinates the others, is gone")
-
-  def _pulse(self, beat: int) -> None:
-    step = self.watch.step if self.watch else 0
-    _tell(f"{_ROOM}/pulse/{number()}", f"{beat} {step}")
-
-  def _look(self) -> None:
-    failed = sorted(_all(f"{_ROOM}/failed/"))
-    if failed:
-      found = json.loads(failed[0][1])
-      self._end(found["code"], found["message"])
-    now, steps = time.monotonic(), {}
-    for key, pulse in _all(f"{_ROOM}/pulse/"):
-      other = key.rpartition("/")[2]
-      steps[int(other)] = int(pulse.split()[1])
-      if self._heard.get(other, ("", 0.0))[0] != pulse:
-        self._heard[other] = (pulse, now)
-      silent = now - self._heard[other][1]
-      if silent > SILENT_SECONDS:
-        self._publish(
-          1,
-          f"process {other} has not been heard of for {silent:.0f} s: it was"
-          " killed or stopped, or its machine is gone",
-        )
-    waited = self.watch.overdue() if self.watch else None
-    if waited:
-      faulthandler.dump_traceback(all_threads=True)
-      self._publish(1, _who_is_stuck(steps, waited))
-
-  def _publish(self, code: int, message: str) -> None:
-    """Tells all, this process included; the first to say so is believed."""
-    value = {"code": code, "message": message}
-    _tell(f"{_ROOM}/failed/{number()}", json.dumps(value))
-
-  def fail(self, code: int, message: str) -> None:
-    """See the function `fail`."""
-    # The others may be gone first, and the launcher then asks us to go, which
-    # must not show as another reason.
-    signals.ignore()
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-      self._publish(code, f"process {number()} ended: {message}")
-    while True:  # the thread ends us, when all have had time to look
-      time.sleep(POLL_SECONDS)
-
-  def _end(self, code: int, message: str) -> None:
-    with self._ending:
-      print(f"dpr-jax: {message}; all processes end", file=sys.stderr)
-      sys.stdout.flush()
-      sys.stderr.flush()
-      if is_first():  # with it goes the store that the others read
-        time.sleep(3 * POLL_SECONDS)
-      os._exit(code)
-
-
-def _who_is_stuck(steps: dict[int, int], waited: float) -> str:
-  """A line that names the processes that are behind."""
-  last = max(steps.values())
-  behind = [str(n) for n, step in sorted(steps.items()) if step < last]
-  if not behind:
-    return f"no process has finished step {last} for {waited:.0f} s"
-  return (
-    f"process {', '.join(behind)} is stuck: no step has ended for"
-    f" {waited:.0f} s, and it has not begun step {last} as others have"
-  )
-
-
-def _client() -> Any:
-  # Private in JAX, and used here alone: it has no public name for its key-value
-  # store, and the guard must hear of a failure while a collective hangs.
-  from jax._src import distributed
-
-  return distributed.global_state.client
-
-
-def _tell(key: str, value: str) -> None:
-  _client().key_value_set(key, value, allow_overwrite=True)
-
-
-def _all(folder: str) -> list[tuple[str, str]]:
-  return _client().key_value_dir_get(folder)
-
-
-def _wait_for(key: str) -> str:
-  """The value of a key, as soon as it has one; the guard ends a vain wait."""
-  while True:
-    try:
-      return _client().blocking_key_value_get(key, 2000)
-    except jax.errors.JaxRuntimeError as error:
-      if "DEADLINE_EXCEEDED" not in str(error):
-        raise
