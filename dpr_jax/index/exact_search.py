@@ -1,14 +1,15 @@
-"""Exact search on the cores: every passage is compared with every question.
+"""Exact search on the devices: every passage is compared with every question.
 
 In come a corpus's vectors and question vectors, out come the rows with the
 largest inner products, equal ones in the order of their rows, as a sort of all
-scores would give them.  The rows are split over the cores; each core multiplies
-block after block and keeps its best so far; the cores' lists are gathered and
-merged.  A corpus that is too large for the cores is streamed through them in
+scores would give them.  The rows are split over the devices; each multiplies
+block after block and keeps its best so far; the devices' lists are gathered and
+merged.  A corpus that is too large for the devices is streamed through them in
 parts, once for all the questions of a call.
 
 No index, no approximation, and on a pod no disk: 21 million vectors of 768 in
-bfloat16 are 30 GiB over all cores.
+bfloat16 are 30 GiB over all devices.  Of several processes each searches its
+share of the rows (`all_processes`).
 """
 
 import dataclasses
@@ -30,10 +31,10 @@ from dpr_jax.index import faiss_build, faiss_search
 
 STORAGES = ("float32", "bfloat16")
 QUESTIONS = 256  # compared at once; the last batch is filled up
-BLOCK = 4096  # rows that a core compares at once
+BLOCK = 4096  # rows that a device compares at once
 CANDIDATES = 4  # per hit wanted, where they are scored again in float32
 _NONE = np.iinfo(np.int32).max  # row of a place without a hit
-_ALIGNMENT = 64  # bytes: JAX takes such an array as a CPU core's own
+_ALIGNMENT = 64  # bytes: JAX takes such an array as a CPU device's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Settings:
       `CANDIDATES` x k are then scored again in float32.
     approximate: `lax.approx_max_k` in place of a sort; fast on a TPU alone.
     recall_target: of approximate.
-    core_bytes: of each core's memory, for vectors.
-    block: rows that a core compares at once.
+    core_bytes: of each device's memory, for vectors.
+    block: rows that a device compares at once.
   """
 
   storage: str = "float32"
@@ -72,7 +73,7 @@ class Settings:
 class ExactSearch:
   """`ExactSearch(vectors).search(question_vectors, k)`.
 
-  Where all that is searched fits on the cores it stays there between calls.
+  Where all that is searched fits on the devices it stays there between calls.
 
   Attributes:
     rows: that this process searches.
@@ -116,7 +117,7 @@ class ExactSearch:
 
   @property
   def streams(self) -> bool:
-    """Whether the corpus goes through the cores anew for every call."""
+    """Whether the corpus goes through the devices again for every call."""
     return len(self.rows) > self._cores * self._per_core
 
   def search(
@@ -195,7 +196,7 @@ class ExactSearch:
       for first in range(0, len(filled), QUESTIONS):
         some = filled[first : first + QUESTIONS]
         pending.append((first, function(some, part)))
-        if len(pending) > 1:  # one batch is on the cores meanwhile
+        if len(pending) > 1:  # one batch is on the devices meanwhile
           _fetch(*pending.pop(0), rows, scores)
       for first, found in pending:
         _fetch(first, found, rows, scores)
@@ -207,7 +208,7 @@ class ExactSearch:
     return best_rows, best_scores
 
   def _parts(self) -> Iterator[dict[str, Array]]:
-    """The corpus on the cores, part after part."""
+    """The corpus on the devices, part after part."""
     if self._resident is not None:
       yield from self._resident
       return
@@ -219,22 +220,22 @@ class ExactSearch:
       yield from self._resident
 
   def _placed_parts(self) -> Iterator[dict[str, Array]]:
-    """Consecutive rows, split over the cores; the last part is filled up.
+    """Consecutive rows, split over the devices; the last part is filled up.
 
-    The host holds one core's rows at a time.
+    The host holds one device's rows at a time.
     """
     devices = jax.local_devices()
     placed: list[dict[str, Array]] = []
     for rows in self._host_rows():
-      core = devices[len(placed)]
-      placed.append(jax.block_until_ready(jax.device_put(rows, core)))
+      device = devices[len(placed)]
+      placed.append(jax.block_until_ready(jax.device_put(rows, device)))
       del rows
       if len(placed) == len(devices):
         yield devices_lib.assemble(placed, devices)
         placed = []
 
   def _host_rows(self) -> Iterator[dict[str, np.ndarray]]:
-    """The next core's rows; empty ones where a part is not full."""
+    """The next device's rows; empty ones where a part is not full."""
     size, count = self._per_core, len(self.rows)
     shape = (1, size, self._vectors.dim)
     dtype = jnp.dtype(self._settings.storage)
@@ -264,7 +265,7 @@ def _numbers(first: int, size: int, end: int) -> Int[np.ndarray, "1 rows"]:
 
 
 def _aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-  """Zeros that a CPU's core can take as they are, without a copy."""
+  """Zeros that a CPU's device can take as they are, without a copy."""
   size = math.prod(shape) * dtype.itemsize
   raw = np.zeros(size + _ALIGNMENT, np.uint8)
   start = -raw.ctypes.data % _ALIGNMENT
@@ -272,7 +273,7 @@ def _aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def _core_bytes(settings: Settings) -> int:
-  """Of each core's memory; cores on a CPU share the host's, twice over.
+  """Of each device's memory; devices on a CPU share the host's, twice over.
 
   There the next part is in memory, while one is searched, where they stream.
   """
@@ -284,7 +285,7 @@ def _core_bytes(settings: Settings) -> int:
 
 @functools.lru_cache(maxsize=32)
 def _mapped(k: int, block: int, approximate: bool, recall_target: float):
-  """`best_of_core` over the cores: compiled once for all corpora."""
+  """`best_of_core` over the devices: compiled once for all corpora."""
   return devices_lib.map_over_cores(
     functools.partial(
       best_of_core,
@@ -305,16 +306,16 @@ def best_of_core(
   approximate: bool = False,
   recall_target: float = 0.95,
 ) -> tuple[Int[Array, "questions k"], Float[Array, "questions k"]]:
-  """The k best rows and scores of all cores.
+  """The k best rows and scores of all devices.
 
   Blocks come in the order of their rows, and of equal scores the sort keeps
   the first: so ties stand in the order of rows.
 
   Args:
-    questions: float32, the same on every core.
+    questions: float32, the same on every device.
     part: "vectors" [rows, dim] and "rows" [rows], `_NONE` for none; rows is a
       multiple of `block`.
-    k: at most the rows of all cores together.
+    k: at most the rows of all devices together.
     block: rows compared at once.
     approximate: see `Settings`.
     recall_target: of approximate.
@@ -359,7 +360,7 @@ def best_of_core(
   }
   best, _ = jax.lax.scan(step, start, split)
   all_rows, all_scores = (
-    # Side by side in the order of the cores, which is that of the rows.
+    # Side by side in the order of the devices, which is that of the rows.
     jnp.moveaxis(each, 0, 1).reshape(each.shape[1], -1)
     for each in jax.lax.all_gather(best, devices_lib.AXIS)
   )
@@ -370,6 +371,6 @@ def best_of_core(
 def _fetch(
   first: int, found: tuple[Array, Array], rows: np.ndarray, scores: np.ndarray
 ) -> None:
-  """Copies one core's results of a batch: all cores have the same."""
+  """Copies one device's results of a batch: all devices have the same."""
   for each, place in zip(found, (rows, scores), strict=True):
     place[first : first + QUESTIONS] = each.addressable_shards[0].data[0]
