@@ -47,7 +47,7 @@ class Vectors:
 
   def __init__(self, array, model="model-1", block=4):
     self.array = np.asarray(array, np.float32)
-    self.manifest = {"model": model}
+    self.manifest = {"model": model, "shards": []}
     self.dim = self.array.shape[1]
     self._block = block
 
@@ -61,6 +61,9 @@ class Vectors:
 
   def take(self, rows):
     return self.array[rows]
+
+  def check(self, command, rows=None):
+    """Nothing is on a disk."""
 
 
 def encode(texts, dim=16):
@@ -188,7 +191,9 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(package, name, fake, raising=False)
     monkeypatch.setitem(sys.modules, f"{package.__name__}.{name}", fake)
   monkeypatch.setattr(
-    vector_shards, "open_vectors", lambda folder: world.vectors[folder]
+    vector_shards,
+    "open_vectors",
+    lambda folder, **options: world.vectors[folder],
   )
   monkeypatch.setattr(faiss_tune, "LEAST_SECONDS", 0.0)
   return world

@@ -159,7 +159,7 @@ def machine() -> dict[str, Any]:
   found = memory.meminfo()
   return {
     "cpu": _cpu_model(),
-    "cores": cores(),
+    "cores": memory.usable_cpus(),
     "memory_gb": round(found["MemTotal"] / GIGA, 1) if found else None,
     "system": f"{platform.system()} {platform.machine()}",
     "python": platform.python_version(),
@@ -184,13 +184,6 @@ def check_writable(path: str | os.PathLike) -> None:
     raise errors.InputError(
       f"--json={path} cannot be written: {error.strerror}"
     ) from error
-
-
-def cores() -> int:
-  """Cores of the machine that this process may use."""
-  if hasattr(os, "sched_getaffinity"):  # not on every system
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def versions() -> dict[str, str | None]:

@@ -9,7 +9,7 @@ from dpr_jax.cli.flags import Flag, Values
 
 # How a command runs on several processes.
 TOGETHER = "together"  # every process calls the function
-FIRST = "first"  # the first calls it, and leads the others
+FIRST = "first"  # the first calls it, the others wait
 ONE = "one"  # refused where there are several
 APART = "apart"  # every process by itself: it looks for no others
 

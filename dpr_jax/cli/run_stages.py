@@ -51,13 +51,14 @@ def _do(call: Invocation, stages: tuple[command.Command, ...]) -> None:
 def _on_all_processes(row: command.Command, call: Invocation) -> None:
   """Calls a stage as its row says; nowhere else are processes told apart."""
   function = row.load()
-  if row.processes == command.FIRST and multiprocess.count() > 1:
-    from dpr_jax.index import all_processes
 
-    tasks = all_processes.Helper(call.config, call.workdir).tasks
-    multiprocess.first_leads(lambda: function(call), tasks)
-  else:
+  def do() -> None:
     function(call)
+
+  if row.processes == command.FIRST:
+    multiprocess.first_alone(do)
+  else:
+    do()
 
 
 def _check_trainings(call: Invocation) -> None:

@@ -7,6 +7,7 @@ has imported little.
 from collections.abc import Callable, Mapping
 
 from dpr_jax.cli.invocation import Invocation
+from dpr_jax.core import multiprocess
 
 
 def _again(call: Invocation, stage: str) -> dict[str, bool]:
@@ -89,7 +90,8 @@ def retrieve(call: Invocation) -> None:
     tune=flags["tune"],
     **_again(call, "retrieve"),
   )
-  if flags["rerank"]:
+
+  def rerank_all() -> None:
     for method in flags["method"] or call.config.retrieve.methods:
       rerank.rerank(
         call.config,
@@ -98,6 +100,9 @@ def retrieve(call: Invocation) -> None:
         method=method,
         **_again(call, "retrieve"),
       )
+
+  if flags["rerank"]:
+    multiprocess.first_alone(rerank_all)
 
 
 def train_reader(call: Invocation) -> None:

@@ -38,15 +38,22 @@ def start(call: Invocation) -> None:
   if row.processes == command.APART:
     return
   multiprocess.start(pod)
+  if computes:
+    _find_devices()
+  if multiprocess.count() > 1 and row.processes == command.ONE:
+    raise errors.InputError(f"{row.name} is for one process")
+
+
+def _find_devices() -> None:
+  import jax
+
   try:
-    several = multiprocess.count() > 1
+    jax.process_count()
   except RuntimeError as error:
     raise errors.InputError(
-      f"JAX finds no cores: {str(error).splitlines()[0]}; if another process"
+      f"JAX found no devices: {str(error).splitlines()[0]}; if another process"
       " has the TPU, wait for its end; --cpu_devices=8 takes the CPU"
     ) from error
-  if several and row.processes == command.ONE:
-    raise errors.InputError(f"{row.name} is for one process")
 
 
 def _set(option: str, value: str | int) -> None:

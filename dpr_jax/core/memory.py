@@ -1,10 +1,19 @@
-"""How much memory there is, and how much this process has taken.
+"""How much memory and how many CPUs there are for this process.
 
-Linux says it in /proc; elsewhere nobody does, and the answer is None.
+Linux says in /proc how much memory there is and how much the process has taken;
+elsewhere nobody does, and the answer is None.
 """
 
+import os
 import pathlib
 import re
+
+
+def usable_cpus() -> int:
+  """CPUs of this machine that the process may use, at least 1."""
+  if hasattr(os, "sched_getaffinity"):  # not on every system
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def available_memory() -> int | None:

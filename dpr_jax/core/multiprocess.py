@@ -1,56 +1,55 @@
 """Several processes that do one run together, and end together.
 
-The only place that knows `jax.distributed`.  What they tell each other goes
-through JAX's coordination service, a small store of keys in process 0, not over
-the cores.  Every process has a thread that shows it a pulse, looks at the
-others', and ends the process with one clear line that names the culprit when
-another has failed, has not been heard of, or has not finished a step in time.
-Where the main thread hangs in a collective nothing else could.
+The only place that knows `jax.distributed`.  Every process runs the same
+command.  What only the first does (it reads questions, it writes files) stands
+in `first_alone`; arrays go over the devices, by JAX's own collectives
+(`array_of_first`, `gather`).  Decisions, barriers and pulses go through JAX's
+coordination service, a small store of keys in process 0.
+
+A thread of every process (`process_guard`) ends it with one clear line that
+names the culprit when another has failed, has not been heard of, or has not
+finished a step in time.  Where the main thread hangs in a collective nothing
+else could.  With one process none of this is needed, nor is JAX imported.
 """
 
 import contextlib
-import faulthandler
 import itertools
 import json
+import math
 import os
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 
-from dpr_jax.core import errors, log_lines, signals
+from dpr_jax.core import errors
 
-SILENT_SECONDS = 20.0  # without a pulse a process counts as gone
-POLL_SECONDS = 1.0
 LEAST_TIMEOUT = 30.0
-_ROOM = "dpr_jax"
-_END = "end"  # in place of a task: there are no more
-_MESSAGE = 1 << 20  # bytes under one key
 _numbers = itertools.count()  # of exchanges; the same in every process
-_guard: "Guard | None" = None
-_leading: "_Leading | None" = None
+_guard: Any = None  # of `process_guard`, where there are several
+_alone = False  # within `first_alone`, in the first process
 
 
 def number() -> int:
   """Of this process, from 0."""
-  if "jax" not in sys.modules:  # it takes seconds, and `start` imports it
-    return 0
-  import jax
-
-  return jax.process_index()
+  return sys.modules["jax"].process_index() if _are_several() else 0
 
 
 def count() -> int:
-  """Of all processes."""
-  if "jax" not in sys.modules:
+  """Of the processes that run this code: 1 within `first_alone`, else all."""
+  if _alone or not _are_several():
     return 1
-  import jax
+  return sys.modules["jax"].process_count()
 
-  return jax.process_count()
+
+def _are_several() -> bool:
+  """Does not start JAX: it takes a second, and may not be needed."""
+  jax = sys.modules.get("jax")
+  return jax is not None and jax.distributed.is_initialized()
 
 
 def is_first() -> bool:
@@ -74,6 +73,8 @@ def start(pod: bool) -> None:
     return
   import jax
 
+  from dpr_jax.core import process_guard
+
   # Else C++ aborts a process whose peer is gone, before we can say which.
   jax.config.update("jax_enable_recoverability", True)
   # It would take SIGTERM from us: see `signals`.
@@ -96,7 +97,7 @@ def start(pod: bool) -> None:
     ) from error
   if not is_first():
     logging.set_verbosity(logging.WARNING)
-  _guard = Guard()
+  _guard = process_guard.Guard()
   _guard.start()
 
 
@@ -110,10 +111,12 @@ def finish() -> None:
     return
   import jax
 
+  from dpr_jax.core import process_guard
+
   barrier()
   _guard.stop()
   if is_first():
-    time.sleep(3 * POLL_SECONDS)
+    time.sleep(3 * process_guard.POLL_SECONDS)
   jax.distributed.shutdown()
 
 
@@ -133,10 +136,12 @@ def fail_of(error: Exception) -> None:
     return
   import jax
 
+  from dpr_jax.core import process_guard
+
   traceback.print_exception(error)
   if isinstance(error, jax.errors.JaxRuntimeError):
     # A collective breaks when a peer dies: the guard will know which.
-    time.sleep(SILENT_SECONDS + 5 * POLL_SECONDS)
+    time.sleep(process_guard.SILENT_SECONDS + 5 * process_guard.POLL_SECONDS)
   last = str(error).strip().splitlines() or [""]
   fail(1, f"{type(error).__name__}: {last[0]}")
 
@@ -145,93 +150,87 @@ def barrier() -> None:
   """Returns when all processes are here."""
   if count() == 1:
     return
-  key = f"{_ROOM}/barrier/{next(_numbers)}"
-  _tell(f"{key}/{number()}", "here")
+  from dpr_jax.core import process_guard
+
+  key = f"{process_guard.ROOM}/barrier/{next(_numbers)}"
+  process_guard.tell(f"{key}/{number()}", "here")
   for other in range(count()):
-    _wait_for(f"{key}/{other}")
+    process_guard.wait_for(f"{key}/{other}")
 
 
 def first_alone(function: Callable[[], Any]) -> Any:
   """The first process calls `function`, the others wait for what it returns.
 
+  Within `function` it is the only process: whatever would wait for the others
+  there does not.
+
   Args:
     function: returns something that JSON can hold; what it raises ends all.
   """
+  global _alone
   if count() == 1:
     return function()
-  key = f"{_ROOM}/told/{next(_numbers)}"
-  if is_first():
+  from dpr_jax.core import process_guard
+
+  key = f"{process_guard.ROOM}/told/{next(_numbers)}"
+  if not is_first():
+    return json.loads(process_guard.wait_for(key))
+  _alone = True
+  try:
     value = function()
-    _tell(key, json.dumps(value))
-    return value
-  return json.loads(_wait_for(key))
+  finally:
+    _alone = False
+  process_guard.tell(key, json.dumps(value))
+  return value
 
 
-def first_leads(
-  function: Callable[[], Any], tasks: Mapping[str, Callable[[bytes], bytes]]
-) -> None:
-  """The first process calls `function`; the others do what it asks meanwhile.
+def array_of_first(
+  function: Callable[[], np.ndarray], shape: Sequence[int], dtype: Any
+) -> np.ndarray:
+  """The array that `function` returns in the first process, in all of them.
+
+  A collective: where the others would wait for minutes, let them first wait in
+  `first_alone` or `barrier`, which no time-out is for.
 
   Args:
-    function: may call `ask`; what it raises ends all.
-    tasks: what the others can do, by name; what one raises ends all.
+    function: called in the first process alone; what it raises ends all.
+    shape: of the array, the same in all processes.
+    dtype: of the array; its items are a multiple of 4 bytes.
   """
-  global _leading
   if count() == 1:
-    function()
-    return
-  room = f"{_ROOM}/led/{next(_numbers)}"
+    return function()
+  from jax.experimental import multihost_utils
+
+  words = np.zeros(_words_shape(shape, dtype), np.uint32)
   if is_first():
-    _leading = _Leading(room)
-    try:
-      function()
-    finally:
-      leading, _leading = _leading, None
-    leading.end()
-    return
-  for turn in itertools.count():
-    task = _wait_for(f"{room}/{turn}")
-    if task == _END:
-      return
-    answer = tasks[task](_take(f"{room}/{turn}/asked"))
-    _give(f"{room}/{turn}/{number()}", answer)
+    words = _words(np.asarray(function(), dtype).reshape(shape))
+  # As whole numbers: the sum that this is would make 0 of -0.
+  words = np.asarray(multihost_utils.broadcast_one_to_all(words))
+  return words.view(dtype).reshape(shape)
 
 
-def leading() -> bool:
-  """True within `first_leads`, where there are others to `ask`."""
-  return _leading is not None
+def gather(array: np.ndarray) -> np.ndarray:
+  """An array of every process, in all of them: [processes, ...].
 
-
-def ask(task: str, payload: bytes) -> Callable[[], list[bytes]]:
-  """Asks the others, which begin at once; only where `leading`.
-
-  Returns:
-    A function to be called once: it waits for the answers, which come in the
-    order of the processes.
+  Args:
+    array: of one shape and dtype in all processes; its items are a multiple of
+      4 bytes.
   """
-  return _leading.ask(task, payload)
+  if count() == 1:
+    return array[None]
+  from jax.experimental import multihost_utils
+
+  words = np.asarray(multihost_utils.process_allgather(_words(array)))
+  return words.view(array.dtype).reshape(count(), *array.shape)
 
 
-class _Leading:
-  """What the first process has asked for."""
+def _words(array: np.ndarray) -> np.ndarray:
+  """The bytes of an array as uint32: JAX has no int64 without being told."""
+  return np.ascontiguousarray(array).reshape(-1).view(np.uint32)
 
-  def __init__(self, room: str):
-    self._room, self._turns = room, itertools.count()
 
-  def ask(self, task: str, payload: bytes) -> Callable[[], list[bytes]]:
-    turn = f"{self._room}/{next(self._turns)}"
-    _give(f"{turn}/asked", payload)
-    _tell(turn, task)
-
-    def answers() -> list[bytes]:
-      found = [_take(f"{turn}/{other}") for other in range(1, count())]
-      _client().key_value_delete(f"{turn}/")
-      return found
-
-    return answers
-
-  def end(self) -> None:
-    _tell(f"{self._room}/{next(self._turns)}", _END)
+def _words_shape(shape: Sequence[int], dtype: Any) -> tuple[int]:
+  return (math.prod(shape) * np.dtype(dtype).itemsize // 4,)
 
 
 @contextlib.contextmanager
@@ -304,145 +303,3 @@ class Watch:
   def close(self) -> None:
     """No more steps."""
     self._paused += 1
-
-
-class Guard(threading.Thread):
-  """The thread that shows and takes pulses; ends the process if it must."""
-
-  def __init__(self):
-    super().__init__(name="dpr-jax guard", daemon=True)
-    self.watch: Watch | None = None
-    self._stopped = threading.Event()
-    self._ending = threading.Lock()
-    self._heard: dict[str, tuple[str, float]] = {}
-    self._unanswered = 0
-
-  def stop(self) -> None:
-    """Ends the thread."""
-    self._stopped.set()
-    self.join()
-
-  def run(self) -> None:
-    """Until stopped."""
-    import jax
-
-    beats = itertools.count()
-    while not self._stopped.wait(POLL_SECONDS):
-      try:
-        self._pulse(next(beats))
-        self._look()
-        self._unanswered = 0
-      except jax.errors.JaxRuntimeError:
-        self._unanswered += 1
-        if self._unanswered >= 3 and not is_first():
-          self._end(1, "process 0, which coordinates the others, is gone")
-
-  def _pulse(self, beat: int) -> None:
-    step = self.watch.step if self.watch else 0
-    _tell(f"{_ROOM}/pulse/{number()}", f"{beat} {step}")
-
-  def _look(self) -> None:
-    failed = sorted(_all(f"{_ROOM}/failed/"))
-    if failed:
-      found = json.loads(failed[0][1])
-      self._end(found["code"], found["message"])
-    now, steps = time.monotonic(), {}
-    for key, pulse in _all(f"{_ROOM}/pulse/"):
-      other = key.rpartition("/")[2]
-      steps[int(other)] = int(pulse.split()[1])
-      if self._heard.get(other, ("", 0.0))[0] != pulse:
-        self._heard[other] = (pulse, now)
-      silent = now - self._heard[other][1]
-      if silent > SILENT_SECONDS:
-        self._publish(
-          1,
-          f"process {other} has not been heard of for {silent:.0f} s: it was"
-          " killed or stopped, or its machine is gone",
-        )
-    waited = self.watch.overdue() if self.watch else None
-    if waited:
-      faulthandler.dump_traceback(all_threads=True)
-      self._publish(1, _who_is_stuck(steps, waited))
-
-  def _publish(self, code: int, message: str) -> None:
-    """Tells all, this process included; the first to say so is believed."""
-    value = {"code": code, "message": message}
-    _tell(f"{_ROOM}/failed/{number()}", json.dumps(value))
-
-  def fail(self, code: int, message: str) -> None:
-    """See the function `fail`."""
-    import jax
-
-    # The others may be gone first, and the launcher then asks us to go, which
-    # must not show as another reason.
-    signals.ignore()
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-      self._publish(code, f"process {number()} ended: {message}")
-    while True:  # the thread ends us, when all have had time to look
-      time.sleep(POLL_SECONDS)
-
-  def _end(self, code: int, message: str) -> None:
-    with self._ending:
-      log_lines.failure(f"{message}; all processes end")
-      sys.stdout.flush()
-      sys.stderr.flush()
-      if is_first():  # with it goes the store that the others read
-        time.sleep(3 * POLL_SECONDS)
-      os._exit(code)
-
-
-def _who_is_stuck(steps: dict[int, int], waited: float) -> str:
-  """A line that names the processes that are behind."""
-  last = max(steps.values())
-  behind = [str(n) for n, step in sorted(steps.items()) if step < last]
-  if not behind:
-    return f"no process has finished step {last} for {waited:.0f} s"
-  return (
-    f"process {', '.join(behind)} is stuck: no step has ended for"
-    f" {waited:.0f} s, and it has not begun step {last} as others have"
-  )
-
-
-def _client() -> Any:
-  # JAX has no public name for its key-value store.
-  from jax._src import distributed
-
-  return distributed.global_state.client
-
-
-def _tell(key: str, value: str) -> None:
-  _client().key_value_set(key, value, allow_overwrite=True)
-
-
-def _give(key: str, data: bytes) -> None:
-  """Any number of bytes, for `_take`; the service's messages are limited."""
-  pieces = range(0, len(data), _MESSAGE)
-  for piece, first in enumerate(pieces):
-    _client().key_value_set_bytes(
-      f"{key}.{piece}", data[first : first + _MESSAGE]
-    )
-  _tell(key, str(len(pieces)))
-
-
-def _take(key: str) -> bytes:
-  pieces = range(int(_wait_for(key)))
-  return b"".join(
-    _client().blocking_key_value_get_bytes(f"{key}.{piece}", 60_000)
-    for piece in pieces
-  )
-
-
-def _all(folder: str) -> list[tuple[str, str]]:
-  return _client().key_value_dir_get(folder)
-
-
-def _wait_for(key: str) -> str:
-  """The value of a key, as soon as it has one; the guard ends a vain wait."""
-  import jax
-
-  while True:
-    try:
-      return _client().blocking_key_value_get(key, 2000)
-    except jax.errors.JaxRuntimeError as error:
-      if "DEADLINE_EXCEEDED" not in str(error):
-        raise

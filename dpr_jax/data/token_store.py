@@ -24,7 +24,7 @@ import tokenizers
 from absl import logging
 from jaxtyping import Int, UInt
 
-from dpr_jax.core import errors, progress, sharded_output
+from dpr_jax.core import errors, memory, progress, sharded_output
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import datasets, tokenization
 
@@ -210,8 +210,9 @@ def _tokenize(
   }
   total = sum(map(len, rows.values()))
   if not workers:
-    cores = len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count()
-    workers = min(cores or 1, len(missing), 1 + total // _WORTH_A_PROCESS)
+    workers = min(
+      memory.usable_cpus(), len(missing), 1 + total // _WORTH_A_PROCESS
+    )
   folder = blocks.stage.folder
   with progress.Progress(total, "tokenize", "passages") as bar:
     if workers <= 1:
@@ -242,7 +243,6 @@ def _tokenize(
   return total
 
 
-_HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on every system
 _worker: dict[
   str, Any
 ] = {}  # of a process that tokenizes: its table, tokenizer

@@ -1,14 +1,15 @@
-"""Exact search on the cores: every passage is compared with every question.
+"""Exact search on the devices: every passage is compared with every question.
 
 In come a corpus's vectors and question vectors, out come the rows with the
 largest inner products, equal ones in the order of their rows, as a sort of all
-scores would give them.  The rows are split over the cores; each core multiplies
-block after block and keeps its best so far; the cores' lists are gathered and
-merged.  A corpus that is too large for the cores is streamed through them in
+scores would give them.  The rows are split over the devices; each multiplies
+block after block and keeps its best so far; the devices' lists are gathered and
+merged.  A corpus that is too large for the devices is streamed through them in
 parts, once for all the questions of a call.
 
 No index, no approximation, and on a pod no disk: 21 million vectors of 768 in
-bfloat16 are 30 GiB over all cores.
+bfloat16 are 30 GiB over all devices.  Of several processes each searches its
+share of the rows (`all_processes`).
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import devices as devices_lib
@@ -30,10 +31,10 @@ from dpr_jax.index import faiss_build, faiss_search
 
 STORAGES = ("float32", "bfloat16")
 QUESTIONS = 256  # compared at once; the last batch is filled up
-BLOCK = 4096  # rows that a core compares at once
+BLOCK = 4096  # rows that a device compares at once
 CANDIDATES = 4  # per hit wanted, where they are scored again in float32
 _NONE = np.iinfo(np.int32).max  # row of a place without a hit
-_ALIGNMENT = 64  # bytes: JAX takes such an array as a CPU core's own
+_ALIGNMENT = 64  # bytes: JAX takes such an array as a CPU device's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Settings:
       `CANDIDATES` x k are then scored again in float32.
     approximate: `lax.approx_max_k` in place of a sort; fast on a TPU alone.
     recall_target: of approximate.
-    core_bytes: of each core's memory, for vectors.
-    block: rows that a core compares at once.
+    core_bytes: of each device's memory, for vectors.
+    block: rows that a device compares at once.
   """
 
   storage: str = "float32"
@@ -72,33 +73,52 @@ class Settings:
 class ExactSearch:
   """`ExactSearch(vectors).search(question_vectors, k)`.
 
-  Where all that is searched fits on the cores it stays there between calls.
+  Where all that is searched fits on the devices it stays there between calls.
+
+  Attributes:
+    rows: that this process searches.
+    scores_again: whether hits are scored again, in float32.
   """
 
   def __init__(
     self,
     vectors: faiss_build.Vectors,
     settings: Settings = Settings(),
-    rows: range | None = None,
+    *,
+    process: int = 0,
+    processes: int = 1,
   ):
-    """Takes the vectors; a contiguous part of them, None = all."""
+    """Splits the rows evenly over the devices of all processes.
+
+    A device multiplies blocks of the same rows, whichever process it is of: so
+    scores are the same bits on 1 process of 4 devices and on 2 of 2.
+
+    Args:
+      vectors: of the corpus; only this process's rows are read.
+      settings: how exactly, and in how much memory.
+      process: number of this process, from 0.
+      processes: that search together, with as many devices each.
+    """
     self._home = forks.Home()
     self._vectors = vectors
     self._settings = settings
-    self._rows = range(len(vectors)) if rows is None else rows
     self._cores = devices_lib.cores()
+    even = max(-(-len(vectors) // (self._cores * processes)), 1)
+    self._block = min(settings.block, even)
+    blocks = -(-even // self._block)
+    share = self._cores * self._block * blocks
+    bounds = (min(share * n, len(vectors)) for n in (process, process + 1))
+    self.rows = range(*bounds)
     width = 4 if settings.storage == "float32" else 2
     fitting = _core_bytes(settings) // (width * max(vectors.dim, 1))
-    even = -(-len(self._rows) // self._cores)  # rows a core for all of them
-    block = min(settings.block, max(even, 1))
-    self._per_core = block * max(1, min(fitting // block, -(-even // block)))
-    self._block = block
+    self._per_core = self._block * max(1, min(fitting // self._block, blocks))
+    self.scores_again = settings.storage != "float32"
     self._resident: list | None = None
 
   @property
   def streams(self) -> bool:
-    """Whether the corpus goes through the cores anew for every call."""
-    return len(self._rows) > self._cores * self._per_core
+    """Whether the corpus goes through the devices again for every call."""
+    return len(self.rows) > self._cores * self._per_core
 
   def search(
     self, questions: Float[np.ndarray, "questions dim"], k: int
@@ -116,18 +136,42 @@ class ExactSearch:
     Raises:
       InputError: a vector is not finite, or questions have another width.
     """
+    k = min(k, len(self.rows))
+    rows, scores = self.search_only(questions, self.candidates(k))
+    if self.scores_again:
+      return self.score_again(questions, rows, k)
+    return rows, scores
+
+  def candidates(self, k: int) -> int:
+    """Hits to search for, where k are wanted."""
+    return CANDIDATES * k if self.scores_again else k
+
+  def search_only(
+    self, questions: Float[np.ndarray, "questions dim"], k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """As `search`, with the scores of the stored vectors."""
     self._home.check(self)
     faiss_search.check_width(questions, self._vectors.dim)
-    columns = min(k, len(self._rows))
-    if not len(questions) or not columns:
-      shape = (len(questions), columns)
+    k = min(k, len(self.rows))
+    if not len(questions) or not k:
+      shape = (len(questions), k)
       return np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-    again = self._settings.storage != "float32"
-    wanted = min(CANDIDATES * k if again else k, len(self._rows))
-    rows, scores = self._search(np.asarray(questions, np.float32), wanted)
-    if again:
-      return faiss_search.score_again(self._vectors, questions, rows, columns)
-    return rows, scores
+    return self._search(np.asarray(questions, np.float32), k)
+
+  def score_again(
+    self,
+    questions: Float[np.ndarray, "questions dim"],
+    rows: Int[np.ndarray, "questions hits"],
+    k: int,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The best k of some rows of this process (-1: none), in float32."""
+    return faiss_search.score_again(self._vectors, questions, rows, k)
+
+  def holds(
+    self, rows: Int[np.ndarray, "questions hits"]
+  ) -> Bool[np.ndarray, "questions hits"]:
+    """Which rows this process searches."""
+    return (self.rows.start <= rows) & (rows < self.rows.stop)
 
   def _search(
     self, questions: np.ndarray, k: int
@@ -152,7 +196,7 @@ class ExactSearch:
       for first in range(0, len(filled), QUESTIONS):
         some = filled[first : first + QUESTIONS]
         pending.append((first, function(some, part)))
-        if len(pending) > 1:  # one batch is on the cores meanwhile
+        if len(pending) > 1:  # one batch is on the devices meanwhile
           _fetch(*pending.pop(0), rows, scores)
       for first, found in pending:
         _fetch(first, found, rows, scores)
@@ -164,7 +208,7 @@ class ExactSearch:
     return best_rows, best_scores
 
   def _parts(self) -> Iterator[dict[str, Array]]:
-    """The corpus on the cores, part after part."""
+    """The corpus on the devices, part after part."""
     if self._resident is not None:
       yield from self._resident
       return
@@ -176,28 +220,28 @@ class ExactSearch:
       yield from self._resident
 
   def _placed_parts(self) -> Iterator[dict[str, Array]]:
-    """Consecutive rows, split over the cores; the last part is filled up.
+    """Consecutive rows, split over the devices; the last part is filled up.
 
-    The host holds one core's rows at a time.
+    The host holds one device's rows at a time.
     """
     devices = jax.local_devices()
     placed: list[dict[str, Array]] = []
     for rows in self._host_rows():
-      core = devices[len(placed)]
-      placed.append(jax.block_until_ready(jax.device_put(rows, core)))
+      device = devices[len(placed)]
+      placed.append(jax.block_until_ready(jax.device_put(rows, device)))
       del rows
       if len(placed) == len(devices):
         yield devices_lib.assemble(placed, devices)
         placed = []
 
   def _host_rows(self) -> Iterator[dict[str, np.ndarray]]:
-    """The next core's rows; empty ones where a part is not full."""
-    size, count = self._per_core, len(self._rows)
+    """The next device's rows; empty ones where a part is not full."""
+    size, count = self._per_core, len(self.rows)
     shape = (1, size, self._vectors.dim)
     dtype = jnp.dtype(self._settings.storage)
-    part, filled, first = _aligned_zeros(shape, dtype), 0, self._rows.start
+    part, filled, first = _aligned_zeros(shape, dtype), 0, self.rows.start
     ends = -(-count // (size * self._cores)) * size * self._cores
-    for _, block in faiss_build.finite_blocks(self._vectors, self._rows):
+    for _, block in faiss_build.finite_blocks(self._vectors, self.rows):
       while len(block):
         some = block[: size - filled]
         part[0, filled : filled + len(some)] = some
@@ -205,12 +249,12 @@ class ExactSearch:
         if filled == size:
           yield {
             "vectors": part,
-            "rows": _numbers(first, size, self._rows.stop),
+            "rows": _numbers(first, size, self.rows.stop),
           }
           part = _aligned_zeros(shape, dtype)
           filled, first = 0, first + size
-    for start in range(first, self._rows.start + ends, size):
-      yield {"vectors": part, "rows": _numbers(start, size, self._rows.stop)}
+    for start in range(first, self.rows.start + ends, size):
+      yield {"vectors": part, "rows": _numbers(start, size, self.rows.stop)}
       part = _aligned_zeros(shape, dtype)
 
 
@@ -221,7 +265,7 @@ def _numbers(first: int, size: int, end: int) -> Int[np.ndarray, "1 rows"]:
 
 
 def _aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-  """Zeros that a CPU's core can take as they are, without a copy."""
+  """Zeros that a CPU's device can take as they are, without a copy."""
   size = math.prod(shape) * dtype.itemsize
   raw = np.zeros(size + _ALIGNMENT, np.uint8)
   start = -raw.ctypes.data % _ALIGNMENT
@@ -229,7 +273,7 @@ def _aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def _core_bytes(settings: Settings) -> int:
-  """Of each core's memory; cores on a CPU share the host's, twice over.
+  """Of each device's memory; devices on a CPU share the host's, twice over.
 
   There the next part is in memory, while one is searched, where they stream.
   """
@@ -241,7 +285,7 @@ def _core_bytes(settings: Settings) -> int:
 
 @functools.lru_cache(maxsize=32)
 def _mapped(k: int, block: int, approximate: bool, recall_target: float):
-  """`best_of_core` over the cores: compiled once for all corpora."""
+  """`best_of_core` over the devices: compiled once for all corpora."""
   return devices_lib.map_over_cores(
     functools.partial(
       best_of_core,
@@ -262,16 +306,16 @@ def best_of_core(
   approximate: bool = False,
   recall_target: float = 0.95,
 ) -> tuple[Int[Array, "questions k"], Float[Array, "questions k"]]:
-  """The k best rows and scores of all cores.
+  """The k best rows and scores of all devices.
 
   Blocks come in the order of their rows, and of equal scores the sort keeps
   the first: so ties stand in the order of rows.
 
   Args:
-    questions: float32, the same on every core.
+    questions: float32, the same on every device.
     part: "vectors" [rows, dim] and "rows" [rows], `_NONE` for none; rows is a
       multiple of `block`.
-    k: at most the rows of all cores together.
+    k: at most the rows of all devices together.
     block: rows compared at once.
     approximate: see `Settings`.
     recall_target: of approximate.
@@ -316,7 +360,7 @@ def best_of_core(
   }
   best, _ = jax.lax.scan(step, start, split)
   all_rows, all_scores = (
-    # Side by side in the order of the cores, which is that of the rows.
+    # Side by side in the order of the devices, which is that of the rows.
     jnp.moveaxis(each, 0, 1).reshape(each.shape[1], -1)
     for each in jax.lax.all_gather(best, devices_lib.AXIS)
   )
@@ -327,6 +371,6 @@ def best_of_core(
 def _fetch(
   first: int, found: tuple[Array, Array], rows: np.ndarray, scores: np.ndarray
 ) -> None:
-  """Copies one core's results of a batch: all cores have the same."""
+  """Copies one device's results of a batch: all devices have the same."""
   for each, place in zip(found, (rows, scores), strict=True):
     place[first : first + QUESTIONS] = each.addressable_shards[0].data[0]

@@ -34,7 +34,7 @@ _INNER = ("index", "base_index", "refine_index", "quantizer", "storage")
 
 @runtime_checkable
 class Vectors(Protocol):
-  """What an index needs of the vectors of `embeddings/`."""
+  """What an index needs of `vector_shards.Vectors` or a benchmark's file."""
 
   manifest: dict[str, Any]
   dim: int

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import faiss
 import numpy as np
+from faiss.contrib import exhaustive_search
 from jaxtyping import Float, Int
 
 from dpr_jax.core import errors
@@ -22,6 +23,9 @@ DEFAULTS = {"ef_search": 128, "nprobe": 64, "refine_factor": 4.0}
 
 class ShardedIndex:
   """Indexes of ranges of rows, searched as if they were one.
+
+  Not `faiss.IndexShards`: of equal scores it keeps any, and it numbers rows
+  without gaps, which the shards of one process among several have.
 
   Attributes:
     shards: the parts, in the order of their rows.
@@ -206,17 +210,11 @@ def search_vectors(
   questions = np.ascontiguousarray(questions, np.float32)
   check_width(questions, vectors.dim)
   wanted = min(k + TIES, len(vectors))
-  best = faiss.ResultHeap(len(questions), wanted, keep_max=True)
-  for first_row, block in faiss_build.finite_blocks(vectors):
-    scores, rows = faiss.knn(
-      questions,
-      block,
-      min(wanted, len(block)),
-      metric=faiss.METRIC_INNER_PRODUCT,
-    )
-    best.add_result(scores, rows + first_row)
-  best.finalize()
-  return in_order(best.I, best.D, min(k, len(vectors)))
+  blocks = (block for _, block in faiss_build.finite_blocks(vectors))
+  scores, rows = exhaustive_search.knn_ground_truth(
+    questions, blocks, wanted, faiss.METRIC_INNER_PRODUCT
+  )
+  return in_order(rows, scores, min(k, len(vectors)))
 
 
 def score_again(

@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 from absl import logging
 
+from dpr_jax.core import multiprocess
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.index import faiss_files, faiss_search
 from dpr_jax.index.faiss_build import (
@@ -80,26 +81,36 @@ def write_shards(
   shards: int,
   only: int | None,
   overwrite: bool = False,
-  model: str = "dense",
 ) -> bool:
-  """Builds the parts that are not there; True when the index is whole."""
-  from dpr_jax.index import all_processes  # imports JAX: only when needed
+  """Builds the parts that are not there; True when the index is whole.
 
-  _begin_shards(stage)
-  learnt = dataclasses.replace(stage, folder=stage.folder / "trained")
-  if not learnt.is_current(overwrite and only is None):
-    write_part(learnt, settings, vectors, range(0))
-  learnt, parts = division(stage, len(vectors), shards)
-  wanted = [
-    number
-    for number, part in enumerate(parts)
-    if only in (None, number) and not part.is_current(overwrite)
-  ]
-  all_processes.build_shards(
-    model,
-    wanted,
-    lambda own: write_parts(settings, vectors, learnt, parts, own),
+  All processes call it: the first learns and writes the manifest, each builds
+  the shards that it will search.
+  """
+  wanted = multiprocess.first_alone(
+    lambda: _begin_shards(stage, settings, vectors, shards, only, overwrite)
   )
+  learnt, parts = division(stage, len(vectors), shards)
+  me, processes = multiprocess.number(), multiprocess.count()
+  for number in wanted:
+    if processes == 1 or number % processes == me:
+      trained, _ = faiss_files.load_file(learnt.folder, mmap=False)
+      rows = range(*parts[number].config["rows"])
+      write_part(parts[number], settings, vectors, rows, trained)
+  multiprocess.barrier()
+  return multiprocess.first_alone(
+    lambda: _finish_shards(stage, settings, vectors, learnt, parts)
+  )
+
+
+def _finish_shards(
+  stage: workdir_lib.Stage,
+  settings: Settings,
+  vectors: Vectors,
+  learnt: workdir_lib.Stage,
+  parts: Sequence[workdir_lib.Stage],
+) -> bool:
+  """Writes the manifest of all parts; False where some are missing."""
   missing = [part.folder.name for part in parts if not part.is_current()]
   if missing:
     logging.info("index: still missing: %s", ", ".join(missing))
@@ -126,12 +137,34 @@ def write_shards(
   return True
 
 
-def _begin_shards(stage: workdir_lib.Stage) -> None:
-  """Claims `index/<factory>`; an index in one file there is no longer one."""
+def _begin_shards(
+  stage: workdir_lib.Stage,
+  settings: Settings,
+  vectors: Vectors,
+  shards: int,
+  only: int | None,
+  overwrite: bool,
+) -> list[int]:
+  """Claims `index/<factory>` and writes what all parts share.
+
+  An index in one file there is no longer one.
+
+  Returns:
+    Numbers of the parts that are to be built.
+  """
   workdir_lib.check_ours(stage.folder, stage.name, whole=False)
   stage.begin([])
   with workdir_lib.writing(stage.folder):
     (stage.folder / FILE).unlink(missing_ok=True)
+  learnt = dataclasses.replace(stage, folder=stage.folder / "trained")
+  if not learnt.is_current(overwrite and only is None):
+    write_part(learnt, settings, vectors, range(0))
+  _, parts = division(stage, len(vectors), shards)
+  return [
+    number
+    for number, part in enumerate(parts)
+    if only in (None, number) and not part.is_current(overwrite)
+  ]
 
 
 def _remove_others(folder: pathlib.Path, ours: set[pathlib.Path]) -> None:
@@ -157,17 +190,3 @@ def division(
     )
     for number in range(shards)
   ]
-
-
-def write_parts(
-  settings: Settings,
-  vectors: Vectors,
-  learnt: workdir_lib.Stage,
-  parts: Sequence[workdir_lib.Stage],
-  numbers: Sequence[int],
-) -> None:
-  """Builds some of the parts, from what was learnt."""
-  for number in numbers:
-    trained, _ = faiss_files.load_file(learnt.folder, mmap=False)
-    rows = range(*parts[number].config["rows"])
-    write_part(parts[number], settings, vectors, rows, trained)

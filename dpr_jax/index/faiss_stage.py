@@ -8,8 +8,8 @@ a range of rows, in folders of their own, and several processes each build
 those that they will search.
 """
 
+import functools
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -17,10 +17,16 @@ import numpy as np
 from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors
+from dpr_jax.core import errors, multiprocess
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.embedding import vector_shards
-from dpr_jax.index import faiss_search, faiss_shards, faiss_size, faiss_tune
+from dpr_jax.index import (
+  all_processes,
+  faiss_search,
+  faiss_shards,
+  faiss_size,
+  faiss_tune,
+)
 from dpr_jax.index.faiss_build import (
   Settings,
   Vectors,
@@ -43,7 +49,6 @@ __all__ = [
   "set_parameters",
   "search_index",
   "search_vectors",
-  "write_shards",
 ]
 
 # Which towers encode the questions that a model's vectors are compared with.
@@ -80,16 +85,48 @@ def index(
       f"--shard={shard}: must be 0 to {shards - 1} (config.index.shards is"
       f" {shards})"
     )
+  build = functools.partial(
+    _index, config, workdir, settings, shards, model, overwrite, shard, tune
+  )
+  if shards == 1:
+    multiprocess.first_alone(build)
+  else:
+    build()
+
+
+def _index(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  settings: Settings,
+  shards: int,
+  model: str,
+  overwrite: bool,
+  shard: int | None,
+  tune: bool,
+) -> None:
+  """As `index`, of checked settings; where there are shards, on all processes.
+
+  The workdir is the same in all of them.
+  """
   source = workdir.embeddings(model)
   embeddings = vector_shards.read_manifest(source)
   stage = _stage(config, workdir, model)
   check_origin(embeddings, stage.inputs["passages"], source)
-  encoder = _encoder(workdir, model, embeddings, source)
-  current = _is_current(stage, embeddings["count"], shards, overwrite)
-  if current and not tune:
-    # An interruption may have come between the index and its measures.
-    if "recall" in workdir_lib.read_manifest(stage.folder, "index"):
-      return
+  encoder = None
+  if multiprocess.is_first():
+    encoder = _encoder(workdir, model, embeddings, source)
+  current = multiprocess.first_alone(
+    lambda: _is_current(stage, embeddings["count"], shards, overwrite)
+  )
+  # An interruption may have come between the index and its measures.
+  if (
+    current
+    and not tune
+    and multiprocess.first_alone(
+      lambda: "recall" in workdir_lib.read_manifest(stage.folder, "index")
+    )
+  ):
+    return
   vectors = vector_shards.open_vectors(source)
   with faiss_search.threads(settings.threads):
     if not current:
@@ -97,7 +134,7 @@ def index(
       if shards == 1:
         faiss_shards.write_part(stage, settings, vectors, range(len(vectors)))
       elif not faiss_shards.write_shards(
-        stage, settings, vectors, shards, shard, overwrite, model
+        stage, settings, vectors, shards, shard, overwrite
       ):
         return
     _report(config, workdir, stage, vectors, model, tune, encoder)
@@ -177,20 +214,6 @@ def _stage(
   )
 
 
-def write_shards(
-  config: ml_collections.ConfigDict,
-  workdir: workdir_lib.Workdir,
-  model: str,
-  numbers: Sequence[int],
-) -> None:
-  """Builds some shards, from what `index` has learnt in another process."""
-  settings, stage = Settings.of(config), _stage(config, workdir, model)
-  vectors = vector_shards.open_vectors(workdir.embeddings(model))
-  learnt, parts = faiss_shards.division(stage, len(vectors), _shards(config))
-  with faiss_search.threads(settings.threads):
-    faiss_shards.write_parts(settings, vectors, learnt, parts, numbers)
-
-
 def check_origin(
   embeddings: dict[str, Any], passages: str, source: pathlib.Path
 ) -> None:
@@ -213,18 +236,25 @@ def _report(
   tune: bool,
   encoder: Any,
 ) -> None:
-  """Adds to the manifest what the index finds of exact search, and how fast."""
-  from dpr_jax.index import all_processes  # imports JAX: only when needed
+  """Adds to the manifest what the index finds of exact search, and how fast.
 
+  All processes call it that have built the index; the first has the encoder.
+  """
   loaded, manifest = all_processes.open_index(
     workdir, config.index.factory, model, mmap=config.index.mmap
   )
-  questions, why = _question_vectors(config, workdir, vectors, encoder)
-  if questions is None:
-    logging.warning("index: recall is not measured: %s", why)
+  questions, why = None, ""
+  if multiprocess.is_first():
+    questions, why = _question_vectors(config, workdir, vectors, encoder)
+  asked, why = multiprocess.first_alone(
+    lambda: [0 if questions is None else len(questions), why]
+  )
+  if not asked:
     found: dict[str, Any] = {"recall": {"skipped": why}}
   else:
     found = {}
+    if questions is None:  # the first's are searched for, on all processes
+      questions = np.zeros((asked, vectors.dim), np.float32)
     chosen = set_parameters(config, loaded, manifest)
     if tune:
       target = float(
@@ -236,17 +266,25 @@ def _report(
       found["tuning"] = {"target": target, "tried": tried}
     found["search"] = chosen
     found["recall"] = faiss_tune.measure(loaded, vectors, questions)
-    speeds = found["recall"]["questions_per_second"]
-    logging.info(
-      "index: recall@20 %.4f, recall@100 %.4f against exact search;"
-      " %.0f questions/s with one thread, %.0f with %d",
-      found["recall"]["recall@20"],
-      found["recall"]["recall@100"],
-      speeds["1 thread"],
-      speeds["all threads"],
-      found["recall"]["threads"],
-    )
-  workdir_lib.write_record(stage.manifest, manifest | found)
+  if multiprocess.is_first():
+    _log_recall(found["recall"])
+    workdir_lib.write_record(stage.manifest, manifest | found)
+
+
+def _log_recall(recall: dict[str, Any]) -> None:
+  if "skipped" in recall:
+    logging.warning("index: recall is not measured: %s", recall["skipped"])
+    return
+  speeds = recall["questions_per_second"]
+  logging.info(
+    "index: recall@20 %.4f, recall@100 %.4f against exact search;"
+    " %.0f questions/s with one thread, %.0f with %d",
+    recall["recall@20"],
+    recall["recall@100"],
+    speeds["1 thread"],
+    speeds["all threads"],
+    recall["threads"],
+  )
 
 
 def _question_vectors(

@@ -6,6 +6,7 @@ second with one thread and with all, and how far the reported scores are from
 the inner products.  `tune` finds how carefully to search for a recall.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
 
+from dpr_jax.core import multiprocess
 from dpr_jax.index import faiss_build, faiss_search
 
 RANKS = (20, 100)
@@ -44,7 +46,8 @@ def recalls(
 ) -> Float[np.ndarray, " questions"]:
   """Of every question: share of the k best rows among the first k found.
 
-  Of a corpus with fewer rows all of them count.
+  Of a corpus with fewer rows all of them count.  (FAISS's own
+  `knn_intersection_measure` gives the mean alone, and wants k columns of both.)
   """
   k = min(k, exact.shape[1])
   both = [
@@ -60,7 +63,10 @@ def questions_per_second(
   threads: int,
   k: int = RANKS[-1],
 ) -> float:
-  """Speed of searching for k hits in batches, once warm."""
+  """Speed of searching for k hits in batches, once warm; by the first's clock.
+
+  Of several processes all call it, and search as often as the first.
+  """
   with faiss_search.threads(threads):
     faiss_search.search_index(index, questions[:BATCH], k)
     done, started = 0, time.perf_counter()
@@ -69,7 +75,9 @@ def questions_per_second(
         some = questions[first : first + BATCH]
         faiss_search.search_index(index, some, k)
         done += len(some)
-        seconds = time.perf_counter() - started
+        seconds = multiprocess.first_alone(
+          lambda: time.perf_counter() - started
+        )
         if seconds > MOST_SECONDS:
           return done / seconds
       if seconds > LEAST_SECONDS:
@@ -84,6 +92,8 @@ def measure(
 ) -> dict[str, Any]:
   """What stands as "recall" in an index's manifest.
 
+  Of several processes all call it; only of the first the result counts.
+
   Args:
     index: its parameters are set.
     vectors: those that it was made from.
@@ -91,9 +101,15 @@ def measure(
     exact: what `search_vectors` finds, where that is known already.
   """
   depth = RANKS[-1]
+  rows, scores = faiss_search.search_index(index, questions, depth)
+  speeds = {
+    "1 thread": questions_per_second(index, questions, 1),
+    "all threads": questions_per_second(index, questions, 0),
+  }
+  if not multiprocess.is_first():
+    return {}
   if exact is None:
     exact = faiss_search.search_vectors(vectors, questions, depth)
-  rows, scores = faiss_search.search_index(index, questions, depth)
   _, again = faiss_search.score_again(vectors, questions, rows, rows.shape[1])
   spread = float(np.std(again[rows >= 0])) or 1.0
   # Both sorted: how far the reported scores are off, not which rows are.
@@ -104,10 +120,7 @@ def measure(
     "questions": len(questions),
     **{f"recall@{k}": recall(rows, exact[0], k) for k in RANKS},
     "score_error": float(np.mean(error) / spread),
-    "questions_per_second": {
-      "1 thread": questions_per_second(index, questions, 1),
-      "all threads": questions_per_second(index, questions, 0),
-    },
+    "questions_per_second": speeds,
     "threads": every,
   }
 
@@ -125,6 +138,7 @@ def tune(
   standard errors, so that other questions of the kind will reach it as well.
   nprobe or efSearch is doubled and then narrowed down; with Refine that is done
   for every factor, and the fastest pair, measured with one thread, is taken.
+  Of several processes all call it: all search, the first decides.
 
   Args:
     index: left with what was chosen.
@@ -139,21 +153,25 @@ def tune(
     was compared.  Where no bound reaches the target it is the setting that
     comes nearest, and a warning says so.
   """
-  names = faiss_search.searchable_by(index)
-  exact, _ = faiss_search.search_vectors(vectors, questions, depth)
+  names, effort, least, most = multiprocess.first_alone(lambda: _effort(index))
+  exact = functools.cache(  # in the first process alone
+    lambda: faiss_search.search_vectors(vectors, questions, depth)[0]
+  )
   tried: list[dict[str, Any]] = []
 
   def reaches(parameters: dict[str, float | int]) -> bool:
     parameters = faiss_search.set_parameters(index, parameters)
     rows, _ = faiss_search.search_index(index, questions, depth)
-    each = recalls(rows, exact, TUNED_ON)
+    return multiprocess.first_alone(lambda: is_sure(parameters, rows))
+
+  def is_sure(parameters: dict[str, float | int], rows: np.ndarray) -> bool:
+    each = recalls(rows, exact(), TUNED_ON)
     bound = each.mean() - SURE * each.std() / math.sqrt(len(each))
     tried.append({**parameters, _RECALL: float(each.mean())})
     tried[-1][_BOUND] = float(bound)
     logging.info("index --tune: %s", _shown(tried[-1]))
     return tried[-1][_BOUND] >= target
 
-  effort, least, most = _effort(index, names)
   good = []
   for factor in _FACTORS if "refine_factor" in names else [None]:
     given = {} if factor is None else {"refine_factor": factor}
@@ -170,27 +188,26 @@ def tune(
       good[0] if len(good) == 1 else _fastest(index, questions, good, depth)
     )
   else:
-    best = max(tried, key=lambda each: each[_BOUND])
-    logging.warning(
-      "index --tune: no setting is sure to reach recall@%d %g: the best is %s;"
-      " take a larger index (a finer quantiser, more links), or Refine",
-      TUNED_ON,
-      target,
-      _shown(best),
-    )
+    best = multiprocess.first_alone(lambda: _nearest(tried, target))
   return faiss_search.set_parameters(index, best), tried
 
 
-def _effort(index, names: tuple[str, ...]) -> tuple[str, int, int]:
-  """What is walked, from where to where; one step where there is nothing."""
+def _effort(
+  index: faiss_search.Index,
+) -> tuple[tuple[str, ...], str, int, int]:
+  """All parameters, and which is walked from where to where.
+
+  One step where there is nothing to walk.
+  """
+  names = faiss_search.searchable_by(index)
   if "nprobe" in names:
     layers = faiss_search.layers(index)
     lists = [layer.nlist for layer in layers if hasattr(layer, "nlist")]
-    return "nprobe", 1, max(lists)
+    return names, "nprobe", 1, max(lists)
   if "ef_search" in names:
     most = min(_MOST_EF_SEARCH, index.ntotal)
-    return "ef_search", min(_LEAST_EF_SEARCH, most), most
-  return "nprobe", 1, 1
+    return names, "ef_search", min(_LEAST_EF_SEARCH, most), most
+  return names, "nprobe", 1, 1
 
 
 def _least(reaches: Callable[[int], bool], least: int, most: int) -> int | None:
@@ -209,6 +226,19 @@ def _least(reaches: Callable[[int], bool], least: int, most: int) -> int | None:
   return step
 
 
+def _nearest(tried: list[dict[str, Any]], target: float) -> dict[str, Any]:
+  """Of settings none of which will do; says so."""
+  best = max(tried, key=lambda each: each[_BOUND])
+  logging.warning(
+    "index --tune: no setting is sure to reach recall@%d %g: the best is %s;"
+    " take a larger index (a finer quantiser, more links), or Refine",
+    TUNED_ON,
+    target,
+    _shown(best),
+  )
+  return best
+
+
 def _fastest(
   index: faiss_search.Index,
   questions: Float[np.ndarray, "questions dim"],
@@ -223,7 +253,7 @@ def _fastest(
     logging.info(
       "index --tune: %s: %.0f questions/s", _shown(setting), speeds[-1]
     )
-  return settings[int(np.argmax(speeds))]
+  return settings[multiprocess.first_alone(lambda: int(np.argmax(speeds)))]
 
 
 def _shown(values: dict[str, Any]) -> str:

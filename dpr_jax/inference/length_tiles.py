@@ -10,7 +10,6 @@ core; several are under way at once, so that no core waits for the host.
 import collections
 import concurrent.futures
 import dataclasses
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dpr_jax.core import devices as devices_lib
+from dpr_jax.core import memory
 
 # Widths are multiples of it.
 STEP = 8
@@ -188,7 +188,9 @@ def run(
   call: Callable[[list[Tile]], Result],
 ) -> Iterator[Result]:
   """Yields `call(a tile for each core)` in order, several under way at once."""
-  workers = max(2, _processor_cores() // cores)
+  # A device that is no CPU takes one call after the other.
+  cpus = memory.usable_cpus() if jax.default_backend() == "cpu" else 1
+  workers = max(2, cpus // cores)
   pending: collections.deque = collections.deque()
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     for some in calls(tiles, cores):
@@ -197,12 +199,3 @@ def run(
         yield pending.popleft().result()
     while pending:
       yield pending.popleft().result()
-
-
-def _processor_cores() -> int:
-  """Cores of this machine that the process may use; 1 where it has a TPU."""
-  if jax.default_backend() != "cpu":
-    return 1
-  if hasattr(os, "sched_getaffinity"):  # not on every system
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

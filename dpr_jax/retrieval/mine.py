@@ -22,7 +22,7 @@ import numpy as np
 from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, progress
+from dpr_jax.core import errors, multiprocess, progress
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, file_streams, records
 from dpr_jax.index import faiss_stage
@@ -100,7 +100,7 @@ def mine(
     InputError: no data in the workdir, no index of its trained towers, or a
       bad setting.
   """
-  from dpr_jax.data import prepare
+  from dpr_jax.retrieval import retrievers
 
   if ranker not in RANKERS:
     raise errors.InputError(
@@ -108,9 +108,28 @@ def mine(
     )
   if ranker == "model":
     config = model_settings.settle(config, workdir)
-  stage = _stage(config, workdir, ranker)
-  if stage.is_current(overwrite):
+  if multiprocess.first_alone(
+    lambda: _stage(config, workdir, ranker).is_current(overwrite)
+  ):
     return
+  retrievers.on_all_processes(
+    config,
+    workdir,
+    "dense" if ranker == "model" else ranker,
+    lambda: _mine(config, workdir, ranker, overwrite),
+  )
+
+
+def _mine(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  ranker: str,
+  overwrite: bool,
+) -> None:
+  """As `mine`, in the first process."""
+  from dpr_jax.data import prepare
+
+  stage = _stage(config, workdir, ranker)
   passages = prepare.open_passages(workdir)
   loaded = _load(config, workdir, ranker, passages, overwrite)
   matcher = answer_matching.AnswerMatcher(match=config.evaluate.match)

@@ -8,10 +8,11 @@ the same as a TREC run, and a manifest beside them that evaluation reads.
 
 import contextlib
 import copy
+import functools
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ml_collections
@@ -19,7 +20,7 @@ import numpy as np
 from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, progress
+from dpr_jax.core import errors, multiprocess, progress
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, records
 from dpr_jax.models import model_settings
@@ -191,23 +192,66 @@ def retrieve(
       raise errors.InputError(
         "--tune: only --method=hybrid has a weight to tune"
       )
-    tune_fusion(config, workdir)
+
+    def choose() -> None:
+      tune_fusion(config, workdir)
+
+    retrievers.on_all_processes(config, workdir, "hybrid", choose)
     config = copy.deepcopy(config)
     config.fusion.weight = -1.0
+  if qrels is not None and questions_file is None:
+    raise errors.InputError(f"--qrels={qrels}: needs --questions as well")
+  source = multiprocess.first_alone(
+    lambda: _source(workdir, questions_file, qrels, split)
+  )
+  open_questions = functools.partial(
+    question_sets.open_set, workdir, questions_file, qrels, split
+  )
+  for method in methods:
+    _retrieve(config, workdir, method, name, source, open_questions, overwrite)
+
+
+def _retrieve(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  method: str,
+  name: str,
+  source: dict[str, str],
+  open_questions: Callable[[], question_sets.QuestionSet],
+  overwrite: bool,
+) -> None:
+  """One method's results, unless they are current; all processes call it."""
+
+  def stage() -> workdir_lib.Stage:
+    return _stage(config, workdir, name, method, source)
+
+  if multiprocess.first_alone(lambda: stage().is_current(overwrite)):
+    return
+  retrievers.on_all_processes(
+    config,
+    workdir,
+    method,
+    lambda: _retrieve_with(
+      config, workdir, method, stage(), open_questions(), name
+    ),
+  )
+
+
+def _source(
+  workdir: workdir_lib.Workdir,
+  questions_file: str | os.PathLike | None,
+  qrels: str | os.PathLike | None,
+  split: str,
+) -> dict[str, str]:
+  """Fingerprints of the corpus and of what is asked."""
   source = workdir_lib.dataset_inputs(workdir, "passages")
   if questions_file is None:
     source |= workdir_lib.dataset_inputs(workdir, split)
   else:
     source["questions"] = workdir_lib.fingerprint_file(questions_file)
   if qrels is not None:
-    if questions_file is None:
-      raise errors.InputError(f"--qrels={qrels}: needs --questions as well")
     source["qrels"] = workdir_lib.fingerprint_file(qrels)
-  for method in methods:
-    stage = _stage(config, workdir, name, method, source)
-    if not stage.is_current(overwrite):
-      questions = question_sets.open_set(workdir, questions_file, qrels, split)
-      _retrieve_with(config, workdir, method, stage, questions, name)
+  return source
 
 
 def _stage(

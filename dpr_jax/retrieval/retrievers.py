@@ -8,7 +8,7 @@ is loaded: what does not belong together is refused.
 
 import pathlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ml_collections
@@ -16,10 +16,15 @@ import numpy as np
 from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, forks
+from dpr_jax.core import errors, forks, multiprocess
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.embedding import vector_shards
-from dpr_jax.index import faiss_build, faiss_search, faiss_stage
+from dpr_jax.index import (
+  all_processes,
+  faiss_build,
+  faiss_search,
+  faiss_stage,
+)
 from dpr_jax.models import model_settings
 from dpr_jax.retrieval import bm25, hybrid
 
@@ -174,6 +179,57 @@ def load(
   )
 
 
+def on_all_processes(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  method: str,
+  function: Callable[[], None],
+) -> None:
+  """The first process calls `function`, which searches with one method.
+
+  Where what that searches is spread over the processes (shards of an index,
+  the rows of exact search), the others search along with it, each its own
+  part; elsewhere they wait.  All call it.
+
+  Args:
+    config: as of `load`.
+    workdir: as of `load`; the others need their part of what is searched there,
+      and its manifest.
+    method: one of `METHODS`.
+    function: calls `load` once for that method, and searches.
+  """
+  spread = multiprocess.count() > 1 and multiprocess.first_alone(
+    lambda: _is_spread(config, workdir, method)
+  )
+  if not spread:
+    multiprocess.first_alone(function)
+    return
+  if multiprocess.is_first():
+    function()
+    all_processes.end()
+    return
+  if method in INDEXES:
+    part, manifest = all_processes.open_index(
+      workdir, config.index.factory, INDEXES[method], mmap=config.index.mmap
+    )
+    faiss_stage.set_parameters(config, part, manifest)
+  else:
+    part = all_processes.open_exact(config, workdir, VECTORS[method])
+  with faiss_search.threads(int(config.index.threads)):
+    all_processes.follow(part)
+
+
+def _is_spread(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, method: str
+) -> bool:
+  if method not in INDEXES:
+    return method in VECTORS
+  folder = workdir.index(
+    faiss_stage.check_factory(config.index.factory), INDEXES[method]
+  )
+  return bool(workdir_lib.read_manifest(folder, "index").get("shards"))
+
+
 def _load_bm25(config, workdir, passages, build: bool) -> bm25.BM25Index:
   index = (
     bm25.build_or_load(config, workdir) if build else bm25.load_checked(workdir)
@@ -232,22 +288,20 @@ def load_exact(
   Raises:
     InputError: the vectors are not of these passages or this model.
   """
-  from dpr_jax.index import all_processes  # imports JAX: only when needed
-
   folder = workdir.embeddings("dense")
   manifest = workdir_lib.read_manifest(folder, "embed")
   corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
   faiss_stage.check_origin(manifest, corpus, folder)
-  vectors = vector_shards.open_vectors(folder)
-  if len(vectors) != passages:
+  count = vector_shards.read_manifest(folder)["count"]
+  if count != passages:
     raise errors.InputError(
-      f"{folder}: {len(vectors)} vectors for the {passages} passages in"
+      f"{folder}: {count} vectors for the {passages} passages in"
       f" {workdir.data}: run `dpr-jax embed` again"
     )
   encoder = _load_encoder(workdir, "dense")
   _check_model(folder, manifest, encoder)
   return ExactRanker(
-    encoder, all_processes.open_exact(config, vectors, "dense")
+    encoder, all_processes.open_exact(config, workdir, "dense")
   )
 
 
@@ -270,8 +324,6 @@ def load_dense(
   Raises:
     InputError: the index is not of these passages, vectors or model.
   """
-  from dpr_jax.index import all_processes  # imports JAX: only when needed
-
   config = config or config_lib.base_config()
   folder = workdir.index(faiss_stage.check_factory(factory), method)
   index, manifest = all_processes.open_index(

@@ -16,7 +16,6 @@ from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors, multiprocess, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import batches, reader_batches, reader_examples
-from dpr_jax.index import all_processes
 from dpr_jax.models import reader_model
 from dpr_jax.training import (
   checkpoint_selection,
@@ -51,10 +50,7 @@ def train_reader(
   check(config)
   if not overwrite:
     multiprocess.first_alone(lambda: check_before(config, workdir))
-  multiprocess.first_leads(
-    lambda: reader_data.retrieve(config, workdir),
-    all_processes.Helper(config, workdir).tasks,
-  )
+  reader_data.retrieve(config, workdir)
   claim = dataclasses.replace(
     bare_claim(config, workdir), inputs=reader_data.inputs(config, workdir)
   )

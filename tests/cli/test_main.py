@@ -98,7 +98,7 @@ def test_what_computes_nothing_leaves_the_cores_alone(
   done = call("embed", *flags, JAX_PLATFORMS="tpu")
   assert done.returncode == 2
   last = done.stderr.splitlines()[-1]
-  assert last.startswith("dpr-jax: JAX finds no cores: ")
+  assert last.startswith("dpr-jax: JAX found no devices: ")
   assert last.endswith("--cpu_devices=8 takes the CPU")
 
 

@@ -1,4 +1,4 @@
-"""What is said of memory: plausible, or nothing."""
+"""What is said of memory and CPUs: plausible, or nothing."""
 
 import pathlib
 
@@ -11,6 +11,18 @@ from dpr_jax.core import memory
 def test_available_memory():
   found = memory.available_memory()
   assert found is None or 1e6 < found < 1e15
+
+
+def test_usable_cpus_are_those_that_the_process_is_bound_to(monkeypatch):
+  monkeypatch.setattr(
+    memory.os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False
+  )
+  monkeypatch.setattr(memory.os, "cpu_count", lambda: 7)
+  assert memory.usable_cpus() == 3
+  monkeypatch.delattr(memory.os, "sched_getaffinity")
+  assert memory.usable_cpus() == 7
+  monkeypatch.setattr(memory.os, "cpu_count", lambda: None)
+  assert memory.usable_cpus() == 1
 
 
 def test_resident_memory_grows_with_what_is_held():

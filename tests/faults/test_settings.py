@@ -126,7 +126,7 @@ VALUES = (
 )
 TELLS_OF_COMPILING = """
 import sys
-from jax._src import monitoring
+from jax import monitoring
 def tell(name, *_, **__):
   if "backend_compile" in name:
     print("compiled", file=sys.stderr)

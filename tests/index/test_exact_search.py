@@ -1,5 +1,7 @@
 """Exact search on 8 cores equals a sort of all scores, ties included."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -62,11 +64,27 @@ def test_real_numbers_in_many_batches(make_vectors):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("rows", [range(0), range(0, 90), range(90, 203)])
-def test_a_part_of_the_rows(make_vectors, name, rows):
+@pytest.mark.parametrize(
+  ("process", "processes", "rows"),
+  [
+    # 203 rows on 24 devices: 9 each, 8 devices a process.
+    (0, 3, range(0, 72)),
+    (1, 3, range(72, 144)),
+    (2, 3, range(144, 203)),
+    # On 1,600: 1 each, and none is left for the last.
+    (199, 200, range(203, 203)),
+  ],
+)
+def test_a_process_searches_its_share(
+  make_vectors, name, process, processes, rows
+):
   vectors = make_vectors(_whole_numbers(203), block=50)
   questions = _whole_numbers(20, seed=1)
-  search = exact_search.ExactSearch(vectors, SETTINGS[name], rows)
+  settings = dataclasses.replace(SETTINGS[name], block=9)
+  search = exact_search.ExactSearch(
+    vectors, settings, process=process, processes=processes
+  )
+  assert search.rows == rows
   found, scores = search.search(questions, 7)
   part = vectors.array[rows.start : rows.stop]
   expected_rows, expected = _brute_force(part, questions, 7)
