@@ -41,10 +41,14 @@ class Trainer:
   def __init__(self, config, workdir: workdir_lib.Workdir):
     """Loads checkpoint and examples."""
     self.reader = reader_model.start(config)
-    self.data = reader_data.examples(config, workdir, self.reader.tokenizer)
-    self.source = train_reader.make_source(config, self.data)
+    self.data = reader_data.examples(
+      config.reader, workdir, self.reader.tokenizer, match=config.evaluate.match
+    )
+    self.source = train_reader.make_source(
+      config.reader, config.seed, self.data
+    )
     transformation, self.schedule = train_reader.make_optimizer(
-      config, self.source.steps
+      config.reader, self.source.steps
     )
     self._init = transformation.init
     self._step = devices_lib.map_train_step(
@@ -185,7 +189,9 @@ def _scores(
 ) -> dict[str, dict[str, float]]:
   """Exact match and F1 on the dev questions, read by the same code."""
   found = {}
-  dev = reader_data.DevQuestions.make(config, workdir, ours.reader, False)
+  dev = reader_data.DevQuestions.make(
+    config.reader, config.read, workdir, ours.reader, False
+  )
   if dev is None:
     return found
   found[OURS] = dict(dev.evaluate(ours.state.params))
@@ -202,7 +208,9 @@ def _scores(
     params=params,
     tokenizer=dataclasses.replace(ours.reader.tokenizer, layout="squad"),
   )
-  dev = reader_data.DevQuestions.make(config, workdir, theirs, False)
+  dev = reader_data.DevQuestions.make(
+    config.reader, config.read, workdir, theirs, False
+  )
   found[peer_lib.NAME] = dict(dev.evaluate(devices_lib.replicate(params)))
   return found
 

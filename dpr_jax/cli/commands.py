@@ -73,10 +73,10 @@ def _functions(
   from dpr_jax.data import prepare
   from dpr_jax.embedding import embed
   from dpr_jax.evaluation import evaluate as evaluate_lib
-  from dpr_jax.index import faiss_stage
+  from dpr_jax.index import all_processes, faiss_stage
   from dpr_jax.reading import read as read_lib
   from dpr_jax.reading import rerank
-  from dpr_jax.retrieval import mine, retrievers
+  from dpr_jax.retrieval import mine, negative_refresh, retrievers
   from dpr_jax.retrieval import retrieve as retrieve_lib
   from dpr_jax.training import train_reader, train_retriever
 
@@ -111,12 +111,21 @@ def _functions(
           **again("retrieve"),
         )
 
+  def retrieve_together(*arguments, **options) -> None:
+    """`retrieve` where all processes call it, within a stage."""
+    multiprocess.first_leads(
+      lambda: retrieve_lib.retrieve(*arguments, **options),
+      all_processes.Helper(config, workdir).tasks,
+    )
+
   return {
     "prepare": lambda: prepare.prepare(config, workdir, **again("prepare")),
     "mine": lambda: mine.mine(
       config, workdir, ranker=cli_flags.FROM.value or "bm25", **again("mine")
     ),
-    "train": lambda: train_retriever.train(config, workdir, **again("train")),
+    "train": lambda: train_retriever.train(
+      config, workdir, refresh=negative_refresh.refresh, **again("train")
+    ),
     "embed": lambda: for_models(
       embed.embed, retrievers.VECTORS, **again("embed")
     ),
@@ -129,7 +138,7 @@ def _functions(
     ),
     "retrieve": retrieve,
     "train-reader": lambda: train_reader.train_reader(
-      config, workdir, **again("train-reader")
+      config, workdir, retrieve=retrieve_together, **again("train-reader")
     ),
     "read": lambda: read_lib.read(
       config,

@@ -18,13 +18,14 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import (
   batches,
   datasets,
+  mined_negatives,
+  negative_rounds,
   negative_sampling,
   prepare,
   token_store,
   tokenization,
 )
 from dpr_jax.models import retriever_model
-from dpr_jax.retrieval import mine, negative_refresh
 from dpr_jax.training import answer_masks, retriever_inputs
 
 _SAMPLE = 2000  # questions whose texts show how long texts are
@@ -45,7 +46,7 @@ def make_source(
     workdir: its folder, with data and mined negatives.
     model: the run's towers, for their tokenizer.
     round_number: the round whose negatives are used: from 1 on, the model's
-      are those that `negative_refresh.refresh` has mined.
+      are those that `retrieval.negative_refresh` has mined.
     store: read the corpus's token ids from the workdir's store (made where it
       is not there), not its texts.
 
@@ -65,8 +66,7 @@ def make_source(
   )
   questions = len(tables.questions)
   plan = batches.Plan(config.seed, questions, train_config.batch_size)
-  steps = negative_refresh.run_steps(config, questions)
-  negative_refresh.boundaries(steps, train_config.rounds)  # there are so many
+  rounds = negative_rounds.Rounds.of(config, questions)
   tokenizer = dataclasses.replace(
     model.tokenizer,
     passage_length=train_config.passage_length
@@ -74,9 +74,9 @@ def make_source(
   )
   source = batches.BatchSource(
     plan=plan,
-    steps=steps,
+    steps=rounds.steps,
     questions=tables.questions,
-    sampler=_sampler(config, workdir, tables, round_number),
+    sampler=_sampler(config, workdir, tables, rounds, round_number),
     tokenizer=tokenizer,
     tokens=None,
     cores=jax.local_device_count(),
@@ -86,7 +86,7 @@ def make_source(
   if round_number and train_config.length_groups > 1:
     # In all rounds the shapes of the first: nothing is compiled again.
     first = dataclasses.replace(
-      source, sampler=_sampler(config, workdir, tables, 0)
+      source, sampler=_sampler(config, workdir, tables, rounds, 0)
     )
     source = dataclasses.replace(
       _with_groups(first, train_config), sampler=source.sampler
@@ -196,21 +196,22 @@ def _sampler(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
   tables: _Tables,
+  rounds: negative_rounds.Rounds,
   round_number: int,
 ) -> negative_sampling.Sampler:
   """Chooses the passages of a round."""
   mixture = retriever_inputs.mixture(config, round_number)
   mined = {}
-  for kind in mine.RANKERS:
+  for kind in mined_negatives.RANKERS:
     if kind not in mixture.kinds:
       continue
     if kind == "model" and round_number:
-      ids = negative_refresh.read(
-        config, workdir, round_number, len(tables.questions)
-      )
+      ids = rounds.read(workdir, round_number)
     else:
       path = retriever_inputs.mined_path(config, workdir, kind)
-      ids = mine.read_negatives(path, len(tables.questions), mine.command(kind))
+      ids = mined_negatives.read(
+        path, len(tables.questions), mined_negatives.command(kind)
+      )
     mined[kind] = ids
   return negative_sampling.Sampler(
     passages=tables.passages,
@@ -285,8 +286,8 @@ def _check_known(
         unknown = lists[kind][number][int(np.argmin(found))]
         raise errors.InputError(
           f"the {kind} negatives, line {first + number + 1}: passage"
-          f" {unknown!r} is not in the corpus: run `{mine.command(kind)}"
-          " --overwrite`"
+          f" {unknown!r} is not in the corpus: run"
+          f" `{mined_negatives.command(kind)} --overwrite`"
         )
 
 

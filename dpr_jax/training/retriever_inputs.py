@@ -14,8 +14,7 @@ import ml_collections
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import batches, negative_sampling, prepare
-from dpr_jax.retrieval import mine
+from dpr_jax.data import batches, mined_negatives, negative_sampling, prepare
 from dpr_jax.training import run_identity
 
 STAGE = "train"
@@ -37,11 +36,13 @@ def inputs(
       workdir.negatives, "mine"
     )
   for kind in mixture(config, 0).kinds:
-    if kind in mine.RANKERS:
+    if kind in mined_negatives.RANKERS:
       name = "negatives" if kind == "bm25" else f"{kind}_negatives"
       if config.train.negatives_from:
         name = f"{kind}_negatives_from"
-      found[name] = mine.fingerprint_of(mined_path(config, workdir, kind))
+      found[name] = mined_negatives.fingerprint_of(
+        mined_path(config, workdir, kind)
+      )
   return found
 
 
@@ -56,10 +57,10 @@ def behind(
   found = dict.fromkeys(("passages", "train", "dev"), prepared)
   for name in inputs(config, workdir):
     kind = "bm25" if name == "negatives" else name.partition("_")[0]
-    mined = workdir.negatives / mine.files(kind)["train"]
+    mined = workdir.negatives / mined_negatives.files(kind)["train"]
     if name.endswith("_from"):
       mined = mined_path(config, workdir, kind)
-    found[name] = (mine.manifest_of(mined) or {}).get("config", {})
+    found[name] = (mined_negatives.manifest_of(mined) or {}).get("config", {})
   return found
 
 
@@ -90,11 +91,13 @@ def mined_path(
   """
   elsewhere = config.train.negatives_from
   where = workdir_lib.Workdir(elsewhere) if elsewhere else workdir
-  path = where.negatives / mine.files(kind)["train"]
-  manifest = mine.manifest_of(path)
+  path = where.negatives / mined_negatives.files(kind)["train"]
+  manifest = mined_negatives.manifest_of(path)
   if not path.exists() or (elsewhere and manifest is None):
     what = f"config.train.negatives={config.train.negatives!r}"
-    fix = f"run `{mine.command(kind)}` with --workdir={where.root} first"
+    fix = (
+      f"run `{mined_negatives.command(kind)}` with --workdir={where.root} first"
+    )
     if elsewhere:
       what = f"config.train.negatives_from={elsewhere!r}"
     elif kind == "model":
@@ -112,7 +115,8 @@ def mined_path(
           f"{path} was mined from other {name} data"
           f" ({workdir_lib.short(manifest.get('inputs', {}).get(name))}) than"
           f" {where.data} holds ({workdir_lib.short(value)}): run"
-          f" `{mine.command(kind)}` with --workdir={where.root} again"
+          f" `{mined_negatives.command(kind)}` with"
+          f" --workdir={where.root} again"
         )
     ours = workdir_lib.dataset_inputs(workdir, *names)
     if ours != current and _made_from(workdir) != _made_from(where):
@@ -176,7 +180,7 @@ def _total(
 
   def total(train: Mapping[str, Any]) -> int:
     plan = batches.Plan(config.seed, questions, max(1, train["batch_size"]))
-    return train["max_steps"] or plan.steps(train["epochs"])
+    return plan.steps(train["epochs"], train["max_steps"])
 
   return total
 
