@@ -53,8 +53,8 @@ def make_source(
   Raises:
     InputError: a bad setting, or negatives are missing or of other data.
   """
-  check(config)
   train_config = config.train
+  check(train_config, config.evaluate.match)
   if train_config.rounds > 1 and not round_number:
     logging.info(
       "train: %d rounds; in the first one, BM25's negatives stand for the"
@@ -76,7 +76,7 @@ def make_source(
     plan=plan,
     steps=rounds.steps,
     questions=tables.questions,
-    sampler=_sampler(config, workdir, tables, rounds, round_number),
+    sampler=_sampler(train_config, workdir, tables, rounds, round_number),
     tokenizer=tokenizer,
     tokens=None,
     cores=jax.local_device_count(),
@@ -86,7 +86,7 @@ def make_source(
   if round_number and train_config.length_groups > 1:
     # In all rounds the shapes of the first: nothing is compiled again.
     first = dataclasses.replace(
-      source, sampler=_sampler(config, workdir, tables, rounds, 0)
+      source, sampler=_sampler(train_config, workdir, tables, rounds, 0)
     )
     source = dataclasses.replace(
       _with_groups(first, train_config), sampler=source.sampler
@@ -102,14 +102,18 @@ def make_source(
   return source
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-  """`InputError` where a setting of the batches is bad; reads no data."""
-  settings = config.train
+def check(train: ml_collections.ConfigDict, match: str) -> None:
+  """`InputError` where a setting of the batches is bad; reads no data.
+
+  Args:
+    train: the config's section.
+    match: `evaluate.match`, how answers are looked for.
+  """
   for name in ("batch_size", "length_groups"):
-    config_lib.at_least(f"train.{name}", settings[name], 1)
-  setting_rules.divides(settings.batch_size, jax.device_count())
-  retriever_inputs.mixture(config, 0)
-  setting_rules.answer_masks(settings.mask_answers, config.evaluate.match)
+    config_lib.at_least(f"train.{name}", train[name], 1)
+  setting_rules.divides(train.batch_size, jax.device_count())
+  retriever_inputs.mixture(train, 0)
+  setting_rules.answer_masks(train.mask_answers, match)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,14 +197,14 @@ def _with_groups(
 
 
 def _sampler(
-  config: ml_collections.ConfigDict,
+  train: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
   tables: _Tables,
   rounds: negative_rounds.Rounds,
   round_number: int,
 ) -> negative_sampling.Sampler:
   """Chooses the passages of a round."""
-  mixture = retriever_inputs.mixture(config, round_number)
+  mixture = retriever_inputs.mixture(train, round_number)
   mined = {}
   for kind in mined_negatives.RANKERS:
     if kind not in mixture.kinds:
@@ -208,7 +212,7 @@ def _sampler(
     if kind == "model" and round_number:
       ids = rounds.read(workdir, round_number)
     else:
-      path = retriever_inputs.mined_path(config, workdir, kind)
+      path = retriever_inputs.mined_path(train, workdir, kind)
       ids = mined_negatives.read(
         path, len(tables.questions), mined_negatives.command(kind)
       )
@@ -217,8 +221,8 @@ def _sampler(
     passages=tables.passages,
     candidates=_candidates(tables, mixture, mined),
     mixture=mixture,
-    from_top=config.train.hard_negatives_from_top,
-    seed=config.seed,
+    from_top=train.hard_negatives_from_top,
+    seed=rounds.seed,
   )
 
 

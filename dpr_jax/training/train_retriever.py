@@ -87,7 +87,7 @@ def make_job(
     InputError: a bad setting; mostly before the corpus is tokenized.
   """
   settings = config.train
-  retriever_batches.check(config)
+  retriever_batches.check(settings, config.evaluate.match)
   questions = len(prepare.open_questions(workdir, "train"))
   rounds = negative_rounds.Rounds.of(config, questions)
   if refresh is None and len(rounds.starts) > 1:

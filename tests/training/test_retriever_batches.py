@@ -70,7 +70,7 @@ def test_the_model_of_another_workdir_mines_for_ours(
   trained = stored_towers.trained(tiny_config, trained_workdir)
   manifest = mined_negatives.manifest_of(path)
   assert manifest["inputs"]["model"] == trained.fingerprint
-  assert retriever_inputs.inputs(config, fresh_workdir) == {
+  assert retriever_inputs.inputs(config.train, fresh_workdir) == {
     "negatives": workdir_lib.manifest_fingerprint(
       fresh_workdir.negatives, "mine"
     ),
@@ -105,7 +105,7 @@ def test_mixtures_of_all_kinds(tiny_config, trained_workdir, model):
   np.testing.assert_array_equal(
     batch["passage_keys"], keys[batch["passage_rows"]]
   )
-  assert set(retriever_inputs.inputs(config, trained_workdir)) == {
+  assert set(retriever_inputs.inputs(config.train, trained_workdir)) == {
     "negatives",
     "model_negatives",
   }
