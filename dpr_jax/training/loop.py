@@ -39,7 +39,6 @@ class Loop:
     self.profiler = metrics.Profiler(job.folder / "profile", job.profile_steps)
     self.claim: run_identity.Claim | None = None
     self.pending: tuple[int, dict[str, Array]] | None = None
-    self.compiled = 0  # compilations that are accounted for
     self.compiled_for: set[str] = set()
     self.stop: int | None = None  # the signal that asked for an end
 
@@ -132,7 +131,7 @@ class Loop:
     job, first = self.job, self.first
     if first:
       logging.info(
-        "%s: goes on after step %d of %d", job.name, first, job.steps
+        "%s: resuming after step %d of %d", job.name, first, job.steps
       )
     else:
       logging.info(
@@ -154,16 +153,19 @@ class Loop:
     if done == part.start:
       self._before_round(part)
     loader = batches.in_background(part.source(), done)
+    if done == self.first:
+      logging.info("%s: compiling the step", self.job.name)
     for step in range(done + 1, end + 1):
       # This process's share of the batch, dealt to its devices.
       batch = self._next_batch(loader, asked)
       self.watch.begin(step)
       self.profiler.before(step)
       shares = devices_lib.split_over_cores(batch)
-      if multiprocess.count() > 1:
-        self._compile_together(shares)
-      # Step N is dispatched: this returns before the devices have begun.
-      self.state, reported = self.step(self.state, shares)
+      # Step N is dispatched: this returns before the devices are done with it.
+      with self._compilations_of(step):
+        if multiprocess.count() > 1:
+          self._compile_together(shares)
+        self.state, reported = self.step(self.state, shares)
       self.profiler.after(step, reported)
       self.saved.look()  # has saving in the background failed?
       # The metrics of step N-1, while the devices are busy with step N.
@@ -194,7 +196,6 @@ class Loop:
     with self._apart():
       params = devices_lib.local(self.state.params)
       multiprocess.first_alone(lambda: part.before(params))
-    self.compiled = self.compilations.count
 
   def _next_batch(self, loader: Iterator, asked: signals.Request) -> dict:
     """The next batch; of several processes, with the signal that each got."""
@@ -202,6 +203,20 @@ class Loop:
     if multiprocess.count() > 1:
       batch["asked"] = np.full(devices_lib.cores(), asked.number or 0, np.int32)
     return batch
+
+  @contextlib.contextmanager
+  def _compilations_of(self, step: int) -> Iterator[None]:
+    """Says so where a step is compiled in the middle of the run."""
+    count, seconds = self.compilations.count, self.compilations.seconds
+    yield
+    # The second step compiles too, for the state as the first one leaves it.
+    if self.compilations.count > count and step > self.first + 2:
+      logging.warning(
+        "%s: step %d had a new batch shape and was recompiled (%.1f s)",
+        self.job.name,
+        step,
+        self.compilations.seconds - seconds,
+      )
 
   def _compile_together(self, shares: Any) -> None:
     """Returns when all processes have the program for batches of this shape.
@@ -231,9 +246,6 @@ class Loop:
       self.stop = int(row.pop("asked")) or None
     row |= self.timer.lap() | self.compilations.figures()
     metrics.check_finite(step, row, self.last_good)
-    if step > self.first + 2 and self.compilations.count > self.compiled:
-      logging.warning("%s: step %d was compiled anew", self.job.name, step)
-    self.compiled = self.compilations.count
     self._begin()
     if step % max(self.job.every.log, 1) == 0 or step == 1:
       self.log.write({"step": step, **row})
@@ -263,7 +275,6 @@ class Loop:
         self._save_now(step)
       raise
     self.log.write(row)
-    self.compiled = self.compilations.count
     return step > 0 and self.choice.is_best(row)
 
   def _end_if_asked(self, step: int, asked: signals.Request) -> None:

@@ -32,7 +32,7 @@ class MetricsLog:
     self._path, self._label, self._file, self._bar = path, label, None, None
 
   def open(self, first_step: int, steps: int) -> None:
-    """Opens the log of a run that goes on after `first_step`.
+    """Opens the log of a run that resumes after `first_step`.
 
     Raises:
       DiskError: it cannot be written.

@@ -216,6 +216,27 @@ def test_a_loss_that_is_not_finite_ends_it(tmp_path):
   assert _rows(job, "loss") == {1: 0, 2: 1}
 
 
+def test_another_shape_in_mid_run_is_named(tmp_path, caplog):
+  """Step 4 of six is of another width, and that alone is said."""
+
+  class Wider(_Batches):
+    def __getitem__(self, step):
+      batch = super().__getitem__(step)
+      if step == 3:
+        batch["value"] = np.repeat(batch["value"], 2)
+      return batch
+
+  job = _job(tmp_path, rounds=(job_lib.Round(0, Wider),), dev=None)
+  with caplog.at_level("INFO"):
+    _run(job)
+  said = [record.getMessage() for record in caplog.records]
+  new = [line for line in said if "had a new batch shape" in line]
+  assert len(new) == 1
+  assert new[0].startswith("toy: step 4 had a new batch shape and was recomp")
+  assert "toy: 6 steps of 1 questions" in said
+  assert said.count("toy: compiling the step") == 1
+
+
 def test_a_signal_ends_it_behind_a_whole_step(tmp_path):
   """It comes while step 5 is evaluated: 5 is saved, its dev row is not."""
   before = {number: signal.getsignal(number) for number in signals.SIGNALS}
