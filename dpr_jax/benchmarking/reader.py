@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 import rich.table
 
 from dpr_jax.benchmarking import harness
@@ -27,9 +26,7 @@ from dpr_jax.models import checkpoint_sources, hf_weights, reader_model
 from dpr_jax.training import (
   metrics,
   reader_data,
-  reader_step,
   train_reader,
-  train_step,
 )
 
 OURS = "dpr-jax"
@@ -47,28 +44,17 @@ class Trainer:
     self.source = train_reader.make_source(
       config.reader, config.seed, self.data
     )
-    transformation, self.schedule = train_reader.make_optimizer(
-      config.reader, self.source.steps
+    self._built = train_reader.build(
+      config.reader, config.seed, self.reader.structure, self.source
     )
-    self._init = transformation.init
-    self._step = devices_lib.map_train_step(
-      reader_step.make_reader_step(
-        self.reader.structure,
-        transformation,
-        self.schedule,
-        seed=config.seed,
-        questions=self.source.plan.batch_size,
-        passages=self.source.passages,
-      )
-    )
+    self.schedule = self._built.schedule
+    self._step = self._built.mapped()
     self.restart()
 
   def restart(self) -> None:
     """Back to the checkpoint."""
-    params = self.reader.params
-    self.state = devices_lib.replicate(
-      train_step.TrainState(np.int32(0), params, self._init(params))
-    )
+    begin = self._built.init(self.reader.params)
+    self.state = self._built.place(0, *begin)
 
   def shapes(self) -> dict[Any, int]:
     """A step of every shape that the training will meet."""

@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping
 
 import jax
 import ml_collections
-import optax
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors, multiprocess, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import batches, reader_batches, reader_examples
-from dpr_jax.models import reader_model
+from dpr_jax.models import reader_model, span_reader
 from dpr_jax.training import (
   checkpoint_selection,
   optimizer,
@@ -124,18 +123,9 @@ def make_job(
   )
   source = make_source(settings, config.seed, data)
   ranks = reader.ranks or source.passages > 1
-  transformation, schedule = make_optimizer(settings, source.steps)
+  built = build(settings, config.seed, reader.structure, source)
   setting_rules.profile_steps(
     "reader.profile_steps", settings.profile_steps, source.steps
-  )
-  questions = source.plan.batch_size
-  step = reader_step.make_reader_step(
-    reader.structure,
-    transformation,
-    schedule,
-    seed=config.seed,
-    questions=questions,
-    passages=source.passages,
   )
   dev = reader_data.DevQuestions.make(
     settings, config.read, workdir, reader, ranks
@@ -145,15 +135,9 @@ def make_job(
     folder=workdir.reader,
     steps=source.steps,
     rounds=(job_lib.Round(0, lambda: source),),
-    questions=questions,
-    passages=questions * source.passages,
-    built=train_step.Built(
-      step,
-      transformation,
-      schedule,
-      optimizer_sharding.Sharing(),
-      scanned=False,
-    ),
+    questions=settings.batch_size,
+    passages=settings.batch_size * source.passages,
+    built=built,
     params=reader.params,
     dev=dev.evaluate if dev else None,
     selection=_choice(settings),
@@ -254,10 +238,26 @@ def check(reader: ml_collections.ConfigDict) -> None:
     )
 
 
-def make_optimizer(
-  reader: ml_collections.ConfigDict, steps: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """AdamW and learning rate of section `reader`, as the retriever's."""
+def build(
+  reader: ml_collections.ConfigDict,
+  seed: int,
+  structure: span_reader.SpanReader,
+  source: reader_batches.ReaderBatches,
+) -> train_step.Built:
+  """The very step that training runs, for batches of this source.
+
+  AdamW and learning rate are the retriever's.
+
+  Args:
+    reader: the config's section.
+    seed: of the dropout masks.
+    structure: of the reader.
+    source: its sizes and number of steps; nothing is read.
+
+  Raises:
+    InputError: the warm-up is no shorter than the training.
+  """
+  steps = source.steps
   warmup = config_lib.at_least("reader.warmup_steps", reader.warmup_steps, 0)
   setting_rules.below_steps("reader.warmup_steps", warmup, steps)
   schedule = optimizer.learning_rate_schedule(
@@ -266,4 +266,14 @@ def make_optimizer(
   transformation = optimizer.adamw(
     schedule, weight_decay=reader.weight_decay, clip_norm=reader.clip_norm
   )
-  return transformation, schedule
+  step = reader_step.make_reader_step(
+    structure,
+    transformation,
+    schedule,
+    seed=seed,
+    questions=source.plan.batch_size,
+    passages=source.passages,
+  )
+  return train_step.Built(
+    step, transformation, schedule, optimizer_sharding.Sharing(), scanned=False
+  )
