@@ -88,15 +88,18 @@ def write(
         counts["without_negatives"] += not ids
         counts["no_answers"] += not question.answers
         bar.update()
+  notes = {
+    "fewer_than_keep": f"have fewer than {keep} hard negatives",
+    "without_negatives": "have none",
+    "no_answers": "have no answers: only their gold passages were excluded",
+  }
   logging.info(
-    "%s: %d questions, %d with fewer than %d hard negatives, %d with none; %d"
-    " have no answers, so only their positives were left out",
+    "%s: %s",
     label,
-    counts["questions"],
-    counts["fewer_than_keep"],
-    keep,
-    counts["without_negatives"],
-    counts["no_answers"],
+    "; ".join(
+      [f"{counts['questions']} questions"]
+      + [f"{counts[key]} {note}" for key, note in notes.items() if counts[key]]
+    ),
   )
   return counts
 

@@ -57,7 +57,7 @@ def make_source(
   check(train_config, config.evaluate.match)
   if train_config.rounds > 1 and not round_number:
     logging.info(
-      "train: %d rounds; in the first one, BM25's negatives stand for the"
+      "train: %d rounds; the first one uses BM25's negatives in place of the"
       " model's",
       train_config.rounds,
     )

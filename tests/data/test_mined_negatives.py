@@ -45,7 +45,7 @@ def test_missing_and_cut_off_files_are_refused(tmp_path):
     mined_negatives.read(path)
 
 
-def test_written_and_read_again(tmp_path):
+def test_written_and_read_again(tmp_path, caplog):
   """The same bytes each time; counts of what is short."""
   path = tmp_path / "negatives" / "bm25.jsonl.gz"
   path.parent.mkdir()
@@ -55,13 +55,18 @@ def test_written_and_read_again(tmp_path):
     (records.Question("q2", ()), passages[:1]),
     (records.Question("q3", ("x",)), []),
   ]
-  counts = mined_negatives.write(path, iter(mined), 3, "mine", keep=2)
+  with caplog.at_level("INFO"):
+    counts = mined_negatives.write(path, iter(mined), 3, "mine", keep=2)
   assert counts == {
     "questions": 3,
     "fewer_than_keep": 2,
     "without_negatives": 1,
     "no_answers": 1,
   }
+  assert caplog.messages == [
+    "mine: 3 questions; 2 have fewer than 2 hard negatives; 1 have none; 1 have"
+    " no answers: only their gold passages were excluded"
+  ]
   assert mined_negatives.read(path, 3) == [["a", "b", "c"], ["a"], []]
   first = path.read_bytes()
   assert gzip.decompress(first).decode().splitlines()[0] == (
@@ -69,3 +74,7 @@ def test_written_and_read_again(tmp_path):
   )
   mined_negatives.write(path, iter(mined), 3, "mine", keep=2)
   assert path.read_bytes() == first
+  caplog.clear()
+  with caplog.at_level("INFO"):
+    mined_negatives.write(path, iter(mined[:1]), 1, "mine", keep=2)
+  assert caplog.messages == ["mine: 1 questions"]  # no zeros
