@@ -26,7 +26,6 @@ from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import prepare, records
-from dpr_jax.embedding import embed
 from dpr_jax.evaluation import tables
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.inference import length_tiles
@@ -59,7 +58,7 @@ class Ours:
       model: what is encoded with.
       sample: passages that have the corpus's lengths.
     """
-    self.encoder = embed.make_encoder(config, model)
+    self.encoder = encoder_lib.sized(model, config.embed)
     self._tokenizer = model.tokenizer
     lengths = [len(ids) for ids in self._tokenizer.passage_ids(sample)]
     lengths += [self._tokenizer.passage_length]  # the longest there may be

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 import rich.table
 
 from dpr_jax.benchmarking import harness
@@ -27,9 +26,7 @@ from dpr_jax.models import checkpoint_sources, hf_weights, reader_model
 from dpr_jax.training import (
   metrics,
   reader_data,
-  reader_step,
   train_reader,
-  train_step,
 )
 
 OURS = "dpr-jax"
@@ -41,30 +38,23 @@ class Trainer:
   def __init__(self, config, workdir: workdir_lib.Workdir):
     """Loads checkpoint and examples."""
     self.reader = reader_model.start(config)
-    self.data = reader_data.examples(config, workdir, self.reader.tokenizer)
-    self.source = train_reader.make_source(config, self.data)
-    transformation, self.schedule = train_reader.make_optimizer(
-      config, self.source.steps
+    self.data = reader_data.examples(
+      config.reader, workdir, self.reader.tokenizer, match=config.evaluate.match
     )
-    self._init = transformation.init
-    self._step = devices_lib.map_train_step(
-      reader_step.make_reader_step(
-        self.reader.structure,
-        transformation,
-        self.schedule,
-        seed=config.seed,
-        questions=self.source.plan.batch_size,
-        passages=self.source.passages,
-      )
+    self.source = train_reader.make_source(
+      config.reader, config.seed, self.data
     )
+    self._built = train_reader.build(
+      config.reader, config.seed, self.reader.structure, self.source
+    )
+    self.schedule = self._built.schedule
+    self._step = self._built.mapped()
     self.restart()
 
   def restart(self) -> None:
     """Back to the checkpoint."""
-    params = self.reader.params
-    self.state = devices_lib.replicate(
-      train_step.TrainState(np.int32(0), params, self._init(params))
-    )
+    begin = self._built.init(self.reader.params)
+    self.state = self._built.place(0, *begin)
 
   def shapes(self) -> dict[Any, int]:
     """A step of every shape that the training will meet."""
@@ -185,7 +175,9 @@ def _scores(
 ) -> dict[str, dict[str, float]]:
   """Exact match and F1 on the dev questions, read by the same code."""
   found = {}
-  dev = reader_data.DevQuestions.make(config, workdir, ours.reader, False)
+  dev = reader_data.DevQuestions.make(
+    config.reader, config.read, workdir, ours.reader, False
+  )
   if dev is None:
     return found
   found[OURS] = dict(dev.evaluate(ours.state.params))
@@ -202,7 +194,9 @@ def _scores(
     params=params,
     tokenizer=dataclasses.replace(ours.reader.tokenizer, layout="squad"),
   )
-  dev = reader_data.DevQuestions.make(config, workdir, theirs, False)
+  dev = reader_data.DevQuestions.make(
+    config.reader, config.read, workdir, theirs, False
+  )
   found[peer_lib.NAME] = dict(dev.evaluate(devices_lib.replicate(params)))
   return found
 

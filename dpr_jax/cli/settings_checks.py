@@ -164,7 +164,9 @@ def _most_steps(config: Any, call: Call) -> float:
       questions = record["counts"].get("train") or questions
   if not questions:
     return math.inf
-  return float(max(1, -(-train.epochs * questions // train.batch_size)))
+  return float(
+    setting_rules.total_steps(0, train.epochs, questions, train.batch_size)
+  )
 
 
 def _chunks(train: Any, cores: int) -> None:

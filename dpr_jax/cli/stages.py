@@ -33,9 +33,15 @@ def mine(call: Invocation) -> None:
 
 def train(call: Invocation) -> None:
   """Trains the towers."""
+  from dpr_jax.retrieval import negative_refresh
   from dpr_jax.training import train_retriever
 
-  train_retriever.train(call.config, call.workdir, **_again(call, "train"))
+  train_retriever.train(
+    call.config,
+    call.workdir,
+    refresh=negative_refresh.refresh,
+    **_again(call, "train"),
+  )
 
 
 def embed(call: Invocation) -> None:
@@ -107,10 +113,14 @@ def retrieve(call: Invocation) -> None:
 
 def train_reader(call: Invocation) -> None:
   """Trains the span reader."""
+  from dpr_jax.retrieval import retrieve as retrieve_lib
   from dpr_jax.training import train_reader as train_reader_lib
 
   train_reader_lib.train_reader(
-    call.config, call.workdir, **_again(call, "train-reader")
+    call.config,
+    call.workdir,
+    retrieve=retrieve_lib.retrieve,
+    **_again(call, "train-reader"),
   )
 
 

@@ -145,6 +145,20 @@ def scaled(
   return learning_rate * factor, -(-warmup_steps * reference // batch_size)
 
 
+def total_steps(
+  max_steps: int, epochs: float, questions: int, batch_size: int
+) -> int:
+  """Steps of a training: `max_steps`, or what `epochs` gives where that is 0.
+
+  Args:
+    max_steps: steps, 0 = by `epochs`.
+    epochs: how often every question is seen, rounded up to whole steps.
+    questions: in the training set.
+    batch_size: questions in the global batch.
+  """
+  return max_steps or max(1, -int(-epochs * questions // batch_size))
+
+
 def warm_up(train: Any, steps: int) -> tuple[float, int]:
   """Learning rate and warm-up steps of section `train`.
 

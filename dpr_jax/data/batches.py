@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from dpr_jax.core import errors
+from dpr_jax.core import errors, setting_rules
 from dpr_jax.data import negative_sampling, records, token_store, tokenization
 
 _COLUMNS = 32  # other positives of a question that a step compares with
@@ -38,9 +38,11 @@ class Plan:
   questions: int
   batch_size: int
 
-  def steps(self, epochs: float) -> int:
-    """Steps that see every question `epochs` times, rounded up."""
-    return max(1, -int(-epochs * self.questions // self.batch_size))
+  def steps(self, epochs: float, max_steps: int = 0) -> int:
+    """Steps of a run, as of `setting_rules.total_steps`."""
+    return setting_rules.total_steps(
+      max_steps, epochs, self.questions, self.batch_size
+    )
 
   def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
     """(question indexes, epochs) of each global row of a step."""

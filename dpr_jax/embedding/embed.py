@@ -79,7 +79,7 @@ def embed(
 
   def make() -> encoder_lib.Encoder:
     keep()
-    return make_encoder(config, loaded)
+    return encoder_lib.sized(loaded, config.embed)
 
   passages = prepare.open_passages(workdir)
   embed_corpus(
@@ -139,18 +139,6 @@ def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
   )
   config_lib.at_least("embed.shapes", config.embed.shapes, 1)
   return {"rows_per_shard": rows, "dtype": dtype}
-
-
-def make_encoder(
-  config: ml_collections.ConfigDict, model: Any, params: Any = None
-) -> encoder_lib.Encoder:
-  """The encoder of some towers as `config.embed` sizes its calls."""
-  return encoder_lib.Encoder(
-    model,
-    tokens_per_core=config.embed.tokens_per_core,
-    length_step=config.embed.length_step,
-    params=params,
-  )
 
 
 def embed_corpus(

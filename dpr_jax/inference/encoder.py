@@ -300,3 +300,23 @@ def load_towers(
   if which == "best":
     return stored_towers.trained(config, where)
   raise errors.InputError(f"model {which!r}: must be best or start")
+
+
+def sized(
+  model: retriever_model.Towers,
+  settings: ml_collections.ConfigDict,
+  params: Any = None,
+) -> Encoder:
+  """An encoder whose calls are sized as section `embed` of a config says.
+
+  Args:
+    model: towers and tokenizer.
+    settings: the section.
+    params: replicated parameters to use in place of the model's own.
+  """
+  return Encoder(
+    model,
+    tokens_per_core=settings.tokens_per_core,
+    length_step=settings.length_step,
+    params=params,
+  )

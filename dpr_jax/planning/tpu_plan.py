@@ -26,7 +26,7 @@ import ml_collections
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import devices as devices_lib
-from dpr_jax.core import errors
+from dpr_jax.core import errors, setting_rules
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.inference import length_tiles
 from dpr_jax.models import stacked_layers
@@ -135,7 +135,7 @@ def train_steps(config: ml_collections.ConfigDict) -> int:
   questions = config_lib.at_least(
     "plan.train_questions", config.plan.train_questions, 1
   )
-  return max(1, -int(-train.epochs * questions // train.batch_size))
+  return setting_rules.total_steps(0, train.epochs, questions, train.batch_size)
 
 
 def lower_train(

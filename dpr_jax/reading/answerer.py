@@ -15,7 +15,7 @@ import ml_collections
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records
-from dpr_jax.inference import passage_reader
+from dpr_jax.inference import passage_reader, reader_answers
 from dpr_jax.models import model_settings
 from dpr_jax.reading import read as read_lib
 from dpr_jax.reading import retriever_weight
@@ -133,14 +133,11 @@ class Answerer:
     began = time.perf_counter()
     (hits,) = self._retriever.search([question], self._k)
     found = time.perf_counter()
-    task = read_lib.Task(
-      question,
-      (),
-      [records.Passage(hit.id, hit.title, hit.text) for hit in hits],
-      [hit.score for hit in hits],
+    passages = [records.Passage(hit.id, hit.title, hit.text) for hit in hits]
+    (readings,) = self._engine.read([question], [passages])
+    answer = reader_answers.answer(
+      passages, [hit.score for hit in hits], readings, self._weight
     )
-    (readings,) = self._engine.read([question], [task.passages])
-    answer = read_lib.answer(task, readings, weight=self._weight)
     seconds = dict(self._retriever.seconds) or {"retrieve": found - began}
     seconds["read"] = time.perf_counter() - found
     tokenizer = self._engine.reader.tokenizer

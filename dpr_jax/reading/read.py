@@ -22,107 +22,14 @@ from dpr_jax.core import errors, progress
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records, squad_files
 from dpr_jax.evaluation import evaluate as evaluate_lib
-from dpr_jax.evaluation import staleness
-from dpr_jax.inference import passage_reader
+from dpr_jax.evaluation import reader_tasks, staleness
+from dpr_jax.inference import passage_reader, reader_answers
 from dpr_jax.models import model_settings, reader_model
 from dpr_jax.reading import retriever_weight
 
 STAGE = "read"
 SQUAD = "squad"  # in the place of a method: paragraphs are given
 BLOCK = 64  # questions read at once
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """A question with what is to be read for it.
-
-  Attributes:
-    question: its text.
-    answers: accepted ones; may be empty.
-    passages: best first.
-    scores: the retriever's, of each.
-    id: SQuAD's, "" elsewhere.
-  """
-
-  question: str
-  answers: tuple[str, ...]
-  passages: list[records.Passage]
-  scores: list[float]
-  id: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-  """An answer and where it stands; all empty where there is none.
-
-  Attributes:
-    prediction: text of the passage, unchanged.
-    index: of the passage among those read, -1 for none.
-    passage_id: its id.
-    score: that decided; None where there is no answer.
-    start: character of the passage's text where it starts.
-    end: character behind it.
-  """
-
-  prediction: str = ""
-  index: int = -1
-  passage_id: str = ""
-  score: float | None = None
-  start: int = 0
-  end: int = 0
-
-
-def answer(
-  task: Task,
-  readings: Sequence[passage_reader.Reading],
-  count: int | None = None,
-  weight: float = 0.0,
-) -> Answer:
-  """The answer among the first `count` passages (None = all)."""
-  readings = readings[:count]
-  index, score = passage_reader.choose(readings, task.scores[:count], weight)
-  if index < 0:
-    return Answer()
-  found, passage = readings[index], task.passages[index]
-  text = _cut(passage, found)
-  return Answer(text, index, passage.id, score, found.start, found.end)
-
-
-def _cut(passage: records.Passage, found: passage_reader.Reading) -> str:
-  return passage.text[found.start : found.end]
-
-
-def tasks_of(path: pathlib.Path, depth: int) -> Iterator[Task]:
-  """Questions of a results file or of a file in SQuAD's format.
-
-  Args:
-    path: of the file.
-    depth: passages of a question at most.
-
-  Raises:
-    InputError: the file is malformed.
-  """
-  if squad_files.is_squad(path):
-    for one in squad_files.read_squad(path):
-      yield Task(one.question, one.answers, [one.paragraph], [0.0], one.id)
-    return
-  for row, entry in enumerate(evaluate_lib.read_results(path)):
-    try:
-      hits = entry["ctxs"][:depth]
-      yield Task(
-        entry["question"],
-        tuple(entry["answers"]),
-        [
-          records.Passage(str(hit["id"]), hit.get("title") or "", hit["text"])
-          for hit in hits
-        ],
-        [float(hit.get("score", 0.0)) for hit in hits],
-      )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-      raise errors.InputError(
-        f"{path}, question {row}: not in DPR's results format ({error!r}):"
-        " {question, answers, ctxs: [{id, title, text, score}]}"
-      ) from error
 
 
 def read(
@@ -311,7 +218,9 @@ class _Answers:
     self._extra = extra or {}
     self.path, self.output, self.counts = path, output, counts
     self._stage, self._tune = stage, tune
-    self._kept: list[tuple[Task, Sequence[passage_reader.Reading]]] = []
+    self._kept: list[
+      tuple[reader_tasks.Task, Sequence[passage_reader.Reading]]
+    ] = []
     self._rows: list[dict[str, Any]] = []
     self._totals = dict.fromkeys(
       (
@@ -324,9 +233,9 @@ class _Answers:
       0,
     )
 
-  def tasks(self) -> Iterator[Task]:
+  def tasks(self) -> Iterator[reader_tasks.Task]:
     """The questions, with as many passages as the largest count wants."""
-    return tasks_of(self.path, self.counts[-1])
+    return reader_tasks.tasks_of(self.path, self.counts[-1])
 
   def check(self) -> int:
     """Looks through the file; how many questions it has.
@@ -348,7 +257,10 @@ class _Answers:
     return count
 
   def add(
-    self, task: Task, readings: Sequence[passage_reader.Reading], cut: bool
+    self,
+    task: reader_tasks.Task,
+    readings: Sequence[passage_reader.Reading],
+    cut: bool,
   ) -> None:
     """One question; `cut` where it was too long for the reader."""
     self._totals["questions_cut"] += cut
@@ -358,7 +270,7 @@ class _Answers:
       self._kept.append((task, readings))
 
   def _answer(
-    self, task: Task, readings: Sequence[passage_reader.Reading]
+    self, task: reader_tasks.Task, readings: Sequence[passage_reader.Reading]
   ) -> None:
     weight = self._stage.config["retriever_weight"]
     row = _row(task, readings, self.counts, weight)
@@ -373,7 +285,10 @@ class _Answers:
     if self._tune is not None:
       candidates = [
         retriever_weight.candidates(
-          [_cut(*pair) for pair in zip(task.passages, readings, strict=True)],
+          [
+            reader_answers.cut(*pair)
+            for pair in zip(task.passages, readings, strict=True)
+          ],
           task.answers,
           readings,
           task.scores,
@@ -426,7 +341,8 @@ def _read_files(
 
 
 def read_once(
-  engine: passage_reader.PassageReader, blocks: Sequence[Sequence[Task]]
+  engine: passage_reader.PassageReader,
+  blocks: Sequence[Sequence[reader_tasks.Task]],
 ) -> list[list[list[passage_reader.Reading]]]:
   """Readings of the passages of every task of every block.
 
@@ -445,7 +361,7 @@ def read_once(
 
 
 def _row(
-  task: Task,
+  task: reader_tasks.Task,
   readings: Sequence[passage_reader.Reading],
   counts: Sequence[int],
   weight: float,
@@ -453,7 +369,9 @@ def _row(
   """One entry of an answers file; the largest number of passages counts."""
   by_count = {}
   for count in counts:
-    found = answer(task, readings, count, weight)
+    found = reader_answers.answer(
+      task.passages, task.scores[:count], readings[:count], weight
+    )
     by_count[str(count)] = {
       "prediction": found.prediction,
       "passage_id": found.passage_id,

@@ -14,7 +14,7 @@ from dpr_jax.core import errors, progress
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, records
 from dpr_jax.evaluation import evaluate as evaluate_lib
-from dpr_jax.evaluation import staleness
+from dpr_jax.evaluation import reader_tasks, staleness
 from dpr_jax.inference import passage_reader
 from dpr_jax.models import model_settings
 from dpr_jax.reading import read as read_lib
@@ -83,7 +83,7 @@ def rerank(
   run = output.with_suffix(".trec")
   matcher = answer_matching.AnswerMatcher(match=config.evaluate.match)
   stage.begin([output, run])
-  tasks = list(read_lib.tasks_of(source, depth=1 << 30))
+  tasks = list(reader_tasks.tasks_of(source, depth=1 << 30))
   rows: dict[tuple[str, str], int] = {}  # numbers for the matcher
   tag = method + SUFFIX
   with (
@@ -122,7 +122,7 @@ def rerank(
   logging.info("rerank: %s", output)
 
 
-def _reordered(task: read_lib.Task, given: list[float]) -> list[Hit]:
+def _reordered(task: reader_tasks.Task, given: list[float]) -> list[Hit]:
   """Hits by score, equal ones as they were; then those that have none."""
   order = sorted(range(len(given)), key=lambda i: -given[i])
   scores = [given[i] for i in order]

@@ -24,7 +24,13 @@ from dpr_jax.core import errors, multiprocess, progress
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, records
 from dpr_jax.models import model_settings
-from dpr_jax.retrieval import hybrid, mine, question_sets, retrievers
+from dpr_jax.retrieval import (
+  hybrid,
+  mine,
+  passage_cache,
+  question_sets,
+  retrievers,
+)
 from dpr_jax.retrieval.result_files import Hit, ResultsWriter
 
 _BATCH = 256  # questions at once
@@ -97,7 +103,7 @@ class Retriever:
       questions = [questions]
     if k < 1:
       raise errors.InputError(f"k={k}: must be at least 1")
-    cache = mine.PassageCache(self._passages)
+    cache = passage_cache.PassageCache(self._passages)
     return [
       [hit for _, hit in ranked]
       for batch in _batches(questions, _at_once(self._ranker))
@@ -107,7 +113,7 @@ class Retriever:
 
 def search_batch(
   ranker: mine.Ranker,
-  cache: mine.PassageCache,
+  cache: passage_cache.PassageCache,
   questions: Sequence[str],
   k: int,
 ) -> Iterator[list[tuple[int, Hit]]]:
@@ -292,7 +298,7 @@ def _retrieve_with(
   ranker = retrievers.load(config, workdir, method, passages)
   depth, match = stage.config["depth"], stage.config["match"]
   matcher = answer_matching.AnswerMatcher(match=match)
-  cache = mine.PassageCache(passages)
+  cache = passage_cache.PassageCache(passages)
   output = workdir.results(name, method)
   outputs = [output, output.with_suffix(".trec")]
   if stage.config["pyserini"]:
@@ -377,7 +383,7 @@ def tune_fusion(
     ranker.search_both([each.question for each in batch], depth)
     for batch in batches
   ]
-  cache = mine.PassageCache(passages)
+  cache = passage_cache.PassageCache(passages)
   matcher = answer_matching.AnswerMatcher(match=config.evaluate.match)
 
   def reciprocal_rank(rows: Sequence[np.ndarray]) -> float:
@@ -418,7 +424,7 @@ def _untuned(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def _first_answer(
   question: records.Question,
   ranked: np.ndarray,
-  cache: mine.PassageCache,
+  cache: passage_cache.PassageCache,
   matcher: answer_matching.AnswerMatcher,
 ) -> float:
   """1 / rank of the first passage with an answer, 0 where there is none."""

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from dpr_jax.core import progress, setting_rules
+from dpr_jax.core import progress
 from dpr_jax.core import workdir as workdir_lib
 
 
@@ -27,12 +27,12 @@ class MetricsLog:
   Of several processes the first alone opens it.
   """
 
-  def __init__(self, path: pathlib.Path):
-    """Nothing is written, or shown, before `open`."""
-    self._path, self._file, self._bar = path, None, None
+  def __init__(self, path: pathlib.Path, label: str):
+    """Nothing is written, or shown under this label, before `open`."""
+    self._path, self._label, self._file, self._bar = path, label, None, None
 
   def open(self, first_step: int, steps: int) -> None:
-    """Opens the log of a run that goes on after `first_step`.
+    """Opens the log of a run that resumes after `first_step`.
 
     Raises:
       DiskError: it cannot be written.
@@ -42,7 +42,7 @@ class MetricsLog:
       if self._path.exists():
         _keep_rows_until(self._path, first_step)
       self._file = open(self._path, "a", encoding="utf-8")
-    self._bar = progress.Progress(steps, "train", "steps", first_step)
+    self._bar = progress.Progress(steps, self._label, "steps", first_step)
 
   def write(self, row: Mapping[str, Any]) -> None:
     """Appends one row; it is in the file when this returns.
@@ -59,6 +59,13 @@ class MetricsLog:
     """All rows so far."""
     lines = self._path.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+  def has_dev_row(self, step: int) -> bool:
+    """True where the dev figures after so many steps are in the file."""
+    return any(
+      row["step"] == step and any(key.startswith("dev_") for key in row)
+      for row in self.read()
+    )
 
   def advance(self, row: Mapping[str, Any]) -> None:
     """Moves the progress on by one step, with the figures of `row`."""
@@ -165,19 +172,8 @@ class Compilations:
 class Profiler:
   """A trace of some steps, for TensorBoard or Perfetto."""
 
-  def __init__(
-    self,
-    folder: pathlib.Path,
-    steps: Sequence[int],
-    last: int,
-    key: str = "train.profile_steps",
-  ):
-    """Traces steps `steps[0]` to `steps[1]` of `last`; () = none.
-
-    Raises:
-      InputError: not two steps in order, within the training; `key` is named.
-    """
-    setting_rules.profile_steps(key, steps, last)
+  def __init__(self, folder: pathlib.Path, steps: Sequence[int]):
+    """Traces steps `steps[0]` to `steps[1]`; () = none."""
     self._folder, self._steps, self._running = folder, tuple(steps), False
 
   def before(self, step: int) -> None:
@@ -198,7 +194,7 @@ class Profiler:
       self._running = False
       with workdir_lib.writing(self._folder):
         jax.profiler.stop_trace()
-      logging.info("train: profile in %s", self._folder)
+      logging.info("profile in %s", self._folder)
 
 
 def _keep_rows_until(path: pathlib.Path, step: int) -> None:

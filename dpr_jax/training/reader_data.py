@@ -17,7 +17,7 @@ import ml_collections
 from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, setting_rules
+from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import (
   prepare,
@@ -27,33 +27,18 @@ from dpr_jax.data import (
   squad_files,
 )
 from dpr_jax.evaluation import evaluate as evaluate_lib
-from dpr_jax.evaluation import exact_match
-from dpr_jax.inference import passage_reader
+from dpr_jax.evaluation import exact_match, reader_tasks
+from dpr_jax.inference import passage_reader, reader_answers
 from dpr_jax.models import reader_model
-from dpr_jax.reading import read as read_lib
-from dpr_jax.retrieval import retrieve as retrieve_lib
 
 RESULTS = "results"
 _BLOCK = 64  # dev questions read at once
 
 
-def retrieve(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
-) -> None:
-  """Retrieves for the training questions, where the reader learns from that."""
-  reader = config.reader
-  setting_rules.reader_source(reader.train)
-  if reader.train == RESULTS:
-    retrieve_lib.retrieve(
-      config, workdir, name="train", methods=[reader.method], split="train"
-    )
-
-
 def _paths(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+  reader: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> dict[str, pathlib.Path]:
   """The files that are read, by role; `InputError` where one is missing."""
-  reader = config.reader
   names = {"train": reader.train}
   if reader.dev_questions > 0:
     names["dev"] = reader.dev or RESULTS
@@ -64,10 +49,16 @@ def _paths(
       path = workdir.results(role, reader.method)
     if not path.is_file():
       fix = "give a file"
-      if name == RESULTS:
-        fix = f"run `dpr-jax retrieve --method={reader.method}` first"
-        if role == "dev":
-          fix += ", or set config.reader.dev to a file, or dev_questions to 0"
+      if name == RESULTS and role == "train":
+        fix = (
+          "run `dpr-jax train-reader`, which retrieves first; from Python, call"
+          " train_reader with retrieve=dpr_jax.retrieval.retrieve.retrieve"
+        )
+      elif name == RESULTS:
+        fix = (
+          f"run `dpr-jax retrieve --method={reader.method}` first, or set"
+          " config.reader.dev to a file, or dev_questions to 0"
+        )
       raise errors.InputError(
         f"config.reader.{role}={getattr(reader, role)!r}: {path} is missing:"
         f" {fix}"
@@ -77,14 +68,22 @@ def _paths(
 
 
 def inputs(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+  reader: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> dict[str, str]:
-  """Fingerprints of what training reads, for a Stage."""
+  """Fingerprints of what training reads, for a Stage.
+
+  Args:
+    reader: the config's section.
+    workdir: its folder.
+
+  Raises:
+    InputError: a file is missing.
+  """
   found = {
     role: workdir_lib.fingerprint_file(path)
-    for role, path in _paths(config, workdir).items()
+    for role, path in _paths(reader, workdir).items()
   }
-  checkpoint = config.reader.checkpoint
+  checkpoint = reader.checkpoint
   if checkpoint:
     where = workdir_lib.Workdir(checkpoint)
     if (where.reader / workdir_lib.MANIFEST).exists():
@@ -95,19 +94,26 @@ def inputs(
 
 
 def examples(
-  config: ml_collections.ConfigDict,
+  reader: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
   tokenizer: reader_tokenization.ReaderTokenizer,
+  *,
+  match: str,
 ) -> reader_examples.Examples:
   """What the reader learns from.
+
+  Args:
+    reader: the config's section.
+    workdir: its folder.
+    tokenizer: the reader's.
+    match: what counts as an answer in retrieved passages, `evaluate.match`.
 
   Raises:
     InputError: nothing can be learnt from it, or it is malformed.
   """
-  reader = config.reader
   for name in ("from_top", "spans"):
     config_lib.at_least(f"reader.{name}", reader[name], 1)
-  path = _paths(config, workdir)["train"]
+  path = _paths(reader, workdir)["train"]
   if squad_files.is_squad(path):
     found = reader_examples.from_squad(
       squad_files.read_squad(path), tokenizer, most_spans=reader.spans
@@ -121,7 +127,7 @@ def examples(
       evaluate_lib.read_results(path),
       tokenizer,
       golden=golden,
-      match=config.evaluate.match,
+      match=match,
       from_top=reader.from_top,
       most_spans=reader.spans,
     )
@@ -147,13 +153,14 @@ class DevQuestions:
     engine: reads them, with the parameters of the moment.
   """
 
-  tasks: list[read_lib.Task]
+  tasks: list[reader_tasks.Task]
   engine: passage_reader.PassageReader
 
   @classmethod
   def make(
     cls,
-    config: ml_collections.ConfigDict,
+    settings: ml_collections.ConfigDict,
+    read: ml_collections.ConfigDict,
     workdir: workdir_lib.Workdir,
     reader: reader_model.Reader,
     ranks: bool,
@@ -161,29 +168,29 @@ class DevQuestions:
     """The first dev questions; None where no figures are wanted.
 
     Args:
-      config: the experiment.
+      settings: section `reader` of the config.
+      read: section `read`: how passages are read.
       workdir: its folder.
       reader: structure and tokenizer.
       ranks: the rank head is being trained.
     """
-    settings = config.reader
     wanted = config_lib.at_least(
       "reader.dev_questions", settings.dev_questions, 0
     )
     if not wanted:
       return None
     depth = config_lib.at_least("reader.dev_passages", settings.dev_passages, 1)
-    path = _paths(config, workdir)["dev"]
+    path = _paths(settings, workdir)["dev"]
     tasks = list(
-      itertools.islice(read_lib.tasks_of(path, int(depth)), int(wanted))
+      itertools.islice(reader_tasks.tasks_of(path, int(depth)), int(wanted))
     )
     if not tasks:
       raise errors.InputError(f"{path}: no dev questions in it")
     engine = passage_reader.PassageReader(
       dataclasses.replace(reader, ranks=ranks),
-      tokens_per_core=config.read.tokens_per_core,
-      length_step=config.read.length_step,
-      span_tokens=config.read.span_tokens,
+      tokens_per_core=read.tokens_per_core,
+      length_step=read.length_step,
+      span_tokens=read.span_tokens,
       params={},
     )
     return cls(tasks, engine)
@@ -198,7 +205,8 @@ class DevQuestions:
         [task.question for task in some], [task.passages for task in some]
       )
       for task, found in zip(some, readings, strict=True):
-        predictions.append(read_lib.answer(task, found).prediction)
+        answer = reader_answers.answer(task.passages, task.scores, found)
+        predictions.append(answer.prediction)
     scores = exact_match.mean_scores(
       predictions, [task.answers for task in self.tasks]
     )

@@ -18,6 +18,8 @@ from dpr_jax.data import (
   batches,
   candidates,
   datasets,
+  mined_negatives,
+  negative_rounds,
   negative_sampling,
   prepare,
   same_passages,
@@ -25,7 +27,6 @@ from dpr_jax.data import (
   tokenization,
 )
 from dpr_jax.models import retriever_model
-from dpr_jax.retrieval import mine, negative_refresh
 from dpr_jax.training import answer_masks, retriever_inputs
 
 _SAMPLE = 2000  # questions whose texts show how long texts are
@@ -46,18 +47,18 @@ def make_source(
     workdir: its folder, with data and mined negatives.
     model: the run's towers, for their tokenizer.
     round_number: the round whose negatives are used: from 1 on, the model's
-      are those that `negative_refresh.refresh` has mined.
+      are those that `retrieval.negative_refresh` has mined.
     store: read the corpus's token ids from the workdir's store (made where it
       is not there), not its texts.
 
   Raises:
     InputError: a bad setting, or negatives are missing or of other data.
   """
-  check(config)
   train_config = config.train
+  check(train_config, config.evaluate.match)
   if train_config.rounds > 1 and not round_number:
     logging.info(
-      "train: %d rounds; in the first one, BM25's negatives stand for the"
+      "train: %d rounds; the first one uses BM25's negatives in place of the"
       " model's",
       train_config.rounds,
     )
@@ -66,8 +67,7 @@ def make_source(
   )
   questions = len(tables.questions)
   plan = batches.Plan(config.seed, questions, train_config.batch_size)
-  steps = negative_refresh.run_steps(config, questions)
-  negative_refresh.boundaries(steps, train_config.rounds)  # there are so many
+  rounds = negative_rounds.Rounds.of(config, questions)
   tokenizer = dataclasses.replace(
     model.tokenizer,
     passage_length=train_config.passage_length
@@ -75,9 +75,9 @@ def make_source(
   )
   source = batches.BatchSource(
     plan=plan,
-    steps=steps,
+    steps=rounds.steps,
     questions=tables.questions,
-    sampler=_sampler(config, workdir, tables, round_number),
+    sampler=_sampler(train_config, workdir, tables, rounds, round_number),
     tokenizer=tokenizer,
     tokens=None,
     cores=jax.local_device_count(),
@@ -87,7 +87,7 @@ def make_source(
   if round_number and train_config.length_groups > 1:
     # In all rounds the shapes of the first: nothing is compiled again.
     first = dataclasses.replace(
-      source, sampler=_sampler(config, workdir, tables, 0)
+      source, sampler=_sampler(train_config, workdir, tables, rounds, 0)
     )
     source = dataclasses.replace(
       _with_groups(first, train_config), sampler=source.sampler
@@ -107,14 +107,18 @@ def make_source(
   return source
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-  """`InputError` where a setting of the batches is bad; reads no data."""
-  settings = config.train
+def check(train: ml_collections.ConfigDict, match: str) -> None:
+  """`InputError` where a setting of the batches is bad; reads no data.
+
+  Args:
+    train: the config's section.
+    match: `evaluate.match`, how answers are looked for.
+  """
   for name in ("batch_size", "length_groups"):
-    config_lib.at_least(f"train.{name}", settings[name], 1)
-  setting_rules.divides(settings.batch_size, jax.device_count())
-  retriever_inputs.mixture(config, 0)
-  setting_rules.answer_masks(settings.mask_answers, config.evaluate.match)
+    config_lib.at_least(f"train.{name}", train[name], 1)
+  setting_rules.divides(train.batch_size, jax.device_count())
+  retriever_inputs.mixture(train, 0)
+  setting_rules.answer_masks(train.mask_answers, match)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,27 +202,28 @@ def _with_groups(
 
 
 def _sampler(
-  config: ml_collections.ConfigDict,
+  train: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
   tables: _Tables,
+  rounds: negative_rounds.Rounds,
   round_number: int,
 ) -> negative_sampling.Sampler:
   """Chooses the passages of a round."""
-  mixture = retriever_inputs.mixture(config, round_number)
+  mixture = retriever_inputs.mixture(train, round_number)
   mined = {}
-  for kind in mine.RANKERS:
+  for kind in mined_negatives.RANKERS:
     if kind not in mixture.kinds:
       continue
     if kind == "model" and round_number:
-      ids = negative_refresh.read(
-        config, workdir, round_number, len(tables.questions)
-      )
+      ids = rounds.read(workdir, round_number)
     else:
-      path = retriever_inputs.mined_path(config, workdir, kind)
-      ids = mine.read_negatives(path, len(tables.questions), mine.command(kind))
-    mined[kind] = candidates.Mined(ids, mine.command(kind))
-  from_top = config.train.hard_negatives_from_top
-  drawn = config.train.positives == "drawn"
+      path = retriever_inputs.mined_path(train, workdir, kind)
+      ids = mined_negatives.read(
+        path, len(tables.questions), mined_negatives.command(kind)
+      )
+    mined[kind] = candidates.Mined(ids, mined_negatives.command(kind))
+  from_top = train.hard_negatives_from_top
+  drawn = train.positives == "drawn"
   copies = same_passages.open_copies(workdir)
   return negative_sampling.Sampler(
     passages=tables.passages,
@@ -233,7 +238,7 @@ def _sampler(
     ),
     mixture=mixture,
     from_top=from_top,
-    seed=config.seed,
+    seed=rounds.seed,
     copies=copies,
     drawn=drawn,
   )

@@ -14,39 +14,44 @@ import ml_collections
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import batches, negative_sampling, prepare
-from dpr_jax.retrieval import mine
+from dpr_jax.data import batches, mined_negatives, negative_sampling, prepare
 from dpr_jax.training import run_identity
 
 STAGE = "train"
 
 
 def inputs(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+  train: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> dict[str, str]:
   """Fingerprints of the mined negatives that training reads, for a Stage.
 
   Those of later rounds are the run's own, and not among them.
 
+  Args:
+    train: the config's section.
+    workdir: its folder.
+
   Raises:
     InputError: negatives are missing, or a setting is bad.
   """
   found = {}
-  if config.train.dev_questions > 0:  # the dev pool is our own
+  if train.dev_questions > 0:  # the dev pool is our own
     found["negatives"] = workdir_lib.manifest_fingerprint(
       workdir.negatives, "mine"
     )
-  for kind in mixture(config, 0).kinds:
-    if kind in mine.RANKERS:
+  for kind in mixture(train, 0).kinds:
+    if kind in mined_negatives.RANKERS:
       name = "negatives" if kind == "bm25" else f"{kind}_negatives"
-      if config.train.negatives_from:
+      if train.negatives_from:
         name = f"{kind}_negatives_from"
-      found[name] = mine.fingerprint_of(mined_path(config, workdir, kind))
+      found[name] = mined_negatives.fingerprint_of(
+        mined_path(train, workdir, kind)
+      )
   return found
 
 
 def behind(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+  train: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> dict[str, dict[str, Any]]:
   """The settings that each input was made with, by the input's name.
 
@@ -54,47 +59,48 @@ def behind(
   """
   prepared = workdir_lib.read_manifest(workdir.data, "prepare")["config"]
   found = dict.fromkeys(("passages", "train", "dev"), prepared)
-  for name in inputs(config, workdir):
+  for name in inputs(train, workdir):
     kind = "bm25" if name == "negatives" else name.partition("_")[0]
-    mined = workdir.negatives / mine.files(kind)["train"]
+    mined = workdir.negatives / mined_negatives.files(kind)["train"]
     if name.endswith("_from"):
-      mined = mined_path(config, workdir, kind)
-    found[name] = (mine.manifest_of(mined) or {}).get("config", {})
+      mined = mined_path(train, workdir, kind)
+    found[name] = (mined_negatives.manifest_of(mined) or {}).get("config", {})
   return found
 
 
 def mixture(
-  config: ml_collections.ConfigDict, round_number: int
+  train: ml_collections.ConfigDict, round_number: int
 ) -> negative_sampling.Mixture:
   """The negatives of a round, checked."""
-  settings = config.train
   for name, least in (
     ("hard_negatives", 0),
     ("hard_negatives_from_top", 1),
     ("rounds", 1),
   ):
-    config_lib.at_least(f"train.{name}", settings[name], least)
-  mixture = negative_sampling.Mixture.of(settings)
-  if settings.rounds == 1:
+    config_lib.at_least(f"train.{name}", train[name], least)
+  mixture = negative_sampling.Mixture.of(train)
+  if train.rounds == 1:
     return mixture
   return mixture if round_number else mixture.replace("model", "bm25")
 
 
 def mined_path(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, kind: str
+  train: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, kind: str
 ) -> pathlib.Path:
   """The file of mined negatives, after a look whether it is of our data.
 
   Raises:
     InputError: it was made from other data, or there is none.
   """
-  elsewhere = config.train.negatives_from
+  elsewhere = train.negatives_from
   where = workdir_lib.Workdir(elsewhere) if elsewhere else workdir
-  path = where.negatives / mine.files(kind)["train"]
-  manifest = mine.manifest_of(path)
+  path = where.negatives / mined_negatives.files(kind)["train"]
+  manifest = mined_negatives.manifest_of(path)
   if not path.exists() or (elsewhere and manifest is None):
-    what = f"config.train.negatives={config.train.negatives!r}"
-    fix = f"run `{mine.command(kind)}` with --workdir={where.root} first"
+    what = f"config.train.negatives={train.negatives!r}"
+    fix = (
+      f"run `{mined_negatives.command(kind)}` with --workdir={where.root} first"
+    )
     if elsewhere:
       what = f"config.train.negatives_from={elsewhere!r}"
     elif kind == "model":
@@ -112,7 +118,8 @@ def mined_path(
           f"{path} was mined from other {name} data"
           f" ({workdir_lib.short(manifest.get('inputs', {}).get(name))}) than"
           f" {where.data} holds ({workdir_lib.short(value)}): run"
-          f" `{mine.command(kind)}` with --workdir={where.root} again"
+          f" `{mined_negatives.command(kind)}` with"
+          f" --workdir={where.root} again"
         )
     ours = workdir_lib.dataset_inputs(workdir, *names)
     if ours != current and not _same_data(workdir, where):
@@ -164,9 +171,9 @@ def claim(
     STAGE,
     workdir.training,
     _settings(config),
-    data | inputs(config, workdir),
-    behind=behind(config, workdir),
-    total=_total(config, workdir),
+    data | inputs(config.train, workdir),
+    behind=behind(config.train, workdir),
+    total=_total(config.seed, workdir),
   )
 
 
@@ -178,13 +185,13 @@ def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def _total(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+  seed: int, workdir: workdir_lib.Workdir
 ) -> Callable[[Mapping[str, Any]], int]:
   questions = len(prepare.open_questions(workdir, "train"))
 
   def total(train: Mapping[str, Any]) -> int:
-    plan = batches.Plan(config.seed, questions, max(1, train["batch_size"]))
-    return train["max_steps"] or plan.steps(train["epochs"])
+    plan = batches.Plan(seed, questions, max(1, train["batch_size"]))
+    return plan.steps(train["epochs"], train["max_steps"])
 
   return total
 

@@ -1,4 +1,4 @@
-"""Training of the reader, on the loop of the retriever's training.
+"""The stage `train-reader`: the reader, trained by the retriever's loop.
 
 In come retrieval results or a file in SQuAD's format, and a pretrained
 checkpoint; out come `reader/checkpoints/<step>`, `reader/metrics.jsonl` and a
@@ -7,6 +7,8 @@ that moment gives.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import ml_collections
@@ -16,20 +18,24 @@ from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors, multiprocess, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import batches, reader_batches, reader_examples
-from dpr_jax.models import reader_model
+from dpr_jax.models import reader_model, span_reader
 from dpr_jax.training import (
   checkpoint_selection,
-  metrics,
   optimizer,
   optimizer_sharding,
   reader_data,
   reader_step,
   run_identity,
-  train_retriever,
   train_step,
 )
+from dpr_jax.training import job as job_lib
+from dpr_jax.training import loop as loop_lib
 
 DEV_METRICS = ("dev_em", "dev_f1")
+
+# `retrieval.retrieve.retrieve`: (config, workdir, name=, methods=, split=) ->
+# `results/<name>.<method>.json`.  All processes call it.
+Retrieve = Callable[..., None]
 
 
 def train_reader(
@@ -37,8 +43,16 @@ def train_reader(
   workdir: workdir_lib.Workdir,
   *,
   overwrite: bool = False,
+  retrieve: Retrieve | None = None,
 ) -> None:
-  """Stage `train-reader`: trains, or goes on from the last checkpoint.
+  """Stage `train-reader`: trains, or resumes from the last checkpoint.
+
+  Args:
+    config: the experiment.
+    workdir: with data, and results for dev.
+    overwrite: the run that is there is removed.
+    retrieve: retrieves for the training questions, where the reader learns from
+      results and they are not there or not current; None = they are there.
 
   Raises:
     InputError: a bad setting, nothing to learn from, or the folder holds
@@ -46,44 +60,104 @@ def train_reader(
     FloatingPointError: the loss, a gradient or a parameter is not finite.
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
-  choice = _choice(config)
-  check(config)
+  reader = config.reader
+  _choice(reader)
+  check(reader)
   if not overwrite:
     multiprocess.first_alone(lambda: check_before(config, workdir))
-  reader_data.retrieve(config, workdir)
+  setting_rules.reader_source(reader.train)
+  if retrieve is not None and reader.train == reader_data.RESULTS:
+    retrieve(
+      config, workdir, name="train", methods=[reader.method], split="train"
+    )
   claim = dataclasses.replace(
-    bare_claim(config, workdir), inputs=reader_data.inputs(config, workdir)
+    bare_claim(config, workdir), inputs=reader_data.inputs(reader, workdir)
   )
   if multiprocess.first_alone(lambda: claim.is_current(overwrite)):
     return
   if not overwrite:
     multiprocess.first_alone(claim.check)
   with multiprocess.in_turn():
-    run = _ReaderRun(config, workdir, choice)
-  run.do(claim, overwrite)
+    made = make_job(config, workdir)
+    loop = loop_lib.Loop(made.job)
+  loop.run(claim, overwrite)
   if multiprocess.is_first():
     claim.finish(
       {
-        "steps": run.steps,
-        "questions_seen": run.steps * run.plan.batch_size,
-        **run.data.counts,
+        "steps": made.job.steps,
+        "questions_seen": made.job.steps * made.job.questions,
+        **made.counts,
       },
-      cores=jax.device_count(),
-      seconds=round(run.timer.total(), 1),
-      **run.saved.remembered(),
-      ranks=run.ranks,
+      **loop.outcome(),
+      ranks=made.ranks,
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ReaderJob:
+  """The reader's training as the loop does it, and what its manifest says.
+
+  Attributes:
+    job: for the loop.
+    ranks: the rank head is trained, or was.
+    counts: of the examples.
+  """
+
+  job: job_lib.Job
+  ranks: bool
+  counts: Mapping[str, int]
+
+
+def make_job(
+  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> ReaderJob:
+  """Puts together the job of a workdir whose training results are there.
+
+  Raises:
+    InputError: a bad setting, or nothing to learn from.
+  """
+  settings = config.reader
+  reader = reader_model.start(config)
+  data = reader_data.examples(
+    settings, workdir, reader.tokenizer, match=config.evaluate.match
+  )
+  source = make_source(settings, config.seed, data)
+  ranks = reader.ranks or source.passages > 1
+  built = build(settings, config.seed, reader.structure, source)
+  setting_rules.profile_steps(
+    "reader.profile_steps", settings.profile_steps, source.steps
+  )
+  dev = reader_data.DevQuestions.make(
+    settings, config.read, workdir, reader, ranks
+  )
+  job = job_lib.Job(
+    name=reader_model.STAGE,
+    folder=workdir.reader,
+    steps=source.steps,
+    rounds=(job_lib.Round(0, lambda: source),),
+    questions=settings.batch_size,
+    passages=settings.batch_size * source.passages,
+    built=built,
+    params=reader.params,
+    dev=dev.evaluate if dev else None,
+    selection=_choice(settings),
+    store_model=functools.partial(reader_model.store, reader, config),
+    every=job_lib.Every.of(settings),
+    keep=settings.keep_checkpoints,
+    profile_steps=tuple(settings.profile_steps),
+    step_timeout=config.train.step_timeout,
+  )
+  return ReaderJob(job, ranks, data.counts)
+
+
 def _choice(
-  config: ml_collections.ConfigDict,
+  reader: ml_collections.ConfigDict,
 ) -> checkpoint_selection.Selection:
   """Which checkpoint will be used.
 
   Raises:
     InputError: by a figure that the dev rows will not have.
   """
-  reader = config.reader
   metric = reader.best_metric
   if metric:
     config_lib.one_of("reader.best_metric", metric, DEV_METRICS)
@@ -112,70 +186,24 @@ def check_before(
   bare_claim(config, workdir).check_before(config_lib.plain(config))
 
 
-class _ReaderRun(train_retriever.Run):
-  """One call of the stage: from the last checkpoint to the last step."""
-
-  def __init__(self, config, workdir, choice: checkpoint_selection.Selection):
-    self.config, self.workdir, self.choice = config, workdir, choice
-    reader = config.reader
-    self.every = train_retriever.Every(
-      reader.log_every, reader.dev_every, reader.checkpoint_every
-    )
-    self.reader = reader_model.start(config)
-    self.data = reader_data.examples(config, workdir, self.reader.tokenizer)
-    self.source = make_source(config, self.data)
-    self.plan, self.steps = self.source.plan, self.source.steps
-    self.starts = [0]
-    self.ranks = self.reader.ranks or self.source.passages > 1
-    transformation, schedule = make_optimizer(config, self.steps)
-    self.profiler = metrics.Profiler(
-      workdir.reader / "profile",
-      reader.profile_steps,
-      self.steps,
-      "reader.profile_steps",
-    )
-    step = reader_step.make_reader_step(
-      self.reader.structure,
-      transformation,
-      schedule,
-      seed=config.seed,
-      questions=self.plan.batch_size,
-      passages=self.source.passages,
-    )
-    self.built = train_step.Built(
-      step,
-      transformation,
-      schedule,
-      optimizer_sharding.Sharing(),
-      scanned=False,
-    )
-    self.step = self.built.mapped()
-    self.dev = reader_data.DevQuestions.make(
-      config, workdir, self.reader, self.ranks
-    )
-    self.claim: run_identity.Claim | None = None
-    self.folder, self.keep = workdir.reader, reader.keep_checkpoints
-    self.pretrained = self.reader.params
-    self.passages_per_question = self.source.passages
-
-  def _store_model(self) -> None:
-    reader_model.store(self.reader, self.config, self.folder / "model")
-
-
 def make_source(
-  config: ml_collections.ConfigDict, data: reader_examples.Examples
+  reader: ml_collections.ConfigDict, seed: int, data: reader_examples.Examples
 ) -> reader_batches.ReaderBatches:
   """The run's batches.
+
+  Args:
+    reader: the config's section.
+    seed: of the run.
+    data: what the reader learns from.
 
   Raises:
     InputError: a bad setting.
   """
-  check(config)
-  reader = config.reader
-  plan = batches.Plan(config.seed, len(data.examples), reader.batch_size)
+  check(reader)
+  plan = batches.Plan(seed, len(data.examples), reader.batch_size)
   return reader_batches.ReaderBatches(
     plan,
-    reader.max_steps or plan.steps(reader.epochs),
+    plan.steps(reader.epochs, reader.max_steps),
     data,
     passages=reader.passages,
     spans=reader.spans,
@@ -188,9 +216,8 @@ def make_source(
   )
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(reader: ml_collections.ConfigDict) -> None:
   """`InputError` where a setting of the batches is bad; reads no data."""
-  reader = config.reader
   for name in (
     "batch_size",
     "passages",
@@ -211,9 +238,26 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def make_optimizer(config: ml_collections.ConfigDict, steps: int):
-  """AdamW and learning rate of `config.reader`, as the retriever's."""
-  reader = config.reader
+def build(
+  reader: ml_collections.ConfigDict,
+  seed: int,
+  structure: span_reader.SpanReader,
+  source: reader_batches.ReaderBatches,
+) -> train_step.Built:
+  """The very step that training runs, for batches of this source.
+
+  AdamW and learning rate are the retriever's.
+
+  Args:
+    reader: the config's section.
+    seed: of the dropout masks.
+    structure: of the reader.
+    source: its sizes and number of steps; nothing is read.
+
+  Raises:
+    InputError: the warm-up is no shorter than the training.
+  """
+  steps = source.steps
   warmup = config_lib.at_least("reader.warmup_steps", reader.warmup_steps, 0)
   setting_rules.below_steps("reader.warmup_steps", warmup, steps)
   schedule = optimizer.learning_rate_schedule(
@@ -222,4 +266,14 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int):
   transformation = optimizer.adamw(
     schedule, weight_decay=reader.weight_decay, clip_norm=reader.clip_norm
   )
-  return transformation, schedule
+  step = reader_step.make_reader_step(
+    structure,
+    transformation,
+    schedule,
+    seed=seed,
+    questions=source.plan.batch_size,
+    passages=source.passages,
+  )
+  return train_step.Built(
+    step, transformation, schedule, optimizer_sharding.Sharing(), scanned=False
+  )

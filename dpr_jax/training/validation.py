@@ -20,11 +20,15 @@ from jaxtyping import Float, Int
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, setting_rules
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, prepare, records, same_passages
-from dpr_jax.embedding import embed
+from dpr_jax.data import (
+  answer_matching,
+  mined_negatives,
+  prepare,
+  records,
+  same_passages,
+)
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.models import retriever_model
-from dpr_jax.retrieval import mine
 
 LOWER_IS_BETTER = ("dev_loss", "dev_average_rank")
 SIZES = ("dev_pool", "dev_topk_passages")  # in the dev rows, but no figures
@@ -143,7 +147,7 @@ class DevPool:
       corpus.take(rows),
       np.searchsorted(rows, pool_rows),
       sub_corpus,
-      embed.make_encoder(config, model, params={}),
+      encoder_lib.sized(model, config.embed, params={}),
       config.model.temperature,
       [
         np.searchsorted(rows, np.intersect1d(some[some != some[0]], rows))
@@ -244,8 +248,8 @@ def _questions(
     its kind.
   """
   table = prepare.open_questions(workdir, "dev")
-  path = workdir.negatives / mine.FILES["dev"]
-  mined = mine.read_negatives(path, len(table))
+  path = workdir.negatives / mined_negatives.FILES["dev"]
+  mined = mined_negatives.read(path, len(table))
   questions, positives, hard_rows = [], [], []
   for first, block in table.blocks(_BLOCK):
     rows = corpus.rows_of([p.id for q in block for p in q.positives])

@@ -31,6 +31,18 @@ def test_every_epoch_sees_every_question_once(questions, batch_size, seed):
     np.testing.assert_array_equal(seen, np.arange(questions))
 
 
+def test_steps_of_a_run():
+  """10 questions, 4 a batch: 1 epoch is 2.5 batches, 3 whole ones."""
+  plan = batches.Plan(0, 10, 4)
+  assert [plan.steps(epochs) for epochs in (0.1, 1.0, 2.0, 2.01)] == [
+    1,
+    3,
+    5,
+    6,
+  ]
+  assert plan.steps(2.0, max_steps=7) == 7
+
+
 def test_epochs_and_seeds_differ():
   """Another epoch or seed is another order."""
   plan = batches.Plan(0, 100, 100)

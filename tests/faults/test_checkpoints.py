@@ -19,19 +19,7 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import checkpoints
 from dpr_jax.training import train_retriever
 from tests.faults.amounts import amount
-
-
-def _stopped_after(step, monkeypatch):
-  """Makes training die when a step has been taken."""
-  take = train_retriever.Run._take
-
-  def dies(run, number, *others):
-    take(run, number, *others)
-    if number == step:
-      run.saved.wait()
-      raise RuntimeError("power cut")
-
-  monkeypatch.setattr(train_retriever.Run, "_take", dies)
+from tests.training import power_cuts
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +46,7 @@ def broken_off(config, mined_workdir, tmp_path_factory):
   place = workdir_lib.Workdir(tmp_path_factory.mktemp("broken") / "w")
   shutil.copytree(mined_workdir.root, place.root)
   with pytest.MonkeyPatch.context() as patch:
-    _stopped_after(5, patch)
+    power_cuts.dies_after(5, patch, lambda run: run.saved.wait())
     with pytest.raises(RuntimeError, match="power cut"):
       train_retriever.train(config, place)
   return place

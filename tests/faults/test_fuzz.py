@@ -22,12 +22,17 @@ import numpy as np
 import pytest
 
 from dpr_jax.core import errors
-from dpr_jax.data import beir_files, dpr_files, squad_files, tokenization
+from dpr_jax.data import (
+  beir_files,
+  dpr_files,
+  mined_negatives,
+  squad_files,
+  tokenization,
+)
 from dpr_jax.embedding import vector_formats
 from dpr_jax.evaluation import evaluate as evaluate_lib
 from dpr_jax.index import faiss_files
 from dpr_jax.models import bert, hf_weights
-from dpr_jax.retrieval import mine
 from tests.faults import amounts, children
 
 SEED = 20_240
@@ -171,7 +176,7 @@ TEXTS = {
   "negatives": (
     "n.jsonl",
     _lines(*[{"question": "é", "hard_negatives": ["1", "2"]}] * 2),
-    mine.read_negatives,
+    mined_negatives.read,
   ),
 }  # fmt: skip
 

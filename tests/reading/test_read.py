@@ -13,6 +13,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.evaluation import evaluate as evaluate_lib
+from dpr_jax.evaluation import reader_tasks
 from dpr_jax.inference import passage_reader
 from dpr_jax.models import reader_model, span_reader
 from dpr_jax.reading import answerer as answerer_lib
@@ -259,7 +260,7 @@ def test_what_two_methods_found_is_read_once(engine, monkeypatch):
   def block(*picked):
     some = [[passages[n] for n in one] for one in picked]
     return [
-      read_lib.Task(question, ("x",), found, [0.0] * len(found))
+      reader_tasks.Task(question, ("x",), found, [0.0] * len(found))
       for question, found in zip(("where", "what"), some, strict=True)
     ]
 

@@ -7,7 +7,7 @@ import pytest
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, records
+from dpr_jax.data import answer_matching, mined_negatives, records
 from dpr_jax.index import faiss_stage
 from dpr_jax.retrieval import bm25, mine, retrievers
 
@@ -18,8 +18,8 @@ def _mine(world):
   mine.mine(world.config, world.workdir)
   manifest = workdir_lib.read_manifest(world.workdir.negatives, "mine")
   return manifest, {
-    split: mine.read_negatives(world.workdir.negatives / name, count)
-    for split, name in mine.FILES.items()
+    split: mined_negatives.read(world.workdir.negatives / name, count)
+    for split, name in mined_negatives.FILES.items()
     for count in [len(world.questions[split])]
   }
 
@@ -123,10 +123,10 @@ def test_without_a_dev_set(world):
 def _mine_from_model(world, **options):
   mine.mine(world.config, world.workdir, ranker="model", **options)
   return {
-    split: mine.read_negatives(
+    split: mined_negatives.read(
       world.workdir.negatives / name, len(world.questions[split])
     )
-    for split, name in mine.files("model").items()
+    for split, name in mined_negatives.files("model").items()
   }
 
 
@@ -160,12 +160,12 @@ def test_the_model_mines_beside_bm25(world):
     "model.jsonl.gz",
     "model.manifest.json",
   ]
-  for ranker in mine.RANKERS:
-    path = folder / mine.files(ranker)["train"]
-    assert set(mine.manifest_of(path)["files"]) == set(
-      mine.files(ranker).values()
+  for ranker in mined_negatives.RANKERS:
+    path = folder / mined_negatives.files(ranker)["train"]
+    assert set(mined_negatives.manifest_of(path)["files"]) == set(
+      mined_negatives.files(ranker).values()
     )
-  manifest = mine.manifest_of(folder / "model.jsonl.gz")
+  manifest = mined_negatives.manifest_of(folder / "model.jsonl.gz")
   assert manifest["inputs"]["model"] == "model-1"
   assert manifest["counts"]["train_questions"] == 4
 
@@ -204,13 +204,13 @@ def test_messages_name_the_command_that_mends(world):
   with pytest.raises(
     errors.InputError, match="run `dpr-jax mine --from=model`"
   ):
-    mine.fingerprint_of(path)
+    mined_negatives.fingerprint_of(path)
   _mine_from_model(world)
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(
     errors.InputError, match="run `dpr-jax mine --from=model --overwrite`"
   ):
-    mine.read_negatives(path)
+    mined_negatives.read(path)
 
 
 def test_fingerprint_is_of_the_work_not_of_the_day(world):
@@ -218,16 +218,16 @@ def test_fingerprint_is_of_the_work_not_of_the_day(world):
   _mine(world)
   folder = world.workdir.negatives
   path = folder / "bm25.jsonl.gz"
-  first = mine.fingerprint_of(path)
+  first = mined_negatives.fingerprint_of(path)
   assert first == workdir_lib.manifest_fingerprint(folder, "mine")
   manifest = workdir_lib.read_record(folder / "manifest.json")
   workdir_lib.write_record(
     folder / "manifest.json", manifest | {"created": "now"}
   )
-  assert mine.fingerprint_of(path) == first
+  assert mined_negatives.fingerprint_of(path) == first
   world.config.mine.keep = 3
   _mine(world)
-  assert mine.fingerprint_of(path) != first
+  assert mined_negatives.fingerprint_of(path) != first
 
 
 def test_bad_settings_are_refused(world):
@@ -241,62 +241,4 @@ def test_damaged_negatives_are_refused(world):
   path = world.workdir.negatives / "bm25.jsonl.gz"
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(errors.InputError, match="is not the file"):
-    mine.read_negatives(path)
-
-
-def test_read_negatives_of_other_questions(tmp_path):
-  path = tmp_path / "mine.jsonl"
-  path.write_text('{"hard_negatives": ["a"]}\n')
-  assert mine.read_negatives(path) == mine.read_negatives(path, 1)
-  with pytest.raises(errors.InputError, match="1 lines for 2 questions"):
-    mine.read_negatives(path, 2)
-
-
-@pytest.mark.parametrize(
-  ("content", "message"),
-  [
-    ("nonsense\n", "line 1: 'nonsense'"),
-    ('{"hard_negatives": []}\n{"x": 1}\n', "line 2"),
-    ("[]\n", "line 1"),
-    ('{"hard_negatives": [3]}\n', r"hard_negatives=\[3\] must be a list"),
-    ('{"hard_negatives": "ab"}\n', "hard_negatives=ab must be a list"),
-  ],
-)
-def test_malformed_lines_are_refused(tmp_path, content, message):
-  path = tmp_path / "mine.jsonl"
-  path.write_text(content)
-  with pytest.raises(errors.InputError, match=message):
-    mine.read_negatives(path)
-
-
-def test_missing_and_cut_off_files_are_refused(tmp_path):
-  path = tmp_path / "x.jsonl.gz"
-  with pytest.raises(errors.InputError, match="dpr-jax mine"):
-    mine.read_negatives(path)
-  path.write_bytes(gzip.compress(b'{"hard_negatives": []}\n' * 99)[:-12])
-  with pytest.raises(errors.InputError, match="after line"):
-    mine.read_negatives(path)
-  path.write_bytes(b"not gzip")
-  with pytest.raises(errors.InputError, match="after line 0"):
-    mine.read_negatives(path)
-
-
-def test_cache_reads_each_passage_once(make_table):
-  class Counting(make_table):
-    taken = []
-
-    def take(self, rows):
-      self.taken.extend(rows)
-      return super().take(rows)
-
-  table = Counting(records.Passage(str(i), "", "") for i in range(10))
-  cache = mine.PassageCache(table, size=4)
-  assert cache.take([3, 1, 3])[3].id == "3"
-  assert list(cache.take([1, 2])) == [1, 2]
-  assert table.taken == [1, 3, 2]
-  found = cache.take([0, 1, 5])  # full: it starts anew
-  assert {row: passage.id for row, passage in found.items()} == {
-    0: "0",
-    1: "1",
-    5: "5",
-  }
+    mined_negatives.read(path)

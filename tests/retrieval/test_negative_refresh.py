@@ -1,4 +1,4 @@
-"""Rounds: equal parts, and negatives of the very model at each boundary."""
+"""Rounds: negatives of the very model at each boundary."""
 
 import copy
 import shutil
@@ -10,34 +10,18 @@ import pytest
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, prepare
+from dpr_jax.data import (
+  answer_matching,
+  mined_negatives,
+  negative_rounds,
+  prepare,
+)
 from dpr_jax.embedding import embed
 from dpr_jax.index import faiss_stage
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.models import retriever_model
-from dpr_jax.retrieval import mine, negative_refresh
+from dpr_jax.retrieval import negative_refresh
 from dpr_jax.training import retriever_batches
-
-
-@pytest.mark.parametrize(
-  ("steps", "number", "starts"),
-  [(6, 1, [0]), (6, 2, [0, 3]), (7, 3, [0, 2, 4]), (3, 3, [0, 1, 2])],
-)
-def test_boundaries_are_equal_parts(steps, number, starts):
-  found = negative_refresh.boundaries(steps, number)
-  assert found == starts
-  ends = [*starts[1:], steps]
-  for place, (start, end) in enumerate(zip(starts, ends, strict=True)):
-    assert {negative_refresh.round_of(s, found) for s in range(start, end)} == {
-      place
-    }
-
-
-def test_more_rounds_than_steps_are_refused():
-  with pytest.raises(errors.InputError, match="rounds=4: the run has only 3"):
-    negative_refresh.boundaries(3, 4)
-  with pytest.raises(errors.InputError, match="rounds=0: must be >= 1"):
-    negative_refresh.boundaries(3, 0)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +52,8 @@ def config(tiny_config):
 
 
 def _negatives(config, place, number=1):
-  return negative_refresh.read(config, place, number, config.data.max_train)
+  rounds = negative_rounds.Rounds.of(config, config.data.max_train)
+  return rounds.read(place, number)
 
 
 @pytest.fixture
@@ -130,7 +115,7 @@ def test_a_round_mines_with_the_parameters_of_its_step(
   assert encoded == [0, 50, 100]
 
   # Round 0 has BM25's twice, round 1 each in its column.
-  mined = mine.read_negatives(place.negatives / mine.FILES["train"])
+  mined = mined_negatives.read(place.negatives / mined_negatives.FILES["train"])
   for number, second in ((0, [ids[1:2] for ids in mined]), (1, found)):
     source = retriever_batches.make_source(config, place, model, number)
     indexes, epochs = np.arange(64), np.zeros(64, int)

@@ -10,7 +10,7 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.evaluation import evaluate as evaluate_lib
 from dpr_jax.index import faiss_stage
-from dpr_jax.retrieval import bm25, mine, retrievers
+from dpr_jax.retrieval import bm25, passage_cache, retrievers
 from dpr_jax.retrieval import retrieve as retrieve_lib
 from dpr_jax.retrieval.result_files import Hit
 
@@ -191,7 +191,7 @@ def test_a_failure_leaves_no_half_results(ready, monkeypatch):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(retrieve_lib, "_BATCH", 1)
-  monkeypatch.setattr(mine.PassageCache, "take", fail)
+  monkeypatch.setattr(passage_cache.PassageCache, "take", fail)
   with pytest.raises(KeyboardInterrupt):
     ready.retrieve(methods=["bm25"], overwrite=True)
   assert _results(ready, "bm25") == before

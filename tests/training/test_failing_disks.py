@@ -154,7 +154,7 @@ def test_a_full_disk(call, arguments, whole, small_disk):
   subprocess.run(remount, check=True)
   done = call(*arguments, where)
   assert done.returncode == 0, done.stderr
-  assert "goes on after step 2" in done.stderr
+  assert "resuming after step 2" in done.stderr
   _assert_as_whole(place, whole)
 
 

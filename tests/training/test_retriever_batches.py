@@ -10,7 +10,7 @@ import pytest
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, prepare, records
+from dpr_jax.data import answer_matching, mined_negatives, prepare, records
 from dpr_jax.embedding import embed
 from dpr_jax.index import faiss_stage
 from dpr_jax.models import checkpoints, retriever_model, stored_towers
@@ -63,18 +63,18 @@ def test_the_model_of_another_workdir_mines_for_ours(
   config = _config(
     tiny_config, negatives="model", negatives_from=str(trained_workdir.root)
   )
-  mined = mine.read_negatives(trained_workdir.negatives / "model.jsonl.gz")
+  mined = mined_negatives.read(trained_workdir.negatives / "model.jsonl.gz")
   source = retriever_batches.make_source(config, fresh_workdir, model)
   assert _ids(source) == [ids[:1] for ids in mined]
   path = trained_workdir.negatives / "model.jsonl.gz"
   trained = stored_towers.trained(tiny_config, trained_workdir)
-  manifest = mine.manifest_of(path)
+  manifest = mined_negatives.manifest_of(path)
   assert manifest["inputs"]["model"] == trained.fingerprint
-  assert retriever_inputs.inputs(config, fresh_workdir) == {
+  assert retriever_inputs.inputs(config.train, fresh_workdir) == {
     "negatives": workdir_lib.manifest_fingerprint(
       fresh_workdir.negatives, "mine"
     ),
-    "model_negatives_from": mine.fingerprint_of(path),
+    "model_negatives_from": mined_negatives.fingerprint_of(path),
   }
   # In its own workdir the file is found without being pointed at.
   config.train.negatives_from = ""
@@ -90,10 +90,10 @@ def test_mixtures_of_all_kinds(tiny_config, trained_workdir, model):
   )
   source = retriever_batches.make_source(config, trained_workdir, model)
   pools = {
-    kind: mine.read_negatives(
-      trained_workdir.negatives / mine.files(kind)["train"]
+    kind: mined_negatives.read(
+      trained_workdir.negatives / mined_negatives.files(kind)["train"]
     )
-    for kind in mine.RANKERS
+    for kind in mined_negatives.RANKERS
   }
   for number, ids in enumerate(_ids(source)):
     assert len(set(ids)) == len(ids)
@@ -105,7 +105,7 @@ def test_mixtures_of_all_kinds(tiny_config, trained_workdir, model):
   np.testing.assert_array_equal(
     batch["passage_keys"], keys[batch["passage_rows"]]
   )
-  assert set(retriever_inputs.inputs(config, trained_workdir)) == {
+  assert set(retriever_inputs.inputs(config.train, trained_workdir)) == {
     "negatives",
     "model_negatives",
   }

@@ -10,6 +10,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.retrieval import mine
 from dpr_jax.training import (
+  loop,
   retriever_inputs,
   run_identity,
   train_reader,
@@ -182,11 +183,11 @@ def test_a_training_that_never_began_blocks_nothing(
   """What is wrong is corrected; figures of the other settings do not stay."""
   wrong = _changed(tiny_config, train__learning_rate=5e-4)
 
-  def fails(run, step, *_):
-    raise RuntimeError(f"before step {step}")
+  def fails(run, *_):
+    raise RuntimeError("before step 1")
 
   with monkeypatch.context() as patch:
-    patch.setattr(train_retriever.Run, "_take", fails)
+    patch.setattr(loop.Loop, "_next_batch", fails)
     with pytest.raises(RuntimeError, match="before step 1"):
       train_retriever.train(wrong, fresh_workdir)
   metrics = fresh_workdir.training / "metrics.jsonl"

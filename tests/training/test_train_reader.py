@@ -16,6 +16,7 @@ from dpr_jax.reading import read as read_lib
 from dpr_jax.reading import rerank
 from dpr_jax.retrieval import retrieve as retrieve_lib
 from dpr_jax.training import train_reader
+from tests.training import power_cuts
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,13 @@ def trained(config, retrieved, tmp_path_factory):
   place = workdir_lib.Workdir(tmp_path_factory.mktemp("trained") / "w")
   shutil.copytree(retrieved.root, place.root)
   workdir_lib.write_json(place.root / "config.json", _plain(config))
-  train_reader.train_reader(config, place)
+  _train(config, place)
   return place
+
+
+def _train(config, place):
+  """As `dpr-jax train-reader` does: it retrieves what is missing."""
+  train_reader.train_reader(config, place, retrieve=retrieve_lib.retrieve)
 
 
 def _copy(place, tmp_path):
@@ -68,20 +74,13 @@ def test_interrupted_training_ends_bit_equal(
 ):
   """Dies after step 3, resumes from step 2, ends as if nothing had been."""
   place = _copy(retrieved, tmp_path)
-  take = train_reader._ReaderRun._take
-
-  def dies(run, step, *others):
-    take(run, step, *others)
-    if step == 3:
-      raise RuntimeError("power cut")
-
   with monkeypatch.context() as patch:
-    patch.setattr(train_reader._ReaderRun, "_take", dies)
+    power_cuts.dies_after(3, patch)
     with pytest.raises(RuntimeError, match="power cut"):
-      train_reader.train_reader(config, place)
+      _train(config, place)
   with pytest.raises(errors.InputError, match="run `dpr-jax train-reader`"):
     reader_model.trained(config, place)
-  train_reader.train_reader(config, place)
+  _train(config, place)
   found, wanted = (
     checkpoints.load_params(each.reader / "checkpoints", 4)
     for each in (place, trained)
@@ -100,7 +99,7 @@ def test_interrupted_training_ends_bit_equal(
   changed = copy.deepcopy(config)
   changed.reader.learning_rate = 5e-4
   with pytest.raises(errors.InputError, match=r"learning_rate was 0.001, is"):
-    train_reader.train_reader(changed, place)
+    _train(changed, place)
 
 
 def test_manifest_says_what_was_read_and_selected(config, trained):
@@ -214,7 +213,7 @@ def test_squad_then_results(config, retrieved, tmp_path):
   first.reader.train = first.reader.dev = str(path)
   first.reader.passages, first.reader.max_steps = 1, 2
   workdir_lib.write_json(place.root / "config.json", _plain(first))
-  train_reader.train_reader(first, place)
+  _train(first, place)
   reader = reader_model.trained(first, place)
   assert not reader.ranks
   read_lib.read(first, place, name="own", questions_file=path)
@@ -258,4 +257,28 @@ def test_bad_settings(config, retrieved, tmp_path, key, value, message):
   changed.reader[key] = value
   place = _copy(retrieved, tmp_path)
   with pytest.raises(errors.InputError, match=message):
-    train_reader.train_reader(changed, place)
+    _train(changed, place)
+
+
+def test_results_for_training_are_retrieved_or_asked_for(
+  config, retrieved, tmp_path
+):
+  """By what is handed over; without it, the message says who retrieves."""
+  place = _copy(retrieved, tmp_path)
+  with pytest.raises(errors.InputError, match="train.*run `dpr-jax train-read"):
+    train_reader.train_reader(config, place)
+  calls = []
+
+  def retrieve(config, workdir, **options):
+    calls.append((workdir, options))
+
+  with pytest.raises(errors.InputError, match="train.*is missing"):
+    train_reader.train_reader(config, place, retrieve=retrieve)
+  options = {"name": "train", "methods": ["bm25"], "split": "train"}
+  assert calls == [(place, options)]
+  # A file is read as it is.
+  changed = copy.deepcopy(config)
+  changed.reader.train = "nowhere.json"
+  with pytest.raises(errors.InputError, match="nowhere.json is missing"):
+    train_reader.train_reader(changed, place, retrieve=retrieve)
+  assert len(calls) == 1

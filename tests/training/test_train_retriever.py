@@ -15,10 +15,12 @@ from dpr_jax.core import errors, signals
 from dpr_jax.models import checkpoints
 from dpr_jax.training import (
   metrics,
+  retriever_batches,
   train_retriever,
   train_step,
   validation,
 )
+from tests.training import power_cuts
 
 
 def test_dropout_keys_follow_step_and_row():
@@ -53,15 +55,8 @@ def test_interrupted_training_ends_bit_equal(
   shutil.copytree(fresh_workdir.root, other.root)
   train_retriever.train(tiny_config, other)
 
-  take = train_retriever.Run._take
-
-  def dies(run, step, *others):
-    take(run, step, *others)
-    if step == 3:
-      raise RuntimeError("power cut")
-
   with monkeypatch.context() as patch:
-    patch.setattr(train_retriever.Run, "_take", dies)
+    power_cuts.dies_after(3, patch)
     with pytest.raises(RuntimeError, match="power cut"):
       train_retriever.train(tiny_config, fresh_workdir)
   assert not (fresh_workdir.training / "manifest.json").exists()
@@ -111,68 +106,6 @@ def test_interrupted_training_ends_bit_equal(
   assert checkpoints.load_params(other.training / "checkpoints")[0] == 6
 
 
-def test_others_go_on_from_where_the_first_does(
-  tiny_config, fresh_workdir, tmp_path, monkeypatch
-):
-  """They look for nothing themselves: a shared disk may show them less."""
-  from dpr_jax.core import multiprocess
-  from dpr_jax.core import workdir as workdir_lib
-  from dpr_jax.training import checkpoint_selection
-
-  done = workdir_lib.Workdir(tmp_path / "first")
-  shutil.copytree(fresh_workdir.root, done.root)
-  train_retriever.train(tiny_config, done)
-  told = {"step": 4, "best": [2, 1.5], "lacks_dev_row": False}
-  monkeypatch.setattr(multiprocess, "is_first", lambda: False)
-  monkeypatch.setattr(multiprocess, "first_alone", lambda function: told)
-  choice = checkpoint_selection.Selection.of(tiny_config)
-  run = train_retriever.Run(tiny_config, fresh_workdir, choice)
-  with pytest.raises(errors.InputError, match="process 0 goes on from it"):
-    run.resume()
-  shutil.copytree(
-    done.training / "checkpoints",
-    fresh_workdir.training / "checkpoints",
-    dirs_exist_ok=True,
-  )
-  run.resume()  # the newest is 6, and there is no metrics.jsonl
-  assert (run.first, run.last_good, choice.best_step) == (4, "step 4", 2)
-  assert int(run.state.step) == 4
-  run.close()
-
-
-def test_all_have_compiled_before_one_begins_a_step(monkeypatch):
-  """Compile, meet, step; the step finds the program, and compiles no other."""
-  from dpr_jax.core import devices as devices_lib
-  from dpr_jax.core import multiprocess
-
-  order = []
-  compilations = metrics.Compilations()
-  monkeypatch.setattr(
-    multiprocess, "barrier", lambda: order.append(("met", compilations.count))
-  )
-  state = train_step.TrainState(
-    *(devices_lib.replicate(np.full(3, value)) for value in (0.0, 1.0, 2.0))
-  )
-  run = object.__new__(train_retriever.Run)
-  run.state, run.compiled_for = state, set()
-  run.step = devices_lib.map_train_step(
-    lambda state, batch: (state, jax.lax.psum(batch.sum(), devices_lib.AXIS)),
-    state_axes=train_step.TrainState(None, None, None),
-  )
-  before = compilations.count
-  for width in (2, 2, 3):  # the third batch has another shape
-    shares = np.ones((jax.device_count(), width), np.float32)
-    run._compile_together(shares)
-    run.state, total = run.step(run.state, shares)
-    order.append(("stepped", compilations.count))
-    assert float(total) == jax.device_count() * width
-  compilations.close()
-  kinds = [kind for kind, _ in order]
-  assert kinds == ["met", "stepped", "stepped", "met", "stepped"]
-  counts = [count - before for _, count in order]
-  assert counts == [1, 1, 1, 2, 2]
-
-
 @pytest.mark.parametrize(
   ("key", "value", "message"),
   [
@@ -196,6 +129,47 @@ def test_bad_settings(tiny_config, fresh_workdir, key, value, message):
   config.train[key] = value
   with pytest.raises(errors.InputError, match=message):
     train_retriever.train(config, fresh_workdir)
+
+
+def test_rounds_need_somebody_who_mines(tiny_config, fresh_workdir):
+  """Refused before anything is made, with the call that works."""
+  config = copy.deepcopy(tiny_config)
+  config.train.rounds, config.train.negatives = 2, "model"
+  with pytest.raises(errors.InputError, match="train.rounds=2: .*refresh=dpr"):
+    train_retriever.train(config, fresh_workdir)
+  assert not fresh_workdir.training.exists()
+
+
+def test_rounds_are_parts_of_the_job(tiny_config, mined_workdir, monkeypatch):
+  """Each mines with its own number, and takes the batches of that round."""
+  config = copy.deepcopy(tiny_config)
+  config.train.rounds, config.train.negatives = 3, "model"
+  calls = []
+  make = retriever_batches.make_source
+  monkeypatch.setattr(
+    retriever_batches,
+    "make_source",
+    lambda config, workdir, model, number=0: (
+      calls.append(number) or make(config, workdir, model)
+    ),
+  )
+  job = train_retriever.make_job(
+    config,
+    mined_workdir,
+    lambda config, workdir, model, params, number: calls.append(
+      (workdir, params, number)
+    ),
+  )
+  assert [part.start for part in job.rounds] == [0, 2, 4]
+  assert job.rounds[0].before is None
+  for part in job.rounds[1:]:
+    part.before("parameters")
+    part.source()
+  assert calls == [
+    0,
+    *((mined_workdir, "parameters", 1), 1),
+    *((mined_workdir, "parameters", 2), 2),
+  ]
 
 
 def test_sigterm_does_not_wait_for_an_evaluation(
@@ -258,7 +232,7 @@ def test_log_drops_what_a_crash_cut_short(tmp_path):
   """Rows after the checkpoint and half a line go, the rest stays."""
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-  log = metrics.MetricsLog(path)
+  log = metrics.MetricsLog(path, "train")
   log.open(first_step=2, steps=4)
   log.write({"step": 3, "loss": 1.0})
   log.close()

@@ -12,10 +12,9 @@ import pytest
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors, setting_rules
-from dpr_jax.data import answer_matching, prepare, records
+from dpr_jax.data import answer_matching, mined_negatives, prepare, records
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.models import retriever_model
-from dpr_jax.retrieval import mine
 from dpr_jax.training import validation
 
 
@@ -211,7 +210,9 @@ def test_sub_corpus_of_a_workdir(tiny_config, mined_workdir):
   corpus = prepare.open_passages(mined_workdir)
   table = prepare.open_questions(mined_workdir, "dev")
   gold = {q.positives[0].id for q in table.take(range(len(table)))}
-  mined = mine.read_negatives(mined_workdir.negatives / mine.FILES["dev"])
+  mined = mined_negatives.read(
+    mined_workdir.negatives / mined_negatives.FILES["dev"]
+  )
   first = {ids[0] for ids in mined if ids}
   size = len(gold | first)
 
@@ -268,7 +269,7 @@ def test_questions_without_a_gold_passage_are_left_out(
 
 def test_negatives_of_another_corpus_are_refused(tiny_config, fresh_workdir):
   """With file, line and fix."""
-  path = fresh_workdir.negatives / mine.FILES["dev"]
+  path = fresh_workdir.negatives / mined_negatives.FILES["dev"]
   lines = [json.loads(line) for line in gzip.open(path, "rt")]
   lines[2]["hard_negatives"][0] = "elsewhere"
   with gzip.open(path, "wt") as file:

@@ -1,0 +1,131 @@
+"""Rounds of training, and the negatives that the model mined for each.
+
+A run with `config.train.rounds` > 1 is cut into equal parts.  Round 0 trains on
+what was mined before the run; `training/rounds/<number>/negatives.jsonl.gz`
+holds what the model of that moment mined for a later one.
+`retrieval.negative_refresh` writes these files, training reads them.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import batches, mined_negatives
+
+FILE = "negatives.jsonl.gz"
+_COMMAND = "dpr-jax train --overwrite"
+
+
+def boundaries(steps: int, rounds: int) -> tuple[int, ...]:
+  """How many steps have been done when each round begins; the first is 0.
+
+  Raises:
+    InputError: fewer than one round, or more than steps.
+  """
+  config_lib.at_least("train.rounds", rounds, 1)
+  if rounds > steps:
+    raise errors.InputError(
+      f"config.train.rounds={rounds}: the run has only {steps} steps; set"
+      f" config.train.rounds={steps} at most, or train for longer"
+    )
+  return tuple(number * steps // rounds for number in range(rounds))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounds:
+  """How a run is cut, and how negatives are mined between two rounds.
+
+  Attributes:
+    seed: of the run.
+    questions: in the training set.
+    steps: of the whole run.
+    starts: steps done when each round begins; (0,) = one round.
+    mining: what decides which negatives are kept, `mined_negatives.settings`;
+      {} with one round, for which nothing is mined.
+  """
+
+  seed: int
+  questions: int
+  steps: int
+  starts: tuple[int, ...]
+  mining: dict[str, Any]
+
+  @classmethod
+  def of(cls, config: ml_collections.ConfigDict, questions: int) -> "Rounds":
+    """The rounds of a run over so many training questions.
+
+    Raises:
+      InputError: a bad number of rounds, or a bad setting of the mining.
+    """
+    train = config.train
+    plan = batches.Plan(config.seed, questions, train.batch_size)
+    steps = plan.steps(train.epochs, train.max_steps)
+    starts = boundaries(steps, train.rounds)
+    mining = mined_negatives.settings(config) if len(starts) > 1 else {}
+    return cls(config.seed, questions, steps, starts, mining)
+
+  def stage(
+    self, workdir: workdir_lib.Workdir, number: int
+  ) -> workdir_lib.Stage:
+    """What the negatives of a round depend on, besides the model.
+
+    Raises:
+      InputError: there is no such round after the first.
+    """
+    if not 0 < number < len(self.starts):
+      raise errors.InputError(
+        f"config.train.rounds={len(self.starts)}: there is no round"
+        f" {number} to mine"
+      )
+    settings = {
+      "seed": self.seed,
+      "round": number,
+      "step": self.starts[number],
+    }
+    return workdir_lib.Stage(
+      "train",
+      folder_of(workdir, number),
+      self.mining | settings,
+      workdir_lib.dataset_inputs(workdir, "passages", "train"),
+    )
+
+  def read(self, workdir: workdir_lib.Workdir, number: int) -> list[list[str]]:
+    """A round's negatives: passage ids per training question, best first.
+
+    Raises:
+      InputError: there are none, or they are of other data, of another step or
+        mined with other settings.
+    """
+    stage = self.stage(workdir, number)
+    if not stage.manifest.exists():
+      raise errors.InputError(
+        f"{stage.manifest} is missing: the negatives of round {number} are"
+        f" gone, and the model that mined them; run `{_COMMAND}`"
+      )
+    try:
+      found = workdir_lib.read_record(stage.manifest)
+    except errors.InputError as error:
+      raise errors.InputError(f"{error}; run `{_COMMAND}`") from error
+    wrong = [
+      name
+      for name, value in stage.inputs.items()
+      if found.get("inputs", {}).get(name) != value
+    ]
+    if found.get("config_hash") != stage.config_hash:
+      wrong.append("step or settings")
+    if wrong:
+      raise errors.InputError(
+        f"{stage.folder} holds negatives of another run (other"
+        f" {', '.join(wrong)}); run `{_COMMAND}`"
+      )
+    return mined_negatives.read(stage.folder / FILE, self.questions, _COMMAND)
+
+
+def folder_of(workdir: workdir_lib.Workdir, number: int) -> pathlib.Path:
+  """`training/rounds/<number>`."""
+  return workdir.training / "rounds" / str(number)
