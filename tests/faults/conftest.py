@@ -39,12 +39,10 @@ def failing_disk(shared_folder):
 
 
 @pytest.fixture(scope="session")
-def zygote(shared_folder, failing_disk, environment, tmp_path_factory):
+def zygote(failing_disk, environment, tmp_path_factory):
   """Forks a command in a moment."""
-  # Its own cache of compiled programs, which the finished workdir fills.
-  cache = {"JAX_COMPILATION_CACHE_DIR": str(shared_folder / "xla")}
   zygote = trials.Zygote(
-    tmp_path_factory.mktemp("zygote"), environment | cache, failing_disk
+    tmp_path_factory.mktemp("zygote"), environment, failing_disk
   )
   yield zygote
   zygote.close()
