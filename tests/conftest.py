@@ -12,6 +12,7 @@ from tests import programs
 
 DEVICES = 8
 pytest_plugins = [
+  "tests.faults.fixtures",
   "tests.faults.table",
   "tests.kinds",
   "tests.retrieval_world",
@@ -280,17 +281,13 @@ def call(start):
 
 
 @pytest.fixture(scope="session")
-def forked_call(environment, tmp_path_factory):
+def forked_call(zygote):
   """As `call`, without the seconds of imports: in a fork of what has them.
 
   For tests of what a command does.  Where it matters that it is a process of
   its own (kills, imports, CPU seconds), take `call` or `start`.
   """
   import subprocess
-
-  from tests.faults import trials
-
-  zygote = trials.Zygote(tmp_path_factory.mktemp("forked"), environment)
 
   def forked_call(*arguments, cwd=None, timeout=300, **variables):
     run = zygote.start(*arguments, cwd=cwd or os.getcwd(), env=variables)
@@ -299,8 +296,7 @@ def forked_call(environment, tmp_path_factory):
       run.asked["argv"], ended.code, ended.stdout, ended.stderr
     )
 
-  yield forked_call
-  zygote.close()
+  return forked_call
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ A test is `quick`, and in `make quick`, unless one of these markers is on it:
 At the end of a run of quick tests those are listed that took long.
 """
 
+import _posixsubprocess
 import collections
 import functools
-import os
 import pathlib
 import resource
-import subprocess
+import sys
 
 import pytest
 
@@ -28,7 +28,16 @@ _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _FOLDERS = pytest.StashKey[dict[str, int]]()
 _BEGAN = pytest.StashKey[float]()
 _CPU = "cpu_seconds"
+# Audit events of Python; https://docs.python.org/3/library/audit_events.html
+_STARTS = {
+  "os.fork",
+  "os.forkpty",
+  "os.posix_spawn",
+  "os.system",
+  "subprocess.Popen",
+}
 _running: list[pytest.Item] = []
+_watched = False  # an audit hook stays for ever
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,30 +49,26 @@ def pytest_configure(config: pytest.Config) -> None:
     "quick: none of these; put on by itself",
   ):
     config.addinivalue_line("markers", line)
-  _watch(subprocess, "_fork_exec")
-  for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system"):
-    _watch(os, name)
-  import _posixsubprocess  # multiprocessing calls it by this name
+  global _watched
+  if not _watched:
+    sys.addaudithook(_watch)
+    # What multiprocessing calls to spawn raises no event of its own.
+    function = _posixsubprocess.fork_exec
+    _posixsubprocess.fork_exec = functools.partial(_spawn, function)
+    _watched = True
 
-  _watch(_posixsubprocess, "fork_exec")
+
+def _watch(event: str, args: tuple) -> None:
+  """Fails a test that starts a process and does not say that it does."""
+  if event in _STARTS and any(
+    not item.get_closest_marker("processes") for item in _running
+  ):
+    pytest.fail("this test starts a process: mark it @pytest.mark.processes")
 
 
-def _watch(module, name: str) -> None:
-  """Makes a function fail in a test that does not say that it does this."""
-  function = getattr(module, name)
-  if hasattr(function, "__wrapped__"):
-    return
-
-  @functools.wraps(function)
-  def watched(*args, **kwargs):
-    for item in _running:
-      if not item.get_closest_marker("processes"):
-        pytest.fail(
-          "this test starts a process: mark it @pytest.mark.processes"
-        )
-    return function(*args, **kwargs)
-
-  setattr(module, name, watched)
+def _spawn(function, *args):
+  sys.audit("subprocess.Popen", args)
+  return function(*args)
 
 
 def is_quick(item: pytest.Item) -> bool:

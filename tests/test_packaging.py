@@ -90,8 +90,10 @@ def test_configs_and_sample_are_found_where_the_package_is_installed():
   assert configs.joinpath("demo.py").is_file()
   sample = importlib.resources.files("dpr_jax.data.sample")
   assert sample.joinpath("passages.tsv").is_file()
+  assert importlib.resources.files("dpr_jax").joinpath("py.typed").is_file()
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_a_wheel_holds_configs_sample_and_licence(tmp_path):
   source = tmp_path / "source"
@@ -122,6 +124,7 @@ def test_a_wheel_holds_configs_sample_and_licence(tmp_path):
     for path in (REPOSITORY / "configs").glob("*.py")
   }
   info = f"dpr_jax-{our_version.__version__}.dist-info"
+  ours.add("dpr_jax/py.typed")
   ours |= {f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE"}
   assert ours - names == set()
   packages = {name.partition("/")[0] for name in names}
@@ -149,6 +152,7 @@ assert not absent & set(sys.modules)
 """
 
 
+@pytest.mark.processes
 def test_every_module_imports_without_tensorflow_and_torch():
   process = subprocess.run(
     [sys.executable, "-W", "ignore", "-c", IMPORT_ALL],

