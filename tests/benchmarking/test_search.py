@@ -132,6 +132,7 @@ def test_turns_with_bm25s(against, tiny_config, tmp_path, monkeypatch):
     search._against_bm25s(tiny_config, None, source, report, 2)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
   ("options", "words"),
   [
