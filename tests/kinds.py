@@ -58,10 +58,13 @@ def pytest_configure(config: pytest.Config) -> None:
     _watched = True
 
 
-def _watch(event: str, args: tuple) -> None:
-  """Fails a test that starts a process and does not say that it does."""
-  if event in _STARTS and any(
-    not item.get_closest_marker("processes") for item in _running
+def _watch(event: str, args: tuple, starts=_STARTS, running=_running) -> None:
+  """Fails a test that starts a process and does not say that it does.
+
+  When Python ends, it is called once the names of this module are gone.
+  """
+  if event in starts and any(
+    not item.get_closest_marker("processes") for item in running
   ):
     pytest.fail("this test starts a process: mark it @pytest.mark.processes")
 
