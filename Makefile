@@ -16,14 +16,14 @@ INPUTS := setup.py pyproject.toml constraints.txt dpr_jax/version.py
 SHELL_SCRIPTS := $(wildcard launch/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test-venv parity planner demo test faults lint format \
-  reference clean
+.PHONY: help venv parity planner demo quick test equivalence faults lint \
+  format reference clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets.
 	@echo "Targets (PYTHON=$(PYTHON), VENV=$(VENV)):"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) \
-	  | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	  | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] \
@@ -68,10 +68,19 @@ planner: $(if $(filter 1,$(PARITY)),$(VENV)/.planner)
 demo: $(VENV)/.runtime ## Run the whole flow on the embedded sample.
 	$(BIN)/dpr-jax demo --workdir=runs/demo
 
+# No processes, no compilation of more than a layer: tests/kinds.py.
+quick: $(VENV)/.test ## Run the quick tests, for every edit: three minutes.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m quick $(PYTEST_ARGS)
+
 # A file's tests stay in one worker: what they share is made once.
 test: $(VENV)/.test parity planner ## Run all tests (PARITY=0: without torch, libtpu).
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	  --no-loadscope-reorder $(PYTEST_ARGS)
+
+# `make test` computes the cells in which every pair of values occurs.
+equivalence: $(VENV)/.test ## Compute the whole equivalence matrix, 180 cells.
+	DPR_JAX_EQUIVALENCE=full $(BIN)/python -m pytest \
+	  tests/training/test_equivalence.py $(PYTEST_ARGS)
 
 # A table at the end says how many trials of each row have passed.
 faults: $(VENV)/.test ## Run the whole fault suite: kills, bad disks, damage.

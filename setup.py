@@ -98,6 +98,7 @@ setuptools.setup(
     "Programming Language :: Python :: 3.13",
     "Topic :: Scientific/Engineering :: Artificial Intelligence",
     "Topic :: Text Processing :: Indexing",
+    "Typing :: Typed",
   ],
   packages=[
     *setuptools.find_packages(include=["dpr_jax", "dpr_jax.*"]),
@@ -105,7 +106,8 @@ setuptools.setup(
   ],
   package_dir={"dpr_jax.configs": "configs"},
   package_data={
-    "dpr_jax.data.sample": ["*.tsv", "*.json", "*.csv", "README.md"]
+    "dpr_jax": ["py.typed"],  # its annotations are for users' type checkers
+    "dpr_jax.data.sample": ["*.tsv", "*.json", "*.csv", "README.md"],
   },
   install_requires=RUNTIME,
   extras_require=EXTRAS,

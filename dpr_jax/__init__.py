@@ -8,7 +8,8 @@ Three lines for people who want three lines:
 
 `Encoder.load(workdir)` for vectors of questions and passages, and, where a
 reader was trained, `Answerer.load(workdir).ask("Where …?").answer`.  Config
-files start from `dpr_jax.configuration.base_config()`.
+files start from `dpr_jax.configuration.base_config()`.  All of it is described
+in docs/api.md.
 """
 
 import importlib
@@ -16,12 +17,24 @@ from typing import Any
 
 from dpr_jax.version import __version__
 
-__all__ = ["Answerer", "Encoder", "Retriever", "__version__", "configuration"]
+__all__ = [
+  "Answerer",
+  "Encoder",
+  "Hit",
+  "InputError",
+  "Reply",
+  "Retriever",
+  "__version__",
+  "configuration",
+]
 
 # What users import, and the module and name behind it.
 _PUBLIC = {
   "Answerer": ("dpr_jax.reading.answerer", "Answerer"),
   "Encoder": ("dpr_jax.inference.encoder", "Encoder"),
+  "Hit": ("dpr_jax.retrieval.result_files", "Hit"),
+  "InputError": ("dpr_jax.core.errors", "InputError"),
+  "Reply": ("dpr_jax.reading.answerer", "Reply"),
   "Retriever": ("dpr_jax.retrieval.retrieve", "Retriever"),
   "configuration": ("dpr_jax.core.config", None),
 }

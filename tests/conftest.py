@@ -5,12 +5,18 @@ shapes in the annotations of `dpr_jax` are checked at every call (jaxtyping with
 beartype) for as long as the tests run.
 """
 
-import collections
 import os
 import pathlib
 
+from tests import programs
+
 DEVICES = 8
-pytest_plugins = ["tests.faults.table", "tests.retrieval_world"]
+pytest_plugins = [
+  "tests.faults.fixtures",
+  "tests.faults.table",
+  "tests.kinds",
+  "tests.retrieval_world",
+]
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -27,14 +33,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_cpu_use_fusion_emitters=false",
   ]
 )
-# What was compiled once is not compiled again by the processes that tests
-# start.  One cache per worker: JAX does not write its entries in one go.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-  pathlib.Path(__file__).resolve().parent.parent
-  / ".pytest_cache"
-  / f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
-)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+programs.keep()
+programs.write_whole()
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -72,14 +72,6 @@ def forget_compiled_programs():
   maps = pathlib.Path("/proc/self/maps")
   if maps.exists() and maps.read_bytes().count(b"\n") > MAPS_AT_MOST:
     jax.clear_caches()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """Files with slow tests first, so that no worker has to wait for the last."""
-  slow = collections.Counter(
-    item.path for item in items if item.get_closest_marker("slow")
-  )
-  items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_report_header() -> str:
@@ -242,7 +234,7 @@ def config_file(tiny_config, write_config, tmp_path_factory) -> pathlib.Path:
 def environment() -> dict[str, str]:
   """For processes of their own, which choose their number of devices."""
   return os.environ | {
-    "PYTHONPATH": str(REPOSITORY),
+    "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(programs.SITE)]),
     "XLA_FLAGS": " ".join(
       flag
       for flag in os.environ["XLA_FLAGS"].split()
@@ -286,6 +278,25 @@ def call(start):
     )
 
   return call
+
+
+@pytest.fixture(scope="session")
+def forked_call(zygote):
+  """As `call`, without the seconds of imports: in a fork of what has them.
+
+  For tests of what a command does.  Where it matters that it is a process of
+  its own (kills, imports, CPU seconds), take `call` or `start`.
+  """
+  import subprocess
+
+  def forked_call(*arguments, cwd=None, timeout=300, **variables):
+    run = zygote.start(*arguments, cwd=cwd or os.getcwd(), env=variables)
+    ended = run.wait(timeout)
+    return subprocess.CompletedProcess(
+      run.asked["argv"], ended.code, ended.stdout, ended.stderr
+    )
+
+  return forked_call
 
 
 @pytest.fixture(scope="session")

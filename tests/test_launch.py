@@ -11,6 +11,8 @@ import types
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 # What a child does first: its number, and a way to wait for a signal.
 PRELUDE = """
 import os, signal, sys, time

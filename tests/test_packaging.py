@@ -84,14 +84,58 @@ def test_version_and_command_of_the_installed_package():
   assert callable(script.load())
 
 
+def test_citation_and_changelog_name_the_version():
+  """The newest release that the changelog has, and nothing newer cited."""
+  citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+  cited = re.search(r"^version: (\S+)$", citation, re.MULTILINE)[1]
+  date = re.search(r'^date-released: "(.+)"$', citation, re.MULTILINE)[1]
+  changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+  released = re.findall(
+    r"^## \[(\d\S*)\] - (\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE
+  )
+  assert released[0] == (cited, date)
+  assert cited == our_version.__version__
+  numbers = [version.Version(number) for number, _ in released]
+  assert numbers == sorted(numbers, reverse=True)
+
+
+@pytest.mark.parametrize(
+  "page",
+  [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "docs/api.md",
+  ],
+)
+def test_links_within_the_repository_lead_somewhere(page):
+  """Files, and headings of Markdown files."""
+  path = REPOSITORY / page
+  links = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
+  links = [link for link in links if not link.startswith("http")]
+  for link in links:
+    name, _, heading = link.partition("#")
+    target = (path.parent / name) if name else path
+    assert target.exists(), link
+    if heading:
+      titles = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
+      assert heading in {
+        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+        for title in titles
+      }, link
+
+
 def test_configs_and_sample_are_found_where_the_package_is_installed():
   installed()
   configs = importlib.resources.files("dpr_jax.configs")
   assert configs.joinpath("demo.py").is_file()
   sample = importlib.resources.files("dpr_jax.data.sample")
   assert sample.joinpath("passages.tsv").is_file()
+  assert importlib.resources.files("dpr_jax").joinpath("py.typed").is_file()
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_a_wheel_holds_configs_sample_and_licence(tmp_path):
   source = tmp_path / "source"
@@ -122,6 +166,7 @@ def test_a_wheel_holds_configs_sample_and_licence(tmp_path):
     for path in (REPOSITORY / "configs").glob("*.py")
   }
   info = f"dpr_jax-{our_version.__version__}.dist-info"
+  ours.add("dpr_jax/py.typed")
   ours |= {f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE"}
   assert ours - names == set()
   packages = {name.partition("/")[0] for name in names}
@@ -149,6 +194,7 @@ assert not absent & set(sys.modules)
 """
 
 
+@pytest.mark.processes
 def test_every_module_imports_without_tensorflow_and_torch():
   process = subprocess.run(
     [sys.executable, "-W", "ignore", "-c", IMPORT_ALL],

@@ -5,6 +5,8 @@ import subprocess
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 # States come from a file, a line per question; the last one stays.
 GCLOUD = r"""#!/bin/bash
 printf '%s\n' "$*" | tr '\n' ' ' >> "$CALLS"; echo >> "$CALLS"

@@ -41,6 +41,12 @@ def read(path: str | os.PathLike) -> ml_collections.ConfigDict:
   config = base_config()
   try:
     values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    if unknown := _unknown(values):
+      raise errors.InputError(
+        f"{path} is not a config of this version: it does not know"
+        f" {', '.join(unknown)}; remove from the file what you do not need, or"
+        " use the version of dpr-jax that wrote it"
+      )
     config.update(
       {
         name: {
@@ -56,11 +62,25 @@ def read(path: str | os.PathLike) -> ml_collections.ConfigDict:
     raise errors.InputError(
       f"cannot read {path}: {error.strerror}; is it a workdir of dpr-jax?"
     ) from error
-  except (ValueError, KeyError, TypeError) as error:
+  except errors.InputError:
+    raise
+  except (AttributeError, ValueError, KeyError, TypeError) as error:
     raise errors.InputError(
       f"{path} is not a config of this version: {error}"
     ) from error
   return config
+
+
+def _unknown(values: Any) -> list[str]:
+  """Keys of a stored config that are no settings, as "section.key"."""
+  known = settings_table.defaults()
+  found = []
+  for name, value in dict(values).items():
+    if name not in known:
+      found.append(name)
+    elif isinstance(value, dict) and isinstance(known[name], dict):
+      found += [f"{name}.{key}" for key in value if key not in known[name]]
+  return found
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def test_alone(tiny_config, mined_workdir, tmp_path, capsys):
     encode.bench(tiny_config, mined_workdir, against="faiss")
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_the_peer_computes_the_same(
   tiny_config, mined_workdir, pooling, monkeypatch, capsys

@@ -45,6 +45,7 @@ def config(tiny_config, tmp_path):
   return config
 
 
+@pytest.mark.compiles
 def test_contest(config, tmp_path, capsys):
   pytest.importorskip("torch", reason="no torch: extra `bench`")
   report = bench.bench(

@@ -85,6 +85,7 @@ class _Passages(list):
     yield 0, self
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("against", search.PEERS)
 def test_turns_with_bm25s(against, tiny_config, tmp_path, monkeypatch):
   """The fastest index that finds enough, our BM25 and the library's own."""
@@ -131,6 +132,7 @@ def test_turns_with_bm25s(against, tiny_config, tmp_path, monkeypatch):
     search._against_bm25s(tiny_config, None, source, report, 2)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
   ("options", "words"),
   [

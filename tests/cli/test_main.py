@@ -41,10 +41,10 @@ def mistake(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def finished(call, config_file, tmp_path_factory):
+def finished(forked_call, config_file, tmp_path_factory):
   """A workdir after `dpr-jax run`, and what the run printed."""
   workdir = tmp_path_factory.mktemp("run") / "work"
-  done = call(
+  done = forked_call(
     "run",
     f"--config={config_file}",
     f"--workdir={workdir}",
@@ -86,26 +86,26 @@ def test_run_does_everything(finished):
 
 
 def test_what_computes_nothing_leaves_the_cores_alone(
-  call, finished, config_file, tmp_path
+  forked_call, finished, config_file, tmp_path
 ):
   """Beside a process that has the TPU, or where there is none to be had."""
   shutil.copytree(finished[0], tmp_path / "w")
   flags = f"--config={config_file}", f"--workdir={tmp_path / 'w'}"
   for command in ("prepare", "mine", "evaluate"):
-    done = call(command, *flags, "--overwrite", JAX_PLATFORMS="tpu")
+    done = forked_call(command, *flags, "--overwrite", JAX_PLATFORMS="tpu")
     assert done.returncode == 0, done.stderr
     assert "skipped" not in done.stderr
-  done = call("embed", *flags, JAX_PLATFORMS="tpu")
+  done = forked_call("embed", *flags, JAX_PLATFORMS="tpu")
   assert done.returncode == 2
   last = done.stderr.splitlines()[-1]
   assert last.startswith("dpr-jax: JAX found no devices: ")
   assert last.endswith("--cpu_devices=8 takes the CPU")
 
 
-def test_run_again_skips_everything(call, finished, config_file):
+def test_run_again_skips_everything(forked_call, finished, config_file):
   """Done and unchanged; another depth does retrieval alone again."""
   workdir, _ = finished
-  again = call(
+  again = forked_call(
     "run",
     f"--config={config_file}",
     f"--workdir={workdir}",
@@ -114,7 +114,7 @@ def test_run_again_skips_everything(call, finished, config_file):
   assert again.returncode == 0, again.stderr
   for stage in ("prepare", "mine", "train", "embed", "index", "retrieve"):
     assert f"{stage}: done and unchanged, skipped" in again.stderr
-  other = call(
+  other = forked_call(
     "retrieve",
     f"--config={config_file}",
     f"--workdir={workdir}",
@@ -129,13 +129,13 @@ def test_run_again_skips_everything(call, finished, config_file):
 
 
 def test_run_mines_nothing_again_that_a_training_has_read(
-  call, finished, config_file
+  forked_call, finished, config_file
 ):
   """It is refused by the key; --overwrite=train would train anew."""
   workdir, _ = finished
   negatives = workdir / "negatives" / "bm25.jsonl.gz"
   before = negatives.stat().st_mtime_ns
-  done = call(
+  done = forked_call(
     "run",
     f"--config={config_file}",
     f"--workdir={workdir}",
@@ -162,7 +162,7 @@ def test_three_lines_of_python(finished):
   assert abs(float(vectors[0] @ question[0]) - hits[0].score) < 1e-3
 
 
-def test_any_question_file(call, finished, config_file, tmp_path):
+def test_any_question_file(forked_call, finished, config_file, tmp_path):
   """`--questions` and `--name`, through to the evaluation."""
   workdir, _ = finished
   path = tmp_path / "mine.qa.csv"
@@ -173,16 +173,20 @@ def test_any_question_file(call, finished, config_file, tmp_path):
     "--name=mine",
     "--cpu_devices=1",
   )
-  done = call("retrieve", *common, f"--questions={path}", "--method=bm25")
+  done = forked_call(
+    "retrieve", *common, f"--questions={path}", "--method=bm25"
+  )
   assert done.returncode == 0, done.stderr
-  done = call("evaluate", *common)
+  done = forked_call("evaluate", *common)
   assert done.returncode == 0, done.stderr
   evaluation = json.loads((workdir / "evaluation/mine.json").read_text())
   assert evaluation["bm25"]["top20"] == 1.0
 
 
 @pytest.mark.slow
-def test_reader_from_training_to_answers(call, finished, config_file, tmp_path):
+def test_reader_from_training_to_answers(
+  forked_call, finished, config_file, tmp_path
+):
   """`run` with a reader does only what is new; then ask, rerank, export."""
   workdir = tmp_path / "work"
   shutil.copytree(finished[0], workdir)
@@ -208,7 +212,7 @@ def test_reader_from_training_to_answers(call, finished, config_file, tmp_path):
     "--config.read.length_step=64",
     "--config.read.rerank_depth=2",
   )
-  done = call("run", *common)
+  done = forked_call("run", *common)
   assert done.returncode == 0, done.stderr
   assert "embed: done and unchanged, skipped" in done.stderr
   assert "train-reader: " in done.stderr
@@ -216,15 +220,17 @@ def test_reader_from_training_to_answers(call, finished, config_file, tmp_path):
   assert {"em", "f1", "em_1", "f1_1"} <= evaluation["bm25"].keys()
   assert "EM, 1 read" in done.stdout
 
-  asked = call("ask", f"--workdir={workdir}", "--k=2", "Where was it?", "Who?")
+  asked = forked_call(
+    "ask", f"--workdir={workdir}", "--k=2", "Where was it?", "Who?"
+  )
   assert asked.returncode == 0, asked.stderr
   assert "Where was it?" in asked.stdout
   assert "Who?" in asked.stdout
-  done = call("retrieve", *common, "--method=bm25", "--rerank=reader")
+  done = forked_call("retrieve", *common, "--method=bm25", "--rerank=reader")
   assert done.returncode == 0, done.stderr
   assert (workdir / "results/dev.bm25-reader.trec").exists()
   out = tmp_path / "exported"
-  done = call(
+  done = forked_call(
     "export", *common, "--what=reader", "--format=dpr-reader", f"--out={out}"
   )
   assert done.returncode == 0, done.stderr
@@ -401,14 +407,14 @@ def test_mistakes(mistake, arguments, words, config_file, repository, tmp_path):
 
 
 def test_checkpoint_of_other_sizes(
-  call, config_file, mined_workdir, tiny_checkpoint, tmp_path
+  forked_call, config_file, mined_workdir, tiny_checkpoint, tmp_path
 ):
   """A folder whose weights are not those of its config.json."""
   shutil.copytree(mined_workdir.root, tmp_path / "w")
   shutil.copytree(tiny_checkpoint, tmp_path / "other")
   path = tmp_path / "other" / "config.json"
   path.write_text(path.read_text().replace("48", "64"))
-  done = call(
+  done = forked_call(
     "train",
     f"--config={config_file}",
     f"--workdir={tmp_path / 'w'}",

@@ -346,6 +346,7 @@ def test_the_readers_needs_of_retrieval(tiny, tmp_path):
   settings_checks.check(tiny, _call(workdir=here))
 
 
+@pytest.mark.processes
 def test_nothing_slow_is_imported():
   """Neither JAX nor transformers, TFDS; FAISS for an index alone."""
   code = """

@@ -52,6 +52,28 @@ def test_keys_are_locked(tmp_path):
     config_lib.read(tmp_path / "no.json")
 
 
+def test_a_config_of_another_version(tmp_path):
+  """What it lacks has its default; what we do not know is named, with a way."""
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps({"train": {"batch_size": 3}}))
+  wanted = config_lib.base_config()
+  wanted.train.batch_size = 3
+  assert config_lib.plain(config_lib.read(path)) == config_lib.plain(wanted)
+  stored = {"train": {"batch_size": 3, "momentum": 0.9}, "teacher": {"a": 1}}
+  path.write_text(json.dumps(stored))
+  with pytest.raises(errors.InputError) as error:
+    config_lib.read(path)
+  assert str(error.value) == (
+    f"{path} is not a config of this version: it does not know train.momentum,"
+    " teacher; remove from the file what you do not need, or use the version of"
+    " dpr-jax that wrote it"
+  )
+  for malformed in ("[1]", "3", "{", '{"train": 3}', '{"seed": {"a": 1}}'):
+    path.write_text(malformed)
+    with pytest.raises(errors.InputError, match="not a config of this version"):
+      config_lib.read(path)
+
+
 def test_checks_name_the_key():
   """One line with key, value and what is allowed."""
   with pytest.raises(errors.InputError, match=r"config.a.b='x': .* y, z"):

@@ -14,6 +14,8 @@ from dpr_jax.retrieval import bm25, retrievers
 from dpr_jax.retrieval import retrieve as retrieve_lib
 from tests.faults import children
 
+pytestmark = [pytest.mark.compiles, pytest.mark.processes]
+
 
 class _Vectors:
   """Stands for vector_shards.Vectors."""

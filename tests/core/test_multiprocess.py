@@ -94,12 +94,12 @@ def launch(repository, config_file, environment):
 
 
 @pytest.fixture
-def alone(call, config_file):
+def alone(forked_call, config_file):
   """Runs a stage as one process of four cores, to a good end."""
 
   def alone(stage, folder, *arguments):
     where = (f"--config={config_file}", f"--workdir={folder}")
-    done = call(stage, *where, *arguments, "--cpu_devices=4")
+    done = forked_call(stage, *where, *arguments, "--cpu_devices=4")
     assert done.returncode == 0, done.stderr
 
   return alone

@@ -116,6 +116,7 @@ def test_only_what_is_damaged_is_made_again(tmp_path, damage):
   assert some.begin()
 
 
+@pytest.mark.processes
 def test_a_full_disk(tmp_path):
   """One line, no half file, and what was done is kept."""
   if os.geteuid() or not shutil.which("mount"):

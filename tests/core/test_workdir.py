@@ -121,6 +121,7 @@ def test_the_old_folder_comes_back_where_renaming_fails(tmp_path, monkeypatch):
   assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
+@pytest.mark.processes
 def test_what_was_left_beside_an_export_goes(tmp_path):
   """Of a process that is gone; what a living one has is left alone."""
   gone = subprocess.Popen(["true"])

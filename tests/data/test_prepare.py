@@ -299,6 +299,7 @@ def test_dataset_of_another_run(run):
     prepare.open_passages(run.workdir)
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_real_data(data_folder, repository, tmp_path):
   """7,121 train and 1,355 dev questions over 99,999 passages, all kept.

@@ -318,6 +318,7 @@ def test_questions_are_not_passages(tmp_path):
     PassageTable.open(tmp_path)
 
 
+@pytest.mark.processes
 def test_no_tensorflow(tmp_path, repository):
   """In a process of its own: other tests may have imported it."""
   code = """

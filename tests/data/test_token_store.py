@@ -37,7 +37,9 @@ def _check(store, passages, tokenizer):
   )
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+  "workers", [1, pytest.param(2, marks=pytest.mark.processes)]
+)
 def test_ids_are_the_tokenizers(
   tiny_config, fresh_workdir, tokenizer, small_blocks, workers
 ):

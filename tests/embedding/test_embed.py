@@ -14,6 +14,8 @@ from dpr_jax.embedding import embed, vector_shards
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.models import dual_encoder, retriever_model
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture(scope="module")
 def model(tiny_config):

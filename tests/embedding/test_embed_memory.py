@@ -10,6 +10,8 @@ from dpr_jax.core import memory
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import prepare
 
+pytestmark = pytest.mark.processes
+
 # In a process of its own, so that the peak is of nothing else.
 EMBED = """
 import sys

@@ -83,7 +83,7 @@ class Flow:
     for command in commands:
       root = self.folder / "made" / command
       self.copy_before(command, root)
-      ended = self.run(command, root, keeps_programs=True)
+      ended = self.run(command, root)
       assert ended.code == 0, f"{command}: {ended.stderr}"
     (self.folder / "whole").touch()
 

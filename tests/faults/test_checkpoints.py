@@ -21,6 +21,8 @@ from dpr_jax.training import train_retriever
 from tests.faults.amounts import amount
 from tests.training import power_cuts
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture(scope="module")
 def config(tiny_config):

@@ -35,6 +35,8 @@ from dpr_jax.index import faiss_files
 from dpr_jax.models import bert, hf_weights
 from tests.faults import amounts, children
 
+pytestmark = pytest.mark.compiles
+
 SEED = 20_240
 SECONDS = 20  # for one trial; then it hangs
 WORDS = [

@@ -158,6 +158,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.processes
 @pytest.mark.fault_row(12)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_pickles_are_refused(tmp_path, monkeypatch, name):
@@ -230,6 +231,7 @@ def test_numbers_as_ids(tmp_path):
     assert vector_formats.read(path)[0] == ["3", "1099511627776"]
 
 
+@pytest.mark.processes
 def test_memory_of_an_honest_pickle(tmp_path):
   """50,000 vectors: the file's own size twice."""
   path = tmp_path / "passages_0.pkl"
@@ -278,6 +280,7 @@ def _npy(header, data=bytes(48)):
 GOOD = "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
   "content",
   [

@@ -60,6 +60,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", HOSTILE)
 def test_tokenizing_is_bounded(starter, name):
   """As a question, and as title and text of a passage."""
@@ -75,6 +76,7 @@ def test_tokenizing_is_bounded(starter, name):
   within_bounds(lambda: tokenizer.passage_ids([passage]), 2 * SECONDS)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
   "name", [n for n in HOSTILE if n not in ("Chinese", "a passage of 10 MB")]
 )
@@ -198,6 +200,7 @@ LONG = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", LONG)
 def test_matching_is_bounded(name):
   """Answers in long passages, and where they stand."""
@@ -223,6 +226,7 @@ def test_matching_is_bounded(name):
   within_bounds(search, 2 * SECONDS)
 
 
+@pytest.mark.processes
 def test_many_answers_are_bounded():
   """100,000 answers to one question."""
   many = [f"answer number {i}" for i in range(100_000)]
@@ -238,6 +242,7 @@ def test_many_answers_are_bounded():
   within_bounds(spans, 2 * SECONDS)
 
 
+@pytest.mark.processes
 def test_endless_patterns_end():
   def call():
     assert not answer_matching.has_answer(
@@ -251,6 +256,7 @@ def _nested(depth, opening="[", closing="]"):
   return opening * depth + closing * depth
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("depth", [32_000, 100_000, 1_000_000])
 def test_nested_json_is_refused(tmp_path, depth):
   """In every reader of JSON, at once and with its place."""

@@ -85,6 +85,7 @@ def test_every_removal_breaks_a_test(copy, environment, tally):
     assert ended.returncode == 0, ended.stdout[-500:]
 
 
+@pytest.mark.processes
 def test_a_second_command_is_refused(tmp_path):
   """The lock is the process's; a second one in it is no holder either."""
   place = workdir_lib.Workdir(tmp_path / "w")

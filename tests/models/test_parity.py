@@ -14,6 +14,8 @@ import pytest
 from dpr_jax.data import dpr_files, records, tokenization
 from dpr_jax.models import bert, hf_weights
 
+pytestmark = pytest.mark.compiles
+
 torch = pytest.importorskip("torch", reason="no torch: extra `parity`")
 transformers = pytest.importorskip("transformers")
 

@@ -17,6 +17,7 @@ CONFIG = bert.BertConfig(
 )
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("remat", ["none", "inner", "layer"])
 @pytest.mark.parametrize("first_only", [False, True])
 def test_outputs_and_gradients_are_the_same(remat, first_only):

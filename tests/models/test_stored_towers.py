@@ -23,6 +23,8 @@ from dpr_jax.models import model_settings, stored_towers
 from dpr_jax.retrieval import retrieve as retrieve_lib
 from dpr_jax.training import train_retriever
 
+pytestmark = pytest.mark.compiles
+
 QUESTIONS = ["where is the river", "who was the king"]
 PASSAGES = [("city", "the river in the east"), ("", "a king")]
 

@@ -165,6 +165,7 @@ def test_bad_parameters_are_refused(make_table, parameter, value, message):
     _build(make_table, ["aa"], **{parameter: value})
 
 
+@pytest.mark.processes
 def test_import_leaves_jax_alone(repository):
   """bm25s starts JAX when imported: too early for our command line."""
   code = (
@@ -174,6 +175,7 @@ def test_import_leaves_jax_alone(repository):
   subprocess.run([sys.executable, "-c", code], check=True, cwd=repository)
 
 
+@pytest.mark.processes
 def test_the_bytes_do_not_depend_on_the_process(tmp_path, repository):
   code = """
 import sys

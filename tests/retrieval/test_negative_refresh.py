@@ -95,6 +95,7 @@ def _brute_force(config, place, model, params):
   return found
 
 
+@pytest.mark.compiles
 def test_a_round_mines_with_the_parameters_of_its_step(
   config, fresh_workdir, model, params, encoded
 ):
@@ -146,6 +147,7 @@ def _dies(function, when=lambda *_: True):
   return dies
 
 
+@pytest.mark.compiles
 def test_a_killed_refresh_goes_on_where_it_was(
   config, fresh_workdir, model, params, encoded, monkeypatch
 ):
@@ -191,6 +193,7 @@ def test_a_killed_refresh_goes_on_where_it_was(
   assert _negatives(config, place) == found
 
 
+@pytest.mark.compiles
 def test_foreign_negatives_are_refused(config, fresh_workdir, model, params):
   """Of another step, seed or data; and where there are none."""
   place = fresh_workdir

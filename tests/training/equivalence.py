@@ -1,7 +1,10 @@
 """The cells of the equivalence matrix, and how one is computed.
 
+A cell is (devices, way, problem).  `CELLS` are all of them in
+`make equivalence`, else those that hold every pair of values.
+
 `test_equivalence.py` imports this; `python equivalence.py OUT` is one of
-several processes that compute all cells together; process 0 writes OUT.
+several processes that compute their cells together; process 0 writes OUT.
 """
 
 import dataclasses
@@ -20,7 +23,10 @@ import optax
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.models import bert, dual_encoder
 from dpr_jax.training import train_step
+from tests import pairwise
 
+FULL = os.environ.get("DPR_JAX_EQUIVALENCE") == "full"
+TOPOLOGIES = ("1", "8", "2x4")  # devices; the last are those of two processes
 QUESTIONS = 16
 WAYS = {
   "plain": {},
@@ -48,10 +54,19 @@ class Problem:
     return f"{self.negatives}-negatives-dropout-{self.dropout}-{towers}"
 
 
-PROBLEMS = [
-  Problem(*values)
-  for values in itertools.product([0, 1, 2], [0.0, 0.1], [False, True])
+_rows = itertools.product if FULL else pairwise.rows
+CELLS = [
+  (devices, way, Problem(*problem))
+  for devices, way, *problem in _rows(
+    TOPOLOGIES, WAYS, [0, 1, 2], [0.0, 0.1], [False, True]
+  )
 ]
+PROBLEMS = list(dict.fromkeys(problem for _, _, problem in CELLS))
+
+
+def cells_of(*topologies: str) -> list[tuple[str, str, Problem]]:
+  """The cells on these devices."""
+  return [cell for cell in CELLS if cell[0] in topologies]
 
 
 def _encoder(problem, **settings):
@@ -170,7 +185,7 @@ def compute(problem, way, devices=None):
 
 
 def main(path):
-  """Computes every cell together with the other processes."""
+  """Computes the cells of two processes together with the other process."""
   jax.config.update(
     "jax_num_cpu_devices", int(os.environ["DPR_JAX_CPU_DEVICES"])
   )
@@ -181,7 +196,7 @@ def main(path):
     coordinator_bind_address=os.environ["DPR_JAX_COORDINATOR"],
   )
   found = {}
-  for problem, way in itertools.product(PROBLEMS, WAYS):
+  for _, way, problem in cells_of("2x4"):
     leaves = jax.tree.leaves(compute(problem, way))
     found |= {f"{problem} {way} {n}": x for n, x in enumerate(leaves)}
   if jax.process_index() == 0:

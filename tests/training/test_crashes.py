@@ -24,6 +24,8 @@ from dpr_jax.models import checkpoint_files, checkpoints
 from dpr_jax.training import train_retriever
 from tests.faults.amounts import amount
 
+pytestmark = pytest.mark.compiles
+
 KILLS = amount(20, 4)
 STEPS = 30 + 12 * KILLS
 EVERY = 5  # steps between two checkpoints of a run that is killed
@@ -44,11 +46,11 @@ def command(config_file):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(call, command, mined_workdir, tmp_path_factory):
+def uninterrupted(forked_call, command, mined_workdir, tmp_path_factory):
   """The workdir of a run that nothing disturbed."""
   place = workdir_lib.Workdir(tmp_path_factory.mktemp("whole") / "w")
   shutil.copytree(mined_workdir.root, place.root)
-  done = call(*command, f"--workdir={place.root}", "--cpu_devices=1")
+  done = forked_call(*command, f"--workdir={place.root}", "--cpu_devices=1")
   assert done.returncode == 0, done.stderr
   return place
 
@@ -102,7 +104,7 @@ def _newest_whole(place):
 @pytest.mark.slow
 @pytest.mark.fault_row(1, trials=KILLS)
 def test_kills_at_random_moments(
-  start, call, command, uninterrupted, fresh_workdir
+  start, forked_call, command, uninterrupted, fresh_workdir
 ):
   """SIGKILL; parameters and metrics are those of the uninterrupted run.
 
@@ -143,7 +145,7 @@ def test_kills_at_random_moments(
   assert 0 < began[-1] < STEPS
   assert len(set(began)) > KILLS // 4  # it did get on between them
   assert saves >= KILLS // 4
-  done = call(*arguments)
+  done = forked_call(*arguments)
   assert done.returncode == 0, done.stderr
   assert "resuming after step" in done.stderr
   found, wanted = _params(fresh_workdir), _params(uninterrupted)
@@ -219,7 +221,7 @@ main.main()
 @pytest.mark.slow
 @pytest.mark.fault_row(5)
 def test_other_devices_and_processes_go_on(
-  repository, environment, call, config_file, fresh_workdir, tmp_path
+  repository, environment, forked_call, config_file, fresh_workdir, tmp_path
 ):
   """8, then 4, then 2 x 4 devices, then 1: the batches of one that did it all.
 
@@ -258,7 +260,9 @@ def test_other_devices_and_processes_go_on(
   assert reached == sorted(set(reached))
   assert reached[-1] < 8
   for place in (fresh_workdir, alone):
-    done = call("train", *flags, f"--workdir={place.root}", "--cpu_devices=1")
+    done = forked_call(
+      "train", *flags, f"--workdir={place.root}", "--cpu_devices=1"
+    )
     assert done.returncode == 0, done.stderr
   found, wanted = _rows(fresh_workdir), _rows(alone)
   assert [row["step"] for row in found] == list(range(1, 9))
@@ -271,7 +275,7 @@ def test_other_devices_and_processes_go_on(
 @pytest.mark.slow
 @pytest.mark.fault_row(2)
 def test_sigterm_saves_and_other_cores_go_on(
-  start, call, command, uninterrupted, fresh_workdir
+  start, forked_call, command, uninterrupted, fresh_workdir
 ):
   """Exit 143, saved where it stopped; a second process is refused meanwhile."""
   arguments = (*command, f"--workdir={fresh_workdir.root}")
@@ -280,7 +284,7 @@ def test_sigterm_saves_and_other_cores_go_on(
     assert _wait_for_rows(fresh_workdir, 5, process), process.stderr.read()
     process.send_signal(signal.SIGSTOP)
     try:
-      second = call(*arguments, *never, "--cpu_devices=1")
+      second = forked_call(*arguments, *never, "--cpu_devices=1")
     finally:
       process.send_signal(signal.SIGCONT)
     assert second.returncode == 2
@@ -292,7 +296,7 @@ def test_sigterm_saves_and_other_cores_go_on(
   step, _ = _params(fresh_workdir)
   assert 4 <= step < STEPS
   assert f"saved after step {step} of {STEPS}" in stderr
-  done = call(*arguments, *never, "--cpu_devices=4")
+  done = forked_call(*arguments, *never, "--cpu_devices=4")
   assert done.returncode == 0, done.stderr
   assert f"resuming after step {step}" in done.stderr
   found, wanted = _rows(fresh_workdir), _rows(uninterrupted)
@@ -304,9 +308,11 @@ def test_sigterm_saves_and_other_cores_go_on(
 
 
 @pytest.mark.slow
-def test_not_a_number_stops_and_is_never_saved(call, command, fresh_workdir):
+def test_not_a_number_stops_and_is_never_saved(
+  forked_call, command, fresh_workdir
+):
   """A learning rate that blows up: one line with step and checkpoint."""
-  done = call(
+  done = forked_call(
     *command,
     f"--workdir={fresh_workdir.root}",
     "--cpu_devices=1",

@@ -1,14 +1,14 @@
 """One global batch is one function: on any topology, in any chunks.
 
-{1 core, 8 cores, 2 processes x 4 cores} x {plain, gradient cache in two chunk
-sizes, streamed losses} x {0, 1, 2 hard negatives} x {dropout} x {towers}: loss
-within 1e-5 relative, every gradient leaf within 1e-4 of its norm of what one
-core computes in the plainest way.
+{1 device, 8 devices, 2 processes x 4 devices} x {plain, gradient cache in two
+chunk sizes, streamed losses} x {0, 1, 2 hard negatives} x {dropout} x {towers}:
+loss within 1e-5 relative, every gradient leaf within 1e-4 of its norm of what
+one device computes in the plainest way.  `make equivalence` computes all 180
+cells, `make test` those in which every pair of values occurs.
 """
 
 import functools
-import importlib.util
-import pathlib
+import itertools
 import subprocess
 import sys
 
@@ -17,11 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-_PATH = pathlib.Path(__file__).with_name("equivalence.py")
-_SPEC = importlib.util.spec_from_file_location("equivalence", _PATH)
-equivalence = importlib.util.module_from_spec(_SPEC)
-sys.modules["equivalence"] = equivalence
-_SPEC.loader.exec_module(equivalence)
+from tests.training import equivalence
 
 CORES_PER_PROCESS, PROCESSES = 4, 2
 
@@ -62,6 +58,7 @@ def _is_zero(name):
   )
 
 
+@pytest.mark.compiles
 def test_the_reference_is_not_trivial():
   """Masks, dropout and negatives all change the loss."""
   losses = {
@@ -78,6 +75,7 @@ def test_the_reference_is_not_trivial():
       assert _is_zero(name) == (np.linalg.norm(leaf) < 1e-5), name
 
 
+@pytest.mark.compiles
 def test_a_batch_can_be_learnt():
   """The gradient points the right way: the loss falls to a tenth."""
   problem = equivalence.Problem(1, 0.0, False)
@@ -91,18 +89,32 @@ def test_a_batch_can_be_learnt():
   assert losses[-1] < losses[0] / 10, losses
 
 
+def test_every_pair_of_values_has_a_cell():
+  """Of devices, way, negatives, dropout and towers; so in all 180, too."""
+  cells = {
+    (devices, way, problem.negatives, problem.dropout, problem.shared)
+    for devices, way, problem in equivalence.CELLS
+  }
+  values = [set(factor) for factor in zip(*cells, strict=True)]
+  assert [len(each) for each in values] == [3, 5, 3, 2, 2]
+  for one, other in itertools.combinations(range(5), 2):
+    found = {(cell[one], cell[other]) for cell in cells}
+    assert found == set(itertools.product(values[one], values[other]))
+  assert len(cells) == 180 if equivalence.FULL else len(cells) < 20
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("problem", equivalence.PROBLEMS, ids=str)
-@pytest.mark.parametrize("way", equivalence.WAYS)
-@pytest.mark.parametrize("cores", [1, 8])
-def test_cores_and_ways(cores, way, problem):
+@pytest.mark.parametrize(
+  ("devices", "way", "problem"), equivalence.cells_of("1", "8"), ids=str
+)
+def test_devices_and_ways(devices, way, problem):
   """One process."""
-  if cores == 1 and way == "plain":
+  if devices == "1" and way == "plain":
     # The reference itself: computed again, it is the same to the last bit.
     again = equivalence.compute(problem, way, jax.devices()[:1])
     jax.tree.map(np.testing.assert_array_equal, again, _reference(problem))
     return
-  found = equivalence.compute(problem, way, jax.devices()[:cores])
+  found = equivalence.compute(problem, way, jax.devices()[: int(devices)])
   _compare(found, _reference(problem))
 
 
@@ -118,7 +130,7 @@ def of_processes(tmp_path_factory, repository, environment):
       f"--devices={CORES_PER_PROCESS}",
       "--",
       sys.executable,
-      _PATH,
+      equivalence.__file__,
       path,
     ],
     env=environment,
@@ -131,10 +143,12 @@ def of_processes(tmp_path_factory, repository, environment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("problem", equivalence.PROBLEMS, ids=str)
-@pytest.mark.parametrize("way", equivalence.WAYS)
-def test_processes_and_ways(of_processes, way, problem):
+@pytest.mark.parametrize(
+  ("devices", "way", "problem"), equivalence.cells_of("2x4"), ids=str
+)
+def test_processes_and_ways(of_processes, devices, way, problem):
   """Two processes, started by the launcher."""
+  assert devices == f"{PROCESSES}x{CORES_PER_PROCESS}"
   assert of_processes["cores"] == CORES_PER_PROCESS * PROCESSES
   wanted = _reference(problem)
   leaves, structure = jax.tree.flatten(wanted)

@@ -22,6 +22,8 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import checkpoints
 from dpr_jax.training import metrics, train_retriever
 
+pytestmark = pytest.mark.compiles
+
 LIMIT = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
@@ -37,11 +39,11 @@ def arguments(config_file):
 
 
 @pytest.fixture(scope="module")
-def whole(call, arguments, mined_workdir, tmp_path_factory):
+def whole(forked_call, arguments, mined_workdir, tmp_path_factory):
   """A training without faults: what is compiled is in the cache afterwards."""
   place = workdir_lib.Workdir(tmp_path_factory.mktemp("whole") / "w")
   shutil.copytree(mined_workdir.root, place.root)
-  done = call(*arguments, f"--workdir={place.root}")
+  done = forked_call(*arguments, f"--workdir={place.root}")
   assert done.returncode == 0, done.stderr
   return place
 
@@ -91,7 +93,7 @@ def _assert_as_whole(place, whole):
 
 @pytest.mark.slow
 def test_a_limit_on_the_size_of_files(
-  call, environment, arguments, whole, fresh_workdir
+  forked_call, environment, arguments, whole, fresh_workdir
 ):
   """The checkpoint's arrays are larger than a file may be."""
   shutil.copytree(whole.tokens, fresh_workdir.tokens)
@@ -105,7 +107,7 @@ def test_a_limit_on_the_size_of_files(
   folder = fresh_workdir.training / "checkpoints"
   _assert_one_line(done, folder, "File too large")
   assert not [path for path in folder.iterdir() if "tmp" in path.name]
-  done = call(*arguments, where)
+  done = forked_call(*arguments, where)
   assert done.returncode == 0, done.stderr
   _assert_as_whole(fresh_workdir, whole)
 
@@ -137,7 +139,7 @@ def _size(folder):
 
 
 @pytest.mark.slow
-def test_a_full_disk(call, arguments, whole, small_disk):
+def test_a_full_disk(forked_call, arguments, whole, small_disk):
   """There is room for one checkpoint, and not for two."""
   one = _size(whole.training / "checkpoints" / "6")
   disk = small_disk(_size(whole.root) - _size(whole.training) + 3 * one // 2)
@@ -145,14 +147,14 @@ def test_a_full_disk(call, arguments, whole, small_disk):
   for name in ("data", "negatives", "tokens", "bm25"):
     shutil.copytree(whole.root / name, place.root / name)
   where = f"--workdir={place.root}"
-  done = call(*arguments, where)
+  done = forked_call(*arguments, where)
   folder = place.training / "checkpoints"
   _assert_one_line(done, folder, "No space left on device")
   assert checkpoints.load_params(folder)[0] == 2
   assert not [path for path in folder.iterdir() if "tmp" in path.name]
   remount = ["mount", "-o", "remount,size=100m", disk]
   subprocess.run(remount, check=True)
-  done = call(*arguments, where)
+  done = forked_call(*arguments, where)
   assert done.returncode == 0, done.stderr
   assert "resuming after step 2" in done.stderr
   _assert_as_whole(place, whole)

@@ -14,6 +14,8 @@ from dpr_jax.core import devices as devices_lib
 from dpr_jax.models import bert, dual_encoder, retriever_model
 from dpr_jax.training import optimizer_sharding, train_step
 
+pytestmark = pytest.mark.compiles
+
 _PATH = pathlib.Path(__file__).with_name("equivalence.py")
 if "equivalence" not in sys.modules:
   _SPEC = importlib.util.spec_from_file_location("equivalence", _PATH)

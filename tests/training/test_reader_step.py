@@ -10,6 +10,8 @@ from dpr_jax.core import devices as devices_lib
 from dpr_jax.models import bert, span_reader
 from dpr_jax.training import reader_step, train_step
 
+pytestmark = pytest.mark.compiles
+
 QUESTIONS, PASSAGES, LENGTH, SPANS = 4, 4, 10, 3
 
 

@@ -17,6 +17,8 @@ from dpr_jax.training import (
   train_retriever,
 )
 
+pytestmark = pytest.mark.compiles
+
 
 def _changed(config, **values):
   config = copy.deepcopy(config)

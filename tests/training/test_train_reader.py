@@ -18,6 +18,8 @@ from dpr_jax.retrieval import retrieve as retrieve_lib
 from dpr_jax.training import train_reader
 from tests.training import power_cuts
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture(scope="module")
 def config(tiny_config):

@@ -22,6 +22,8 @@ from dpr_jax.training import (
 )
 from tests.training import power_cuts
 
+pytestmark = pytest.mark.compiles
+
 
 def test_dropout_keys_follow_step_and_row():
   """All different over steps, rows and texts; the same for a global row."""

@@ -1,4 +1,7 @@
-"""What the fault suite shares: a forking process and finished workdirs."""
+"""A forking process and finished workdirs: for the fault suite, and others.
+
+A plugin of all tests (`pytest_plugins` of tests/conftest.py).
+"""
 
 import os
 import shutil
@@ -39,12 +42,10 @@ def failing_disk(shared_folder):
 
 
 @pytest.fixture(scope="session")
-def zygote(shared_folder, failing_disk, environment, tmp_path_factory):
+def zygote(failing_disk, environment, tmp_path_factory):
   """Forks a command in a moment."""
-  # Its own cache of compiled programs, which the finished workdir fills.
-  cache = {"JAX_COMPILATION_CACHE_DIR": str(shared_folder / "xla")}
   zygote = trials.Zygote(
-    tmp_path_factory.mktemp("zygote"), environment | cache, failing_disk
+    tmp_path_factory.mktemp("zygote"), environment, failing_disk
   )
   yield zygote
   zygote.close()
