@@ -1,8 +1,8 @@
 """Tables for people: methods side by side, in percent.
 
-In come the fractions of `evaluation/<questions>.json` and, where wanted,
-published ones; out comes a rich table.  Off a terminal it has the width that
-its columns need: nothing is wrapped or cut.
+In come the fractions of `evaluation/<questions>.json`; out comes a rich table.
+Off a terminal it has the width that its columns need: nothing is wrapped or
+cut.
 """
 
 import io
@@ -20,10 +20,7 @@ _WIDTH = 1000  # wider than any table: rich wraps and cuts at this width
 
 
 def comparison_table(
-  rows: Mapping[str, Mapping[str, float | int]],
-  title: str,
-  *,
-  quoted: Mapping[str, Mapping[str, float | int]] | None = None,
+  rows: Mapping[str, Mapping[str, float | int]], title: str
 ) -> rich.table.Table:
   """Methods as rows; answer top-k, gold top-k, judged measures, in percent.
 
@@ -34,23 +31,14 @@ def comparison_table(
     rows: {"dense": {"top20": 0.784, "gold_top20": 0.65}, ...}; keys that are
       not such measures (counts) are not shown.
     title: above the table.
-    quoted: published figures of the same form, marked "(quoted)": they were
-      not measured here, and perhaps on another corpus.
   """
-  quoted = quoted or {}
-  columns = _columns([*rows.values(), *quoted.values()])
+  columns = _columns([*rows.values()])
   table = rich.table.Table(title=title, title_justify="left")
   table.add_column("method", no_wrap=True)
   for column in columns:
     table.add_column(_title(column), justify="right", no_wrap=True)
   for name, measures in rows.items():
     table.add_row(name, *(_percent(measures.get(key)) for key in columns))
-  if quoted:
-    table.add_section()
-  for name, measures in quoted.items():
-    table.add_row(
-      f"{name} (quoted)", *(_percent(measures.get(key)) for key in columns)
-    )
   return table
 
 
@@ -98,10 +86,3 @@ def print_table(
     file=file or sys.stdout, width=_WIDTH, highlight=False, markup=False
   )
   console.print(table)
-
-
-def table_text(table: rich.table.Table) -> str:
-  """The table as plain text, without colours."""
-  text = io.StringIO()
-  print_table(table, text)
-  return text.getvalue()

@@ -27,7 +27,6 @@ from dpr_jax.models import retriever_model
 from dpr_jax.retrieval import mine
 
 LOWER_IS_BETTER = ("dev_loss", "dev_average_rank")
-SIZES = ("dev_pool", "dev_topk_passages")  # in the dev rows, but no figures
 
 _BLOCK = 256  # dev questions read at once
 _SCORES = 2**24  # scores in memory at once: 64 MB

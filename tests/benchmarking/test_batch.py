@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from dpr_jax.benchmarking import batch, batch_cell, synthetic
+from dpr_jax.benchmarking import batch, batch_cell, harness, synthetic
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
@@ -100,7 +100,7 @@ def test_how_a_cell_may_end(config, monkeypatch):
 
   def ends(code, stderr):
     done = subprocess.CompletedProcess([], code, "", stderr)
-    monkeypatch.setattr(batch.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(harness.subprocess, "run", lambda *_, **__: done)
     return batch.bench(config, cpu_devices=2, batch_sizes=[8], repeats=1)
 
   with pytest.raises(errors.InputError, match="^a bad key$"):

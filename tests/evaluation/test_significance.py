@@ -1,5 +1,6 @@
 """Paired tests against their definitions; reports of what differs."""
 
+import io
 import math
 
 import numpy as np
@@ -58,7 +59,9 @@ def test_report_of_two_methods():
   assert found["tests"]["reciprocal_rank"]["one"] == pytest.approx(
     (1 + 1 / 4 + 1 / 2) / 4
   )
-  shown = tables.table_text(significance.table(found))
+  file = io.StringIO()
+  tables.print_table(significance.table(found), file)
+  shown = file.getvalue()
   assert "dense against bm25, 4 questions" in shown
   assert "gold reciprocal rank" in shown
 
