@@ -276,3 +276,17 @@ def test_a_part_is_read_by_rows_where_that_can_be_done(tmp_path):
   np.testing.assert_array_equal(blocks[0][1], np.load(path)[100:250])
   whole = list(faiss_build.finite_blocks(vectors))
   np.testing.assert_array_equal(whole[0][1], np.load(path))
+
+
+def test_pca_leaves_the_origin_where_it_is(make_vectors):
+  """Along the only direction in which these differ nothing is lost.
+
+  A PCA that kept its bias would subtract the mean, (3, 0), from passages and
+  question alike: scores 4, 0 and -4, the order turned round.
+  """
+  vectors = make_vectors(np.array([[1, 0], [3, 0], [5, 0]]))
+  index = faiss_build.build_index(vectors, Settings("PCA1,Flat"))
+  question = np.array([[1, 0]], np.float32)
+  rows, scores = faiss_search.search_index(index, question, 3)
+  assert rows.tolist() == [[2, 1, 0]]
+  np.testing.assert_allclose(scores, [[5, 3, 1]], rtol=1e-5)

@@ -1,0 +1,26 @@
+"""Order of hits: by score, then by row, whatever puts them together."""
+
+import numpy as np
+
+from dpr_jax.index import faiss_search
+
+
+def _in_order(rows, scores, columns):
+  rows, scores = faiss_search.in_order(
+    np.array(rows), np.array(scores, np.float32), columns
+  )
+  return rows.tolist(), scores.tolist()
+
+
+def test_ties_stand_by_row_and_minus_zero_is_zero():
+  """Lists put together from several parts, and what is no hit, last."""
+  assert _in_order([[5, 2, 7]], [[0.0, -0.0, 1.0]], 3)[0] == [[7, 2, 5]]
+  assert _in_order([[9, 4, 1]], [[-0.0, 0.0, -0.0]], 2)[0] == [[1, 4]]
+  rows, scores = _in_order([[3, -1, 8]], [[-2.0, 5.0, -1.0]], 3)
+  assert rows == [[8, 3, -1]]
+  assert scores == [[-1.0, -2.0, 0.0]]
+
+
+def test_a_list_without_ties_is_left_alone():
+  rows, scores = _in_order([[4, 2, 9]], [[3.0, 2.0, 1.0]], 2)
+  assert (rows, scores) == ([[4, 2]], [[3.0, 2.0]])
