@@ -10,7 +10,9 @@ import os
 import pathlib
 
 DEVICES = 8
-pytest_plugins = ["tests.faults.table", "tests.retrieval_world"]
+pytest_plugins = [
+  *("tests.faults.table", "tests.retrieval_world", "tests.reading_world")
+]
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(

@@ -1,8 +1,12 @@
 """Order of hits: by score, then by row, whatever puts them together."""
 
 import numpy as np
+import pytest
 
-from dpr_jax.index import faiss_search
+from dpr_jax.core import errors
+from dpr_jax.index import faiss_build, faiss_search
+from dpr_jax.index.faiss_build import Settings
+from tests.index import made
 
 
 def _in_order(rows, scores, columns):
@@ -24,3 +28,16 @@ def test_ties_stand_by_row_and_minus_zero_is_zero():
 def test_a_list_without_ties_is_left_alone():
   rows, scores = _in_order([[4, 2, 9]], [[3.0, 2.0, 1.0]], 2)
   assert (rows, scores) == ([[4, 2]], [[3.0, 2.0]])
+
+
+def test_questions_of_another_width_are_refused(clustered, make_vectors):
+  vectors = make_vectors(clustered[0][:50])
+  index = faiss_build.build_index(vectors, Settings("Flat"))
+  for search in (
+    lambda questions: faiss_search.search_index(index, questions, 3),
+    lambda questions: faiss_search.search_vectors(vectors, questions, 3),
+  ):
+    with pytest.raises(errors.InputError, match=r"\[2, 8\].*of width 16"):
+      search(np.zeros((2, 8), np.float32))
+  rows, scores = faiss_search.search_index(index, np.zeros((0, made.DIM)), 3)
+  assert rows.shape == scores.shape == (0, 3)

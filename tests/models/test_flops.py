@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpr_jax.models import bert, dual_encoder
+from dpr_jax.models import bert
 from dpr_jax.models import flops as flops_lib
-from dpr_jax.planning import sizes
 
 CONFIG = bert.BertConfig(
   vocab_size=50,
@@ -65,25 +64,3 @@ def test_encoding_for_position_0_alone():
   assert flops_lib.encoding_flops(CONFIG, length, first_only=True) == (
     2 * length * each + each + 7 * keys
   )
-
-
-def test_planning_counts_by_the_same_formula():
-  """2 layers of width 4, inner 8, texts of 3: by hand, pooling by pooling.
-
-  A token of a layer: 2 * (4 * 16 + 2 * 32) + 4 * 3 * 4 = 304.
-  """
-  config = bert.BertConfig(
-    vocab_size=10,
-    hidden_size=4,
-    num_hidden_layers=2,
-    num_attention_heads=1,
-    intermediate_size=8,
-    max_position_embeddings=8,
-  )
-  mean, first = (
-    dual_encoder.DualEncoder(config, pooling=pooling)
-    for pooling in ("mean", "cls")
-  )
-  assert sizes.encode_flops(mean, 5, 3) == 5 * 2 * 3 * 304
-  # The last layer: 304 at position 0, keys and values (64) at two others.
-  assert sizes.encode_flops(first, 5, 3) == 5 * (3 * 304 + 304 + 2 * 64)
