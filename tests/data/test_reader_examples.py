@@ -83,3 +83,16 @@ def test_what_is_left_out_is_counted(reader_tokenizer):
     reader_examples.from_results(
       [entries[0], {"question": 1}], reader_tokenizer
     )
+
+
+def test_only_the_first_so_many_passages_are_looked_at(reader_tokenizer):
+  """The answer stands in the second; the third is a negative of three."""
+  hits = [made.hit(f"{n}", text) for n, text in enumerate(["b", "city", "c"])]
+  entries = [made.entry(["city"], *hits)]
+  for from_top, negatives in ((2, 1), (3, 2)):
+    data = reader_examples.from_results(
+      entries, reader_tokenizer, from_top=from_top
+    )
+    assert len(data.examples[0].negatives) == negatives
+  few = reader_examples.from_results(entries, reader_tokenizer, from_top=1)
+  assert few.counts["without_positive"] == 1

@@ -41,3 +41,32 @@ def test_flops_of_products_written_as_convolutions(line, flops):
   program = hlo.Program(text)
   lines = program.computations["m"]
   assert costs.convolution_flops(lines["c"], lines) == flops
+
+
+@pytest.mark.parametrize(
+  ("line", "flops"),
+  [
+    # Two FLOPs for each of 4 x 16 values and 8 terms.
+    (
+      "f32[4,16]{1,0} dot(%l, %r), lhs_contracting_dims={1},"
+      " rhs_contracting_dims={0}",
+      2 * 4 * 16 * 8,
+    ),
+    # A kernel says itself how many; one that does not has none.
+    (
+      'f32[4,16]{1,0} custom-call(%l, %r), backend_config={"cost_estimate":'
+      '{"flops":"123","bytes":"4"}}',
+      123,
+    ),
+    ('f32[4,16]{1,0} custom-call(%l, %r), custom_call_target="x"', 0),
+    ("f32[4,16]{1,0} add(%l, %r)", 0),
+  ],
+)
+def test_flops_of_other_operations(line, flops):
+  program = hlo.Program(
+    "ENTRY %m (l: f32[]) -> f32[] {\n  %l = f32[4,8]{1,0} parameter(0)\n"
+    f"  %r = f32[8,16]{{1,0}} parameter(1)\n  ROOT %c = {line}\n}}\n"
+  )
+  (operation,) = costs.operations(program)
+  assert operation.flops == flops
+  assert operation.times == 1
