@@ -1,5 +1,6 @@
 """Order of hits: by score, then by row, whatever puts them together."""
 
+import faiss
 import numpy as np
 import pytest
 
@@ -41,3 +42,31 @@ def test_questions_of_another_width_are_refused(clustered, make_vectors):
       search(np.zeros((2, 8), np.float32))
   rows, scores = faiss_search.search_index(index, np.zeros((0, made.DIM)), 3)
   assert rows.shape == scores.shape == (0, 3)
+
+
+def _shard(total, scores, rows):
+  """An index that finds what it is told to, as FAISS returns it."""
+
+  class Shard(faiss.IndexFlatIP):
+    def search(self, questions, k):
+      return np.array(scores)[:, :k], np.array(rows)[:, :k]
+
+  index = Shard(1)
+  index.add(np.zeros((total, 1), np.float32))
+  return index
+
+
+def test_rows_of_shards_are_numbered_through():
+  """What a later shard does not find is no row of the one before it."""
+  lowest = float(np.finfo(np.float32).min)
+  index = faiss_search.ShardedIndex(
+    [
+      _shard(2, [[4.0, 1.0]], [[1, 0]]),
+      _shard(3, [[5.0, 4.0, lowest]], [[2, 0, -1]]),
+    ],
+    first_rows=[0, 2],
+    dim=1,
+  )
+  scores, rows = index.search(np.zeros((1, 1), np.float32), 5)
+  assert rows.tolist() == [[4, 1, 2, 0, -1]]
+  assert scores.tolist() == [[5.0, 4.0, 4.0, 1.0, 0.0]]

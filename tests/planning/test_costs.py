@@ -70,3 +70,9 @@ def test_flops_of_other_operations(line, flops):
   (operation,) = costs.operations(program)
   assert operation.flops == flops
   assert operation.times == 1
+
+
+def test_what_is_never_called_costs_nothing():
+  part = "(a: f32[]) -> f32[] {\n  ROOT %x = f32[4]{0} add(%a, %a)\n}\n"
+  program = hlo.Program(f"%unused {part}\nENTRY %main {part}")
+  assert len(costs.operations(program)) == 1

@@ -150,3 +150,18 @@ def test_what_two_methods_found_is_read_once(reading_engine, monkeypatch):
   for one, other in zip(found, wanted, strict=True):
     for ours, alone in zip(one, other, strict=True):
       np.testing.assert_allclose(ours, alone, atol=1e-4)
+
+
+def test_the_answer_is_among_the_first_so_many():
+  """The second passage ranks higher, and the first is retrieved first."""
+  passages = [records.Passage(i, "", f"{i} text") for i in "ab"]
+  task = read_lib.Task("q", (), passages, [2.0, 1.0])
+  readings = [passage_reader.Reading(rank, 0.5, 0, 1) for rank in (1.0, 2.0)]
+  assert read_lib.answer(task, readings) == read_lib.Answer(
+    "b", 1, "b", 2.0, 0, 1
+  )
+  first = read_lib.Answer("a", 0, "a", 1.0, 0, 1)
+  assert read_lib.answer(task, readings, 1) == first
+  # Scaled to 1 and 0: 1 + 3 * 1 against 2.
+  assert read_lib.answer(task, readings, weight=3.0).score == 4.0
+  assert read_lib.answer(task, [], 1) == read_lib.Answer()
