@@ -15,6 +15,7 @@ pytest_plugins = [
   "tests.faults.fixtures",
   "tests.faults.table",
   "tests.kinds",
+  "tests.reading_world",
   "tests.retrieval_world",
 ]
 

@@ -7,10 +7,7 @@ run.  The losses of all ways must agree, or the bench fails.
 """
 
 import copy
-import json
 import pathlib
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -126,27 +123,13 @@ def _run_cell(
     workdir_lib.write_json(given, config_lib.plain(config))
     spec = {
       "config": str(given),
-      "result": str(found),
       "cpu_devices": cpu_devices,
       "repeats": repeats,
       "memory_share": memory_share,
     }
-    done = subprocess.run(
-      [sys.executable, "-m", "dpr_jax.benchmarking.batch_cell"],
-      input=json.dumps(spec),
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
-      text=True,
-      errors="replace",
-      check=False,
-    )
-    last = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
-    if done.returncode == 2:
-      raise errors.InputError(last)
-    if done.returncode:
-      # Out of memory after all, most likely: it is a result, and is shown.
-      return {"fits": None, "failure": f"exit {done.returncode}: {last[:300]}"}
-    return workdir_lib.read_json(found)
+    cell = harness.run_cell("batch_cell", spec, found)
+  # Out of memory after all is neither a fit nor a misfit.
+  return {"fits": None, **cell} if "failure" in cell else cell
 
 
 def check_losses(cells: Sequence[dict[str, Any]]) -> None:

@@ -11,9 +11,12 @@ stand the machine, its measured peak of matrix products, and the versions.
 import dataclasses
 import gc
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +26,7 @@ import numpy as np
 from absl import logging
 
 from dpr_jax.core import errors, memory
+from dpr_jax.core import workdir as workdir_lib
 
 PACKAGES = (
   "dpr-jax",
@@ -36,6 +40,42 @@ PACKAGES = (
 )
 PEAK_SIZE = 4096
 GIGA = 1e9
+
+
+def run_cell(
+  module: str, spec: Mapping[str, Any], result: pathlib.Path
+) -> dict[str, Any]:
+  """Runs a module of this folder in a process of its own.
+
+  Its memory and its threads are then its own, and it may run out of them.
+
+  Args:
+    module: reads its task, a JSON object, from standard input.
+    spec: the task; `result` is added to it.
+    result: where the module writes what it found, a JSON object.
+
+  Returns:
+    What it found; {"failure": reason} where it ended otherwise.
+
+  Raises:
+    InputError: the module refused its task.
+  """
+  done = subprocess.run(
+    [sys.executable, "-m", f"dpr_jax.benchmarking.{module}"],
+    input=json.dumps({**spec, "result": str(result)}),
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+    errors="replace",
+    check=False,
+  )
+  last = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
+  if done.returncode == 2:
+    raise errors.InputError(last)
+  if done.returncode:
+    # Out of memory, most likely: it is a result, and is shown.
+    return {"failure": f"exit {done.returncode}: {last[:300]}"}
+  return workdir_lib.read_json(result)
 
 
 @dataclasses.dataclass(frozen=True)

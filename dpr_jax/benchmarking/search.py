@@ -11,10 +11,7 @@ them into words.
 
 import copy
 import importlib.util
-import json
 import pathlib
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -175,13 +172,14 @@ def _measure(
     "settings": {**settings, "factory": factory},
   }
   if factory != EXACT:
-    return _run_cell(spec, scratch)
+    return harness.run_cell("search_cell", spec, scratch / "result.json")
   import jax
 
   found: dict[str, Any] = {}
   speeds = {}
   for name in _THREADS:
-    found = _run_cell(
+    found = harness.run_cell(
+      "search_cell",
       {
         **spec,
         "speed_of": name,
@@ -189,31 +187,10 @@ def _measure(
         "platform": jax.default_backend(),
         "cpu_devices": 1 if name == _THREADS[0] else cpu_devices,
       },
-      scratch,
+      scratch / "result.json",
     )
     speeds |= found.get("questions_per_second", {})
   return {**found, "questions_per_second": speeds}
-
-
-def _run_cell(spec: dict[str, Any], scratch: pathlib.Path) -> dict[str, Any]:
-  """Runs `search_cell` in a process of its own and returns what it found."""
-  result = scratch / "result.json"
-  done = subprocess.run(
-    [sys.executable, "-m", "dpr_jax.benchmarking.search_cell"],
-    input=json.dumps({**spec, "result": str(result)}),
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-    errors="replace",
-    check=False,
-  )
-  last = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
-  if done.returncode == 2:
-    raise errors.InputError(last)
-  if done.returncode:
-    # Out of memory, most likely: it is a result, and is shown.
-    return {"failure": f"exit {done.returncode}: {last[:300]}"}
-  return workdir_lib.read_json(result)
 
 
 def _against_bm25s(

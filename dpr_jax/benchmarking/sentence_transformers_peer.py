@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dpr_jax.benchmarking import training_texts
+from dpr_jax.benchmarking import torch_training, training_texts
 from dpr_jax.core import errors
 
 NAME = "sentence-transformers"
@@ -176,17 +176,12 @@ class Peer:
       # Vectors are of unit length already where they should be.
       similarity_fct=util.dot_score,
     )
-    decayed, spared = [], []
-    for parameter in self._model.parameters():
-      (decayed if parameter.ndim > 1 else spared).append(parameter)
-    self._optimizer = torch.optim.AdamW(
-      [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-      ],
+    self._optimizer = torch_training.adamw(
+      torch,
+      self._model,
+      weight_decay=settings.weight_decay,
       betas=(settings.b1, settings.b2),
-      eps=settings.epsilon,
-      fused=True,
+      epsilon=settings.epsilon,
     )
 
   @property
@@ -230,18 +225,16 @@ class Peer:
     Returns:
       The loss before the step.
     """
-    for group in self._optimizer.param_groups:
-      group["lr"] = learning_rate
     features = self._features(questions, passages)
     loss = self._loss(features, self._torch.zeros(len(questions)))
-    loss.backward()
-    if self._settings.clip_norm > 0:
-      self._torch.nn.utils.clip_grad_norm_(
-        self._model.parameters(), self._settings.clip_norm
-      )
-    self._optimizer.step()
-    self._optimizer.zero_grad()
-    return float(loss.detach())
+    return torch_training.descend(
+      self._torch,
+      self._model,
+      self._optimizer,
+      loss,
+      learning_rate=learning_rate,
+      clip_norm=self._settings.clip_norm,
+    )
 
   def _features(
     self,

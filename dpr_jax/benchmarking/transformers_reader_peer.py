@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dpr_jax.benchmarking import torch_training
 from dpr_jax.core import errors
 
 NAME = "transformers"
@@ -89,16 +90,8 @@ class Peer:
       folder, dtype=torch.float32, **rates
     )
     self._model.train()
-    decayed, spared = [], []
-    for parameter in self._model.parameters():
-      (decayed if parameter.ndim > 1 else spared).append(parameter)
-    self._optimizer = torch.optim.AdamW(
-      [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-      ],
-      eps=1e-8,
-      fused=True,
+    self._optimizer = torch_training.adamw(
+      torch, self._model, weight_decay=settings.weight_decay
     )
 
   @property
@@ -108,18 +101,14 @@ class Peer:
 
   def step(self, rows: Sequence[Row], learning_rate: float) -> float:
     """One step of training, from texts to new parameters; gives the loss."""
-    for group in self._optimizer.param_groups:
-      group["lr"] = learning_rate
-    features = self.features(rows)
-    loss = self._model(**features).loss
-    loss.backward()
-    if self._settings.clip_norm > 0:
-      self._torch.nn.utils.clip_grad_norm_(
-        self._model.parameters(), self._settings.clip_norm
-      )
-    self._optimizer.step()
-    self._optimizer.zero_grad()
-    return float(loss.detach())
+    return torch_training.descend(
+      self._torch,
+      self._model,
+      self._optimizer,
+      self._model(**self.features(rows)).loss,
+      learning_rate=learning_rate,
+      clip_norm=self._settings.clip_norm,
+    )
 
   def features(self, rows: Sequence[Row]) -> dict[str, Any]:
     """The arrays that `step` computes on, one window a question."""

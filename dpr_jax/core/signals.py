@@ -32,11 +32,6 @@ class Request:
 
   number: int | None = None
 
-  def raise_if_asked(self) -> None:
-    """Raises `Interrupted` where a signal has come."""
-    if self.number is not None:
-      raise Interrupted(self.number)
-
 
 _deferred: list[Request | None] = []  # None = inside `at_once`
 

@@ -36,7 +36,7 @@ def comparison_table(
       not such measures (counts) are not shown.
     title: above the table.
   """
-  columns = _columns(list(rows.values()))
+  columns = _columns([*rows.values()])
   table = rich.table.Table(title=title, title_justify="left")
   table.add_column("method", no_wrap=True)
   for column in columns:

@@ -33,11 +33,13 @@ def encoding_flops(
 ) -> int:
   """FLOPs of encoding a text of `length` tokens.
 
+  Products of matrices alone, two FLOPs for a multiplication and an addition.
+
   Args:
     config: sizes.
     length: of the text.
-    first_only: the last layer is computed for position 0 alone: the others only
-      give keys and values.
+    first_only: the last layer is computed for position 0 alone, as [CLS]
+      pooling needs: the others only give keys and values.
   """
   each, layers = layer_flops(config, length), config.num_hidden_layers
   if not first_only:
@@ -81,14 +83,13 @@ def training_work(
 ) -> Work:
   """The work of a train step on texts with these masks, layers alone."""
   total = Work()
-  each = TRAINING * config.num_hidden_layers
   for mask in masks:
     rows, length = mask.shape
     lengths = [int(count) for count in mask.sum(axis=1)]
     total += Work(
       tokens=sum(lengths),
       padded_tokens=rows * length,
-      flops=each * sum(n * layer_flops(config, n) for n in lengths),
-      padded_flops=each * rows * length * layer_flops(config, length),
+      flops=TRAINING * sum(encoding_flops(config, n) for n in lengths),
+      padded_flops=TRAINING * rows * encoding_flops(config, length),
     )
   return total

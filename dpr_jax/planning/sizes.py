@@ -14,6 +14,7 @@ import ml_collections
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, setting_rules
 from dpr_jax.models import bert, retriever_model
+from dpr_jax.models import flops as flops_lib
 
 # `config.json` of checkpoints that `config.model.checkpoint` may name.
 KNOWN = {
@@ -105,21 +106,10 @@ def batch(config: ml_collections.ConfigDict, cores: int) -> dict[str, Any]:
 
 
 def encode_flops(encoder: Any, rows: int, length: int) -> int:
-  """FLOPs of the model's way forward over `rows` texts of `length` tokens.
-
-  Products of matrices alone, two FLOPs for a multiplication and an addition;
-  with [CLS] pooling the last layer makes queries and what follows from them for
-  position 0 only.
-  """
-  config = encoder.config
-  width, inner = config.hidden_size, config.intermediate_size
-  of_tokens = 2 * 2 * width**2  # keys and values
-  of_queries = 2 * (2 * width**2 + 2 * width * inner) + 4 * length * width
-  whole = length * (of_tokens + of_queries)
-  last = whole
-  if encoder.pooling == "cls":
-    last = length * of_tokens + of_queries
-  return rows * ((config.num_hidden_layers - 1) * whole + last)
+  """FLOPs of the model's way forward over `rows` texts of `length` tokens."""
+  return rows * flops_lib.encoding_flops(
+    encoder.config, length, first_only=encoder.pooling == "cls"
+  )
 
 
 def train_flops(config: ml_collections.ConfigDict, encoder: Any) -> int:
@@ -134,4 +124,4 @@ def train_flops(config: ml_collections.ConfigDict, encoder: Any) -> int:
     + encode_flops(encoder, passages, length)
     + 2 * questions * passages * width  # scores
   )
-  return 3 * forward
+  return flops_lib.TRAINING * forward

@@ -31,7 +31,6 @@ from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.models import retriever_model
 
 LOWER_IS_BETTER = ("dev_loss", "dev_average_rank")
-SIZES = ("dev_pool", "dev_topk_passages")  # in the dev rows, but no figures
 
 _BLOCK = 256  # dev questions read at once
 _SCORES = 2**24  # scores in memory at once: 64 MB

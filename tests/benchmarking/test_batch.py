@@ -1,31 +1,12 @@
 """`bench batch` with tiny sizes: structure and agreement, no seconds."""
 
-import copy
-import io
 import json
 import subprocess
 
 import pytest
 
-from dpr_jax.benchmarking import batch, batch_cell, synthetic
-from dpr_jax.core import config as config_lib
+from dpr_jax.benchmarking import batch, harness
 from dpr_jax.core import errors
-from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.models import retriever_model
-
-
-@pytest.fixture
-def config(tiny_config, starter_folder):
-  """Smallest sizes; the random BERT takes the starter's tokenizer."""
-  del starter_folder
-  config = copy.deepcopy(tiny_config)
-  config.model.random_layers = 1
-  config.model.random_width = 16
-  config.model.question_length = 8
-  config.model.passage_length = 12
-  config.train.chunk_size = 2
-  config.train.loss_tile = 4
-  return config
 
 
 def _measured(cell):
@@ -41,14 +22,16 @@ def _measured(cell):
 
 
 @pytest.mark.slow
-def test_cells_in_processes_of_their_own(config, tmp_path, monkeypatch, capsys):
+def test_cells_in_processes_of_their_own(
+  cell_base, tmp_path, monkeypatch, capsys
+):
   ways = {
     name: batch.WAYS[name] for name in ("plain", "gradient cache, ring loss")
   }
   monkeypatch.setattr(batch, "WAYS", ways)
   path = tmp_path / "report.json"
   report = batch.bench(
-    config,
+    cell_base,
     cpu_devices=2,
     batch_sizes=[16],
     repeats=1,
@@ -65,9 +48,9 @@ def test_cells_in_processes_of_their_own(config, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_is_not_run(config):
+def test_what_does_not_fit_is_not_run(cell_base):
   """The compiler's prediction decides."""
-  cell = batch.cell_config(config, 16, "plain")
+  cell = batch.cell_config(cell_base, 16, "plain")
   found = batch._run_cell(cell, cpu_devices=1, repeats=1, memory_share=1e-9)
   assert found["fits"] is False
   assert "seconds" not in found
@@ -75,33 +58,13 @@ def test_what_does_not_fit_is_not_run(config):
   assert row[2].startswith("does not fit: ")
 
 
-def test_bad_input_in_a_cell(config, tmp_path, monkeypatch, capsys):
-  """Exit status 2 and one line on stderr, as everywhere."""
-  config.model.pooling = "sum"
-  cell = batch.cell_config(config, 32, "plain")
-  workdir_lib.write_json(tmp_path / "in.json", config_lib.plain(cell))
-  spec = {
-    "config": str(tmp_path / "in.json"),
-    "result": str(tmp_path / "out.json"),
-    "cpu_devices": 0,
-    "repeats": 1,
-    "memory_share": 0.8,
-  }
-  monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(spec)))
-  with pytest.raises(SystemExit, match="2"):
-    batch_cell.main()
-  last = capsys.readouterr().err.strip().splitlines()[-1]
-  assert "config.model.pooling='sum': must be one of" in last
-  assert not (tmp_path / "out.json").exists()
-
-
-def test_how_a_cell_may_end(config, monkeypatch):
+def test_how_a_cell_may_end(cell_base, monkeypatch):
   """Bad input ends the bench; a cell that was killed is a result."""
 
   def ends(code, stderr):
     done = subprocess.CompletedProcess([], code, "", stderr)
-    monkeypatch.setattr(batch.subprocess, "run", lambda *_, **__: done)
-    return batch.bench(config, cpu_devices=2, batch_sizes=[8], repeats=1)
+    monkeypatch.setattr(harness.subprocess, "run", lambda *_, **__: done)
+    return batch.bench(cell_base, cpu_devices=2, batch_sizes=[8], repeats=1)
 
   with pytest.raises(errors.InputError, match="^a bad key$"):
     ends(2, "a warning\na bad key\n")
@@ -111,11 +74,11 @@ def test_how_a_cell_may_end(config, monkeypatch):
 
 
 @pytest.mark.parametrize("sizes", [[7], [0]])
-def test_bad_sizes(config, sizes):
+def test_bad_sizes(cell_base, sizes):
   with pytest.raises(
     errors.InputError, match=f"--batch_sizes: {sizes[0]} must"
   ):
-    batch.bench(config, cpu_devices=2, batch_sizes=sizes)
+    batch.bench(cell_base, cpu_devices=2, batch_sizes=sizes)
 
 
 def test_losses_that_disagree_fail():
@@ -131,10 +94,10 @@ def test_losses_that_disagree_fail():
     batch.check_losses(cells)
 
 
-def test_ways_change_what_they_say(config):
-  config.train.chunk_size = config.train.loss_tile = 0
+def test_ways_change_what_they_say(cell_base):
+  cell_base.train.chunk_size = cell_base.train.loss_tile = 0
   plain, cached, tiled, ring = (
-    batch.cell_config(config, 64, way).train for way in batch.WAYS
+    batch.cell_config(cell_base, 64, way).train for way in batch.WAYS
   )
   assert (plain.gradient_cache, plain.chunk_size) == (False, 0)
   assert (cached.gradient_cache, cached.chunk_size) == (True, batch.CHUNK_SIZE)
@@ -146,21 +109,3 @@ def test_ways_change_what_they_say(config):
   ]
   assert tiled.loss_tile == ring.loss_tile == batch.LOSS_TILE
   assert {each.batch_size for each in (plain, tiled, ring)} == {64}
-
-
-def test_synthetic_batches(config):
-  """The shapes of real ones; every passage another one; the same each time."""
-  cell = batch.cell_config(config, 16, "plain")
-  cell.train.hard_negatives = 2
-  source = synthetic.make_source(cell, retriever_model.start(cell))
-  one, other = source[0], source[0]
-  assert one["questions"][0]["ids"].shape == (16, 8)
-  assert one["passages"][0]["ids"].shape == (48, 12)
-  assert len(set(one["passage_keys"].tolist())) == 48
-  assert one["passage_valid"].all()
-  for kind in ("questions", "passages"):
-    group = one[kind][0]
-    lengths = group["mask"].sum(axis=1)
-    assert lengths.min() >= group["mask"].shape[1] // 2
-    assert (group["ids"] == other[kind][0]["ids"]).all()
-    assert group["ids"][group["mask"]].min() > 0

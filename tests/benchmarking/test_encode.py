@@ -67,3 +67,15 @@ def test_the_peer_computes_the_same(
   )
   with pytest.raises(RuntimeError, match="do not compute the same"):
     encode.bench(config, mined_workdir, against=peer_lib.NAME, **SMALL)
+
+
+def test_figures_by_hand():
+  """12 passages in 2 s and in 4 s, of 6 GFLOP each; peaks of 10 and of 3."""
+  found = encode.figures(
+    [2.0, 4.0], [3.0, 6.0], 12, [6 * 10**9] * 2, [10.0, 3.0]
+  )
+  assert found["passages_per_second"]["median"] == 4.5
+  assert found["passages_per_processor_second"]["median"] == 3.0
+  assert found["gflops"] == pytest.approx(2.25)
+  shares = found["share_of_peak"]
+  assert (shares["least"], shares["greatest"]) == pytest.approx((0.3, 0.5))

@@ -10,6 +10,7 @@ from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
 from dpr_jax.benchmarking import train, training_texts
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.models import flops as flops_lib
 from dpr_jax.models import retriever_model
 from dpr_jax.training import retriever_batches
 
@@ -175,3 +176,20 @@ def test_random_weights_have_no_peer(tiny_config, mined_workdir):
   config.model.checkpoint = "random"
   with pytest.raises(errors.InputError, match='checkpoint="random"'):
     train.bench(config, mined_workdir, against=peer_lib.NAME)
+
+
+def test_figures_by_hand():
+  """Two rounds of 4 questions: 2 s for 6 GFLOP of 8, then 1 s for 4 of 5."""
+  giga = 10**9
+  works = [
+    flops_lib.Work(30, 40, 6 * giga, 8 * giga),
+    flops_lib.Work(20, 60, 4 * giga, 5 * giga),
+  ]
+  found = train.figures([2.0, 1.0], works, 4, peak=10.0)
+  assert found["gflops"] == {"useful": 3.5, "padded": 4.5}
+  assert found["share_of_peak"] == {"useful": 0.35, "padded": 0.45}
+  assert found["questions_per_second"]["median"] == 3.0
+  assert found["step_seconds"]["median"] == 1.5
+  assert found["tokens_per_question"] == 50 / 8
+  assert found["padded_tokens_per_question"] == 100 / 8
+  assert found["padding_share"] == 0.5

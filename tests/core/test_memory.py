@@ -35,3 +35,26 @@ def test_resident_memory_grows_with_what_is_held():
   assert memory.status("VmHWM") >= after
   assert memory.status("NoSuchLine") is None
   assert held[0] == 1
+
+
+def test_kilobytes_of_proc_are_1024_bytes(monkeypatch):
+  text = "MemTotal:  16 kB\nMemFree:  1 kB\nMemAvailable:   10 kB\n"
+  files = {
+    "/proc/meminfo": text,
+    "/sys/fs/cgroup/memory.max": "5000\n",
+    "/sys/fs/cgroup/memory.current": "1000\n",
+  }
+
+  def read_text(path):
+    if str(path) not in files:
+      raise FileNotFoundError(path)
+    return files[str(path)]
+
+  monkeypatch.setattr(memory.pathlib.Path, "read_text", read_text)
+  assert memory.meminfo() == {"MemTotal": 16_384, "MemAvailable": 10_240}
+  # A container's limit counts where it leaves less.
+  assert memory.available_memory() == 4000
+  files["/sys/fs/cgroup/memory.max"] = "max\n"
+  assert memory.available_memory() == 10_240
+  files.clear()
+  assert memory.available_memory() is None

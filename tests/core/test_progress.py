@@ -42,3 +42,25 @@ def test_a_bar_on_a_terminal(monkeypatch):
   _walk()
   assert "embed: " in terminal.getvalue()
   assert "5/5" in terminal.getvalue()
+
+
+def test_the_speed_is_that_of_this_run(monkeypatch):
+  """What an earlier run did took none of this one's time.
+
+  3 passages in 6 seconds; with the 2 that were there it would be 0.8.
+  """
+  now = [100.0]
+  monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+  monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(sys, "stderr", io.StringIO())
+  lines = []
+  monkeypatch.setattr(
+    logging, "info", lambda text, *args: lines.append(text % args)
+  )
+  with progress.Progress(5, "embed", "passages", first=2) as bar:
+    for _ in range(3):
+      now[0] += 2
+      bar.update()
+  assert lines == [
+    f"embed: {count} of 5 passages, 0.5 passages/s" for count in (3, 4, 5)
+  ]

@@ -156,3 +156,28 @@ def test_a_damaged_manifest_is_replaced_where_that_is_asked(tmp_path):
   _make(some, range(5))
   _close(some)
   assert some.begin()
+
+
+def test_the_manifest_of_another_run_is_not_waited_for(tmp_path, monkeypatch):
+  """A process without a part of its own sees the old manifest first."""
+  _parts(tmp_path, "b", count=1).begin()
+  _make(_parts(tmp_path, "b", count=1), [0])
+  _close(_parts(tmp_path, "b", count=1))
+  first, second = (
+    _parts(tmp_path, count=1, process=n, processes=2) for n in range(2)
+  )
+  assert list(second.mine) == []
+  assert not second.begin(replace=True)
+  waits = []
+
+  def sleep(seconds):
+    waits.append(seconds)
+    assert not first.begin(replace=True)
+    _make(first, [0])
+    _close(first)
+
+  monkeypatch.setattr(sharded_output.time, "sleep", sleep)
+  assert second.collect() is None
+  assert len(waits) == 1
+  manifest = workdir_lib.read_manifest(tmp_path, "embed")
+  assert manifest["inputs"] == {"model": "a" * 20}

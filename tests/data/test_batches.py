@@ -184,6 +184,10 @@ def test_groups_only_change_where_texts_stand(tiny_checkpoint):
     np.testing.assert_array_equal(
       found["passage_keys"][found["labels"]], found["question_keys"]
     )
+    # Every passage here is of the corpus; what has no row is padding.
+    np.testing.assert_array_equal(
+      found["passage_valid"], found["passage_keys"] >= 0
+    )
   assert fits
 
 

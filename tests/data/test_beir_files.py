@@ -62,3 +62,18 @@ def test_bad_rows_are_refused(tmp_path, row, words):
   path = _write(tmp_path / "corpus.jsonl", {"_id": "d1", "text": "x"}, row)
   with pytest.raises(errors.InputError, match=rf"corpus\.jsonl:2: .*{words}"):
     list(beir_files.read_corpus(path))
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "query-id\tcorpus-id\tscore\nq1\td7\t2\nq1\td8\t0\nq2\td7\t1\n",
+    "q1 0 d7 2\nq1 0 d8 0\nq2 0 d7 1\n",  # TREC
+  ],
+)
+def test_judgements_are_by_question_then_passage(tmp_path, text):
+  (tmp_path / "test.tsv").write_text(text)
+  assert beir_files.read_qrels(tmp_path / "test.tsv") == {
+    "q1": {"d7": 2, "d8": 0},
+    "q2": {"d7": 1},
+  }

@@ -265,6 +265,14 @@ def test_possible_rows_hold_every_draw(data):
   np.testing.assert_array_equal(everything, np.arange(10))
 
 
+def test_what_an_earlier_part_takes_makes_room_for_the_next():
+  """The model takes 7; the best of BM25 that is left is then 8."""
+  pools = {"model": [[7], [], []], "bm25": [[7, 8, 9], [], []]}
+  sampler = _sampler("model:1,bm25:1", from_top=1, **pools)
+  assert sampler.keys_of_batch([0], [0]).tolist() == [0, 7, 8]
+  assert sampler.possible_rows().tolist() == [0, 1, 2, 7, 8]
+
+
 def test_without_negatives():
   """Questions with their positives alone."""
   sampler = negative_sampling.Sampler(

@@ -1,107 +1,17 @@
-"""Examples from results and from SQuAD, and batches as a pure function."""
+"""The reader's batches: a pure function, however they are dealt."""
 
 import json
 
 import numpy as np
 import pytest
 
-from dpr_jax.core import errors
 from dpr_jax.data import (
   batches,
   reader_batches,
   reader_examples,
-  reader_tokenization,
-  records,
   squad_files,
-  tokenization,
 )
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_checkpoint):
-  return reader_tokenization.ReaderTokenizer(
-    tokenization.load_tokenizer(tiny_checkpoint),
-    length=40,
-    question_length=8,
-    overlap=4,
-  )
-
-
-def _hit(identifier, text, title="page"):
-  return {"id": identifier, "title": title, "text": text, "score": "1"}
-
-
-def _entry(answers, *hits, question="where was it"):
-  return {"question": question, "answers": answers, "ctxs": list(hits)}
-
-
-def _text(data, row):
-  """The passage's text again, whatever pieces it is made of."""
-  ids = data.passages.ids(row).tolist()
-  words = [data.tokenizer.backend.id_to_token(i) for i in ids]
-  return " ".join(words).replace(" ##", "")
-
-
-GOLD = records.Passage("g", "gold", "the gold city")
-
-
-@pytest.mark.parametrize(
-  ("hits", "golden", "positives"),
-  [
-    # The gold passage is preferred, retrieved or not.
-    ([_hit("1", "a city"), _hit("g", "the gold city", "gold")], [GOLD], "g"),
-    ([_hit("1", "a city"), _hit("2", "b")], [GOLD], "g"),
-    # Without an answer in it, its page is.
-    (
-      [_hit("1", "a city"), _hit("2", "of the city", "gold")],
-      [records.Passage("g", "gold", "nothing")],
-      "of the city",
-    ),
-    # Else whatever holds the answer.
-    ([_hit("1", "a city"), _hit("2", "b")], [], "a city"),
-  ],
-)
-def test_positives_by_preference(tokenizer, hits, golden, positives):
-  data = reader_examples.from_results(
-    [_entry(["City"], *hits)], tokenizer, golden=[golden]
-  )
-  (example,) = data.examples
-  found = [_text(data, one.row) for one in example.positives]
-  assert found == [GOLD.text if positives == "g" else positives]
-  rows = [one.row for one in example.positives]
-  assert not set(rows) & set(example.negatives.tolist())
-  for row in example.negatives.tolist():
-    assert "city" not in _text(data, row)
-
-
-def test_what_is_left_out_is_counted(tokenizer):
-  entries = [
-    _entry([], _hit("1", "a city")),
-    _entry(["nowhere"], _hit("1", "a city")),
-    _entry(["city"], _hit("1", "a city, the city and another city")),
-    # Answers' tokens that no word piece stands for: a mark alone.
-    _entry(["\u0301"], _hit("2", "see \u0301 there")),
-    # An answer longer than any window.
-    _entry(["b " * 60], _hit("3", "b " * 60)),
-    _entry(["city"], _hit("1", "city"), question="a b c d e f g h i j"),
-  ]
-  data = reader_examples.from_results(entries, tokenizer, most_spans=2)
-  counts = {key: count for key, count in data.counts.items() if count}
-  assert counts == {
-    "questions": 6,
-    "without_answers": 1,
-    "without_positive": 1,
-    "unalignable": 2,
-    "kept": 2,
-    "questions_cut": 1,
-    "spans_left_out": 3,  # a third one, a mark and a long one
-    "positives_windowed": 1,
-  }
-  assert data.examples[0].positives[0].spans == ((1, 1), (4, 4))
-  with pytest.raises(errors.InputError, match="no question can be learnt"):
-    reader_examples.from_results(entries[:2], tokenizer).log("x.json")
-  with pytest.raises(errors.InputError, match="question 1 of the results"):
-    reader_examples.from_results([entries[0], {"question": 1}], tokenizer)
+from tests.data import made
 
 
 def _squad_file(tmp_path):
@@ -129,9 +39,9 @@ def _squad_file(tmp_path):
   return path
 
 
-def test_squad_answers_stand_in_their_windows(tokenizer, tmp_path):
+def test_squad_answers_stand_in_their_windows(reader_tokenizer, tmp_path):
   data = reader_examples.from_squad(
-    squad_files.read_squad(_squad_file(tmp_path)), tokenizer
+    squad_files.read_squad(_squad_file(tmp_path)), reader_tokenizer
   )
   assert data.counts["kept"] == 4
   assert data.counts["positives_windowed"] == 1
@@ -142,7 +52,7 @@ def test_squad_answers_stand_in_their_windows(tokenizer, tmp_path):
       assert len(drawn.spans) == 1
       ((first, last),) = drawn.spans
       ids = drawn.input.ids[first : last + 1].tolist()
-      assert tokenizer.backend.decode(ids) == "city"
+      assert reader_tokenizer.backend.decode(ids) == "city"
 
 
 def _source(data, batch_size, steps, **settings):
@@ -151,18 +61,18 @@ def _source(data, batch_size, steps, **settings):
 
 
 @pytest.fixture(scope="module")
-def data(tokenizer):
+def data(reader_tokenizer):
   words = "abcdefghijklmnop"
   entries = [
-    _entry(
+    made.entry(
       ["city"],
-      _hit(f"p{n}", " ".join(words[: n % 7 + 1]) + " city"),
-      *(_hit(f"n{n}.{i}", " ".join(words[i:])) for i in range(2 + n % 3)),
+      made.hit(f"p{n}", " ".join(words[: n % 7 + 1]) + " city"),
+      *(made.hit(f"n{n}.{i}", " ".join(words[i:])) for i in range(2 + n % 3)),
       question=" ".join(words[n:]),
     )
     for n in range(14)
   ]
-  return reader_examples.from_results(entries, tokenizer)
+  return reader_examples.from_results(entries, reader_tokenizer)
 
 
 def _rows(source, step):

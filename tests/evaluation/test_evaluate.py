@@ -1,6 +1,5 @@
 """Top-k accuracy, its files and its table."""
 
-import io
 import json
 import math
 
@@ -12,7 +11,6 @@ from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.evaluation import evaluate as evaluate_lib
-from dpr_jax.evaluation import tables
 
 
 def test_top_k_accuracy_counts_all_questions():
@@ -291,28 +289,3 @@ def test_answers_of_other_results_or_damaged_ones_are_refused(tmp_path):
   path.write_text(json.dumps([row | {"prediction": "b"}]))
   with pytest.raises(errors.InputError, match="bm25.json is not the file"):
     evaluate_lib.evaluate(_config(), place)
-
-
-def test_table_is_plain_and_unwrapped_off_a_terminal():
-  measures = {f"top{k}": 0.5 for k in (1, 5, 20, 100)}
-  measures |= {f"gold_{key}": 0.25 for key in list(measures)}
-  measures["questions"] = 7
-  table = tables.comparison_table(
-    {"a-method-with-quite-a-long-name": measures, "[dense]": {"top1": 1.0}},
-    "dev",
-  )
-  file = io.StringIO()
-  tables.print_table(table, file)
-  text = file.getvalue()
-  assert "\x1b" not in text
-  lines = text.splitlines()
-  assert "questions" not in text
-  header = next(line for line in lines if "method" in line)
-  for name in ("answer top-1 ", "answer top-100", "gold top-1 "):
-    assert name in header
-  assert header.index("top-5") < header.index("top-20")
-  assert header.index("answer top-100") < header.index("gold top-1")
-  (row,) = [line for line in lines if "quite-a-long-name" in line]
-  assert row.count("50.0") == row.count("25.0") == 4
-  (row,) = [line for line in lines if "[dense]" in line]
-  assert "100.0" in row

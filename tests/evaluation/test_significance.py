@@ -39,6 +39,7 @@ def test_permutation_of_noise_is_not_significant():
   assert significance.permutation(one + 0.1, one)["p"] < 0.001
 
 
+_BOTH = ("one", "other")
 ONE = [0, None, 3, 1]
 OTHER = [2, 0, None, 1]
 
@@ -82,3 +83,16 @@ def test_disagreements_name_the_questions():
   assert not math.isnan(found["only_other"][0]["rank_other"])
   found = significance.disagreements(questions, (ONE, OTHER), 1)
   assert [each["row"] for each in found["only_one"]] == [0]
+
+
+def test_a_rank_of_k_is_behind_the_first_k():
+  """Ranks count from 0: the first 3 are 0, 1 and 2."""
+  one, other = [0, 2, 3, 5], [3, 3, 3, 3]
+  found = significance.compare(("a", "b"), (one, other), ([], []), [1, 3, 4])
+  shares = [(found["tests"][f"top{k}"][m]) for k in (1, 3, 4) for m in _BOTH]
+  assert shares == [0.25, 0.0, 0.5, 0.0, 0.75, 1.0]
+  assert [found["tests"][f"top{k}"]["only_one"] for k in (1, 3, 4)] == [1, 2, 0]
+  questions = [{"question": "q", "answers": []}] * 4
+  apart = significance.disagreements(questions, (one, other), 3)
+  assert [each["row"] for each in apart["only_one"]] == [0, 1]
+  assert apart["only_other"] == []

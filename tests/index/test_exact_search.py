@@ -138,3 +138,17 @@ def test_placing_holds_the_vectors_once(make_vectors):
     rows, _ = search.search(np.ones((1, 768), np.float32), 3)
   assert rows.tolist() == [[0, 1, 2]]
   assert peak.bytes < 1.7 * vectors.array.nbytes
+
+
+@pytest.mark.parametrize("name", ["resident", "streamed", "approximate"])
+def test_minus_zero_is_zero(make_vectors, name):
+  """A product of 0 and a negative number ties with one of 0 and a positive.
+
+  JAX's own order puts -0 behind 0, which would give row 1 before row 0.
+  """
+  vectors = make_vectors(np.array([[-1], [1], [-1], [1], [1]]))
+  search = exact_search.ExactSearch(vectors, SETTINGS[name])
+  rows, scores = search.search(np.zeros((1, 1), np.float32), 4)
+  assert rows.tolist() == [[0, 1, 2, 3]]
+  assert scores.tolist() == [[0.0] * 4]
+  assert not np.signbit(scores).any()

@@ -48,3 +48,10 @@ def test_gradient_goes_where_values_went():
   dropped = dropout.drop(values, keys, 0.25, 5)
   np.testing.assert_array_equal(jax.grad(total)(values), dropped)
   assert 0.15 < (np.asarray(dropped) == 0).mean() < 0.35
+
+
+def test_what_is_kept_grows_by_what_is_dropped():
+  """3 of 4 values stay, at 4/3 of what they were: the mean stays too."""
+  keys = jax.random.split(jax.random.key(3), 2)
+  dropped = np.asarray(dropout.drop(jnp.full((2, 300), 3.0), keys, 0.25, 5))
+  assert set(dropped.ravel().tolist()) == {0.0, 4.0}

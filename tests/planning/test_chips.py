@@ -1,9 +1,9 @@
-"""Topologies, their links, and the search."""
+"""Topologies and their links."""
 
 import pytest
 
 from dpr_jax.core import errors
-from dpr_jax.planning import chips, largest_batch
+from dpr_jax.planning import chips
 
 
 def test_topologies_are_read():
@@ -39,16 +39,3 @@ def test_links():
   )
   assert pod.seconds("collective-permute", 45e9) == 1.0
   assert chips.Topology.parse("v5e:1x1").seconds("all-reduce", 1.0) == 0.0
-
-
-@pytest.mark.parametrize("limit", [0, 1, 2, 3, 9, 10])
-def test_the_search_finds_the_last_that_fits(limit):
-  asked = []
-
-  def fits(value):
-    asked.append(value)
-    return value <= limit
-
-  found = largest_batch.last_that_fits(list(range(1, 11)), fits)
-  assert found == (limit or None)
-  assert len(asked) == len(set(asked)) <= 8

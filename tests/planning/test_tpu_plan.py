@@ -3,8 +3,7 @@
 import jax
 import pytest
 
-from dpr_jax.core import errors
-from dpr_jax.planning import chips, report, sizes, tpu_plan
+from dpr_jax.planning import chips, tpu_plan
 
 QUESTIONS = 8
 HEADS = 2
@@ -94,38 +93,6 @@ def test_the_kernel_compiles_and_keeps_scores_on_the_chip(compile_plan):
   assert plain.flops_ratio() < inner.flops_ratio() <= 1.15
 
 
-def test_the_table_says_what_the_report_holds(compile_plan):
-  step = compile_plan("v5e:1x1", 2)
-  found = {
-    "topology": "v5e:1x1",
-    "cores": 1,
-    "hosts": 1,
-    "config": {
-      "model": {"attention": "plain"},
-      "train": {
-        "batch_size": 2,
-        "hard_negatives": 1,
-        "gradient_cache": False,
-        "chunk_size": 0,
-        "remat": "none",
-        "loss": "gathered",
-        "shard_optimizer": False,
-        "reduce_dtype": "float32",
-      },
-    },
-    "train": tpu_plan._figures(step)
-    | {"questions_per_second": 5.0, "steps": 7, "hours": 1, "chip_hours": 2},
-  }
-  text = report.table(found)
-  assert "v5e:1x1: 1 cores on 1 host\n" in text
-  assert "fits                yes" in text
-  assert "7 steps, 1.00 h, 2.0 chip-hours" in text
-  found["train"] = tpu_plan._figures(
-    tpu_plan.Step(False, {"total": 2**35}, 2**34, 1)
-  )
-  assert "NO: needs 32.00 GiB of 16.00 GiB a core" in report.table(found)
-
-
 @pytest.mark.parametrize(
   "name", ["v4:2x2x1", "v4:2x2x4", "v5e:2x4", "v5p:2x2x1", "v6e:4x4"]
 )
@@ -146,33 +113,6 @@ def test_a_chip_is_one_core_with_the_memory_that_its_compiler_knows(
   step = tpu_plan.compile_step(lowered, topology, 0)
   assert not step.fits
   assert step.hbm_limit == topology.chip.hbm_bytes
-
-
-def test_sizes_need_no_weights(tiny_checkpoint, tiny_config):
-  config = tiny_config.copy_and_resolve_references()
-  model = sizes.model_of(config)
-  assert all(
-    isinstance(leaf, jax.ShapeDtypeStruct)
-    for leaf in jax.tree.leaves(model.params)
-  )
-  config.model.checkpoint = "hf:nobody/knows"
-  with pytest.raises(errors.InputError, match="looks nothing up.*starter"):
-    sizes.model_of(config)
-  config.model.checkpoint = "hf:google-bert/bert-base-uncased"
-  config.model.passage_length = 256
-  params = sizes.model_of(config).params["question"]
-  count = sum(leaf.size for leaf in jax.tree.leaves(params))
-  assert count == 108_891_648  # BERT-base without its pooler
-
-
-def test_model_flops_are_those_of_the_formula(tiny_config):
-  """LIMITS: 45.9 GFLOP for 256 tokens through BERT-base, every position."""
-  config = tiny_config.copy_and_resolve_references()
-  config.model.checkpoint = "hf:google-bert/bert-base-uncased"
-  config.model.pooling = "mean"
-  encoder = sizes.model_of(config).encoder
-  wanted = 256 * (169.87e6 + 36_864 * 256)
-  assert sizes.encode_flops(encoder, 1, 256) == pytest.approx(wanted, rel=1e-3)
 
 
 @pytest.mark.parametrize(

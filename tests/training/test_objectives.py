@@ -195,3 +195,27 @@ def test_a_tile_that_does_not_divide_is_refused():
   """The message names the setting and the number."""
   with pytest.raises(errors.InputError, match="loss_tile=5 .* 32 passages"):
     _on_cores(_problem(0), 1.0, jax.devices()[:2], "tiled", 5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_tie_is_not_correct(way):
+  """A collapsed model, which gives every text one vector, finds nothing."""
+  rows = np.arange(8, dtype=np.int32)
+  unknown = np.full(8, -1, np.int32)
+  vectors = np.ones((8, DIM), np.float32)
+  problem = {
+    "questions": vectors,
+    "passages": vectors,
+    "given": objectives.Competition(
+      rows, unknown, np.ones(8, np.float32), np.ones(8, bool), unknown
+    ),
+  }
+  loss, _, _, sums = _on_cores(problem, 1.0, jax.devices()[:2], *way)
+  assert np.asarray(sums.correct)[0] == 0
+  np.testing.assert_allclose(np.asarray(loss)[0], np.log(8), rtol=1e-6)
+  # Where three questions' own passages stand out, these are right.
+  problem["questions"] = np.eye(8, DIM, dtype=np.float32)
+  problem["passages"] = np.zeros((8, DIM), np.float32)
+  problem["passages"][:3, :3] = np.eye(3)
+  _, _, _, sums = _on_cores(problem, 1.0, jax.devices()[:2], *way)
+  assert np.asarray(sums.correct)[0] == 3
