@@ -22,6 +22,7 @@ from tests import floors
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "dpr_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+ANY = "*"  # any section
 # The only files that import an extra, and that only when they are asked to.
 PEERS = {
   "benchmarking/sentence_transformers_peer.py",
@@ -305,6 +306,19 @@ def subscript_pattern(node: ast.expr, strings: set[str]) -> str:
   return "|".join(map(re.escape, sorted(strings)))
 
 
+def sections_handed_on(tree: ast.Module) -> set[str]:
+  """Arguments that are a section of the config: which one is not written."""
+  return {
+    argument.arg
+    for node in ast.walk(tree)
+    if isinstance(node, ast.FunctionDef)
+    for argument in (*node.args.args, *node.args.kwonlyargs)
+    if argument.annotation is not None
+    and last_name(argument.annotation) == "ConfigDict"
+    and argument.arg not in ("config", "values")
+  }
+
+
 @functools.cache
 def keys_read() -> set[tuple[str, str]]:
   """(owner, key pattern) of every attribute and item that our code reads."""
@@ -314,6 +328,8 @@ def keys_read() -> set[tuple[str, str]]:
       continue
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = other_names(tree)
+    for section in sections_handed_on(tree):
+      names[section].add(ANY)
     strings = {
       node.value
       for node in ast.walk(tree)
@@ -349,7 +365,7 @@ def config_keys() -> list[tuple[str, str]]:
 def test_config_key_is_read_somewhere(key):
   section, name = key
   read = any(
-    owner == section and re.fullmatch(pattern, name)
+    owner in (section, ANY) and re.fullmatch(pattern, name)
     for owner, pattern in keys_read()
   )
   if not read:

@@ -49,8 +49,8 @@ def test_who_leaves_devices_alone():
 def test_how_commands_run_on_several_processes():
   """As the contract has it; a command of which it says nothing is free."""
   ways = {
-    command.FIRST: "prepare mine index retrieve read evaluate",
-    command.TOGETHER: "train embed train-reader run",
+    command.FIRST: "prepare read evaluate",
+    command.TOGETHER: "mine train embed index retrieve train-reader run",
     command.ONE: "demo",
     command.APART: "plan config",
   }

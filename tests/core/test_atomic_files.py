@@ -51,6 +51,7 @@ def test_a_folder_that_is_not_ours_is_kept(tmp_path, what):
   assert (path / name).exists()
 
 
+@pytest.mark.processes
 def test_what_was_left_beside_an_export_goes(tmp_path):
   """Of a process that is gone; what a living one has is left alone."""
   gone = subprocess.Popen(["true"])

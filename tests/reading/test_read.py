@@ -156,7 +156,7 @@ def test_what_two_methods_found_is_read_once(reading_engine, monkeypatch):
 def test_the_answer_is_among_the_first_so_many():
   """The second passage ranks higher, and the first is retrieved first."""
   passages = [records.Passage(i, "", f"{i} text") for i in "ab"]
-  task = read_lib.Task("q", (), passages, [2.0, 1.0])
+  task = reader_tasks.Task("q", (), passages, [2.0, 1.0])
   readings = [passage_reader.Reading(rank, 0.5, 0, 1) for rank in (1.0, 2.0)]
   assert read_lib.answer(task, readings) == read_lib.Answer(
     "b", 1, "b", 2.0, 0, 1

@@ -74,7 +74,7 @@ def test_a_profile_runs_from_the_first_step_to_the_last(tmp_path, monkeypatch):
       name,
       lambda *_, name=name: calls.append((name, step)),
     )
-  profiler = metrics.Profiler(tmp_path, (2, 4), 6)
+  profiler = metrics.Profiler(tmp_path, (2, 4))
   for step in range(1, 7):
     profiler.before(step)
     profiler.after(step, np.zeros(1))
