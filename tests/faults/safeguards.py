@@ -4,6 +4,8 @@
 it occurs once in the file.
 """
 
+_ATOMIC = "tests/core/test_atomic_files.py"
+_MANIFESTS = "tests/core/test_manifests.py"
 _WORKDIR = "tests/core/test_workdir.py"
 _REFUSALS = "tests/retrieval/test_retrieve_refusals.py"
 _RESOURCES = "tests/models/test_checkpoint_sources.py"
@@ -14,13 +16,13 @@ CHECKSUMS = {
     "core/manifests.py",
     "if found != recorded:",
     "if False:",
-    f"{_WORKDIR}::test_every_flipped_bit_of_a_manifest_is_found",
+    f"{_MANIFESTS}::test_every_flipped_bit_of_a_manifest_is_found",
   ),
   "of files that a manifest lists": (
     "core/manifests.py",
     "if found != expected:",
     "if False:",
-    f"{_WORKDIR}::test_check_files",
+    f"{_MANIFESTS}::test_check_files",
   ),
   "of a stage's output, before it counts as done": (
     "core/manifests.py",
@@ -63,7 +65,7 @@ CHECKSUMS = {
     "data/datasets.py",
     "if found != expected:",
     "if False:",
-    "tests/data/test_tfds_builders.py::test_records_of_another_table",
+    "tests/data/test_datasets.py::test_records_of_another_table",
   ),
   "of BM25": (
     "retrieval/bm25.py",
@@ -98,19 +100,19 @@ RENAMES = {
     "core/atomic_files.py",
     'temporary = path.with_name(f"{stem}{_MARK}tmp-{_number()}{dot}{suffix}")',
     "temporary = path",
-    f"{_WORKDIR}::test_replace_file_is_all_or_nothing",
+    f"{_ATOMIC}::test_replace_file_is_all_or_nothing",
   ),
   "of a folder": (
     "core/atomic_files.py",
     'temporary = path.with_name(f"{path.name}{_MARK}tmp-{_number()}")',
     "temporary = path",
-    f"{_WORKDIR}::test_replace_folder_is_all_or_nothing",
+    f"{_ATOMIC}::test_replace_folder_is_all_or_nothing",
   ),
   "back, where it failed": (
     "core/atomic_files.py",
     "os.replace(old, path)\n",
     "pass\n",
-    f"{_WORKDIR}::test_the_old_folder_comes_back_where_renaming_fails",
+    f"{_ATOMIC}::test_the_old_folder_comes_back_where_renaming_fails",
   ),
   "after the bytes": (
     "core/atomic_files.py",
@@ -138,7 +140,7 @@ LISTS = {
     "core/atomic_files.py",
     'if _MARK in f".{name}":',
     "if False:",
-    f"{_WORKDIR}::test_names_that_would_be_taken_for_leftovers_are_refused",
+    f"{_ATOMIC}::test_names_that_would_be_taken_for_leftovers_are_refused",
   ),
 }
 OWNERS = {
@@ -146,19 +148,19 @@ OWNERS = {
     "core/atomic_files.py",
     "check_ours(path, owner)\n  temporary",
     "pass\n  temporary",
-    f"{_WORKDIR}::test_a_folder_that_is_not_ours_is_kept",
+    f"{_ATOMIC}::test_a_folder_that_is_not_ours_is_kept",
   ),
   "of every file in it": (
     "core/atomic_files.py",
     "foreign = list(_foreign(path, listed))",
     "foreign = []",
-    f"{_WORKDIR}::test_replace_folder_is_all_or_nothing",
+    f"{_ATOMIC}::test_replace_folder_is_all_or_nothing",
   ),
   "of inputs inside": (
     "core/atomic_files.py",
     "if inner == outer or outer in inner.parents:",
     "if False:",
-    f"{_WORKDIR}::test_inputs_inside_what_is_replaced_are_refused",
+    f"{_ATOMIC}::test_inputs_inside_what_is_replaced_are_refused",
   ),
 }
 LINKS = {
