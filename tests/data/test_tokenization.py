@@ -96,3 +96,18 @@ def test_bad_text_and_settings(backend, tmp_path):
     tokenization.TextTokenizer(backend, passage_length=2)
   with pytest.raises(errors.InputError, match="neither tokenizer.json nor"):
     tokenization.load_tokenizer(tmp_path)
+
+
+def test_a_prefix_stands_before_whatever_is_first(backend):
+  """The title; the text, where there is no title or it is not read."""
+  for title, texts in (
+    ("pair", ["text", ("p: Ulm", "text")]),
+    ("joined", ["text", "p: Ulm text"]),
+    ("none", ["text", "p: text"]),
+  ):
+    tokenizer = tokenization.TextTokenizer(
+      backend, title=title, passage_prefix="p: ", question_prefix="q: "
+    )
+    assert tokenizer.passage_text(_passage("", "text")) == f"p: {texts[0]}"
+    assert tokenizer.passage_text(_passage("Ulm", "text")) == texts[1]
+    assert tokenizer.question_text("why") == "q: why"

@@ -94,3 +94,12 @@ def test_more_bad_files(opened, tmp_path):
     vector_formats.import_(tmp_path / "empty", tmp_path / "in2")
   with pytest.raises(errors.InputError, match="--format=hdf5"):
     vector_formats.export(opened, "hdf5", tmp_path / "out")
+
+
+def test_files_are_taken_in_the_order_of_their_numbers(tmp_path):
+  names = ["passages_2.pkl", "passages_10.pkl", "passages_9.pkl"]
+  for name in (*names, "notes.txt"):
+    (tmp_path / name).touch()
+  assert [path.name for path in vector_formats._files(tmp_path)] == [
+    *("passages_2.pkl", "passages_9.pkl", "passages_10.pkl")
+  ]

@@ -4,6 +4,8 @@
 it occurs once in the file.
 """
 
+_ATOMIC = "tests/core/test_atomic_files.py"
+_MANIFESTS = "tests/core/test_manifests.py"
 _WORKDIR = "tests/core/test_workdir.py"
 _MANIFESTS = "tests/core/test_manifests.py"
 _ATOMIC = "tests/core/test_atomic_files.py"

@@ -8,6 +8,7 @@ import pytest
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import records
 from dpr_jax.evaluation import evaluate as evaluate_lib
 from dpr_jax.models import reader_model
 from dpr_jax.reading import read as read_lib
@@ -53,3 +54,15 @@ def test_rerank(
   monkeypatch.setattr(read_lib, "load_reader", untrained)
   with pytest.raises(errors.InputError, match="rank head .* was not trained"):
     rerank.rerank(reading_config, place, name="dev", method="bm25")
+
+
+def test_scores_go_on_downwards_behind_what_was_read():
+  """Two of four were read; equal ones stay in their order."""
+  passages = [records.Passage(i, "", i) for i in "abcd"]
+  task = read_lib.Task("q", (), passages, [4.0, 3.0, 2.0, 1.0])
+  found = rerank._reordered(task, [2.0, 5.0])
+  assert [(hit.id, hit.score) for hit in found] == [
+    *(("b", 5.0), ("a", 2.0), ("c", 1.0), ("d", 0.0))
+  ]
+  found = rerank._reordered(task, [2.0, 2.0])
+  assert [hit.id for hit in found] == list("abcd")

@@ -52,3 +52,17 @@ def test_candidates():
   )
   assert found.right == [True, False, False]
   assert not found.score(1.0)  # no passage has an answer
+
+
+def test_each_half_is_answered_with_the_weight_of_the_other():
+  """The reader is right on all even questions and on one odd one of three.
+
+  The odd ones would choose the retriever, which is wrong on all even ones; the
+  even ones the reader, which is right on one odd one: 1 of 6 in all.
+  """
+  even, odd = [READER_IS_RIGHT] * 3, [RETRIEVER_IS_RIGHT] * 2
+  odd.append(READER_IS_RIGHT)
+  questions = [one for pair in zip(even, odd, strict=True) for one in pair]
+  found = retriever_weight.tune(questions)
+  assert found["measure"] == 4 / 6
+  assert found["cross_fitted"] == 1 / 6
