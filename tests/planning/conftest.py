@@ -33,7 +33,7 @@ def compile_plan(plan_devices):
     topology = chips.Topology.parse(name)
     config = config_lib.base_config()
     config.model.checkpoint = "random"
-    config.model.random_layers, config.model.random_width = 2, 128
+    config.model.random_layers, config.model.random_width = 3, 128
     config.model.question_length, config.model.passage_length = 16, 32
     config.train.batch_size = questions * topology.cores
     config.model.attention = attention

@@ -7,7 +7,7 @@ from dpr_jax.planning import chips, tpu_plan
 
 QUESTIONS = 8
 HEADS = 2
-WIDTH, LAYERS, VOCABULARY, POSITIONS = 128, 2, 30522, 512
+WIDTH, LAYERS, VOCABULARY, POSITIONS = 128, 3, 30522, 512
 
 
 def _bytes(step, kind):
