@@ -11,7 +11,7 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.evaluation import evaluate as evaluate_lib
 from dpr_jax.evaluation import reader_tasks
-from dpr_jax.inference import passage_reader
+from dpr_jax.inference import passage_reader, reader_answers
 from dpr_jax.reading import read as read_lib
 from tests import reading_world
 
@@ -158,11 +158,11 @@ def test_the_answer_is_among_the_first_so_many():
   passages = [records.Passage(i, "", f"{i} text") for i in "ab"]
   task = reader_tasks.Task("q", (), passages, [2.0, 1.0])
   readings = [passage_reader.Reading(rank, 0.5, 0, 1) for rank in (1.0, 2.0)]
-  assert read_lib.answer(task, readings) == read_lib.Answer(
+  assert reader_answers.answer(task, readings) == reader_answers.Answer(
     "b", 1, "b", 2.0, 0, 1
   )
-  first = read_lib.Answer("a", 0, "a", 1.0, 0, 1)
-  assert read_lib.answer(task, readings, 1) == first
+  first = reader_answers.Answer("a", 0, "a", 1.0, 0, 1)
+  assert reader_answers.answer(task, readings, 1) == first
   # Scaled to 1 and 0: 1 + 3 * 1 against 2.
-  assert read_lib.answer(task, readings, weight=3.0).score == 4.0
-  assert read_lib.answer(task, [], 1) == read_lib.Answer()
+  assert reader_answers.answer(task, readings, weight=3.0).score == 4.0
+  assert reader_answers.answer(task, [], 1) == reader_answers.Answer()
