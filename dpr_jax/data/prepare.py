@@ -6,26 +6,22 @@ names; out come three TFDS datasets, which every later stage opens with
 why, is counted in the manifest and logged: nothing is dropped silently.
 """
 
-import dataclasses
-import hashlib
 import importlib.resources
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import ml_collections
-import numpy as np
 from absl import logging
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_module
 from dpr_jax.data import (
-  answer_matching,
   datasets,
-  dpr_files,
-  records,
+  kept_rows,
   tfds_builders,
+  tsv_corpus,
 )
 
 SPLITS = ("train", "dev")
@@ -36,7 +32,6 @@ _SAMPLE_FILES = {
   "train": "train.json",
   "dev": "dev.json",
 }
-_BLOCK = 1000
 
 
 def prepare(
@@ -64,12 +59,16 @@ def prepare(
   sources = _sources(data)
   for role, path in sources.items():
     workdir_module.refuse_inside(f"config.data.{role}", path, workdir.data)
+  quoting = config_lib.one_of("data.quoting", data.quoting, tsv_corpus.QUOTING)
+  settings = config_lib.sections(config, "data")
+  if quoting == tsv_corpus.QUOTING[0]:
+    # Workdirs from before this setting were made with its default.
+    del settings["data"]["quoting"]
   stage = workdir_module.Stage(
     name="prepare",
     folder=workdir.data,
     config=config_lib.as_recorded(
-      config_lib.sections(config, "data"),
-      workdir.data / workdir_module.MANIFEST,
+      settings, workdir.data / workdir_module.MANIFEST
     ),
     inputs={
       role: workdir_module.fingerprint_file(path)
@@ -79,27 +78,36 @@ def prepare(
   if stage.is_current(overwrite):
     return
   with workdir_module.replace_folder(workdir.data, "prepare") as folder:
-    counts = {}
+    counts: dict[str, int] = {}
     questions = {}
     splits = [split for split in SPLITS if split in sources]
     for split in splits:
-      questions[split] = _KeptQuestions(
+      questions[split] = kept_rows.KeptQuestions(
         split, sources[split], data[f"max_{split}"]
       )
       tfds_builders.write_questions(questions[split], folder / split)
-    corpus = _KeptPassages(
+    corpus = kept_rows.KeptPassages(
       sources["passages"],
       data.max_passages,
       {gold.id for split in splits for gold in questions[split].gold},
+      quoting,
     )
     tfds_builders.write_passages(corpus, folder / "passages")
     counts.update(corpus.counts)
     table = datasets.PassageTable.open(folder / "passages")
     for split in splits:
       counts.update(questions[split].counts)
-      counts.update(_compare_gold(split, questions[split].gold, table))
-    stage.finish(counts, folder=folder, files=_file_hashes(folder))
+      counts.update(kept_rows.compare_gold(split, questions[split].gold, table))
+    stage.finish(
+      counts,
+      folder=folder,
+      files=_file_hashes(folder),
+      quoting=corpus.quoting,
+    )
   _log_summary(counts, sources)
+  corpus.warn()
+  for split in splits:
+    questions[split].warn(counts)
 
 
 def open_passages(
@@ -168,163 +176,6 @@ def _sources(data: ml_collections.ConfigDict) -> dict[str, pathlib.Path]:
     else:
       sources[role] = pathlib.Path(os.path.expanduser(data[role]))
   return sources
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Gold:
-  """A positive of a kept question, as small as a comparison allows."""
-
-  id: str
-  digest: bytes
-
-
-def _digest(text: str) -> bytes:
-  return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
-
-
-class _KeptQuestions:
-  """Iterates over the questions of a file that are kept; counts the others.
-
-  Attributes:
-    counts: complete after the iteration.
-    gold: the positives of the questions kept, after the iteration.
-  """
-
-  def __init__(self, split: str, path: pathlib.Path, limit: int):
-    self.gold: list[_Gold] = []
-    self._split = split
-    self._path = path
-    self._limit = limit
-    self._counts = dict.fromkeys(
-      (
-        "read",
-        "kept",
-        "without_question",
-        "without_positives",
-        "beyond_max",
-        "answers_without_tokens",
-        "positives",
-      ),
-      0,
-    )
-
-  @property
-  def counts(self) -> dict[str, int]:
-    """As the manifest has them: `train` for those kept, `train_read`, …."""
-    counts = {f"{self._split}_{key}": n for key, n in self._counts.items()}
-    return {self._split: counts.pop(f"{self._split}_kept"), **counts}
-
-  def __iter__(self) -> Iterator[records.Question]:
-    counts = self._counts
-    for question in dpr_files.read_questions(self._path):
-      counts["read"] += 1
-      if not question.question.strip():
-        counts["without_question"] += 1
-        continue
-      if self._split == "train" and not question.positives:
-        counts["without_positives"] += 1
-        continue
-      if self._limit and counts["kept"] == self._limit:
-        counts["beyond_max"] += 1
-        continue
-      counts["kept"] += 1
-      counts["without_positives"] += not question.positives
-      counts["positives"] += len(question.positives)
-      self.gold.extend(
-        _Gold(passage.id, _digest(passage.text))
-        for passage in question.positives
-      )
-      yield self._with_real_answers(question)
-    if not counts["kept"]:
-      raise errors.InputError(
-        f"{self._path}: no question is left for {self._split}: of"
-        f" {counts['read']} rows, {counts['without_question']} have an empty"
-        f" question and {counts['without_positives']} no positive passage"
-      )
-
-  def _with_real_answers(self, question: records.Question) -> records.Question:
-    """Drops answers without a token: they would match every passage."""
-    kept = tuple(
-      a for a in question.answers if answer_matching.answer_tokens(a)
-    )
-    if len(kept) == len(question.answers):
-      return question
-    self._counts["answers_without_tokens"] += len(question.answers) - len(kept)
-    return dataclasses.replace(question, answers=kept)
-
-
-class _KeptPassages:
-  """Iterates over the passages of a corpus that are kept, in file order.
-
-  With a limit the file is read twice: first to learn which of the gold ids it
-  holds, for these are kept before all others.
-
-  Attributes:
-    counts: complete after the iteration.
-  """
-
-  def __init__(self, path: pathlib.Path, limit: int, gold_ids: set[str]):
-    self.counts = {"passages": 0, "passages_read": 0, "passages_beyond_max": 0}
-    self._path = path
-    self._limit = limit
-    self._gold_ids = gold_ids
-
-  def __iter__(self) -> Iterator[records.Passage]:
-    room = self._room_for_others()
-    counts = self.counts
-    for passage in dpr_files.read_passages(self._path):
-      counts["passages_read"] += 1
-      if room is not None and passage.id not in self._gold_ids:
-        if not room:
-          counts["passages_beyond_max"] += 1
-          continue
-        room -= 1
-      counts["passages"] += 1
-      yield passage
-    if not counts["passages_read"]:
-      raise errors.InputError(
-        f"{self._path}: the corpus is empty, there is only a header"
-      )
-
-  def _room_for_others(self) -> int | None:
-    """How many passages that are no gold ones may be kept; None = all."""
-    if not self._limit:
-      return None
-    found = {
-      passage.id
-      for passage in dpr_files.read_passages(self._path)
-      if passage.id in self._gold_ids
-    }
-    if len(found) > self._limit:
-      raise errors.InputError(
-        f"config.data.max_passages={self._limit}: the questions kept have"
-        f" {len(found)} different positive passages in {self._path}, and all"
-        f" of them are needed: set it to at least {len(found)}, or lower"
-        " config.data.max_train and max_dev"
-      )
-    return self._limit - len(found)
-
-
-def _compare_gold(
-  split: str, gold: list[_Gold], table: datasets.PassageTable
-) -> dict[str, int]:
-  """Counts positives that the corpus does not have, or has otherwise."""
-  named = [positive for positive in gold if positive.id]
-  rows = table.rows_of([positive.id for positive in named])
-  differs = 0
-  known = np.flatnonzero(rows >= 0)
-  for first in range(0, len(known), _BLOCK):
-    block = known[first : first + _BLOCK]
-    passages = table.take(rows[block])
-    differs += sum(
-      _digest(passage.text) != named[i].digest
-      for i, passage in zip(block, passages, strict=True)
-    )
-  return {
-    f"{split}_gold_without_id": len(gold) - len(named),
-    f"{split}_gold_not_in_corpus": len(named) - len(known),
-    f"{split}_gold_text_differs": differs,
-  }
 
 
 def _file_hashes(folder: pathlib.Path) -> dict[str, str]:
