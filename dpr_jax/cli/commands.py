@@ -156,6 +156,7 @@ def _functions(
       name=cli_flags.NAME.value,
       match=cli_flags.MATCH.value,
       qrels=experiment.path(cli_flags.QRELS),
+      judged=cli_flags.JUDGED.value,
       compare=cli_flags.COMPARE.value,
       **again("evaluate"),
     ),

@@ -61,6 +61,13 @@ QRELS = flags.DEFINE_string(
   " questions' own positives; adds nDCG, recall, MRR and MAP. retrieve: ask"
   " only the questions judged there.",
 )
+JUDGED = flags.DEFINE_enum(
+  "judged",
+  None,
+  ["asked", "all"],
+  "evaluate --qrels: measures over the judged questions that were asked (the"
+  " default), or over all that are judged, with 0 for those not asked.",
+)
 COMPARE = flags.DEFINE_list(
   "compare",
   None,
@@ -206,6 +213,7 @@ _TAKEN_BY = {
   "from": ("mine", "import"),
   "json": ("ask", "config", "plan", *_BENCHES),
   "k": ("ask",),
+  "judged": ("evaluate",),
   "match": ("evaluate", "run"),
   "method": ("retrieve", "read", "ask", "run"),
   "model": ("embed", "index", "export", "run"),

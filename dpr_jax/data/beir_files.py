@@ -17,7 +17,7 @@ from dpr_jax.core import errors
 from dpr_jax.data import file_streams, json_objects, json_records, records
 
 # trec_eval counts per grade, from 0 to the greatest: so many fit into memory.
-MOST_GRADE = 1000
+MOST_GRADE = 1_000_000
 Judgements = dict[str, dict[str, int]]  # question id -> passage id -> grade
 
 _HEADER = frozenset(
@@ -87,7 +87,7 @@ def read_qrels(path: str | os.PathLike) -> Judgements:
       if not line.strip():
         continue
       where = f"{path}:{number}"
-      fields = _qrels_fields(line)
+      fields = columns(line)
       if number == 1 and _is_header(fields):
         continue
       question, passage, grade = _judgement(fields, where, line)
@@ -111,7 +111,11 @@ def read_qrels(path: str | os.PathLike) -> Judgements:
   return found
 
 
-def _qrels_fields(line: str) -> list[str]:
+def columns(line: str) -> list[str]:
+  """The fields of a line: between tabs where it has one, else between spaces.
+
+  So ids with spaces are whole wherever tabs are used.
+  """
   if "\t" in line:
     return [field.strip() for field in line.strip("\r\n").split("\t")]
   return line.split()
