@@ -20,7 +20,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, beir_files
 from dpr_jax.evaluation import (
-  exact_match,
+  answer_scores,
   qrels_measures,
   significance,
   staleness,
@@ -67,7 +67,7 @@ def evaluate(
   judged: str | None = None,
   compare: Sequence[str] | None = None,
   overwrite: bool = False,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | int]]:
   """Measures every results file of a question set, writes and prints them.
 
   Args:
@@ -161,7 +161,7 @@ def evaluate(
           workdir, path, sidecars[method], judgements, ranks, judging
         )
     for method, path in answered.items():
-      measures.setdefault(method, {}).update(exact_match.file_scores(path))
+      measures.setdefault(method, {}).update(answer_scores.file_scores(path))
     workdir_lib.write_json(output, measures)
     sha256 = workdir_lib.fingerprint_file(output)
     stage.finish(counts, files={output.name: sha256})
