@@ -6,9 +6,11 @@ several lines) is refused with what it is, what is wanted, and a command that
 makes it so.
 """
 
+import contextlib
 import itertools
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ijson
@@ -18,6 +20,7 @@ from dpr_jax.data import file_streams
 
 SHAPE = "a list [...] of objects, or one object a line,"
 
+_OF_A_ROW = {"question", "text", "contents", "_id", "query"}
 _MOST_EVENTS = 100_000  # of a parser, before a shape is settled
 
 
@@ -63,7 +66,7 @@ def read(
       except errors.InputError as error:
         if row > 1:
           raise
-        raise _shape_error(path, error) from error
+        raise _shape_error(path, text, error) from error
       yield where, value, False
 
 
@@ -82,12 +85,20 @@ def first(path: str | os.PathLike) -> Any:
     return None
 
 
-def list_of_objects(value: Mapping[str, Any]) -> str:
-  """The first field that is a list of objects, "" for none."""
+def around(value: Mapping[str, Any]) -> str:
+  """How to get at rows that an object has around them, "" where it has none."""
   for name, inner in value.items():
     if isinstance(inner, list) and inner and isinstance(inner[0], dict):
-      return name
+      return _fix([name], name)
+  if value and all(isinstance(inner, dict) for inner in value.values()):
+    return _fix([], "")
   return ""
+
+
+def _fix(lists: Sequence[str], name: str) -> str:
+  jq = f"`jq .{name} FILE`" if lists else "`jq -c '.[]' FILE`"
+  what = f"the list in its field {name!r}" if lists else "its values"
+  return f"{SHAPE} is wanted: if the rows are {what}, {jq} writes them so"
 
 
 def _short_lines(file) -> Iterator[bytes]:
@@ -96,25 +107,27 @@ def _short_lines(file) -> Iterator[bytes]:
 
 
 def _shape_error(
-  path: str | os.PathLike, error: errors.InputError
+  path: str | os.PathLike, line: bytes, error: errors.InputError
 ) -> errors.InputError:
   """For a first line that is no JSON: perhaps it is only not all of it."""
+  with contextlib.suppress(ValueError):
+    json.JSONDecoder().raw_decode(line.decode("utf-8-sig").lstrip())
+    return error  # a whole object, and something behind it
   fields, lists, squad, whole = _outline(path)
   if not whole:
     return error
   named = ", ".join(list(fields)[:5])
-  if lists and not fields.keys() & {"question", "text", "contents"}:
-    jq = f"`jq .{lists[0]} FILE` writes its {lists[0]} alone"
-    if squad:
-      jq = "it is in SQuAD's format, which config.reader.train and `dpr-jax"
-      jq += " read --questions` take"
+  if fields.keys() & _OF_A_ROW:
     return errors.InputError(
-      f"{path}:1: the file is one object, with the fields {named}: {SHAPE} is"
-      f" wanted; {jq}"
+      f"{path}:1: the object that starts here, with the fields {named}, goes on"
+      f" in the next line: {SHAPE} is wanted; `jq -c . FILE` writes it so"
     )
+  fix = _fix(lists, lists[0] if lists else "")
+  if squad:
+    fix = "it is in SQuAD's format, which config.reader.train and `dpr-jax read"
+    fix += " --questions` take"
   return errors.InputError(
-    f"{path}:1: the object that starts here, with the fields {named}, goes on"
-    f" in the next line: {SHAPE} is wanted; `jq -c . FILE` writes it so"
+    f"{path}:1: the file is one object, with the fields {named}: {fix}"
   )
 
 

@@ -105,8 +105,8 @@ def passage(value: Any, where: str, marked: bool = False) -> records.Passage:
   if name is None:
     raise errors.InputError(
       f"{where}: no field {' or '.join(TEXTS)}, only {short(sorted(value))}: a"
-      " corpus has an object a passage, with _id, title and text"
-      f"{_wrapped(value)}"
+      " corpus has an object a passage, with _id, title and text;"
+      f" {json_objects.around(value)}".rstrip("; ")
     )
   return records.Passage(
     _identifier(value, IDS, where, marked),
@@ -265,23 +265,12 @@ def _answers(value: Mapping[str, Any], where: str, marked: bool) -> tuple:
 def _no_question(value: Mapping[str, Any], where: str) -> errors.InputError:
   """What is wrong with an object that has no question, and the fix."""
   said = f"{where}: no field question, only {short(sorted(value))}"
-  if wrapped := _wrapped(value):
-    return errors.InputError(said + wrapped)
+  if fix := json_objects.around(value):
+    return errors.InputError(f"{said}: {fix}")
   for name in ("query", "Question", "question_text", "q"):
     if name in value:
       return errors.InputError(f"{said}: rename {name} to question")
   return errors.InputError(said)
-
-
-def _wrapped(value: Mapping[str, Any]) -> str:
-  """The fix where an object is around all rows, "" where it is not."""
-  inner = json_objects.list_of_objects(value)
-  if not inner:
-    return ""
-  return (
-    f"; {json_objects.SHAPE} is wanted: if the list in its field {inner!r} has"
-    f" the rows, write that alone (`jq .{inner} FILE`)"
-  )
 
 
 def _list(value: Any, where: str, field: str) -> list:

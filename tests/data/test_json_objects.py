@@ -49,7 +49,24 @@ def test_squad_is_no_file_of_questions(tmp_path):
     list(dpr_files.read_questions(path))
 
 
-@pytest.mark.parametrize("text", ['{"question": "a", }', "{", '{"a" 1}'])
+def test_one_object_by_id_is_refused(tmp_path):
+  path = tmp_path / "train.json"
+  path.write_text(json.dumps({"q1": ROWS[0], "q2": ROWS[1]}, indent=1))
+  with pytest.raises(
+    errors.InputError,
+    match=r"with the fields q1, q2: .*'\.\[\]' FILE",
+  ):
+    list(dpr_files.read_questions(path))
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    *('{"question": "a", }', "{", '{"a" 1}'),
+    '{"question": "a"},\n{"question": "b"}\n',  # a list without its brackets
+    '{"question": "a"}{"question": "b"}',
+  ],
+)
 def test_what_is_no_json_stays_that(tmp_path, text):
   path = tmp_path / "a.jsonl"
   path.write_text(text)

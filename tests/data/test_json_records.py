@@ -53,7 +53,11 @@ def test_names_of_answers(fields, answers):
     ({"query": "q"}, "no field question, only .*: rename query to question"),
     (
       {"version": 1, "rows": [{"question": "q"}]},
-      r"only \['rows', 'version'\]; a list .*`jq .rows FILE`",
+      r"only \['rows', 'version'\]: a list .*field 'rows', `jq .rows FILE`",
+    ),
+    (
+      {"q1": {"question": "q"}},
+      r"\['q1'\]: .* its values, `jq -c '.\[\]'",
     ),
   ],
 )
@@ -74,7 +78,7 @@ def test_passages_of_other_tools():
     assert json_records.passage(row, "x") == ours
   nothing = {"_id": "d1", "title": None, "text": ""}
   assert json_records.passage(nothing, "x") == Passage("d1", "", "")
-  with pytest.raises(errors.InputError, match="'docs' has the rows"):
+  with pytest.raises(errors.InputError, match="text; a list .* field 'docs'"):
     json_records.passage({"docs": [{"_id": "d1"}]}, "x")
 
 
