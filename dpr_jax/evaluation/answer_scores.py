@@ -54,23 +54,23 @@ def file_scores(path: pathlib.Path) -> dict[str, float | int]:
   if not isinstance(rows, list) or not rows:
     raise errors.InputError(f"{path}: no questions in it")
   try:
-    judged = [row for row in rows if row["answers"] or row.get(IMPOSSIBLE)]
+    impossible = [bool(row.get(IMPOSSIBLE)) for row in rows]
+    answers = [row["answers"] for row in rows]
+    unknown = len(rows) - sum(map(is_judged, answers, impossible))
     scores: dict[str, float | int] = {}
-    if len(judged) < len(rows):
+    if unknown:
       logging.warning(
         "evaluate: %s: %d of %d questions have no answers to compare with: EM"
         " and F1 are of the others",
         path.name,
-        len(rows) - len(judged),
+        unknown,
         len(rows),
       )
-      scores["questions_not_scored"] = len(rows) - len(judged)
-    if not judged:
-      return scores
-    scores |= _scores(judged, [row["prediction"] for row in judged])
-    for count in judged[0].get("by_passages", {}):
-      some = [row["by_passages"][count]["prediction"] for row in judged]
-      for name, value in _scores(judged, some).items():
+      scores["questions_not_scored"] = unknown
+    scores |= means([row["prediction"] for row in rows], answers, impossible)
+    for count in rows[0].get("by_passages", {}):
+      some = [row["by_passages"][count]["prediction"] for row in rows]
+      for name, value in means(some, answers, impossible).items():
         if name in ("em", "f1"):
           scores[f"{name}_{count}"] = value
   except (KeyError, TypeError, AttributeError) as error:
@@ -81,32 +81,46 @@ def file_scores(path: pathlib.Path) -> dict[str, float | int]:
   return scores
 
 
-def _scores(
-  rows: Sequence[Mapping[str, Any]], predictions: Sequence[str]
+def is_judged(answers: Sequence[str], impossible: bool) -> bool:
+  """Whether it is known what is right: an answer, or none."""
+  return impossible or bool(answers)
+
+
+def means(
+  predictions: Sequence[str],
+  answers: Sequence[Sequence[str]],
+  impossible: Sequence[bool],
 ) -> dict[str, float | int]:
-  """Of rows that can all be judged."""
-  impossible = [bool(row.get(IMPOSSIBLE)) for row in rows]
+  """Means over the questions that are judged, {} where none is.
+
+  Args:
+    predictions: "" for no answer.
+    answers: accepted ones; none where nobody knows.
+    impossible: questions to which no answer is the right one; where there is
+      one, v2.0's rules hold for all.
+  """
+  judged = [
+    row
+    for row in zip(predictions, answers, impossible, strict=True)
+    if is_judged(*row[1:])
+  ]
+  if not judged:
+    return {}
   if not any(impossible):
     return exact_match.mean_scores(
-      predictions, [row["answers"] for row in rows]
+      [prediction for prediction, _, _ in judged],
+      [right for _, right, _ in judged],
     )
   found = [
-    v2_scores(prediction, [] if none else row["answers"])
-    for prediction, row, none in zip(predictions, rows, impossible, strict=True)
+    (none, *v2_scores(prediction, [] if none else right))
+    for prediction, right, none in judged
   ]
-  kinds = {"em_impossible": True, "em_answerable": False}
-  shares: dict[str, float | int] = {}
-  for name, kind in kinds.items():
-    ems = [
-      em
-      for (em, _), none in zip(found, impossible, strict=True)
-      if none == kind
-    ]
+  shares: dict[str, float | int] = {
+    "em": sum(em for _, em, _ in found) / len(found),
+    "f1": sum(f1 for _, _, f1 in found) / len(found),
+  }
+  for name, kind in (("em_impossible", True), ("em_answerable", False)):
+    ems = [em for none, em, _ in found if none == kind]
     if ems:
       shares[name] = sum(ems) / len(ems)
-  return {
-    "em": sum(em for em, _ in found) / len(found),
-    "f1": sum(f1 for _, f1 in found) / len(found),
-    **shares,
-    "questions_impossible": sum(impossible),
-  }
+  return shares | {"questions_impossible": sum(impossible)}
