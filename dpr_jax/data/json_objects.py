@@ -64,7 +64,7 @@ def read(
       try:
         value = file_streams.parse_json(text, where)
       except errors.InputError as error:
-        if row > 1:
+        if row > 1 or isinstance(error.__cause__, RecursionError):
           raise
         raise _shape_error(path, text, error) from error
       yield where, value, False

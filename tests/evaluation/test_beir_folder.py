@@ -1,6 +1,7 @@
 """BEIR's three files from `prepare` to the table, with BM25."""
 
 import json
+import shutil
 
 import pytest
 
@@ -147,3 +148,22 @@ def test_judgements_that_no_question_has(retrieved, tmp_path):
   path.write_text("x1\td1\t1\n")
   with pytest.raises(errors.InputError, match="none of its questions"):
     evaluate_lib.evaluate(config, workdir, name="test", qrels=path)
+
+
+def test_results_of_an_older_version(retrieved, tmp_path):
+  """Without the ids of questions: those in the run are what is known."""
+  config, workdir, qrels = retrieved
+  shutil.copytree(workdir.root, tmp_path / "work")
+  old = workdir_lib.Workdir(tmp_path / "work")
+  path = old.results("test", "bm25").with_suffix(".manifest.json")
+  manifest = json.loads(path.read_text())
+  stage = workdir_lib.Stage(
+    "retrieve", path.parent, manifest["config"], manifest["inputs"], path.name
+  )
+  beside = {key: manifest[key] for key in ("depth", "match", "gold")}
+  stage.finish(manifest["counts"], files=manifest["files"], **beside)
+  found = _measure((config, old, qrels))
+  assert found["judged_questions"] == 3  # q4, without a hit, is not in the run
+  assert found["judged_not_asked"] == 3
+  assert found["own_hits_dropped"] == 1
+  assert found["RR@10"] == pytest.approx((1 + 1 + 1 / 2) / 3)
