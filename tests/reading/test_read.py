@@ -316,26 +316,6 @@ def test_rerank(config, reader, engine, tmp_path, monkeypatch):
     rerank.rerank(config, place, name="dev", method="bm25")
 
 
-def test_reranked_questions_keep_their_ids(
-  config, reader, tmp_path, monkeypatch
-):
-  place = workdir_lib.Workdir(tmp_path)
-  monkeypatch.setattr(read_lib, "load_reader", lambda *_: reader)
-  _results(place)
-  path = place.results("dev", "bm25")
-  name = path.with_suffix(".manifest.json").name
-  stage = workdir_lib.Stage("retrieve", path.parent, {}, {}, name)
-  files = {path.name: workdir_lib.fingerprint_file(path)}
-  beside = {"match": "string", "depth": 4, "gold": [[], []]}
-  stage.finish({}, files=files, ids=["q 7", "q8"], **beside)
-  rerank.rerank(config, place, name="dev", method="bm25")
-  path = place.results("dev", "bm25-reader")
-  run = path.with_suffix(".trec").read_text().splitlines()
-  assert {line.split()[0] for line in run} == {"q_7"}
-  manifest = json.loads(path.with_suffix(".manifest.json").read_text())
-  assert manifest["ids"] == ["q 7", "q8"]
-
-
 def test_ask(config, engine, mined_workdir):
   retriever = retrieve_lib.Retriever.load(mined_workdir.root, "bm25")
   answerer = answerer_lib.Answerer(retriever, engine, k=3)
