@@ -14,6 +14,9 @@ from absl import logging
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.evaluation import answer_scores
+from dpr_jax.inference import reader_answers
+from dpr_jax.reading import retriever_weight
 from dpr_jax.retrieval import hybrid
 
 FILE = "null.json"
@@ -92,6 +95,26 @@ def _best(questions: Sequence[Candidate]) -> tuple[float, float]:
   else:
     threshold = (scores[cut - 1] + scores[cut]) / 2
   return float(threshold), _right(order, threshold) / len(order)
+
+
+def setting(
+  workdir: workdir_lib.Workdir,
+  method: str,
+  reader: str,
+  read: retriever_weight.Read,
+) -> dict[str, float]:
+  """The setting of stage `read` that `choose` gives for what was read."""
+  candidates = []
+  for task, readings in read:
+    if answer_scores.is_judged(task.answers, task.impossible):
+      found = reader_answers.answer(task.passages, task.scores, readings)
+      score = float("-inf") if found.score is None else found.score
+      said, silent = (
+        answer_scores.v2_scores(text, task.answers)[0]
+        for text in (found.prediction, "")
+      )
+      candidates.append(Candidate(score, said, silent))
+  return {"null_threshold": choose(workdir, method, reader, candidates)}
 
 
 def choose(

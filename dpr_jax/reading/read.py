@@ -107,10 +107,12 @@ def read(
     if not stage.is_current(overwrite or tune):
       output = workdir.answers(name, method)
       if method == SQUAD:
-        choose = functools.partial(_tune_null, workdir, reader)
+        choose = functools.partial(
+          null_threshold.setting, workdir, method, reader.fingerprint
+        )
       else:
         choose = functools.partial(
-          _tune_weight, workdir, method, reader, counts[-1]
+          retriever_weight.setting, workdir, method, reader, counts[-1]
         )
       files.append(
         _Answers(
@@ -211,52 +213,6 @@ def _stage(
   )
 
 
-_Read = Sequence[tuple[reader_tasks.Task, Sequence[passage_reader.Reading]]]
-
-
-def _tune_weight(
-  workdir: workdir_lib.Workdir,
-  method: str,
-  reader: reader_model.Reader,
-  count: int,
-  read: _Read,
-) -> dict[str, float]:
-  """The setting that `retriever_weight` chooses from what was read."""
-  candidates = [
-    retriever_weight.candidates(
-      [
-        reader_answers.cut(*pair)
-        for pair in zip(task.passages, readings, strict=True)
-      ],
-      task.answers,
-      readings,
-      task.scores,
-    )
-    for task, readings in read
-    if task.answers
-  ]
-  weight = retriever_weight.choose(workdir, method, reader, count, candidates)
-  return {"retriever_weight": weight}
-
-
-def _tune_null(
-  workdir: workdir_lib.Workdir, reader: reader_model.Reader, read: _Read
-) -> dict[str, float]:
-  """The setting that `null_threshold` chooses from what was read."""
-  candidates = []
-  for task, readings in read:
-    if task.answers or task.impossible:
-      found = reader_answers.answer(task.passages, task.scores, readings)
-      score = float("-inf") if found.score is None else found.score
-      said, silent = (
-        answer_scores.v2_scores(text, task.answers)[0]
-        for text in (found.prediction, "")
-      )
-      candidates.append(null_threshold.Candidate(score, said, silent))
-  chosen = null_threshold.choose(workdir, SQUAD, reader.fingerprint, candidates)
-  return {"null_threshold": chosen}
-
-
 class _Answers:
   """Answers to the questions of one results file, as they come."""
 
@@ -266,7 +222,7 @@ class _Answers:
     path: pathlib.Path,
     output: pathlib.Path,
     counts: list[int],
-    tune: Callable[[_Read], dict[str, float]] | None = None,
+    tune: Callable[[retriever_weight.Read], dict[str, float]] | None = None,
     extra: Mapping[str, Any] | None = None,
   ):
     """Where `tune` is given, it chooses a setting from all that was read.

@@ -37,7 +37,9 @@ def dev(tiny_config, tmp_path):
     path = _squad(tmp_path / "dev.json", *rows)
     config.reader.train = config.reader.dev = str(path)
     workdir = workdir_lib.Workdir(tmp_path)
-    found = reader_data.DevQuestions.make(config, workdir, reader, True)
+    found = reader_data.DevQuestions.make(
+      config.reader, config.read, workdir, reader, True
+    )
     return found.evaluate(
       devices_lib.replicate(reader.params, jax.local_devices())
     )
