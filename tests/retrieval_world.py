@@ -37,6 +37,10 @@ class Table(list):
   def take(self, rows):
     return [self[int(row)] for row in rows]
 
+  def rows_of(self, ids):
+    rows = {passage.id: row for row, passage in enumerate(self)}
+    return np.array([rows.get(identifier, -1) for identifier in ids], np.int64)
+
   def blocks(self, size):
     for first in range(0, len(self), size):
       yield first, list(self[first : first + size])

@@ -165,6 +165,12 @@ _STAGES = (
         " positives; adds nDCG, recall, MRR and MAP."
       ),
       Flag(
+        "judged",
+        "With --qrels: measures over the judged questions that were asked (the"
+        " default), or over all that are judged, with 0 for those not asked.",
+        choices=("asked", "all"),
+      ),
+      Flag(
         "compare",
         "Test the difference of two methods, and list the questions that one"
         " finds and the other misses.",

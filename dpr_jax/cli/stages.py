@@ -150,6 +150,7 @@ def evaluate(call: Invocation) -> None:
     name=call.flags["name"],
     match=call.flags["match"],
     qrels=call.path("qrels"),
+    judged=call.flags["judged"],
     compare=call.flags["compare"],
     **_again(call, "evaluate"),
   )

@@ -22,8 +22,8 @@ DATA = section(
     Setting(
       "passages",
       "",
-      'the corpus: psgs_w100.tsv[.gz], or JSONL in BEIR\'s format; "sample" is'
-      " the embedded sample",
+      "the corpus: psgs_w100.tsv[.gz], or JSON in BEIR's or Pyserini's form;"
+      ' "sample" is the embedded sample',
       path=True,
     ),
     Setting(
@@ -50,6 +50,13 @@ DATA = section(
       when=("data.train is not none",),
     ),
     Setting("max_dev", 0, "the first so many; 0 = all", "questions", least=0),
+    Setting(
+      "quoting",
+      "auto",
+      'of a corpus with tabs: "csv": fields in quotation marks may hold tabs'
+      ' and line breaks; "none": marks are text; "auto": what keeps the rows',
+      choices=("auto", "csv", "none"),
+    ),
   ],
 )
 

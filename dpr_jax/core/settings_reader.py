@@ -240,6 +240,13 @@ READ = section(
       stages=("read", "retrieve"),
     ),
     Setting(
+      "null_answers",
+      "never",
+      'of a file in SQuAD\'s format: "tuned": no answer below the score that'
+      " `read --questions --tune` stored",
+      choices=("never", "tuned"),
+    ),
+    Setting(
       "tokens_per_core",
       0,
       "read at once; 0 = as `embed.tokens_per_core`",

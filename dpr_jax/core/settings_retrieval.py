@@ -287,6 +287,13 @@ EVALUATE = section(
       filled=True,
       stages=("evaluate", "train"),
     ),
+    Setting(
+      "drop_self",
+      "auto",
+      "of judged measures: drop the hit that is the question itself, by its"
+      ' id; "auto": where questions have ids of their own, as BEIR does',
+      choices=("auto", "on", "off"),
+    ),
   ],
 )
 

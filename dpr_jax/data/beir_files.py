@@ -1,71 +1,82 @@
 """Readers of BEIR's files: corpus, queries and judgements.
 
-In comes a path of `corpus.jsonl`, `queries.jsonl` (each also gzipped) or
-`qrels/*.tsv`; out come passages, questions with their ids, and judgements.
-BEIR has no answer strings: its questions are judged by passage ids alone.
+In comes a path of `corpus.jsonl`, `queries.jsonl` (each also gzipped, or a JSON
+list) or `qrels/*.tsv`; out come passages, questions with their ids, and
+judgements.  BEIR has no answer strings: its questions are judged by passage ids
+alone.
 """
 
+import math
 import os
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+
+from absl import logging
 
 from dpr_jax.core import errors
-from dpr_jax.data import file_streams, records
+from dpr_jax.data import file_streams, json_objects, json_records, records
 
-_LONGEST_LINE = 1 << 24
-_LONGEST_GRADE = 9  # digits; the measures take 32 bits
+# trec_eval counts per grade, from 0 to the greatest: so many fit into memory.
+MOST_GRADE = 1_000_000
 Judgements = dict[str, dict[str, int]]  # question id -> passage id -> grade
+
+_HEADER = frozenset(
+  "query-id query_id queryid qid query question topic topic-id topic_id"
+  " corpus-id corpus_id doc-id doc_id docid docno document pid passage_id"
+  " score relevance rel label grade iter iteration".split()
+)
+_ITERATIONS = ("0", "q0")  # TREC's second column; also other whole numbers
 
 
 def is_beir(path: str | os.PathLike) -> bool:
-  """Whether a file is a `*.jsonl[.gz]` whose first object has an `_id`."""
+  """Whether a `*.jsonl[.gz]` or `*.json[.gz]` has lines with ids and texts."""
   name = pathlib.Path(path).name.lower().removesuffix(".gz")
-  if not name.endswith(".jsonl"):
+  if not name.endswith((".jsonl", ".json", ".ndjson")):
     return False
-  with file_streams.open_bytes(path) as file, file_streams.stream_errors(path):
-    if file_streams.first_byte(file) != b"{":
-      return False
-    while True:
-      line = file.readline(_LONGEST_LINE)
-      if line.strip() or not line:
-        break
-  try:
-    return "_id" in file_streams.parse_json(line, str(path))
-  except errors.InputError:
-    return False
+  if not os.path.exists(path):
+    return False  # whoever reads it says so
+  value = json_objects.first(path)
+  return isinstance(value, dict) and (
+    "_id" in value or json_records.is_query(value)
+  )
 
 
 def read_corpus(path: str | os.PathLike) -> Iterator[records.Passage]:
   """Yields the passages of a `corpus.jsonl`; a title may be missing.
 
   Raises:
-    InputError: naming the line, the field and its value.
+    InputError: naming the row, the field and its value.
   """
-  for where, value in _rows(path):
-    yield records.Passage(
-      _text(value, "_id", where),
-      _text(value, "title", where) if value.get("title") else "",
-      _text(value, "text", where),
-    )
+  wanted = "a corpus is a JSON list of objects, or one JSON object a line"
+  for where, value, marked in json_objects.read(path, wanted):
+    yield json_records.passage(value, where, marked)
 
 
 def read_queries(
   path: str | os.PathLike,
 ) -> Iterator[tuple[str, records.Question]]:
   """Yields the ids and questions of a `queries.jsonl`; errors as above."""
-  for where, value in _rows(path):
-    question = _text(value, "text", where).replace("\u2019", "'")
-    yield _text(value, "_id", where), records.Question(question)
+  wanted = "queries are one JSON object a line, with _id and text"
+  for where, value, marked in json_objects.read(path, wanted):
+    if not isinstance(value, dict):
+      raise errors.InputError(
+        f"{where}: {json_records.short(value)} is not a JSON object"
+      )
+    yield json_records.query(value, where, marked)
 
 
 def read_qrels(path: str | os.PathLike) -> Judgements:
-  """Reads judgements: BEIR's TSV with a header, or TREC's four columns.
+  """Reads judgements: BEIR's TSV with a header or without, or TREC's columns.
+
+  A line with a tab is split at tabs, so that ids may hold spaces; any other is
+  split at spaces.  A pair that is judged twice counts once.
 
   Raises:
-    InputError: a line with other columns, or a grade that is no number.
+    InputError: a line with other columns, a grade that is no whole number or
+      beyond `MOST_GRADE`, or two grades for one pair.
   """
   found: Judgements = {}
+  repeated = 0
   with (
     file_streams.open_bytes(path) as file,
     file_streams.stream_errors(path) as position,
@@ -73,46 +84,85 @@ def read_qrels(path: str | os.PathLike) -> Judgements:
   ):
     for number, line in enumerate(lines, start=1):
       position.line = number
-      fields = line.split()
-      if len(fields) == 4:  # question 0 passage grade
-        del fields[1]
-      if number == 1 and fields and not _is_number(fields[-1]):
-        continue  # the header
-      if len(fields) != 3 or not _is_number(fields[2]):
+      if not line.strip():
+        continue
+      where = f"{path}:{number}"
+      fields = columns(line)
+      if number == 1 and _is_header(fields):
+        continue
+      question, passage, grade = _judgement(fields, where, line)
+      grades = found.setdefault(question, {})
+      if grades.get(passage, grade) != grade:
         raise errors.InputError(
-          f"{path}:{number}: {line.strip()[:80]!r}: must be a question's id, a"
-          " passage's id and a grade (BEIR), or these with a 0 behind the first"
-          " (TREC)"
+          f"{where}: question {question!r} and passage {passage!r} have the"
+          f" grade {grade} here and {grades[passage]} before: take one out"
         )
-      found.setdefault(fields[0], {})[fields[1]] = int(fields[2])
+      repeated += passage in grades
+      grades[passage] = grade
   if not found:
     raise errors.InputError(f"{path}: no judgements in it")
+  if repeated:
+    logging.warning(
+      "%s: %d judgements stand there more than once, with the same grade: they"
+      " count once",
+      path,
+      repeated,
+    )
   return found
 
 
-def _is_number(text: str) -> bool:
-  digits = text.removeprefix("-")
-  return digits.isascii() and digits.isdigit() and len(digits) <= _LONGEST_GRADE
+def columns(line: str) -> list[str]:
+  """The fields of a line: between tabs where it has one, else between spaces.
+
+  So ids with spaces are whole wherever tabs are used.
+  """
+  if "\t" in line:
+    return [field.strip() for field in line.strip("\r\n").split("\t")]
+  return line.split()
 
 
-def _rows(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
-  """(where it stands, object) of every line."""
-  with (
-    file_streams.open_bytes(path) as file,
-    file_streams.stream_errors(path) as position,
-  ):
-    for line, text in enumerate(file, start=1):
-      position.line = line
-      if not text.strip():
-        continue
-      value = file_streams.parse_json(text, f"{path}:{line}:")
-      if not isinstance(value, dict):
-        raise errors.InputError(f"{path}:{line}: is not a JSON object")
-      yield f"{path}:{line}", value
+def _is_header(fields: Sequence[str]) -> bool:
+  return fields[0].lower() in _HEADER and math.isnan(_grade(fields[-1]))
 
 
-def _text(value: dict[str, Any], field: str, where: str) -> str:
-  found = file_streams.string(value.get(field), where, field)
-  if field == "_id" and not found:
-    raise errors.InputError(f"{where}: the field _id is '', not an id")
-  return found
+def _grade(text: str) -> float:
+  """A number, NaN for anything else."""
+  if not text.isascii() or "_" in text:
+    return math.nan
+  try:
+    return float(text)
+  except ValueError:
+    return math.nan
+
+
+def _judgement(
+  fields: Sequence[str], where: str, line: str
+) -> tuple[str, str, int]:
+  """Question, passage and grade of a line's fields."""
+  fields = list(fields)
+  if len(fields) == 4 and _is_iteration(fields[1]):
+    del fields[1]
+  if len(fields) != 3 or not all(fields):
+    raise errors.InputError(
+      f"{where}: {json_records.short(line.strip())}: must be a question's id, a"
+      " passage's id and a grade (BEIR), or these with a 0 behind the first"
+      " (TREC); ids with spaces in them need tabs between the columns"
+    )
+  for field in fields:
+    json_records.check_unicode(field, where, "id")
+  grade = _grade(fields[2])
+  if not grade.is_integer():
+    raise errors.InputError(
+      f"{where}: the grade {fields[2][:80]!r} is not a whole number: the"
+      " measures take 0 (not relevant), 1, 2, ..."
+    )
+  if abs(grade) > MOST_GRADE:
+    raise errors.InputError(
+      f"{where}: the grade {fields[2][:80]} is out of range: -{MOST_GRADE} to"
+      f" {MOST_GRADE}"
+    )
+  return fields[0], fields[1], int(grade)
+
+
+def _is_iteration(field: str) -> bool:
+  return field.lower() in _ITERATIONS or (field.isascii() and field.isdigit())

@@ -84,8 +84,9 @@ def first_byte(file: io.BufferedIOBase) -> bytes:
 
   A byte order mark is passed over for good.
   """
+  start = file.tell()
   if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
-    file.seek(0)
+    file.seek(start)
   start = file.tell()
   first = file.read(1)
   while first and first.isspace():
@@ -116,6 +117,9 @@ class Nesting:
   Exact for JSON; what is none may be counted wrongly, and is refused by the
   parser.  Costs a few passes in C over each chunk, and a step in Python per
   bracket where a chunk has more than are allowed.
+
+  Attributes:
+    in_string: the next byte is within a string.
   """
 
   # Of the escapes only these matter; a run of backslashes begins with one.
@@ -125,7 +129,7 @@ class Nesting:
   def __init__(self, deepest: int = DEEPEST):
     self._deepest = deepest
     self._depth = 0
-    self._in_string = False
+    self.in_string = False
 
   def too_deep(self, chunk: bytes) -> bool:
     r"""Whether the nesting exceeds the limit within the next chunk.
@@ -136,12 +140,12 @@ class Nesting:
     """
     if b"\\" in chunk:
       chunk = self._ESCAPE.sub(b"", chunk)
-    marks = b'"' * self._in_string + chunk.translate(None, self._OTHERS)
+    marks = b'"' * self.in_string + chunk.translate(None, self._OTHERS)
     # Pieces are outside and inside of strings in turn, also without those
     # between two quotation marks that have nothing between them.
     pieces = marks.replace(b'""', b"").split(b'"')
     brackets = b"".join(pieces[::2])
-    self._in_string = len(pieces) % 2 == 0
+    self.in_string = len(pieces) % 2 == 0
     # Taking away all empty pairs lessens the depth by 1 at most: what is left
     # of most chunks cannot be too deep, whatever its order.
     left = brackets.replace(b"{}", b"").replace(b"[]", b"")
@@ -156,8 +160,36 @@ class Nesting:
     return False
 
 
+# Python writes NaN and Infinity, which are no JSON: in what nobody reads they
+# do no harm, and stand for "no value" here and in `json_array` alike.
+_DECODER = json.JSONDecoder(parse_constant=lambda name: None)
+_CONSTANT = re.compile(
+  rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z)|(-?(?:NaN|Infinity))', re.DOTALL
+)
+_STRING_END = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z)', re.DOTALL)
+
+
+def _loads(data: bytes | str) -> Any:
+  if isinstance(data, bytes):
+    data = data.decode(json.detect_encoding(data), "surrogatepass")
+  return _DECODER.decode(data)
+
+
+def _without_constants(data: bytes, in_string: bool) -> bytes:
+  """`null` for NaN and Infinity outside of strings.
+
+  Args:
+    data: a piece of JSON that cuts no word and no escape.
+    in_string: it starts within a string.
+  """
+  start = _STRING_END.match(data).end() if in_string else 0
+  return data[:start] + _CONSTANT.sub(
+    lambda match: b"null" if match[1] else match[0], data[start:]
+  )
+
+
 def parse_json(data: bytes | str, where: str) -> Any:
-  """`json.loads` of a line or of a small file.
+  """`json.loads` of a line or of a small file; NaN and Infinity are None.
 
   Raises:
     InputError: beginning with `where`: it is not JSON, or nested too deeply.
@@ -168,7 +200,7 @@ def parse_json(data: bytes | str, where: str) -> Any:
       raw = raw.encode("utf-8", "surrogatepass")
     if raw.count(b"[") + raw.count(b"{") > DEEPEST and Nesting().too_deep(raw):
       raise RecursionError
-    return json.loads(data)
+    return _loads(data)
   except RecursionError as error:
     raise too_deep(where) from error
   except ValueError as error:  # also of bytes that are not UTF-8
@@ -225,6 +257,12 @@ def json_array(
   Raises:
     InputError: naming path and element.
   """
+  start = first_byte(file)
+  if start != b"[":
+    said = "is empty" if not start else f"starts with {ascii(start)[1:]}"
+    raise errors.InputError(
+      f"{path}: {said}: a list [...] of {noun}s is wanted"
+    )
   checked = LoneSurrogates(file)
   items = ijson.backends.yajl2_c.items(checked, "item", use_float=True)
   for row in itertools.count(1):
@@ -311,6 +349,8 @@ class LoneSurrogates:
         ends, True, key=lambda end: copy.copy(before).too_deep(data[:end])
       )
       data = data[: deep - 1]
+    if b"NaN" in data or b"Infinity" in data:
+      data = _without_constants(data, before.in_string)
     if b"\\ud" in data or b"\\uD" in data:
       data = self._ESCAPE.sub(self._mark, data)
     self.bytes_read += len(data)

@@ -5,6 +5,18 @@ other rooms only ever see these two classes.
 """
 
 import dataclasses
+import re
+
+_SPACE = re.compile(r"\s+")
+
+
+def trec_id(identifier: str) -> str:
+  """An id as a TREC run can hold it: `_` stands for white space.
+
+  Runs are written with it and judgements compared through it, so that an id
+  with a space is the same one on both sides.
+  """
+  return _SPACE.sub("_", identifier)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,11 +6,10 @@ questions with an answer string in one of the first 20 passages, "gold_top20"
 the share with one of their own positive passages there, where those are known.
 """
 
-import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -19,15 +18,23 @@ from absl import logging
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, beir_files, file_streams
+from dpr_jax.data import answer_matching, beir_files
 from dpr_jax.evaluation import (
-  exact_match,
+  answer_scores,
   qrels_measures,
   significance,
   staleness,
   tables,
+  trec_runs,
+)
+from dpr_jax.evaluation.ranked_results import (
+  Ranks,
+  read_ranks,
+  read_results,
+  sidecar_of,
 )
 
+DROP_SELF = ("auto", "on", "off")  # of config.evaluate.drop_self
 _METHOD = re.compile(r"[\w-]+")
 
 
@@ -50,23 +57,6 @@ def top_k_accuracy(
   return {k: sum(rank < k for rank in ranks) / len(first_hit_ranks) for k in ks}
 
 
-@dataclasses.dataclass
-class Ranks:
-  """What one results file says.
-
-  Attributes:
-    answer: rank of the first passage with an answer, per question.
-    gold: rank of the first positive passage, per question that has one.
-    depth: passages retrieved per question, at most.
-    with_answers: questions that have answer strings.
-  """
-
-  answer: list[int | None]
-  gold: list[int | None]
-  depth: int
-  with_answers: int = 0
-
-
 def evaluate(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
@@ -74,18 +64,22 @@ def evaluate(
   name: str = "dev",
   match: str | None = None,
   qrels: str | os.PathLike | None = None,
+  judged: str | None = None,
   compare: Sequence[str] | None = None,
   overwrite: bool = False,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | int]]:
   """Measures every results file of a question set, writes and prints them.
 
   Args:
-    config: reads `evaluate.match` and `evaluate.ranks`.
+    config: reads `evaluate`.
     workdir: holds `results/<name>.<method>.json`.
     name: the question set, as it was retrieved.
     match: "string" or "regex", instead of `config.evaluate.match`.
     qrels: judgements in BEIR's or TREC's format, or "gold": the questions' own
-      positives; measures over them are added.
+      positives; measures over them are added, and the counts of
+      `qrels_measures.measures`.
+    judged: "asked" (the default): the measures are over the questions that
+      were both asked and judged; "all": over all that are judged.
     compare: two methods whose difference is tested, and reported question by
       question in `evaluation/<name>.<one>-vs-<other>.json`.
     overwrite: also where nothing has changed.
@@ -107,6 +101,7 @@ def evaluate(
       for k in config.evaluate.ranks
     }
   )
+  judging = _judging(config, qrels, judged)
   workdir_lib.check_name("--name", name)
   paths = results_files(workdir, name)
   answered = answer_files(workdir, name)
@@ -135,13 +130,15 @@ def evaluate(
   }
   if qrels is not None and qrels != qrels_measures.GOLD:
     inputs["qrels"] = workdir_lib.fingerprint_file(qrels)
+  if qrels is not None and _has_corpus(workdir):
+    inputs |= workdir_lib.dataset_inputs(workdir, "passages")
   stage = workdir_lib.Stage(
     name="evaluate",
     folder=output.parent,
     config={
       "ranks": ks,
       "match": match,
-      **({"judged": True} if qrels is not None else {}),
+      **judging,
     },
     inputs=inputs,
     manifest_name=f"{name}.manifest.json",
@@ -151,20 +148,28 @@ def evaluate(
   else:
     stage.begin([output])
     measures, counts = {}, {}
+    judgements = None
+    if qrels is not None and qrels != qrels_measures.GOLD:
+      judgements = beir_files.read_qrels(qrels)
     for method, path in paths.items():
       ranks = read_ranks(path, sidecars[method], match)
       measures[method] = _measures(ranks, ks, path.name)
       counts[f"{method}_questions"] = len(ranks.answer)
       counts[f"{method}_questions_with_gold"] = len(ranks.gold)
-      if qrels is not None:
-        measures[method] |= _judged(path, sidecars[method], qrels, ranks.depth)
+      if judging:
+        measures[method] |= _judged(
+          workdir, path, sidecars[method], judgements, ranks, judging
+        )
     for method, path in answered.items():
-      measures.setdefault(method, {}).update(exact_match.file_scores(path))
+      measures.setdefault(method, {}).update(answer_scores.file_scores(path))
     workdir_lib.write_json(output, measures)
     sha256 = workdir_lib.fingerprint_file(output)
     stage.finish(counts, files={output.name: sha256})
   title = f"{name}: percent of questions"
   tables.print_table(tables.comparison_table(measures, title))
+  for line in qrels_measures.note(measures):
+    logging.info("evaluate: %s", line)
+    print(line)
   if pair:
     _compare(paths, sidecars, match, ks, pair, output)
   return measures
@@ -209,27 +214,75 @@ def _pair(
   return compare[0], compare[1]
 
 
+def _judging(
+  config: ml_collections.ConfigDict,
+  qrels: str | os.PathLike | None,
+  judged: str | None,
+) -> dict[str, str]:
+  """How judgements are used, for the manifest; {} where there are none."""
+  drop_self = config_lib.one_of(
+    "evaluate.drop_self", config.evaluate.drop_self, DROP_SELF
+  )
+  if judged is not None and judged not in qrels_measures.JUDGED:
+    raise errors.InputError(
+      f"--judged={judged}: must be one of {', '.join(qrels_measures.JUDGED)}"
+    )
+  if qrels is None:
+    if judged is not None:
+      raise errors.InputError(f"--judged={judged}: needs --qrels as well")
+    return {}
+  return {"judged": judged or qrels_measures.JUDGED[0], "drop_self": drop_self}
+
+
 def _judged(
+  workdir: workdir_lib.Workdir,
   path: pathlib.Path,
   sidecar: Mapping[str, Any],
-  qrels: str | os.PathLike,
-  depth: int,
-) -> dict[str, float]:
-  """Measures over judgements of one method's run."""
-  if qrels == qrels_measures.GOLD:
-    found = qrels_measures.of_gold(sidecar.get("gold", []))
-    if not found:
+  judgements: beir_files.Judgements | None,
+  ranks: Ranks,
+  judging: Mapping[str, str],
+) -> dict[str, float | int]:
+  """Measures over judgements of one method's run; None = its gold passages."""
+  ids = sidecar.get("ids", [])
+  if judgements is None:
+    judgements = qrels_measures.of_gold(sidecar.get("gold", []), ids)
+    if not judgements:
       raise errors.InputError(
         f"--qrels={qrels_measures.GOLD}: {path} has no questions with"
         " positives: give a file of judgements"
       )
-  else:
-    found = beir_files.read_qrels(qrels)
   # A run of the whole corpus is as deep as any measure.
-  whole = depth == sidecar.get("counts", {}).get("passages")
-  return qrels_measures.measures(
-    path.with_suffix(".trec"), found, None if whole else depth
+  whole = ranks.depth == sidecar.get("counts", {}).get("passages")
+  rows = [str(row) for row in range(len(ranks.answer))] if sidecar else None
+  run = path.with_suffix(".trec")
+  if rows and not ids and not set(trec_runs.read(run)) <= set(rows):
+    rows = None  # of an older version, which did not write down BEIR's ids
+  own = bool(ids) or bool(sidecar and rows is None)
+  asked = qrels_measures.Asked(
+    questions=ids or rows,
+    depth=None if whole else ranks.depth,
+    in_corpus=_in_corpus(workdir),
+    drop_self=judging["drop_self"] == "on"
+    or (judging["drop_self"] == "auto" and own),
+    every=judging["judged"] == "all",
   )
+  return qrels_measures.measures(run, judgements, asked)
+
+
+def _has_corpus(workdir: workdir_lib.Workdir) -> bool:
+  return (workdir.data / workdir_lib.MANIFEST).exists()
+
+
+def _in_corpus(
+  workdir: workdir_lib.Workdir,
+) -> Callable[[list[str]], Sequence[bool]] | None:
+  """Whether the corpus has ids; None where the workdir has no corpus."""
+  if not _has_corpus(workdir):
+    return None
+  from dpr_jax.data import prepare
+
+  table = prepare.open_passages(workdir)
+  return lambda ids: (table.rows_of(ids) >= 0).tolist()
 
 
 def _compare(
@@ -321,119 +374,3 @@ def _measures(ranks: Ranks, ks: Sequence[int], file: str) -> dict[str, float]:
   for k, share in top_k_accuracy(ranks.gold, shown).items():
     measures[f"gold_top{k}"] = share
   return measures
-
-
-def read_ranks(
-  path: pathlib.Path, sidecar: Mapping[str, Any], match: str
-) -> Ranks:
-  """First ranks from a results file, read question by question.
-
-  The answers are looked for again where the file was not written with this
-  `match`, or not by us.
-
-  Args:
-    path: in DPR's results format.
-    sidecar: the manifest beside it, {} for a file from elsewhere.
-    match: "string" or "regex".
-
-  Raises:
-    InputError: the file is malformed, empty, or of other questions than its
-      manifest.
-  """
-  trusted = sidecar.get("match") == match
-  gold = sidecar.get("gold", [])
-  matcher = answer_matching.AnswerMatcher(match=match)
-  ranks = Ranks([], [], int(sidecar.get("depth", 0)))
-  row = -1
-  for row, entry in enumerate(read_results(path)):
-    try:
-      hits = entry["ctxs"]
-      found = (
-        [bool(hit["has_answer"]) for hit in hits]
-        if trusted
-        else matcher.hits(
-          entry["answers"],
-          [str(hit["id"]) for hit in hits],
-          [hit["text"] for hit in hits],
-          row,
-        )
-      )
-      ids = [str(hit["id"]) for hit in hits]
-    except (KeyError, TypeError, AttributeError) as error:
-      raise errors.InputError(
-        f"{path}, question {row}: not in DPR's results format ({error!r}):"
-        " {question, answers, ctxs: [{id, title, text, score, has_answer}]}"
-      ) from error
-    ranks.answer.append(_first(found))
-    ranks.with_answers += bool(entry.get("answers"))
-    wanted = set(gold[row]) if row < len(gold) else ()
-    if wanted:
-      ranks.gold.append(_first([passage in wanted for passage in ids]))
-    if not sidecar:
-      ranks.depth = max(ranks.depth, len(hits))
-  if row < 0:
-    raise errors.InputError(f"{path}: no questions in it")
-  matcher.warn(f"evaluate: {path}")
-  if sidecar and len(gold) != row + 1:
-    raise errors.InputError(
-      f"{path} has {row + 1} questions, its manifest {len(gold)}: run `dpr-jax"
-      " retrieve --overwrite`"
-    )
-  return ranks
-
-
-def sidecar_of(path: pathlib.Path, stage: str = "retrieve") -> dict[str, Any]:
-  """The manifest beside results or answers; {} for a file from elsewhere.
-
-  Args:
-    path: of the file.
-    stage: that writes such files, "retrieve" or "read".
-
-  Raises:
-    InputError: the file is not the one that its manifest describes.
-  """
-  manifest = path.with_suffix(".manifest.json")
-  if not manifest.exists():
-    if stage == "retrieve":
-      logging.warning(
-        "%s has no manifest (it is from elsewhere): gold passages are"
-        " not known and answers are looked for again",
-        path,
-      )
-    return {}
-  sidecar = workdir_lib.read_record(manifest)
-  sidecar.pop("created", None)
-  expected = sidecar.get("files", {}).get(path.name)
-  if expected != (found := workdir_lib.fingerprint_file(path)):
-    raise errors.InputError(
-      f"{path} is not the file that {manifest.name} describes (its sha256 is"
-      f" {workdir_lib.short(found)}, {workdir_lib.short(expected)} was"
-      " recorded): it is damaged, was replaced, or was not finished; run"
-      f" `dpr-jax {stage} --overwrite`, or delete {manifest.name} to evaluate"
-      " the file as it is"
-    )
-  run = path.with_suffix(".trec").name
-  if run in sidecar.get("files", {}):
-    workdir_lib.check_files(path.parent, sidecar, [run])
-  return sidecar
-
-
-def read_results(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
-  """Questions of a results file in DPR's format, one at a time.
-
-  Raises:
-    InputError: the file is no JSON list, or is cut off.
-  """
-  with (
-    file_streams.open_bytes(path) as file,
-    file_streams.stream_errors(path) as position,
-  ):
-    rows = file_streams.json_array(path, file, position, "question", first=0)
-    for where, entry, _ in rows:
-      if not isinstance(entry, dict):
-        raise errors.InputError(f"{where}: {str(entry)[:80]} is no JSON object")
-      yield entry
-
-
-def _first(hits: Sequence[bool]) -> int | None:
-  return next((rank for rank, hit in enumerate(hits) if hit), None)

@@ -8,14 +8,9 @@ the accepted answers counts, and a question without a prediction counts as 0.
 """
 
 import collections
-import pathlib
 import re
 import string
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from dpr_jax.core import errors
-from dpr_jax.core import workdir as workdir_lib
+from collections.abc import Sequence
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -66,31 +61,3 @@ def mean_scores(
     "em": sum(exact_match(*pair) for pair in pairs) / len(pairs),
     "f1": sum(f1(*pair) for pair in pairs) / len(pairs),
   }
-
-
-def file_scores(path: pathlib.Path) -> dict[str, float]:
-  """Scores of an answers file (`dpr-jax read` writes them).
-
-  Returns:
-    "em" and "f1"; where several numbers of passages were read also "em_1",
-    "f1_1", "em_10", … by that number.
-
-  Raises:
-    InputError: the file is malformed or empty.
-  """
-  rows: list[Mapping[str, Any]] = workdir_lib.read_json(path)
-  if not isinstance(rows, list) or not rows:
-    raise errors.InputError(f"{path}: no questions in it")
-  try:
-    answers = [row["answers"] for row in rows]
-    scores = mean_scores([row["prediction"] for row in rows], answers)
-    for count in rows[0].get("by_passages", {}):
-      some = [row["by_passages"][count]["prediction"] for row in rows]
-      for name, value in mean_scores(some, answers).items():
-        scores[f"{name}_{count}"] = value
-  except (KeyError, TypeError, AttributeError) as error:
-    raise errors.InputError(
-      f"{path}: not an answers file ({error!r}): [{{question, answers,"
-      " prediction, passage_id, score}]"
-    ) from error
-  return scores

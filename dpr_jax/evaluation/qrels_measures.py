@@ -1,63 +1,189 @@
 """Measures over judged passages (qrels): nDCG, recall, MRR, MAP.
 
 In come a TREC run and the grades of passages, out come the field's measures as
-ir-measures computes them (trec_eval's rules: questions without a hit count as
-0, equal scores stand in the order of ids, backwards).
+ir-measures computes them, and over how many questions.  Three rules come
+before it:
+
+  * A passage's rank is the order in which it was retrieved.  trec_eval orders
+    equal scores by id, backwards, for some measures and not for others: here
+    scores are made from ranks, and all measures see one order.
+  * The means are over the questions that were both asked and judged, a
+    question without a hit counts as 0, and a judged passage that the corpus
+    does not have, which nothing can find, is left out.  With `every`, all
+    judged questions and passages count.
+  * A hit with the question's own id is dropped where that is asked for: in
+    ArguAna and Quora a question is itself a passage.
 """
 
+import dataclasses
 import pathlib
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import ir_measures
 from ir_measures import AP, RR, R, nDCG
 
 from dpr_jax.core import errors
-from dpr_jax.data import beir_files
+from dpr_jax.data import beir_files, records
+from dpr_jax.evaluation import trec_runs
 
 GOLD = "gold"  # in place of a file: the questions' own positive passages
+JUDGED = ("asked", "all")  # of `--judged`: which judged questions count
 MEASURES = (nDCG @ 10, R @ 20, R @ 100, RR @ 10, AP @ 100)
-_SPACE = re.compile(r"\s+")
 
 
-def of_gold(gold: Sequence[Sequence[str]]) -> beir_files.Judgements:
-  """Positive passages as judgements, by row; questions without are left out."""
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """What is known of a run beside its lines.
+
+  Attributes:
+    questions: ids of all questions asked, those without a hit included; None =
+      those in the run.
+    depth: passages per question in the run: measures that look deeper are left
+      out; None = as deep as any.
+    in_corpus: whether the corpus has each of some ids; None = not known.
+    drop_self: drop hits with the id of their question.
+    every: also judged questions that were not asked, and judged passages that
+      the corpus does not have.
+  """
+
+  questions: Collection[str] | None = None
+  depth: int | None = None
+  in_corpus: Callable[[list[str]], Sequence[bool]] | None = None
+  drop_self: bool = False
+  every: bool = False
+
+
+def of_gold(
+  gold: Sequence[Sequence[str]], ids: Sequence[str] = ()
+) -> beir_files.Judgements:
+  """Positive passages as judgements; questions without are left out.
+
+  Args:
+    gold: ids of each question's positives.
+    ids: of the questions; by default their rows.
+  """
   return {
-    str(row): {_SPACE.sub("_", identifier): 1 for identifier in identifiers}
+    (ids[row] if ids else str(row)): dict.fromkeys(identifiers, 1)
     for row, identifiers in enumerate(gold)
     if identifiers
   }
 
 
 def measures(
-  run: pathlib.Path, judgements: beir_files.Judgements, depth: int | None
-) -> dict[str, float]:
-  """Means over all judged questions.
+  path: pathlib.Path, judgements: beir_files.Judgements, asked: Asked
+) -> dict[str, float | int]:
+  """Means over the questions that count, and counts of all others.
 
   Args:
-    run: in TREC's format.
+    path: of a run in TREC's format.
     judgements: grades; 0 and below are not relevant.
-    depth: passages per question in the run: measures that look deeper are left
-      out; None = all that there are.
+    asked: what else is known of the run.
+
+  Returns:
+    The measures, as fractions, and "judged_questions" (over how many),
+    "judged_not_asked", "asked_not_judged", "judged_passages_not_in_corpus"
+    (where the corpus is known) and "own_hits_dropped" (where they are).
 
   Raises:
-    InputError: no run, or none of its questions is judged.
+    InputError: no run, none of its questions is judged, or two ids that a run
+      cannot tell apart.
   """
-  wanted = [
-    each for each in MEASURES if depth is None or each["cutoff"] <= depth
-  ]
-  try:
-    scored = list(ir_measures.read_trec_run(str(run)))
-  except (OSError, ValueError) as error:
-    raise errors.InputError(f"{run} is not a TREC run: {error}") from error
-  asked = {each.query_id for each in scored}
-  if scored and not asked & judgements.keys():
+  run = trec_runs.read(path)
+  counts: dict[str, float | int] = {}
+  if asked.drop_self:
+    counts["own_hits_dropped"] = sum(q in found for q, found in run.items())
+    run = {q: [p for p in found if p != q] for q, found in run.items()}
+  missing: set[str] = set()
+  if asked.in_corpus is not None:
+    missing = _missing(judgements, asked.in_corpus)
+    counts["judged_passages_not_in_corpus"] = len(missing)
+  grades = _as_in_runs(path, judgements, set() if asked.every else missing)
+  there = run.keys() if asked.questions is None else asked.questions
+  there = {records.trec_id(each) for each in there} | run.keys()
+  both = there & grades.keys()
+  if there and not both:
     raise errors.InputError(
-      f"{run}: none of its questions ({', '.join(sorted(asked)[:3])}, ...) is"
+      f"{path}: none of its questions ({', '.join(sorted(there)[:3])}, ...) is"
       f" in the judgements ({', '.join(sorted(judgements)[:3])}, ...): are they"
       " of the same question set?"
     )
+  counts["judged_not_asked"] = len(grades) - len(both)
+  counts["asked_not_judged"] = len(there) - len(both)
+  if not asked.every:
+    grades = {question: grades[question] for question in both}
+  counts["judged_questions"] = len(grades)
+  wanted = [
+    each
+    for each in MEASURES
+    if asked.depth is None or each["cutoff"] <= asked.depth
+  ]
   if not wanted:
-    return {}
-  found = ir_measures.calc_aggregate(wanted, judgements, scored)
-  return {str(each): float(found[each]) for each in wanted}
+    return counts
+  scored = [
+    ir_measures.ScoredDoc(question, passage, -float(rank))
+    for question, found in run.items()
+    for rank, passage in enumerate(found)
+  ]
+  means = ir_measures.calc_aggregate(wanted, grades, scored)
+  return {str(each): float(means[each]) for each in wanted} | counts
+
+
+def _missing(
+  judgements: beir_files.Judgements,
+  in_corpus: Callable[[list[str]], Sequence[bool]],
+) -> set[str]:
+  """Judged passages that the corpus does not have."""
+  passages = sorted({p for found in judgements.values() for p in found})
+  there = in_corpus(passages)
+  return {p for p, known in zip(passages, there, strict=True) if not known}
+
+
+def _as_in_runs(
+  path: pathlib.Path, judgements: beir_files.Judgements, without: set[str]
+) -> dict[str, dict[str, int]]:
+  """Judgements with ids as a run writes them, without some passages."""
+  for identifiers in (judgements, {p for j in judgements.values() for p in j}):
+    names: dict[str, str] = {}
+    for identifier in identifiers:
+      other = names.setdefault(records.trec_id(identifier), identifier)
+      if other != identifier:
+        raise errors.InputError(
+          f"{path}: the judgements have {other!r} and {identifier!r}, which are"
+          f" both {records.trec_id(other)} in a TREC run: rename one of them"
+        )
+  return {
+    records.trec_id(question): {
+      records.trec_id(passage): grade
+      for passage, grade in found.items()
+      if passage not in without
+    }
+    for question, found in judgements.items()
+  }
+
+
+def note(measured: Mapping[str, Mapping[str, float | int]]) -> list[str]:
+  """Lines for below a table: over how many questions the measures are means.
+
+  Args:
+    measured: `measures` by method; methods with the same counts share a line.
+  """
+  lines: dict[str, list[str]] = {}
+  for method, found in measured.items():
+    if "judged_questions" not in found:
+      continue
+    parts = [
+      f"{found[key]} {words}"
+      for key, words in _WORDS.items()
+      if found.get(key) or key == "judged_questions"
+    ]
+    lines.setdefault("; ".join(parts), []).append(method)
+  return [f"{', '.join(methods)}: {said}" for said, methods in lines.items()]
+
+
+_WORDS = {
+  "judged_questions": "questions in the judged measures",
+  "judged_not_asked": "judged but not asked",
+  "asked_not_judged": "asked but not judged",
+  "judged_passages_not_in_corpus": "judged passages not in the corpus",
+  "own_hits_dropped": "hits dropped that are the question itself",
+}

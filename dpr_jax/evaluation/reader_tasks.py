@@ -23,6 +23,7 @@ class Task:
     passages: best first.
     scores: the retriever's, of each.
     id: SQuAD's, "" elsewhere.
+    impossible: SQuAD v2.0 says that its paragraph has no answer.
   """
 
   question: str
@@ -30,6 +31,7 @@ class Task:
   passages: list[records.Passage]
   scores: list[float]
   id: str = ""
+  impossible: bool = False
 
 
 def tasks_of(path: pathlib.Path, depth: int) -> Iterator[Task]:
@@ -44,7 +46,14 @@ def tasks_of(path: pathlib.Path, depth: int) -> Iterator[Task]:
   """
   if squad_files.is_squad(path):
     for one in squad_files.read_squad(path):
-      yield Task(one.question, one.answers, [one.paragraph], [0.0], one.id)
+      yield Task(
+        one.question,
+        one.answers,
+        [one.paragraph],
+        [0.0],
+        one.id,
+        one.impossible,
+      )
     return
   for row, entry in enumerate(evaluate_lib.read_results(path)):
     try:

@@ -21,11 +21,11 @@ from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, progress
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records, squad_files
+from dpr_jax.evaluation import answer_scores, reader_tasks, staleness
 from dpr_jax.evaluation import evaluate as evaluate_lib
-from dpr_jax.evaluation import reader_tasks, staleness
 from dpr_jax.inference import passage_reader, reader_answers
 from dpr_jax.models import model_settings, reader_model
-from dpr_jax.reading import retriever_weight
+from dpr_jax.reading import null_threshold, retriever_weight
 
 STAGE = "read"
 SQUAD = "squad"  # in the place of a method: paragraphs are given
@@ -53,8 +53,9 @@ def read(
     methods: instead of `config.read.methods`; the first one's answers are also
       `answers/<name>.json`.
     tune: chooses the weight of the retriever's score on these questions, for
-      each method, stores and uses it (`retriever_weight`).  What was read is
-      kept in memory until then.
+      each method, stores and uses it (`retriever_weight`); of a file in SQuAD
+      v2.0's format the score below which there is no answer
+      (`null_threshold`).  What was read is kept in memory until then.
     overwrite: also where answers are current.
 
   Raises:
@@ -66,17 +67,18 @@ def read(
   counts = _counts(config)
   sources = {}
   if questions_file is not None:
-    if tune:
-      raise errors.InputError(
-        "--tune: every question of --questions has one passage: there is no"
-        " choice that the retriever's score could help"
-      )
     path = pathlib.Path(questions_file)
     if not squad_files.is_squad(path):
       raise errors.InputError(
         f"--questions={path} is not in SQuAD's format: for other questions run"
         f" `dpr-jax retrieve --questions={path} --name={name}` and then"
         f" `dpr-jax read --name={name}`"
+      )
+    if tune and not any(o.impossible for o in squad_files.read_squad(path)):
+      raise errors.InputError(
+        "--tune: every question of --questions has one passage and an answer"
+        " in it: there is no choice that the retriever's score could help, and"
+        " none between an answer and none"
       )
     sources[SQUAD], counts = path, [1]
   else:
@@ -92,15 +94,26 @@ def read(
   reader = load_reader(config, workdir)
   files = []
   for method, path in sources.items():
-    weight = 0.0
-    if method != SQUAD and not tune:
+    weight, null = 0.0, None
+    if method == SQUAD and not tune:
+      null = null_threshold.threshold(
+        settings.null_answers, workdir, method, reader.fingerprint
+      )
+    elif not tune:
       weight = retriever_weight.weight(config, workdir, method, reader)
-    stage = _stage(config, workdir, name, method, path, reader, counts, weight)
+    stage = _stage(
+      config, workdir, name, method, path, reader, counts, weight, null
+    )
     if not stage.is_current(overwrite or tune):
       output = workdir.answers(name, method)
-      choose = functools.partial(
-        retriever_weight.choose, workdir, method, reader, counts[-1]
-      )
+      if method == SQUAD:
+        choose = functools.partial(
+          null_threshold.setting, workdir, method, reader.fingerprint
+        )
+      else:
+        choose = functools.partial(
+          retriever_weight.setting, workdir, method, reader, counts[-1]
+        )
       files.append(
         _Answers(
           stage,
@@ -181,6 +194,7 @@ def _stage(
   reader: reader_model.Reader,
   counts: list[int],
   weight: float,
+  null: float | None,
 ) -> workdir_lib.Stage:
   return workdir_lib.Stage(
     STAGE,
@@ -189,6 +203,7 @@ def _stage(
       "passages": counts,
       "span_tokens": int(config.read.span_tokens),
       "retriever_weight": weight,
+      **({} if null is None else {"null_threshold": null}),
     },
     {
       "questions": workdir_lib.fingerprint_file(path),
@@ -207,11 +222,10 @@ class _Answers:
     path: pathlib.Path,
     output: pathlib.Path,
     counts: list[int],
-    tune: Callable[[Sequence[retriever_weight.Candidates]], float]
-    | None = None,
+    tune: Callable[[retriever_weight.Read], dict[str, float]] | None = None,
     extra: Mapping[str, Any] | None = None,
   ):
-    """Where `tune` is given, it chooses the weight from all that was read.
+    """Where `tune` is given, it chooses a setting from all that was read.
 
     The manifest gets what `extra` holds.
     """
@@ -228,6 +242,7 @@ class _Answers:
         "passages",
         "without_passages",
         "without_prediction",
+        "below_null_threshold",
         "questions_cut",
       ),
       0,
@@ -243,10 +258,11 @@ class _Answers:
     Raises:
       InputError: it is malformed or empty, or there is nothing to tune on.
     """
-    count = answered = 0
+    count = answered = most = 0
     for task in self.tasks():
       count += 1
-      answered += bool(task.answers)
+      answered += bool(task.answers) or task.impossible
+      most = max(most, len(task.passages))
     if not count:
       raise errors.InputError(f"{self.path}: no questions in it")
     if self._tune is not None and not answered:
@@ -254,6 +270,14 @@ class _Answers:
         f"--tune: no question in {self.path} has an answer, so no weight is"
         " better than another"
       )
+    if most and most < self.counts[-1]:
+      logging.warning(
+        "read: %s has at most %d passages per question, so no answers of %s",
+        self.path,
+        most,
+        ", ".join(str(n) for n in self.counts if n > most),
+      )
+      self.counts = sorted({min(n, most) for n in self.counts})
     return count
 
   def add(
@@ -274,6 +298,10 @@ class _Answers:
   ) -> None:
     weight = self._stage.config["retriever_weight"]
     row = _row(task, readings, self.counts, weight)
+    null = self._stage.config.get("null_threshold")
+    if null is not None and row["score"] is not None and row["score"] < null:
+      self._totals["below_null_threshold"] += 1
+      row |= {"prediction": "", "passage_id": ""}
     self._rows.append(row)
     self._totals["questions"] += 1
     self._totals["passages"] += len(task.passages)
@@ -283,20 +311,7 @@ class _Answers:
   def finish(self) -> None:
     """Writes them, and the manifest."""
     if self._tune is not None:
-      candidates = [
-        retriever_weight.candidates(
-          [
-            reader_answers.cut(*pair)
-            for pair in zip(task.passages, readings, strict=True)
-          ],
-          task.answers,
-          readings,
-          task.scores,
-        )
-        for task, readings in self._kept
-        if task.answers
-      ]
-      chosen = {"retriever_weight": self._tune(candidates)}
+      chosen = self._tune(self._kept)
       self._stage = dataclasses.replace(
         self._stage, config={**self._stage.config, **chosen}
       )
@@ -381,6 +396,8 @@ def _row(
   row |= by_count[str(counts[-1])]
   if task.id:
     row["id"] = task.id
+  if task.impossible:
+    row[answer_scores.IMPOSSIBLE] = True
   if len(counts) > 1:
     row["by_passages"] = by_count
   return row

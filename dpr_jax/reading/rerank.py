@@ -84,6 +84,7 @@ def rerank(
   matcher = answer_matching.AnswerMatcher(match=config.evaluate.match)
   stage.begin([output, run])
   tasks = list(reader_tasks.tasks_of(source, depth=1 << 30))
+  ids = before.get("ids") or [""] * len(tasks)
   rows: dict[tuple[str, str], int] = {}  # numbers for the matcher
   tag = method + SUFFIX
   with (
@@ -98,16 +99,17 @@ def rerank(
         [task.question for task in some],
         [task.passages[:depth] for task in some],
       )
-      for task, readings in zip(some, found, strict=True):
+      for number, (task, readings) in enumerate(
+        zip(some, found, strict=True), first
+      ):
         scores = passage_reader.mixed_scores(
           readings, task.scores[:depth], weight
         )
         hits = _reordered(task, scores.tolist())
         question = records.Question(task.question, task.answers)
         keys = [(hit.id, hit.text) for hit in hits]
-        writer.write(
-          question, [rows.setdefault(k, len(rows)) for k in keys], hits
-        )
+        numbers = [rows.setdefault(k, len(rows)) for k in keys]
+        writer.write(question, numbers, hits, ids[number])
       bar.update(len(some))
   stage.finish(
     writer.counts,
@@ -117,6 +119,7 @@ def rerank(
     depth=before.get("depth", max(len(task.passages) for task in tasks)),
     match=config.evaluate.match,
     gold=before.get("gold", [[] for _ in tasks]),
+    ids=writer.ids,
     **read_lib.reader_origin(config, workdir),
   )
   logging.info("rerank: %s", output)

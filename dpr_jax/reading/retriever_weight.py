@@ -15,12 +15,16 @@ from absl import logging
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.evaluation import exact_match
-from dpr_jax.inference import passage_reader
+from dpr_jax.evaluation import exact_match, reader_tasks
+from dpr_jax.inference import passage_reader, reader_answers
 from dpr_jax.models import reader_model
 from dpr_jax.retrieval import hybrid
 
 FILE = "reader.json"
+
+
+# Questions with what was read for each.
+Read = Sequence[tuple[reader_tasks.Task, Sequence[passage_reader.Reading]]]
 
 
 class Candidates(NamedTuple):
@@ -97,6 +101,31 @@ def tune(questions: Sequence[Candidates]) -> dict[str, Any]:
       for weight, measure in zip(weights, measures, strict=True)
     ],
   }
+
+
+def setting(
+  workdir: workdir_lib.Workdir,
+  method: str,
+  reader: reader_model.Reader,
+  passages: int,
+  read: Read,
+) -> dict[str, float]:
+  """The setting of stage `read` that `choose` gives for what was read."""
+  found = [
+    candidates(
+      [
+        reader_answers.cut(*pair)
+        for pair in zip(task.passages, readings, strict=True)
+      ],
+      task.answers,
+      readings,
+      task.scores,
+    )
+    for task, readings in read
+    if task.answers
+  ]
+  weight = choose(workdir, method, reader, passages, found)
+  return {"retriever_weight": weight}
 
 
 def choose(

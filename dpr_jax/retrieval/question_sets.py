@@ -11,10 +11,16 @@ from collections.abc import Iterator
 
 from absl import logging
 
+from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import beir_files, records
 
 _BLOCK = 256
+_LEFT_OUT = (
+  "questions_not_judged",
+  "questions_without_text",
+  "answers_without_tokens",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +42,7 @@ class QuestionSet:
     judged: ids of BEIR's questions to keep; None = all.  A file of BEIR holds
       those of all splits.
     split: of a workdir.
+    left_out: counts of what is not asked, after the iteration.
   """
 
   where: str
@@ -43,8 +50,45 @@ class QuestionSet:
   source: workdir_lib.Workdir | str | os.PathLike
   judged: frozenset[str] | None = None
   split: str = "dev"
+  left_out: dict[str, int] = dataclasses.field(default_factory=dict)
 
   def __iter__(self) -> Iterator[Asked]:
+    """Yields the questions; what is left out is counted, then logged.
+
+    Raises:
+      InputError: the file is malformed, or two questions have one id.
+    """
+    from dpr_jax.data import kept_rows
+
+    counts = dict.fromkeys(_LEFT_OUT, 0)
+    seen: set[str] = set()
+    for asked in self._rows():
+      if asked.id and self.judged is not None and asked.id not in self.judged:
+        counts["questions_not_judged"] += 1
+        continue
+      if not asked.question.question.strip():
+        counts["questions_without_text"] += 1
+        continue
+      if asked.id and (name := records.trec_id(asked.id)) in seen:
+        raise errors.InputError(
+          f"{self.where}: two questions have the id {name!r} (white space"
+          " counts as _): give one of them another"
+        )
+      elif asked.id:
+        seen.add(name)
+      kept = kept_rows.with_real_answers(asked.question)
+      counts["answers_without_tokens"] += len(asked.question.answers) - len(
+        kept.answers
+      )
+      yield Asked(asked.id, kept)
+    self.left_out.update(counts)
+    for name, count in counts.items():
+      if count:
+        logging.info(
+          "%s: %d %s, left out", self.where, count, name.replace("_", " ")
+        )
+
+  def _rows(self) -> Iterator[Asked]:
     from dpr_jax.data import dpr_files, prepare
 
     if isinstance(self.source, workdir_lib.Workdir):
@@ -52,17 +96,14 @@ class QuestionSet:
       for _, block in table.blocks(_BLOCK):
         yield from (Asked("", _bare(question)) for question in block)
     elif beir_files.is_beir(self.source):
-      left_out = 0
       for identifier, question in beir_files.read_queries(self.source):
-        if self.judged is None or identifier in self.judged:
-          yield Asked(identifier, question)
-        else:
-          left_out += 1
-      if left_out:
-        logging.info(
-          "%s: %d questions not judged, left out", self.where, left_out
-        )
+        yield Asked(identifier, _bare(question))
     else:
+      if self.judged is not None:
+        logging.warning(
+          "%s: its questions have no ids, so --qrels leaves none of them out",
+          self.where,
+        )
       for question in dpr_files.read_questions(self.source):
         yield Asked("", _bare(question))
 

@@ -8,15 +8,12 @@ DPR's, TREC's and (where it is asked for) Pyserini's tools read.
 import collections
 import json
 import os
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from dpr_jax.data import answer_matching, records
-
-_SPACE = re.compile(r"\s+")
 
 
 class Hit(NamedTuple):
@@ -32,9 +29,11 @@ class ResultsWriter:
   """Writes `<name>.<method>.json` and `.trec`, question by question.
 
   Attributes:
-    counts: questions, hits, questions without a hit, without answers, and
-      hits whose id has white space (TREC runs cannot hold it: there `_` stands
-      in its place).
+    counts: questions, hits, questions without a hit, without answers, hits
+      whose id has white space (TREC runs cannot hold it: there `_` stands in
+      its place), and hits that so get the id of another hit of their question.
+    ids: of the questions in the run, as they were given; [] where no question
+      has one of its own.
   """
 
   def __init__(
@@ -48,9 +47,18 @@ class ResultsWriter:
     """Opens the files; `tag` is the run's name in the TREC file."""
     self.counts = collections.Counter(
       dict.fromkeys(
-        ("questions", "hits", "no_hits", "no_answers", "ids_with_space"), 0
+        (
+          "questions",
+          "hits",
+          "no_hits",
+          "no_answers",
+          "ids_with_space",
+          "ids_alike_in_run",
+        ),
+        0,
       )
     )
+    self._ids: list[str] = []
     self._tag = tag
     self._matcher = matcher
     self._results = open(results, "w", encoding="utf-8", newline="\n")
@@ -60,6 +68,12 @@ class ResultsWriter:
     if pyserini is not None:
       self._pyserini = open(pyserini, "w", encoding="utf-8", newline="\n")
       self._pyserini.write("{")
+
+  @property
+  def ids(self) -> list[str]:
+    """See the class."""
+    rows = map(str, range(len(self._ids)))
+    return [] if all(map(str.__eq__, self._ids, rows)) else self._ids
 
   def __enter__(self) -> "ResultsWriter":
     return self
@@ -93,7 +107,8 @@ class ResultsWriter:
         one it is the question's row, from 0.
     """
     number = self.counts["questions"]
-    identifier = _SPACE.sub("_", identifier) or str(number)
+    self._ids.append(identifier or str(number))
+    identifier = records.trec_id(self._ids[-1])
     texts = [hit.text for hit in hits]
     matches = self._matcher.hits(question.answers, rows, texts, number)
     passages = [
@@ -113,8 +128,10 @@ class ResultsWriter:
     }
     self._results.write(",\n" if number else "\n")
     self._results.write(json.dumps(entry, ensure_ascii=False))
+    names = {records.trec_id(hit.id) for hit in hits}
+    self.counts["ids_alike_in_run"] += len({h.id for h in hits}) - len(names)
     for rank, hit in enumerate(hits, start=1):
-      name = _SPACE.sub("_", hit.id)
+      name = records.trec_id(hit.id)
       self.counts["ids_with_space"] += name != hit.id
       self._run.write(
         f"{identifier} Q0 {name} {rank} {_score(hit.score)} {self._tag}\n"

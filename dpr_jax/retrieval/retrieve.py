@@ -333,6 +333,7 @@ def _retrieve_with(
   stage.finish(
     {
       **writer.counts,
+      **questions.left_out,
       "passages": len(passages),
       "with_gold": sum(map(bool, gold)),
     },
@@ -340,6 +341,7 @@ def _retrieve_with(
     depth=min(depth, len(passages)),
     match=match,
     gold=gold,
+    ids=writer.ids,
   )
   logging.info(
     "retrieve: %s, %.1f questions/s, encoding and writing included",

@@ -26,8 +26,8 @@ from dpr_jax.data import (
   records,
   squad_files,
 )
+from dpr_jax.evaluation import answer_scores, reader_tasks
 from dpr_jax.evaluation import evaluate as evaluate_lib
-from dpr_jax.evaluation import exact_match, reader_tasks
 from dpr_jax.inference import passage_reader, reader_answers
 from dpr_jax.models import reader_model
 
@@ -186,6 +186,24 @@ class DevQuestions:
     )
     if not tasks:
       raise errors.InputError(f"{path}: no dev questions in it")
+    known = [
+      t for t in tasks if answer_scores.is_judged(t.answers, t.impossible)
+    ]
+    if not known:
+      raise errors.InputError(
+        f"{path}: none of the first {len(tasks)} questions has an answer to"
+        " compare with: give another config.reader.dev, or set"
+        " config.reader.dev_questions=0"
+      )
+    if len(known) < len(tasks):
+      logging.warning(
+        "train-reader: %s: %d of %d questions have no answer to compare with,"
+        " left out",
+        path,
+        len(tasks) - len(known),
+        len(tasks),
+      )
+    tasks = known
     engine = passage_reader.PassageReader(
       dataclasses.replace(reader, ranks=ranks),
       tokens_per_core=read.tokens_per_core,
@@ -207,9 +225,11 @@ class DevQuestions:
       for task, found in zip(some, readings, strict=True):
         answer = reader_answers.answer(task.passages, task.scores, found)
         predictions.append(answer.prediction)
-    scores = exact_match.mean_scores(
-      predictions, [task.answers for task in self.tasks]
+    scores = answer_scores.means(
+      predictions,
+      [task.answers for task in self.tasks],
+      [task.impossible for task in self.tasks],
     )
-    return {f"dev_{name}": value for name, value in scores.items()} | {
+    return {f"dev_{name}": scores[name] for name in ("em", "f1")} | {
       "dev_questions": len(self.tasks)
     }

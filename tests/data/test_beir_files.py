@@ -51,16 +51,26 @@ def test_dpr_s_lines_are_not_beir_s(tmp_path):
 @pytest.mark.parametrize(
   ("row", "words"),
   [
-    ({"_id": 3, "text": "x"}, "_id is '3', not a string"),
-    ({"_id": "", "text": "x"}, "_id is ''"),
-    ({"_id": "d2"}, "text is 'None'"),
+    (
+      {"_id": 3, "text": "x"},
+      'the field _id is 3, not a string: .*, in quotation marks: "_id": "3"',
+    ),
+    (
+      {"_id": "", "text": "x"},
+      "no id: _id is ''; .* in one of _id, passage_id",
+    ),
+    ({"_id": "d2"}, "no field text or contents, only \\['_id'\\]"),
+    ({"text": "x"}, "no id: only \\['text'\\]"),
+    ({"id": " ", "docid": 1.5, "text": "x"}, "the field docid is 1.5, not a"),
     ({"_id": "d2", "text": "\ud800"}, "surrogate"),
     ([1], "is not a JSON object"),
   ],
 )
 def test_bad_rows_are_refused(tmp_path, row, words):
   path = _write(tmp_path / "corpus.jsonl", {"_id": "d1", "text": "x"}, row)
-  with pytest.raises(errors.InputError, match=rf"corpus\.jsonl:2: .*{words}"):
+  with pytest.raises(
+    errors.InputError, match=rf"jsonl: row 2 \(line 2\).*{words}"
+  ):
     list(beir_files.read_corpus(path))
 
 

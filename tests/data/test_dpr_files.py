@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpr_jax.core import errors
-from dpr_jax.data import dpr_files
+from dpr_jax.data import dpr_files, tsv_corpus
 from dpr_jax.data.records import Passage, Question
 
 # Any text that UTF-8 can hold.
@@ -30,10 +30,10 @@ def write(path, content):
   return path
 
 
-def rejects(reader, path, *parts):
+def rejects(reader, path, *parts, **options):
   """The reader fails, and its message has the file and every part."""
   with pytest.raises(errors.InputError) as caught:
-    list(reader(path))
+    list(reader(path, **options))
   for part in (str(path), *parts):
     assert part in str(caught.value)
   assert "\n" not in str(caught.value)
@@ -92,11 +92,11 @@ def test_passages_round_trip(tmp_path, rows):
 )
 def test_bad_passages(tmp_path, content, parts):
   path = write(tmp_path / "p.tsv", content)
-  rejects(dpr_files.read_passages, path, *parts)
+  rejects(dpr_files.read_passages, path, *parts, quoting="csv")
 
 
 def test_open_quote_does_not_swallow_the_file(tmp_path, monkeypatch):
-  monkeypatch.setattr(dpr_files, "LONGEST_FIELD", 1 << 18)
+  monkeypatch.setattr(tsv_corpus, "LONGEST_FIELD", 1 << 18)
   old_limit = csv.field_size_limit(1000)
   path = write(
     tmp_path / "p.tsv", 'id\ttext\ttitle\n1\t"' + "row\n" * (1 << 17)

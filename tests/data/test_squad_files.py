@@ -45,6 +45,89 @@ def test_questions_without_an_answer(tmp_path):
   assert found.answers == ()
 
 
+ROW = {
+  "id": "q1",
+  "title": "Free_Cities",
+  "context": "Ulm lies here.",
+  "question": "Where?",
+}
+
+
+def _read(path, content):
+  path.write_text(content)
+  assert squad_files.is_squad(path)
+  return list(squad_files.read_squad(path))
+
+
+@pytest.mark.parametrize("shape", ["lines", "list", "data"])
+def test_rows_of_datasets(tmp_path, shape):
+  """A row a question, answers as two lists; an empty one is the right one."""
+  rows = [
+    ROW | {"answers": {"text": ["Ulm", "here"], "answer_start": [0, 9]}},
+    ROW | {"id": "q2", "answers": {"text": [], "answer_start": []}},
+    ROW | {"id": "q3", "context": "Bern.", "answers": None},
+    ROW | {"id": "q4", "title": "", "answers": {"text": "", "answer_start": 0}},
+  ]
+  content = {
+    "lines": "".join(json.dumps(row) + "\n" for row in rows),
+    "list": json.dumps(rows),
+    "data": json.dumps({"version": "1", "data": rows}),
+  }[shape]
+  found = _read(tmp_path / "a.json", content)
+  assert [one.id for one in found] == ["q1", "q2", "q3", "q4"]
+  assert (found[0].answers, found[0].starts) == (("Ulm", "here"), (0, 9))
+  assert [one.impossible for one in found] == [False, True, False, False]
+  assert [one.paragraph.id for one in found] == ["0.0", "0.0", "0.1", "1.0"]
+  assert found[2].paragraph.text == "Bern."
+  assert found[0].paragraph.title == "Free Cities"
+
+
+def test_answers_as_two_lists_within_articles(tmp_path):
+  answers = {"text": ["Ulm", "old"], "answer_start": [24, 31]}
+  (found,) = squad_files.read_squad(_file(tmp_path / "a.json", answers))
+  assert (found.answers, found.starts) == (("Ulm", "old"), (24, 31))
+  for bad in ({"text": ["Ulm"], "answer_start": []}, {"text": ["Ulm"]}):
+    path = _file(tmp_path / "a.json", bad)
+    with pytest.raises(errors.InputError, match="'q1'.*not in SQuAD's format"):
+      list(squad_files.read_squad(path))
+
+
+def test_what_is_impossible_and_what_is_not_known(tmp_path):
+  """By the file's own word; without it, an empty list among filled ones."""
+  full = [{"text": "Ulm", "answer_start": 0}]
+
+  def impossible(*fields):
+    lines = (json.dumps(ROW | each) + "\n" for each in fields)
+    return [
+      one.impossible for one in _read(tmp_path / "a.jsonl", "".join(lines))
+    ]
+
+  assert impossible(
+    {"is_impossible": True, "answers": []},
+    {"is_impossible": True, "answers": full},  # its plausible ones, say
+    {"is_impossible": False, "answers": []},
+    {"is_impossible": False, "answers": full},
+    {},
+  ) == [True, True, False, False, False]
+  assert impossible({"answers": full}, {"answers": []}, {}) == [
+    *(False, True, False),
+  ]
+  assert impossible({"answers": []}, {}) == [False, False]  # a test set
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    '{"question": "q", "answers": [], "x": {"context": "c"}}',
+    '[{"question": "q", "ctxs": [{"context": "c"}]}, {"context": ""}]',
+  ],
+)
+def test_dpr_s_rows_are_no_squad(tmp_path, text):
+  path = tmp_path / "a.json"
+  path.write_text(text)
+  assert not squad_files.is_squad(path)
+
+
 @pytest.mark.parametrize("text", ["[]", '{"question": "q"}', "", "x", "{"])
 def test_other_files_are_no_squad(tmp_path, text):
   path = tmp_path / "a.json"

@@ -1,10 +1,7 @@
 """Exact match and F1, by a table of hard cases."""
 
-import json
-
 import pytest
 
-from dpr_jax.core import errors
 from dpr_jax.evaluation import exact_match
 
 # prediction, answers, exact match, F1: by SQuAD v1.1's own evaluation.
@@ -49,18 +46,3 @@ def test_means_over_all_questions():
     exact_match.mean_scores([], [])
   with pytest.raises(ValueError, match="longer|shorter"):
     exact_match.mean_scores(["Ulm"], [])
-
-
-def test_answers_file_by_number_of_passages(tmp_path):
-  path = tmp_path / "dev.json"
-  row = {"question": "q", "answers": ["Ulm"], "prediction": "Ulm"}
-  row["by_passages"] = {"1": {"prediction": "Bern"}, "10": row.copy()}
-  path.write_text(json.dumps([row]))
-  assert exact_match.file_scores(path) == {
-    **{"em": 1.0, "f1": 1.0, "em_1": 0.0, "f1_1": 0.0},
-    **{"em_10": 1.0, "f1_10": 1.0},
-  }
-  for text, words in (("[]", "no questions"), ('[{"a": 1}]', "answers file")):
-    path.write_text(text)
-    with pytest.raises(errors.InputError, match=words):
-      exact_match.file_scores(path)

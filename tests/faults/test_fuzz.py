@@ -31,6 +31,7 @@ from dpr_jax.data import (
 )
 from dpr_jax.embedding import vector_formats
 from dpr_jax.evaluation import evaluate as evaluate_lib
+from dpr_jax.evaluation import trec_runs
 from dpr_jax.index import faiss_files
 from dpr_jax.models import bert, hf_weights
 from tests.faults import amounts, children
@@ -143,6 +144,11 @@ TEXTS = {
     b'id\ttext\ttitle\n1\t"Ulm ""a"""\tUlm\n2\tx y\n\tz\n3\t\xc3\xa9\t"t\nu"\n',
     _rows(dpr_files.read_passages),
   ),
+  "psgs without quoting": (
+    "psgs.tsv",
+    b'id\ttext\ttitle\n1\t"Ulm\tUlm\n2\tx" y\tT\n3\t\xc3\xa9 "z"\tt\n',
+    _rows(dpr_files.read_passages),
+  ),
   "qa": (
     "a.qa.csv",
     b"where?\t['Ulm', \"a'b\"]\n\"who \"\"x\"\"\"\t[]\nwhat\t['\\\\d+ BC']\n",
@@ -151,6 +157,11 @@ TEXTS = {
   "beir corpus": (
     "corpus.jsonl",
     _lines(*[{"_id": "d1", "title": "t", "text": "Ulm é", "metadata": {}}] * 2),
+    _rows(dpr_files.read_passages),
+  ),
+  "pyserini corpus": (
+    "corpus.json",
+    _json([{"id": "d1", "contents": "Ulm é", "score": float("nan")}] * 2),
     _rows(dpr_files.read_passages),
   ),
   "beir queries": (
@@ -165,6 +176,19 @@ TEXTS = {
   ),
   "trec qrels": ("qrels", b"q1 0 d1 1\nq2 0 d2 0\n", beir_files.read_qrels),
   "squad": ("squad.json", _json(SQUAD, False), _read_squad),
+  "squad of datasets": (
+    "squad.jsonl",
+    _lines(
+      {"id": "1", "title": "t", "context": "In Ulm é.", "question": "where?"}
+      | {"answers": {"text": ["Ulm"], "answer_start": [3]}}
+    ),
+    _read_squad,
+  ),
+  "trec run": (
+    "dev.x.trec",
+    b"q1 Q0 d1 1 2.5 t\nq1\tQ0\td 2\t2\t2.5\tt\n",
+    trec_runs.read,
+  ),
   "results": (
     "dev.x.json",
     _json([RESULT, RESULT]),

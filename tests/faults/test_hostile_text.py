@@ -281,7 +281,7 @@ def test_nested_json_is_refused(tmp_path, depth):
       r"row 2 \(line 2",
     ),
     (evaluate_lib.read_results, "d.json", f"[{good}, {nested}]", "question 1"),
-    (beir_files.read_corpus, "e.jsonl", f'{{"_id": {deep}}}', "e.jsonl:1"),
+    (beir_files.read_corpus, "e.jsonl", f'{{"_id": {deep}}}', "jsonl: row 1"),
     (squad_files.read_squad, "f.json", f'{{"data": {deep}}}', "f.json"),
     (mined_negatives.read, "g.jsonl", f"{{}}\n{nested}"[3:], "line 1"),
   ]

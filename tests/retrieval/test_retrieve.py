@@ -92,6 +92,10 @@ def test_sidecar_holds_what_evaluation_needs(ready):
     "no_hits": 0,
     "no_answers": 0,
     "ids_with_space": 0,
+    "ids_alike_in_run": 0,
+    "questions_not_judged": 0,
+    "questions_without_text": 0,
+    "answers_without_tokens": 0,
     "passages": 9,
     "with_gold": 1,
   }
@@ -303,8 +307,16 @@ def test_beir_s_questions_keep_their_ids(ready, tmp_path):
   found = evaluate_lib.evaluate(
     ready.config, ready.workdir, name="beir", qrels=qrels
   )
+  names = ("nDCG@10", "R@20", "R@100", "RR@10", "AP@100")
   assert found == {
-    "bm25": dict.fromkeys(("nDCG@10", "R@20", "R@100", "RR@10", "AP@100"), 1.0)
+    "bm25": dict.fromkeys(names, 1.0)
+    | {
+      "judged_questions": 2,
+      "judged_not_asked": 0,
+      "asked_not_judged": 0,
+      "judged_passages_not_in_corpus": 0,
+      "own_hits_dropped": 0,
+    }
   }
 
 

@@ -1,0 +1,118 @@
+"""The positives of users' questions, and the rows of the corpus that they are.
+
+In come the positives as the question file has them, out come their ids: a
+positive without an id, or with an id that the corpus does not have, gets that
+of the row with its title and text (`same_passages`).
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from dpr_jax.data import datasets, records, same_passages, tfds_builders
+
+_BLOCK = 1000
+
+
+@dataclasses.dataclass(slots=True)
+class Gold:
+  """A positive of a kept question, as small as a comparison allows.
+
+  Attributes:
+    id: in the file, or as it was found by its text.
+    digest: of the text alone.
+    same: of title and text, see `same_passages.digest`.
+  """
+
+  id: str
+  digest: bytes
+  same: int
+
+  @classmethod
+  def of(cls, passage: records.Passage) -> "Gold":
+    """What is kept of a positive."""
+    return cls(passage.id, _digest(passage.text), same_passages.digest(passage))
+
+
+def _digest(text: str) -> bytes:
+  return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+
+
+def name_by_text(
+  split: str,
+  folder: pathlib.Path,
+  gold: Sequence[Gold],
+  table: datasets.PassageTable,
+  ids: Mapping[int, str],
+) -> dict[str, int]:
+  """Gives positives that no id leads to the id of the passage that they are.
+
+  Args:
+    split: of the questions, for the count's name.
+    folder: of its dataset, which is written again where any is found.
+    gold: of all its questions, in order; their ids are changed.
+    table: the corpus.
+    ids: of the passages in it, by `same_passages.digest`.
+
+  Returns:
+    {"<split>_gold_found_by_text": how many}.
+  """
+  rows = table.rows_of([positive.id for positive in gold])
+  found = set()
+  for place in np.flatnonzero(rows < 0).tolist():
+    if gold[place].same in ids:
+      gold[place].id = ids[gold[place].same]
+      found.add(place)
+  if found:
+    _write_again(folder, gold, found)
+  return {f"{split}_gold_found_by_text": len(found)}
+
+
+def _write_again(
+  folder: pathlib.Path, gold: Sequence[Gold], named: set[int]
+) -> None:
+  """Writes the questions with the ids that were found by text."""
+
+  def questions() -> Iterator[records.Question]:
+    place = 0
+    for _, block in datasets.QuestionTable.open(folder).blocks(_BLOCK):
+      for question in block:
+        positives = [
+          dataclasses.replace(passage, id=gold[place + number].id)
+          if place + number in named
+          else passage
+          for number, passage in enumerate(question.positives)
+        ]
+        place += len(positives)
+        yield dataclasses.replace(question, positives=tuple(positives))
+
+  again = folder.with_name(f"{folder.name}.named")
+  tfds_builders.write_questions(questions(), again)
+  shutil.rmtree(folder)
+  again.rename(folder)
+
+
+def compare(
+  split: str, gold: Sequence[Gold], table: datasets.PassageTable
+) -> dict[str, int]:
+  """Counts positives that the corpus does not have, or has otherwise."""
+  named = [positive for positive in gold if positive.id]
+  rows = table.rows_of([positive.id for positive in named])
+  differs = 0
+  known = np.flatnonzero(rows >= 0)
+  for first in range(0, len(known), _BLOCK):
+    block = known[first : first + _BLOCK]
+    passages = table.take(rows[block])
+    differs += sum(
+      _digest(passage.text) != named[i].digest
+      for i, passage in zip(block, passages, strict=True)
+    )
+  return {
+    f"{split}_gold_without_id": len(gold) - len(named),
+    f"{split}_gold_not_in_corpus": len(named) - len(known),
+    f"{split}_gold_text_differs": differs,
+  }

@@ -1,0 +1,293 @@
+"""Objects of users' JSON become passages and questions.
+
+In comes one parsed object (a row of DPR's JSON, of BEIR's or Pyserini's JSONL,
+one context of a row), out comes a `records.Passage` or a `records.Question`.
+The names that people give to one field are listed here and nowhere else; of
+several names in one object the first with a value counts, so that an empty
+`passage_id` does not hide a good `psg_id`.
+
+Everything that is not what its field wants is an `errors.InputError` that
+names row, field and value; what no reader looks at is counted by name, so that
+a file whose answers have another name is not a file without answers.
+"""
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dpr_jax.core import errors
+from dpr_jax.data import file_streams, json_objects, records
+
+IDS = ("_id", "passage_id", "psg_id", "docid", "doc_id", "id")
+TEXTS = ("text", "contents")
+ANSWERS = ("answers", "answer")
+CTX_LISTS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
+
+_QUERY_IDS = ("_id", "query_id", "qid", "id")
+_READ = frozenset(("question", *ANSWERS, *CTX_LISTS))
+
+# How many rows have a field that nobody reads, by its name.
+Unread = collections.Counter
+
+
+def question(
+  value: Any, where: str, marked: bool = False, unread: Unread | None = None
+) -> records.Question:
+  """One question: an object of DPR's training JSON, or one of BEIR's.
+
+  Args:
+    value: has `question`, or BEIR's `_id` and `text`.
+    where: for errors: file and row.
+    marked: a lone surrogate may be marked in it
+      (`file_streams.LoneSurrogates`).
+    unread: gets the names of fields that are not looked at.
+
+  Raises:
+    InputError: naming row, field and value.
+  """
+  if not isinstance(value, dict):
+    raise errors.InputError(
+      f"{where}: {short(value)} is not an object with a question"
+    )
+  if "question" not in value:
+    if is_query(value):
+      return query(value, where, marked)[1]
+    raise _no_question(value, where)
+  if unread is not None:
+    unread.update(value.keys() - _READ)
+  positives, hard_negatives, negatives = (
+    tuple(
+      context(ctx, where, f"{name}[{i}]", marked, unread)
+      for i, ctx in enumerate(_list(value.get(name), where, name))
+    )
+    for name in CTX_LISTS
+  )
+  return records.Question(
+    straighten(string(value["question"], where, "question", marked)),
+    _answers(value, where, marked),
+    positives,
+    hard_negatives,
+    negatives,
+  )
+
+
+def is_query(value: Mapping[str, Any]) -> bool:
+  """Whether an object is one of BEIR's queries: an id and a text."""
+  return (
+    "text" in value
+    and "question" not in value
+    and any(name in value for name in _QUERY_IDS)
+  )
+
+
+def query(
+  value: dict[str, Any], where: str, marked: bool = False
+) -> tuple[str, records.Question]:
+  """Id and question of an object with an id of its own.
+
+  The text is `text`, or `question` where answers come with it.
+  """
+  identifier = _identifier(value, _QUERY_IDS, where, marked)
+  if "question" in value:
+    return identifier, question(value, where, marked)
+  text = straighten(string(value.get("text"), where, "text", marked))
+  return identifier, records.Question(text, _answers(value, where, marked))
+
+
+def passage(value: Any, where: str, marked: bool = False) -> records.Passage:
+  """One passage of a corpus: BEIR's `_id`, `title`, `text`, or other names.
+
+  A title may be missing.  `contents` (Pyserini) is the text as it is.
+  """
+  if not isinstance(value, dict):
+    raise errors.InputError(f"{where}: {short(value)} is not a JSON object")
+  name = _first(value, TEXTS)
+  if name is None:
+    raise errors.InputError(
+      f"{where}: no field {' or '.join(TEXTS)}, only {short(sorted(value))}: a"
+      " corpus has an object a passage, with _id, title and text;"
+      f" {json_objects.around(value)}".rstrip("; ")
+    )
+  return records.Passage(
+    _identifier(value, IDS, where, marked),
+    _title(value, where, "title", marked),
+    string(value[name], where, name, marked),
+  )
+
+
+def context(
+  value: Any,
+  where: str,
+  field: str,
+  marked: bool = False,
+  unread: Unread | None = None,
+) -> records.Passage:
+  """One passage of a row's lists; its id may be missing ("")."""
+  name = _first(value, TEXTS) if isinstance(value, dict) else None
+  if name is None:
+    raise errors.InputError(
+      f"{where}, {field}: {short(value)} is not an object with a text"
+    )
+  if unread is not None and not context_id(value, where, field, marked):
+    known = {*IDS, *TEXTS, "title", "score", "title_score"}
+    unread.update(f"ctx {other}" for other in value.keys() - known)
+  return records.Passage(
+    context_id(value, where, field, marked),
+    _title(value, where, f"{field}.title", marked),
+    string(value[name], where, f"{field}.{name}", marked),
+  )
+
+
+def context_id(
+  value: Mapping[str, Any], where: str, field: str, marked: bool = False
+) -> str:
+  """The first id with a value, without the prefix `wiki:`; "" for none.
+
+  A whole number is an id too: `psg_id` is one in DPR's own files.
+  """
+  for name in IDS:
+    identifier = value.get(name)
+    if identifier is None:
+      continue
+    if isinstance(identifier, int) and not isinstance(identifier, bool):
+      return str(identifier)
+    found = clean_id(string(identifier, where, f"{field}.{name}", marked))
+    if found.strip():
+      return found
+  return ""
+
+
+def clean_id(identifier: str) -> str:
+  """Released DPR files write `wiki:17` for passage 17."""
+  return identifier.removeprefix("wiki:")
+
+
+def straighten(text: str) -> str:
+  """The curly apostrophe becomes the plain one, as in all DPR training."""
+  return text.replace("\u2019", "'")
+
+
+def string(value: Any, where: str, field: str, marked: bool = False) -> str:
+  """`value`, if it is a string that UTF-8 can hold; `InputError` otherwise."""
+  if not isinstance(value, str):
+    raise errors.InputError(
+      f"{where}, {field}: {short(value)} is a {type(value).__name__}, not a"
+      " string"
+    )
+  if marked and file_streams.LoneSurrogates.MARK in value:
+    raise _not_unicode(where, field, value)
+  return check_unicode(value, where, field)
+
+
+def strings(
+  value: Any, where: str, field: str, marked: bool = False
+) -> tuple[str, ...]:
+  """A list of strings, () for None; errors as of `string`."""
+  return tuple(
+    string(item, where, f"{field}[{i}]", marked)
+    for i, item in enumerate(_list(value, where, field))
+  )
+
+
+def check_unicode(value: str, where: str, field: str) -> str:
+  """`value`; `InputError` where UTF-8 cannot hold it."""
+  if value.isascii():
+    return value
+  try:
+    value.encode("utf-8")
+  except UnicodeEncodeError as error:
+    raise _not_unicode(where, field, value) from error
+  return value
+
+
+def short(value: Any, length: int = 80) -> str:
+  """A value as an error shows it: on one line, and not a whole passage."""
+  if isinstance(value, str):
+    value = value[: length + 1]
+  text = ascii(value) if _has_surrogates(str(value)) else repr(value)
+  return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _first(value: Mapping[str, Any], names: Sequence[str]) -> str | None:
+  """The first name with a value; then one that is there, but empty."""
+  there = [name for name in names if value.get(name) is not None]
+  filled = [name for name in there if value[name] != ""]
+  return next(iter([*filled, *there]), None)
+
+
+def _identifier(
+  value: Mapping[str, Any], names: Sequence[str], where: str, marked: bool
+) -> str:
+  """The id that a passage of a corpus or a query must have."""
+  for name in names:
+    identifier = value.get(name)
+    if identifier is None or identifier == "":
+      continue
+    if not isinstance(identifier, str):
+      raise errors.InputError(
+        f"{where}: the field {name} is {short(identifier)}, not a string: ids"
+        f' are texts, in quotation marks: "{name}": "{identifier}"'
+      )
+    found = string(identifier, where, name, marked)
+    if name != "_id":  # BEIR's judgements have its ids as they are
+      found = clean_id(found)
+    if found.strip():
+      return found
+  empty = [f"{name} is {value[name]!r}" for name in names if name in value]
+  said = ", ".join(empty) or f"only {short(sorted(value))}"
+  raise errors.InputError(
+    f"{where}: no id: {said}; every row needs its own, in one of"
+    f" {', '.join(names)}"
+  )
+
+
+def _title(
+  value: Mapping[str, Any], where: str, field: str, marked: bool
+) -> str:
+  title = value.get("title")
+  return "" if title is None else string(title, where, field, marked)
+
+
+def _answers(value: Mapping[str, Any], where: str, marked: bool) -> tuple:
+  """`answers`, else NQ-open's `answer`: a list, or one text."""
+  name = next((name for name in ANSWERS if value.get(name)), ANSWERS[0])
+  found = value.get(name)
+  if name == "answer" and isinstance(found, str):
+    found = [found]
+  if isinstance(found, dict):
+    raise errors.InputError(
+      f"{where}, {name}: {short(found)} is an object: a list of the accepted"
+      f' texts is wanted, "answers": ["a", "b"]'
+    )
+  return strings(found, where, name, marked)
+
+
+def _no_question(value: Mapping[str, Any], where: str) -> errors.InputError:
+  """What is wrong with an object that has no question, and the fix."""
+  said = f"{where}: no field question, only {short(sorted(value))}"
+  if fix := json_objects.around(value):
+    return errors.InputError(f"{said}: {fix}")
+  for name in ("query", "Question", "question_text", "q"):
+    if name in value:
+      return errors.InputError(f"{said}: rename {name} to question")
+  return errors.InputError(said)
+
+
+def _list(value: Any, where: str, field: str) -> list:
+  """Any list may be missing: that is an empty one."""
+  if value is None:
+    return []
+  if not isinstance(value, list):
+    raise errors.InputError(f"{where}, {field}: {short(value)} is not a list")
+  return value
+
+
+def _not_unicode(where: str, field: str, value: str) -> errors.InputError:
+  return errors.InputError(
+    f"{where}, {field}: not valid UTF-8, or half of a surrogate pair, in"
+    f" {short(value)}: the file was written in another encoding or cut"
+  )
+
+
+def _has_surrogates(text: str) -> bool:
+  return any("\ud800" <= character <= "\udfff" for character in text)

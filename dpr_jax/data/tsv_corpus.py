@@ -1,0 +1,211 @@
+"""A corpus as a table with tabs: `psgs_w100.tsv` and files like it.
+
+In comes a path, out come passages in file order.  Two kinds of such files are
+in use.  DPR's own is csv: a field in quotation marks may hold tabs, line breaks
+and doubled quotation marks.  Others are lines joined with tabs, in which a
+quotation mark is a character like any other.  Read as csv, a quotation that
+opens in one row of the latter and closes in another swallows the rows between.
+`choose` tells the two apart by reading the whole file.
+"""
+
+import collections
+import contextlib
+import csv
+import io
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+
+from dpr_jax.core import errors
+from dpr_jax.data import file_streams, json_records, records
+
+QUOTING = ("auto", "csv", "none")  # of config.data.quoting
+COLUMNS = ("id", "text", "title")
+
+# Longer than any passage, short enough that an open quote at the top of a 13 GB
+# corpus is reported before it has filled the memory.
+LONGEST_FIELD = 1 << 24
+
+_FIX = "if quotation marks mean nothing in this file, set config.data.quoting="
+
+
+def read(
+  path: str | os.PathLike, quoting: str, swallowing: list[str] | None = None
+) -> Iterator[records.Passage]:
+  """Yields the passages of a file in its order.
+
+  Args:
+    path: tab separated; the header names the columns id, text and title in any
+      order, others beside them are not read.
+    quoting: "csv" or "none" (`choose` says which).
+    swallowing: gets the ids of passages that hold both a tab and a line break,
+      as those do that have swallowed the rows behind them.
+
+  Raises:
+    InputError: naming the line where a row starts, and what is wrong there.
+  """
+  with (
+    file_streams.open_bytes(path) as file,
+    file_streams.stream_errors(path) as position,
+    contextlib.closing(_rows(path, file, position, quoting)) as rows,
+  ):
+    _, header = next(rows, (1, []))
+    columns = _columns(path, header)
+    for line, fields in rows:
+      if len(fields) != len(header):
+        raise errors.InputError(
+          f"{path}:{line}: {len(fields)} tab-separated fields, the header has"
+          f" {len(header)}: {json_records.short(fields)}"
+        )
+      identifier, text, title = (
+        json_records.check_unicode(fields[column], f"{path}:{line}", name)
+        for column, name in zip(columns, COLUMNS, strict=True)
+      )
+      identifier = json_records.clean_id(identifier)
+      if not identifier.strip():
+        raise errors.InputError(
+          f"{path}:{line}: the id is empty: every passage needs its own id"
+        )
+      if swallowing is not None and _swallows(fields):
+        swallowing.append(identifier)
+      yield records.Passage(identifier, title, text)
+
+
+def choose(path: str | os.PathLike) -> str:
+  """How a file was written: "csv" or "none".
+
+  As csv, unless that fails or swallows rows while every line is a row as it is.
+  Then the fields vote: a csv writer doubles the marks within a field in marks,
+  and puts in marks every field that has one; a field that breaks either rule
+  was written without quoting.
+
+  Raises:
+    InputError: the file cannot be read.
+  """
+  if _is_whole_csv(path):
+    return "csv"
+  votes: collections.Counter[str] = collections.Counter()
+  with (
+    file_streams.open_bytes(path) as file,
+    file_streams.stream_errors(path) as position,
+  ):
+    lines = _lines(path, file, position)
+    try:
+      _, header = next(lines, (1, []))
+      place = _columns(path, header)[0]
+      for _, fields in lines:
+        if len(fields) != len(header) or not fields[place].strip():
+          return "csv"  # lines are no rows: what is wrong is said by `read`
+        votes["rows"] += 1
+        votes.update(filter(None, map(_vote, fields)))
+    except errors.InputError:
+      return "csv"
+  if votes["either"] > votes["rows"] / 2:
+    votes["csv"] += votes["either"]
+  return "none" if votes["none"] > votes["csv"] else "csv"
+
+
+def _vote(field: str) -> str:
+  """The rule by which a field was written; "" where it has no mark."""
+  if '"' not in field:
+    return ""
+  # Of a field that was torn apart at a tab or a line break, one end is here.
+  inner = field.removeprefix('"').removesuffix('"')
+  if '"' in inner:
+    return "none" if '"' in inner.replace('""', "") else "csv"
+  whole = len(field) > 1 and field[0] == field[-1] == '"'
+  return "either" if whole else "none"
+
+
+def _is_whole_csv(path: str | os.PathLike) -> bool:
+  """Whether csv reads the file, and no row has swallowed others."""
+  with (
+    file_streams.open_bytes(path) as file,
+    file_streams.stream_errors(path) as position,
+    contextlib.closing(_rows(path, file, position, "csv")) as rows,
+  ):
+    try:
+      _, header = next(rows, (1, []))
+      return all(
+        len(fields) == len(header) and not _swallows(fields)
+        for _, fields in rows
+      )
+    except errors.InputError as error:
+      if not isinstance(error.__cause__, csv.Error):
+        raise
+      return False
+
+
+def _swallows(fields: Sequence[str]) -> bool:
+  """A field with a tab and a line break: other rows may lie in it."""
+  return any("\t" in field and "\n" in field for field in fields)
+
+
+def _columns(path: str | os.PathLike, header: Sequence[str]) -> list[int]:
+  """Where the header has id, text and title."""
+  missing = [name for name in COLUMNS if name not in header]
+  if missing:
+    raise errors.InputError(
+      f"{path}:1: the header lacks {' and '.join(missing)}: it must name the"
+      f" tab-separated columns id, text, title; it is"
+      f" {json_records.short(list(header))}"
+    )
+  return [header.index(name) for name in COLUMNS]
+
+
+def _rows(
+  path: str | os.PathLike,
+  file: io.BufferedIOBase,
+  position: file_streams.Position,
+  quoting: str,
+) -> Generator[tuple[int, list[str]], None, None]:
+  """Yields (line where the row starts, fields); blank lines hold no row."""
+  if quoting == "none":
+    yield from _lines(path, file, position)
+    return
+  with file_streams.open_text(file) as lines:
+    yield from _csv_rows(path, lines, position)
+
+
+def _csv_rows(
+  path: str | os.PathLike, lines: Iterable[str], position: file_streams.Position
+) -> Iterator[tuple[int, list[str]]]:
+  csv.field_size_limit(max(LONGEST_FIELD, csv.field_size_limit()))
+  reader = csv.reader(lines, delimiter="\t", strict=True)
+  while True:
+    line = reader.line_num + 1
+    position.line = line - 1
+    try:
+      fields = next(reader)
+    except StopIteration:
+      return
+    except csv.Error as error:
+      raise errors.InputError(
+        f"{path}:{line}: the row that starts here is not tab-separated csv:"
+        f" {error}; a field that begins with a quotation mark must end with"
+        f" one, and those within it are doubled; {_FIX}none"
+      ) from error
+    if fields:
+      yield line, fields
+
+
+def _lines(
+  path: str | os.PathLike,
+  file: io.BufferedIOBase,
+  position: file_streams.Position,
+) -> Iterator[tuple[int, list[str]]]:
+  """The same of a file without quoting: a line is a row."""
+  number = 0
+  while data := file.readline(LONGEST_FIELD + 1):
+    position.line = number
+    number += 1
+    if len(data) > LONGEST_FIELD:
+      raise errors.InputError(
+        f"{path}:{number}: a line of more than {LONGEST_FIELD} bytes: no corpus"
+        " has such passages"
+      )
+    text = data.decode(
+      "utf-8-sig" if number == 1 else "utf-8", "surrogateescape"
+    )
+    text = text.removesuffix("\n").removesuffix("\r")
+    if text:
+      yield number, text.split("\t")

@@ -1,0 +1,91 @@
+"""TREC runs: what was retrieved, in the order in which it was.
+
+In comes a file of lines `question Q0 passage rank score tag`, out come the
+passages of each question by rank.  The rank is the order; scores only say
+something where ranks do not, so that equal scores are no reason for one measure
+to see another order than the next.
+"""
+
+import math
+import pathlib
+
+from absl import logging
+
+from dpr_jax.core import errors
+from dpr_jax.data import beir_files, file_streams, records
+
+Run = dict[str, list[str]]  # question id -> passage ids, best first
+
+
+def read(path: pathlib.Path) -> Run:
+  """Reads a run.
+
+  Passages are ordered by rank; where ranks are equal, by score, and then as
+  they stand in the file.  A passage that a question has twice keeps its first
+  place, and is counted in a warning; so are questions whose scores rise along
+  their ranks.
+
+  Raises:
+    InputError: the file is missing, or a line is none of a run.
+  """
+  rows: dict[str, list[tuple[int, float, int, str]]] = {}
+  with (
+    file_streams.open_bytes(path) as file,
+    file_streams.stream_errors(path) as position,
+    file_streams.open_text(file) as lines,
+  ):
+    for number, line in enumerate(lines, start=1):
+      position.line = number
+      if not line.strip():
+        continue
+      fields = beir_files.columns(line)
+      if len(fields) != 6:
+        raise errors.InputError(
+          f"{path}:{number} is not a line of a TREC run (question Q0 passage"
+          f" rank score tag): {line.strip()[:80]!r}"
+        )
+      question, _, passage, rank, score, _ = fields
+      try:
+        place, value = int(rank), float(score)
+        if math.isnan(value):
+          raise ValueError("NaN is no score")
+      except ValueError as error:
+        raise errors.InputError(
+          f"{path}:{number} is not a line of a TREC run: the rank {rank[:80]!r}"
+          f" or the score {score[:80]!r} is no number"
+        ) from error
+      rows.setdefault(records.trec_id(question), []).append(
+        (place, -value, number, records.trec_id(passage))
+      )
+  _warn(path, rows)
+  return {question: _ordered(found) for question, found in rows.items()}
+
+
+def _ordered(rows: list[tuple[int, float, int, str]]) -> list[str]:
+  return list(dict.fromkeys(passage for *_, passage in sorted(rows)))
+
+
+def _warn(
+  path: pathlib.Path, rows: dict[str, list[tuple[int, float, int, str]]]
+) -> None:
+  """Says where a run contradicts itself."""
+  twice = sum(len(r) - len({row[-1] for row in r}) for r in rows.values())
+  if twice:
+    logging.warning(
+      "%s: %d passages stand there twice for one question: the better rank"
+      " counts",
+      path,
+      twice,
+    )
+  rising = 0
+  for found in rows.values():
+    scores = [row[1] for row in sorted(found)]
+    rising += scores != sorted(scores)
+  if rising:
+    logging.warning(
+      "%s: the scores of %d of %d questions rise along their ranks: passages"
+      " are taken by rank",
+      path,
+      rising,
+      len(rows),
+    )
