@@ -27,7 +27,7 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, file_streams, records
 from dpr_jax.index import faiss_stage
 from dpr_jax.models import model_settings
-from dpr_jax.retrieval import bm25
+from dpr_jax.retrieval import bm25, text_analysis
 
 RANKERS = ("bm25", "model")
 _BATCH = 256  # questions searched at once
@@ -109,7 +109,10 @@ def mine(
   if ranker == "model":
     config = model_settings.settle(config, workdir)
   stage = _stage(config, workdir, ranker)
-  if stage.is_current(overwrite):
+  # Other negatives would end the training that has begun with those.
+  trained = any(workdir.training.glob("*.json")) and not overwrite
+  kept = text_analysis.as_recorded(stage) if trained else stage
+  if kept.is_current(overwrite):
     return
   passages = prepare.open_passages(workdir)
   loaded = _load(config, workdir, ranker, passages, overwrite)
@@ -155,11 +158,12 @@ def _stage(
   settings = mine_settings(config)
   inputs = workdir_lib.dataset_inputs(workdir, "passages", "train", "dev")
   if ranker == "bm25":
+    of_bm25, words = bm25.depends_on(config)
     return workdir_lib.Stage(
       name="mine",
       folder=workdir.negatives,
-      config={**config_lib.sections(config, "bm25"), **settings},
-      inputs=inputs,
+      config={**of_bm25, **settings},
+      inputs=inputs | words,
     )
   index = workdir.index(faiss_stage.check_factory(config.index.factory))
   inputs |= {
@@ -215,16 +219,18 @@ def mine_negatives(
     keep: hard negatives kept at most.
     matcher: decides what contains an answer; its keys are rows of `passages`.
   """
-  cache = PassageCache(passages)
+  cache, without = PassageCache(passages), 0
   for first in range(0, len(questions), _BATCH):
     batch = questions.take(range(first, min(first + _BATCH, len(questions))))
     rows = rank(first, batch)
+    without += int((rows < 0).all(axis=1).sum())
     likely = rows[:, :keep]
     cache.take(likely[likely >= 0].tolist())  # all at once: far faster
     for place, (question, ranked) in enumerate(zip(batch, rows, strict=True)):
       some = _negatives(question, ranked, cache, keep, matcher, first + place)
       yield question, some
   matcher.warn("mine")
+  bm25.warn_without_hits("mine", without, len(questions))
 
 
 def _negatives(

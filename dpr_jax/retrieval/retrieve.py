@@ -23,7 +23,7 @@ from dpr_jax.core import errors, progress
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, records
 from dpr_jax.models import model_settings
-from dpr_jax.retrieval import hybrid, mine, question_sets, retrievers
+from dpr_jax.retrieval import bm25, hybrid, mine, question_sets, retrievers
 from dpr_jax.retrieval.result_files import Hit, ResultsWriter
 
 _BATCH = 256  # questions at once
@@ -280,6 +280,9 @@ def _retrieve_with(
         f"{questions.where}: no questions to retrieve for"
       )
   seconds = time.monotonic() - started
+  bm25.warn_without_hits(
+    f"retrieve: {method}", writer.counts["no_hits"], len(gold)
+  )
   stage.finish(
     {
       **writer.counts,

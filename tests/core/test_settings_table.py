@@ -33,7 +33,7 @@ def test_the_table_is_the_config():
   assert dict(_flat(config.to_dict())) == {
     each.key: each.default for each in ALL
   }
-  assert len(ALL) == len(BY_KEY) == 146
+  assert len(ALL) == len(BY_KEY) == 147
   assert config.is_locked
   assert config.train.is_locked
 
