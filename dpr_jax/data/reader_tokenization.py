@@ -13,6 +13,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+import regex
 import tokenizers
 from jaxtyping import Bool, Int
 
@@ -25,6 +26,25 @@ from dpr_jax.data import long_texts, tokenization
 LAYOUTS = ("dpr", "dpr-hf", "squad")
 _BLOCK = 1000  # texts that are tokenized at once
 _LONG = 100_000  # characters; longer texts are tokenized in pieces
+_GRAPHEME = regex.compile(r"\X")
+_LONGEST_GRAPHEME = 256  # characters
+
+
+def whole_graphemes(text: str, start: int, end: int) -> tuple[int, int]:
+  """A span of characters, widened until it cuts no letter off from its marks.
+
+  Tokenizers leave combining marks out, so the characters of a token end before
+  them.  An empty span stays as it is.
+  """
+  if start >= end or text.isascii():
+    return start, end
+  # Graphemes are found from their beginning, which is never this far away.
+  for found in _GRAPHEME.finditer(text, max(0, start - _LONGEST_GRAPHEME)):
+    if found.start() <= start < found.end():
+      start = found.start()
+    if found.end() >= end:
+      return start, found.end()
+  return start, end
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
