@@ -110,7 +110,7 @@ class ReaderBatch:
   """Rows padded to one length; `models/span_reader.py` takes the fields.
 
   Attributes:
-    ids: token ids, 0 where padded.
+    ids: token ids, that of `[PAD]` where padded.
     lengths: tokens in each row.
     question_ends: where token type 1 begins; the length where it never does.
     passages: position of the passage's first token.
@@ -276,7 +276,8 @@ class ReaderTokenizer:
 
   def pad(self, inputs: Sequence[ReaderInput], length: int) -> ReaderBatch:
     """Pads inputs of at most `length` to a batch."""
-    ids = np.zeros((len(inputs), length), np.int32)
+    padding = tokenization.pad_id(self.backend)
+    ids = np.full((len(inputs), length), padding, np.int32)
     for row, one in enumerate(inputs):
       ids[row, : len(one.ids)] = one.ids
 

@@ -264,7 +264,8 @@ class Encoder:
   def _call(self, kind, tokens, lengths, tiles, first, devices, params):
     """Encodes a tile on each core."""
     size, width = tiles[0].size, tiles[0].width
-    ids = np.zeros((len(devices), size, width), np.int32)
+    padding = self.model.tokenizer.padding
+    ids = np.full((len(devices), size, width), padding, np.int32)
     counts = np.ones((len(devices), size), np.int32)
     for core, tile in enumerate(tiles):
       for place, row in enumerate(tile.rows):

@@ -18,6 +18,7 @@ import tokenizers
 from dpr_jax import version
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import tokenization
 
 FILE = "dpr_jax.json"
 WEIGHTS = "model.safetensors"
@@ -42,7 +43,11 @@ def write_sizes(
   workdir_lib.write_json(
     folder / "config.json",
     dataclasses.asdict(sizes)
-    | {"model_type": "bert", "architectures": ["BertModel"], "pad_token_id": 0}
+    | {
+      "model_type": "bert",
+      "architectures": ["BertModel"],
+      "pad_token_id": tokenization.pad_id(tokenizer),
+    }
     | extra,
   )
   with workdir_lib.replace_file(folder / "tokenizer.json") as temporary:
