@@ -30,6 +30,7 @@ BM25 = section(
       "stemmer", "english", 'a Snowball name, "" for none', choices=STEMMERS
     ),
     Setting("stopwords", "en", 'a bm25s list, "" for none', choices=STOPWORDS),
+    Setting("one_letter_words", False, "words of one letter count: vitamin C"),
   ],
 )
 

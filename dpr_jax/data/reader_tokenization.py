@@ -13,6 +13,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+import regex
 import tokenizers
 from jaxtyping import Bool, Int
 
@@ -25,6 +26,25 @@ from dpr_jax.data import long_texts, tokenization
 LAYOUTS = ("dpr", "dpr-hf", "squad")
 _BLOCK = 1000  # texts that are tokenized at once
 _LONG = 100_000  # characters; longer texts are tokenized in pieces
+_GRAPHEME = regex.compile(r"\X")
+_LONGEST_GRAPHEME = 256  # characters
+
+
+def whole_graphemes(text: str, start: int, end: int) -> tuple[int, int]:
+  """A span of characters, widened until it cuts no letter off from its marks.
+
+  Tokenizers leave combining marks out, so the characters of a token end before
+  them.  An empty span stays as it is.
+  """
+  if start >= end or text.isascii():
+    return start, end
+  # Graphemes are found from their beginning, which is never this far away.
+  for found in _GRAPHEME.finditer(text, max(0, start - _LONGEST_GRAPHEME)):
+    if found.start() <= start < found.end():
+      start = found.start()
+    if found.end() >= end:
+      return start, found.end()
+  return start, end
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,7 +110,7 @@ class ReaderBatch:
   """Rows padded to one length; `models/span_reader.py` takes the fields.
 
   Attributes:
-    ids: token ids, 0 where padded.
+    ids: token ids, that of `[PAD]` where padded.
     lengths: tokens in each row.
     question_ends: where token type 1 begins; the length where it never does.
     passages: position of the passage's first token.
@@ -256,7 +276,8 @@ class ReaderTokenizer:
 
   def pad(self, inputs: Sequence[ReaderInput], length: int) -> ReaderBatch:
     """Pads inputs of at most `length` to a batch."""
-    ids = np.zeros((len(inputs), length), np.int32)
+    padding = tokenization.pad_id(self.backend)
+    ids = np.full((len(inputs), length), padding, np.int32)
     for row, one in enumerate(inputs):
       ids[row, : len(one.ids)] = one.ids
 

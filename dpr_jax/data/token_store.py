@@ -17,6 +17,7 @@ import pathlib
 import signal
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ BLOCK = 32_768  # passages
 _PIECE = 1024  # passages tokenized at once
 # A process of its own starts in seconds, in which a thread does this many.
 _WORTH_A_PROCESS = 20_000
+_MOST_UNKNOWN = 0.05  # of the tokens of texts, before a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +151,7 @@ def make(
       block=BLOCK,
       tokens=sum(record["tokens"] for record in records),
       separator=tokenizer.separator,
+      unknown_share=_unknown_share(records),
       passages_per_second=round(done / seconds, 1),
     )
   logging.info(
@@ -158,7 +161,29 @@ def make(
     done / seconds,
   )
   manifest = workdir_lib.read_record(stage.manifest)
+  _log_unknown(manifest["unknown_share"])
   return TokenStore(stage.folder, manifest, tokenizer.passage_length)
+
+
+def _unknown_share(parts: Sequence[Mapping[str, Any]]) -> float:
+  """Share of `[UNK]` in the tokens of texts, over all parts."""
+  # A part that an older version has left to be finished was not counted.
+  counted = [part for part in parts if "unknown" in part]
+  tokens = sum(part["text_tokens"] for part in counted)
+  unknown = sum(part["unknown"] for part in counted)
+  return round(unknown / tokens, 6) if tokens else 0.0
+
+
+def _log_unknown(share: float) -> None:
+  logging.log(
+    logging.WARNING if share > _MOST_UNKNOWN else logging.INFO,
+    "tokens: %.2f %% of the passages' tokens are [UNK]%s",
+    100 * share,
+    ": the vocabulary of config.model.checkpoint does not know these words; is"
+    " it a model of the corpus's language?"
+    if share > _MOST_UNKNOWN
+    else "",
+  )
 
 
 def fingerprint(tokenizer: tokenization.TextTokenizer) -> str:
@@ -286,17 +311,22 @@ def _make_block(
     lists = tokenizer.passage_ids(texts)
     ends += [len(ids) for ids in lists]
     pieces.append(np.fromiter((i for ids in lists for i in ids), dtype))
+  ids = np.concatenate(pieces)
+  special = [tokenizer.backend.token_to_id(t) for t in ("[CLS]", "[SEP]")]
+  unknown = tokenization.unknown_id(tokenizer.backend)
   lengths, counts = np.unique(ends[1:], return_counts=True)
   ends = np.cumsum(ends).astype(np.uint32)
   files = {
     _name(kind, number): sharded_output.write_array(
       folder / _name(kind, number), array
     )
-    for kind, array in (("ids", np.concatenate(pieces)), ("ends", ends))
+    for kind, array in (("ids", ids), ("ends", ends))
   }
   histogram = zip(lengths.tolist(), counts.tolist(), strict=True)
   return {
     "files": files,
     "tokens": int(ends[-1]),
+    "text_tokens": int(np.isin(ids, special, invert=True).sum()),
+    "unknown": 0 if unknown is None else int((ids == unknown).sum()),
     "lengths": {str(length): count for length, count in histogram},
   }

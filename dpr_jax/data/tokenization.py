@@ -27,7 +27,7 @@ class TokenBatch:
   """Token ids of some texts, padded to one length.
 
   Attributes:
-    ids: token ids, 0 where padded.
+    ids: token ids, that of `[PAD]` where padded.
     mask: False where padded.
   """
 
@@ -76,6 +76,11 @@ class TextTokenizer:
     """Id of `[SEP]`."""
     return self.backend.token_to_id("[SEP]")
 
+  @property
+  def padding(self) -> int:
+    """Id that texts are padded with."""
+    return pad_id(self.backend)
+
   def questions(
     self, questions: Sequence[str], length: int | None = None
   ) -> TokenBatch:
@@ -104,7 +109,7 @@ class TextTokenizer:
     self, ids: Sequence[Sequence[int] | np.ndarray], length: int
   ) -> TokenBatch:
     """Pads id lists of at most `length` to a batch."""
-    batch = np.zeros((len(ids), length), np.int32)
+    batch = np.full((len(ids), length), self.padding, np.int32)
     mask = np.zeros((len(ids), length), bool)
     for row, values in enumerate(ids):
       batch[row, : len(values)] = values
@@ -210,6 +215,18 @@ def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
       f"{folder}: the tokenizer does not know {', '.join(missing)}: it is not"
       " that of a BERT"
     )
-  if backend.token_to_id("[PAD]") not in (0, None):
-    raise errors.InputError(f"{folder}: [PAD] is not token 0")
   return backend
+
+
+def pad_id(backend: tokenizers.Tokenizer) -> int:
+  """Id of `[PAD]`, 0 in a vocabulary without one; masks hide what has it."""
+  return backend.token_to_id("[PAD]") or 0
+
+
+def unknown_id(backend: tokenizers.Tokenizer) -> int | None:
+  """Id of words that the vocabulary cannot spell, `[UNK]`; None: there is none.
+
+  Tokenizers that spell everything, as those of bytes, have no such token.
+  """
+  token = getattr(backend.model, "unk_token", None)
+  return None if token is None else backend.token_to_id(token)

@@ -5,20 +5,30 @@ Both are the rules of SQuAD v1.1's own evaluation (Rajpurkar et al. 2016), and
 exact match is what DPR reports: lower-case, ASCII punctuation deleted, the
 words a, an and the replaced by a space, white space collapsed; the best over
 the accepted answers counts, and a question without a prediction counts as 0.
+One thing is added: how an accent is encoded makes no difference (NFC), as in
+`data/answer_matching.py`.  F1 counts tokens between spaces.
 """
 
 import collections
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+# Of a letter with a combining mark that has no composed form, NFC leaves two
+# characters: the a in it is no article.
+_ARTICLES = re.compile(
+  r"\b(a|an|the)\b(?![\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff])"
+)
 
 
 def normalize(text: str) -> str:
   """The form in which answers are compared."""
-  text = text.lower().translate(_PUNCTUATION)
+  text = text.lower()
+  if not text.isascii():
+    text = unicodedata.normalize("NFC", text)
+  text = text.translate(_PUNCTUATION)
   return " ".join(_ARTICLES.sub(" ", text).split())
 
 

@@ -6,7 +6,6 @@ and so do the vectors.
 
 import dataclasses
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,15 +15,15 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dpr_jax.core import config as config_lib
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors, forks
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import records
+from dpr_jax.data import arguments
 from dpr_jax.inference import length_tiles
 from dpr_jax.models import dual_encoder, retriever_model, stored_towers
 
 QUESTION, PASSAGE = "question", "passage"
+MODELS = ("best", "start")  # as trained, and before training
 
 
 @runtime_checkable
@@ -87,8 +86,8 @@ class Encoder:
     self,
     model: retriever_model.Towers,
     *,
-    tokens_per_core: int = 0,
-    length_step: int = 32,
+    tokens_per_core: arguments.Count = 0,
+    length_step: arguments.Count = 32,
     params: Any = None,
   ):
     """Prepares encoding; programs compile when they are first needed.
@@ -100,8 +99,8 @@ class Encoder:
       length_step: texts that come in lists are padded to a multiple of it.
       params: replicated parameters to use in place of the model's own.
     """
-    config_lib.at_least("embed.tokens_per_core", tokens_per_core, 0)
-    config_lib.at_least("embed.length_step", length_step, 1)
+    tokens_per_core = arguments.count("tokens_per_core", tokens_per_core, 0)
+    length_step = arguments.count("length_step", length_step)
     self.model = model
     self.work = Work()
     self._home = forks.Home()
@@ -114,7 +113,10 @@ class Encoder:
 
   @classmethod
   def load(
-    cls, folder: str | os.PathLike, which: str = "best", **options: Any
+    cls,
+    folder: arguments.Path,
+    which: arguments.Text = "best",
+    **options: Any,
   ) -> "Encoder":
     """The encoder of a workdir, or of a Hugging Face folder.
 
@@ -123,8 +125,12 @@ class Encoder:
         Sentence-Transformers save it, used as it is for both kinds of text.
       which: of a workdir: "best" = as trained, "start" = before training.
       **options: as of the constructor.
+
+    Raises:
+      InputError: nothing that can encode is there, or a bad argument.
     """
-    folder = workdir_lib.user_path(folder)
+    folder = workdir_lib.user_path(arguments.path("folder", folder))
+    which = arguments.choice("which", which, MODELS)
     path = folder / "config.json"
     if path.exists() and "hidden_size" in workdir_lib.read_json(path):
       return cls(stored_towers.from_folder(folder), **options)
@@ -186,20 +192,33 @@ class Encoder:
     )
 
   def encode_questions(
-    self, questions: Sequence[str]
+    self, questions: arguments.Texts
   ) -> Float[np.ndarray, "questions dim"]:
-    """float32 vectors of questions."""
-    return self.collect(QUESTION, self.model.tokenizer.question_ids(questions))
+    """float32 vectors of questions, a row each; of one question, one row.
+
+    Args:
+      questions: texts, or one text.
+
+    Raises:
+      InputError: something else is among them.
+    """
+    texts = arguments.texts("questions", questions)
+    return self.collect(QUESTION, self.model.tokenizer.question_ids(texts))
 
   def encode_passages(
-    self, passages: Sequence[records.Passage | tuple[str, str]]
+    self, passages: arguments.Passages
   ) -> Float[np.ndarray, "passages dim"]:
-    """float32 vectors of passages, or of (title, text) pairs."""
-    passages = [
-      p if isinstance(p, records.Passage) else records.Passage("", *p)
-      for p in passages
-    ]
-    return self.collect(PASSAGE, self.model.tokenizer.passage_ids(passages))
+    """float32 vectors of passages, a row each; of one passage, one row.
+
+    Args:
+      passages: each is a text, a (title, text), a {"title", "text"}, a Passage
+        or a Hit; or one of these.
+
+    Raises:
+      InputError: something else is among them.
+    """
+    found = arguments.passages("passages", passages)
+    return self.collect(PASSAGE, self.model.tokenizer.passage_ids(found))
 
   def collect(
     self, kind: str, ids: list[list[int]], widths: Sequence[int] = ()
@@ -264,7 +283,8 @@ class Encoder:
   def _call(self, kind, tokens, lengths, tiles, first, devices, params):
     """Encodes a tile on each core."""
     size, width = tiles[0].size, tiles[0].width
-    ids = np.zeros((len(devices), size, width), np.int32)
+    padding = self.model.tokenizer.padding
+    ids = np.full((len(devices), size, width), padding, np.int32)
     counts = np.ones((len(devices), size), np.int32)
     for core, tile in enumerate(tiles):
       for place, row in enumerate(tile.rows):

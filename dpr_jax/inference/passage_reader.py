@@ -51,6 +51,7 @@ class _Job:
   place: tuple[int, int]  # question, passage
   input: reader_tokenization.ReaderInput
   tokens: reader_tokenization.Tokens
+  text: str  # of the passage
 
 
 class PassageReader:
@@ -72,7 +73,8 @@ class PassageReader:
       tokens_per_core: that a core reads at once; 0 = what its cache holds on a
         CPU, 32,768 elsewhere.
       length_step: inputs are padded to a multiple of it.
-      span_tokens: of an answer at most, before it is widened to whole words.
+      span_tokens: of an answer at most, before it is widened to whole words
+        and graphemes (a letter with its marks).
       params: replicated parameters to use in place of the reader's own.
     """
     config_lib.at_least("read.tokens_per_core", tokens_per_core, 0)
@@ -140,7 +142,7 @@ class PassageReader:
         head, end = tokenizer.head(ids, titles[passage.title].ids)
         for window in tokenizer.windows(len(head), len(tokens.ids)):
           composed = tokenizer.compose(head, end, tokens.ids, window)
-          jobs.append(_Job((number, place), composed, tokens))
+          jobs.append(_Job((number, place), composed, tokens, passage.text))
     return jobs
 
   def _run(self, jobs: list[_Job]) -> Iterator[tuple[_Job, Reading]]:
@@ -191,8 +193,12 @@ class PassageReader:
         words = self.reader.tokenizer.whole_words(
           job.tokens.ids, first + shift, last + shift
         )
-        start, end = job.tokens.starts[words[0]], job.tokens.ends[words[1]]
-      yield job, Reading(rank, score, int(start), int(end))
+        start, end = reader_tokenization.whole_graphemes(
+          job.text,
+          int(job.tokens.starts[words[0]]),
+          int(job.tokens.ends[words[1]]),
+        )
+      yield job, Reading(rank, score, start, end)
 
 
 def mixed_scores(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dpr_jax import version
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import tokenization
 
 if TYPE_CHECKING:  # imported where it is used: every command reads settings
   import tokenizers
@@ -42,7 +43,11 @@ def write_sizes(
   workdir_lib.write_json(
     folder / "config.json",
     dataclasses.asdict(sizes)
-    | {"model_type": "bert", "architectures": ["BertModel"], "pad_token_id": 0}
+    | {
+      "model_type": "bert",
+      "architectures": ["BertModel"],
+      "pad_token_id": tokenization.pad_id(tokenizer),
+    }
     | extra,
   )
   with workdir_lib.replace_file(folder / "tokenizer.json") as temporary:

@@ -7,14 +7,11 @@ and the seconds of every step.
 
 import dataclasses
 import json
-import os
 import time
-
-import ml_collections
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import records
+from dpr_jax.data import arguments, records
 from dpr_jax.inference import passage_reader, reader_answers
 from dpr_jax.models import model_settings
 from dpr_jax.reading import read as read_lib
@@ -85,21 +82,22 @@ class Answerer:
     self,
     retriever: retrieve_lib.Retriever,
     engine: passage_reader.PassageReader,
-    k: int = 20,
-    weight: float = 0.0,
+    k: arguments.Count = 20,
+    weight: arguments.Number = 0.0,
   ):
     """Reads the first `k` passages; `weight` as in `passage_reader.choose`."""
     self._retriever, self._engine = retriever, engine
-    self._k, self._weight = k, weight
+    self._k = arguments.count("k", k)
+    self._weight = arguments.number("weight", weight)
 
   @classmethod
   def load(
     cls,
-    folder: str | os.PathLike,
-    method: str = "",
-    k: int = 20,
+    folder: arguments.Path,
+    method: arguments.Text = "",
+    k: arguments.Count = 20,
     *,
-    config: ml_collections.ConfigDict | None = None,
+    config: arguments.ConfigDict = None,
   ) -> "Answerer":
     """Opens a finished workdir.
 
@@ -110,11 +108,12 @@ class Answerer:
       config: how to search and read; None = as the workdir's own config says.
 
     Raises:
-      InputError: something is missing, or the config contradicts what was
-        trained.
+      InputError: something is missing, an argument is bad, or the config
+        contradicts what was trained.
     """
-    workdir = workdir_lib.Workdir(folder)
-    if config is None:
+    workdir = workdir_lib.Workdir(arguments.path("folder", folder))
+    method, k = arguments.text("method", method), arguments.count("k", k)
+    if arguments.config(config) is None:
       config = model_settings.of_workdir(workdir)
     config = model_settings.settle(config, workdir, reads=True)
     if not method and not len(config.read.methods):
@@ -128,8 +127,13 @@ class Answerer:
       retriever_weight.weight(config, workdir, method, reader),
     )
 
-  def ask(self, question: str) -> Reply:
-    """The answer to a question, from the first k passages."""
+  def ask(self, question: arguments.Text) -> Reply:
+    """The answer to a question, from the first k passages.
+
+    Raises:
+      InputError: the question is not one text.
+    """
+    question = arguments.text("question", question)
     began = time.perf_counter()
     (hits,) = self._retriever.search([question], self._k)
     found = time.perf_counter()

@@ -2,10 +2,9 @@
 
 In come the passages of `data/passages`, out comes the folder `bm25/` and, from
 it, the best rows for a question.  The library bm25s computes and stores the
-scores; here are the words (`title text`, lower case, runs of at least two word
-characters, without stop words, stemmed), the order of equal scores, and the
-checks.  BM25 figures mean nothing without k1 and b: they are kept with the
-index.
+scores; here are what is indexed (`title text`, as the words of
+`text_analysis.py`), the order of equal scores, and the checks.  BM25 figures
+mean nothing without k1 and b: they are kept with the index.
 
 bm25s starts JAX when it is imported, before the command line has chosen
 devices and processes: so it is imported where it is used, not here.
@@ -13,28 +12,27 @@ devices and processes: so it is imported where it is used, not here.
 
 import array
 import dataclasses
-import logging as python_logging
+import functools
 import os
 import pathlib
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import ml_collections
 import numpy as np
-import Stemmer
 from absl import logging
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, progress
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records
+from dpr_jax.retrieval import text_analysis
 
 METHOD = "lucene"  # idf = ln(1 + (N - n + 0.5) / (n + 0.5)), no (k1 + 1)
 PARAMETERS = "parameters.json"
 _BLOCK = 10_000  # passages read at once
-_WORD = re.compile(r"\b\w\w+\b")
+_MOST_WITHOUT_HITS = 0.05  # of the questions, before a warning
 
 
 @runtime_checkable
@@ -57,12 +55,30 @@ class Parameters:
     b: how much long passages are held down, 0 to 1.
     stopwords: the name of a bm25s stop word list, "" for none.
     stemmer: the name of a Snowball stemmer, "" for none.
+    one_letter_words: words of one letter count.
+    words: the version of `text_analysis` that split the texts.
   """
 
   k1: float
   b: float
   stopwords: str
   stemmer: str
+  one_letter_words: bool = False
+  words: str = text_analysis.VERSION
+
+  def __post_init__(self):
+    if not self.k1 >= 0:
+      raise errors.InputError(f"config.bm25.k1={self.k1}: must be >= 0")
+    if not 0 <= self.b <= 1:
+      raise errors.InputError(f"config.bm25.b={self.b}: must be 0 to 1")
+
+  def splitter(self) -> text_analysis.Splitter:
+    """What splits texts; `InputError` for an unknown list or stemmer."""
+    return text_analysis.Splitter(
+      stopwords=self.stopwords,
+      stemmer=self.stemmer,
+      one_letter_words=self.one_letter_words,
+    )
 
 
 class BM25Index:
@@ -72,7 +88,7 @@ class BM25Index:
     """Callers use `build` or `load`; `model` is a bm25s.BM25."""
     self.parameters = parameters
     self._model = model
-    self._words = _word_splitter(parameters)
+    self._splitter = parameters.splitter()
 
   @property
   def library(self):
@@ -81,7 +97,19 @@ class BM25Index:
 
   def word_ids(self, question: str) -> list[int]:
     """Numbers of the question's words that the corpus knows, in order."""
-    return self._model.get_tokens_ids(list(self._words(question)))
+    words = self._splitter.words(question)
+    ids = self._model.get_tokens_ids(words)
+    # A character that is the whole question is looked for in every bigram.
+    return ids or [i for word in words for i in self._bigrams.get(word, ())]
+
+  @functools.cached_property
+  def _bigrams(self) -> dict[str, list[int]]:
+    """Numbers of the bigrams that have a character, by character."""
+    found: dict[str, list[int]] = {}
+    for word, number in self._model.vocab_dict.items():
+      for character in dict.fromkeys(text_analysis.characters_of(word)):
+        found.setdefault(character, []).append(number)
+    return found
 
   def __len__(self) -> int:
     """Passages in the index."""
@@ -96,6 +124,7 @@ class BM25Index:
     b: float | int,
     stopwords: str,
     stemmer: str,
+    one_letter_words: bool = False,
   ) -> "BM25Index":
     """Indexes `title text` of every passage; row i is passage i.
 
@@ -105,10 +134,12 @@ class BM25Index:
     Raises:
       InputError: no passages, no words in them, or a bad parameter.
     """
-    bm25s = _bm25s()
+    bm25s = text_analysis.library()
 
-    parameters = Parameters(float(k1), float(b), stopwords, stemmer)
-    words = _word_splitter(parameters)
+    parameters = Parameters(
+      float(k1), float(b), stopwords, stemmer, one_letter_words
+    )
+    words = parameters.splitter().words
     if not len(passages):
       raise errors.InputError(
         "BM25: the corpus has no passages; check config.data.passages"
@@ -155,12 +186,22 @@ class BM25Index:
     Raises:
       InputError: a file is missing or is not what `save` writes.
     """
-    bm25s = _bm25s()
+    bm25s = text_analysis.library()
 
     stored = workdir_lib.read_json(pathlib.Path(folder) / PARAMETERS)
+    if isinstance(stored, dict) and "words" not in stored:
+      stored["words"] = "of an older version"
     try:
       parameters = Parameters(**stored)
+      if parameters.words != text_analysis.VERSION:
+        raise errors.InputError(
+          f"{folder}: this BM25 index has other words ({parameters.words!r})"
+          f" than this version ({text_analysis.VERSION!r}): run `dpr-jax"
+          " retrieve --method=bm25`, which builds it again"
+        )
       model = bm25s.BM25.load(folder, show_progress=False)
+    except errors.InputError:
+      raise
     except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
       raise errors.InputError(
         f"{folder} is not a BM25 index ({error}): delete it and run"
@@ -222,6 +263,21 @@ def passage_text(passage: records.Passage) -> str:
   return f"{passage.title} {passage.text}".strip()
 
 
+def depends_on(
+  config: ml_collections.ConfigDict,
+) -> tuple[dict[str, Any], dict[str, str]]:
+  """What BM25's answers depend on besides the corpus, for a `Stage`.
+
+  Returns:
+    (section `bm25`, the version of the text analysis for the inputs).  A
+    setting that an older version did not have is left out at its default.
+  """
+  settings = config_lib.sections(config, "bm25")
+  if not settings["bm25"]["one_letter_words"]:
+    del settings["bm25"]["one_letter_words"]
+  return settings, {text_analysis.INPUT: text_analysis.VERSION}
+
+
 def build_or_load(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
@@ -237,11 +293,12 @@ def build_or_load(
   from dpr_jax.data import prepare
 
   folder = workdir.bm25
+  recorded, words = depends_on(config)
   stage = workdir_lib.Stage(
     name="bm25",
     folder=folder,
-    config=config_lib.sections(config, "bm25"),
-    inputs=workdir_lib.dataset_inputs(workdir, "passages"),
+    config=recorded,
+    inputs=workdir_lib.dataset_inputs(workdir, "passages") | words,
   )
   if stage.is_current(overwrite):
     return _load(folder)  # its files have just been compared
@@ -252,6 +309,7 @@ def build_or_load(
     b=settings.b,
     stopwords=settings.stopwords,
     stemmer=settings.stemmer,
+    one_letter_words=settings.one_letter_words,
   )
   with workdir_lib.replace_folder(folder, "bm25") as temporary:
     index.save(temporary)
@@ -309,6 +367,25 @@ def _write_plainly(folder: pathlib.Path, scores: dict) -> None:
         file.write(value)
 
 
+def warn_without_hits(where: str, without: int, questions: int) -> None:
+  """Warns where more than 5 % of questions found no passage at all.
+
+  Args:
+    where: what was done with them; begins the line.
+    without: questions without a hit.
+    questions: all of them.
+  """
+  if without > _MOST_WITHOUT_HITS * questions:
+    logging.warning(
+      "%s: %d of %d questions share no word with any passage: are they in the"
+      " language of the corpus? config.bm25.stopwords, stemmer and"
+      " one_letter_words say which words count",
+      where,
+      without,
+      questions,
+    )
+
+
 def check_size(index: BM25Index, passages: Passages) -> None:
   """`InputError` where the index is not of this many passages."""
   if len(index) != len(passages):
@@ -316,62 +393,3 @@ def check_size(index: BM25Index, passages: Passages) -> None:
       f"the BM25 index holds {len(index)} passages, the corpus"
       f" {len(passages)}: run `dpr-jax mine --overwrite`"
     )
-
-
-def _bm25s():
-  """The library, which starts JAX (see above) and logs at level DEBUG."""
-  import bm25s
-
-  python_logging.getLogger("bm25s").setLevel(python_logging.WARNING)
-  return bm25s
-
-
-def _word_splitter(
-  parameters: Parameters,
-) -> Callable[[str], Iterator[str]]:
-  """Checks the parameters; returns text -> stemmed words, in order."""
-  if not parameters.k1 >= 0:
-    raise errors.InputError(f"config.bm25.k1={parameters.k1}: must be >= 0")
-  if not 0 <= parameters.b <= 1:
-    raise errors.InputError(f"config.bm25.b={parameters.b}: must be 0 to 1")
-  stopwords = _stopwords(parameters.stopwords)
-  stem = _stemmer(parameters.stemmer)
-  stems: dict[str, str] = {}
-
-  def words(text: str) -> Iterator[str]:
-    for word in _WORD.findall(text.lower()):
-      if word not in stopwords:
-        stemmed = stems.get(word)
-        if stemmed is None:
-          stemmed = stems[word] = stem(word)
-        yield stemmed
-
-  return words
-
-
-def _stopwords(name: str) -> frozenset[str]:
-  if not name:
-    return frozenset()
-  bm25s = _bm25s()
-
-  try:
-    splitter = bm25s.tokenization.Tokenizer(stopwords=name)
-  except ValueError as error:
-    raise errors.InputError(
-      f"config.bm25.stopwords={name!r}: must be '' or a list of bm25s, as"
-      " 'en', 'de', 'fr', 'es', 'it', 'nl', 'pt', 'ru', 'sv', 'no', 'da',"
-      " 'tr', 'zh', 'ko'"
-    ) from error
-  return frozenset(splitter.stopwords)
-
-
-def _stemmer(name: str) -> Callable[[str], str]:
-  if not name:
-    return lambda word: word
-  try:
-    return Stemmer.Stemmer(name).stemWord
-  except KeyError as error:
-    raise errors.InputError(
-      f"config.bm25.stemmer={name!r}: must be '' or one of"
-      f" {', '.join(Stemmer.algorithms())}"
-    ) from error

@@ -21,7 +21,7 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, mined_negatives, records
 from dpr_jax.index import faiss_stage
 from dpr_jax.models import model_settings
-from dpr_jax.retrieval import bm25, passage_cache
+from dpr_jax.retrieval import bm25, passage_cache, text_analysis
 
 _BATCH = 256  # questions searched at once
 
@@ -67,9 +67,15 @@ def mine(
     )
   if ranker == "model":
     config = model_settings.settle(config, workdir)
-  if multiprocess.first_alone(
-    lambda: _stage(config, workdir, ranker).is_current(overwrite)
-  ):
+  trained = any(workdir.training.glob("*.json")) and not overwrite
+
+  def is_current() -> bool:
+    stage = _stage(config, workdir, ranker)
+    # Other negatives would end the training that has begun with those.
+    kept = text_analysis.as_recorded(stage) if trained else stage
+    return kept.is_current(overwrite)
+
+  if multiprocess.first_alone(is_current):
     return
   retrievers.on_all_processes(
     config,
@@ -127,11 +133,12 @@ def _stage(
   settings = mined_negatives.settings(config)
   inputs = workdir_lib.dataset_inputs(workdir, "passages", "train", "dev")
   if ranker == "bm25":
+    of_bm25, words = bm25.depends_on(config)
     return workdir_lib.Stage(
       name="mine",
       folder=workdir.negatives,
-      config={**config_lib.sections(config, "bm25"), **settings},
-      inputs=inputs,
+      config={**of_bm25, **settings},
+      inputs=inputs | words,
     )
   index = workdir.index(faiss_stage.check_factory(config.index.factory))
   inputs |= {
@@ -187,16 +194,18 @@ def mine_negatives(
     keep: hard negatives kept at most.
     matcher: decides what contains an answer; its keys are rows of `passages`.
   """
-  cache = passage_cache.PassageCache(passages)
+  cache, without = passage_cache.PassageCache(passages), 0
   for first in range(0, len(questions), _BATCH):
     batch = questions.take(range(first, min(first + _BATCH, len(questions))))
     rows = rank(first, batch)
+    without += int((rows < 0).all(axis=1).sum())
     likely = rows[:, :keep]
     cache.take(likely[likely >= 0].tolist())  # all at once: far faster
     for place, (question, ranked) in enumerate(zip(batch, rows, strict=True)):
       some = _negatives(question, ranked, cache, keep, matcher, first + place)
       yield question, some
   matcher.warn("mine")
+  bm25.warn_without_hits("mine", without, len(questions))
 
 
 def _negatives(

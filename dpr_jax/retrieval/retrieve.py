@@ -22,9 +22,10 @@ from absl import logging
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, multiprocess, progress
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, records
+from dpr_jax.data import answer_matching, arguments, records
 from dpr_jax.models import model_settings
 from dpr_jax.retrieval import (
+  bm25,
   hybrid,
   mine,
   passage_cache,
@@ -48,11 +49,11 @@ class Retriever:
   @classmethod
   def load(
     cls,
-    workdir_path: str | os.PathLike,
-    method: str = "dense",
+    workdir_path: arguments.Path,
+    method: arguments.Text = "dense",
     *,
-    factory: str = "",
-    config: ml_collections.ConfigDict | None = None,
+    factory: arguments.Text = "",
+    config: arguments.ConfigDict = None,
   ) -> "Retriever":
     """Opens what a finished workdir holds.
 
@@ -64,13 +65,15 @@ class Retriever:
       config: how to search; None = as the workdir's own config says.
 
     Raises:
-      InputError: an unknown method, or something is missing or does not
-        belong together.
+      InputError: an unknown method, a bad argument, or something is missing
+        or does not belong together.
     """
     from dpr_jax.data import prepare
 
-    retrievers.check_methods([method])
-    workdir = workdir_lib.Workdir(workdir_path)
+    retrievers.check_methods([arguments.text("method", method)])
+    factory = arguments.text("factory", factory)
+    config = arguments.config(config)
+    workdir = workdir_lib.Workdir(arguments.path("workdir_path", workdir_path))
     passages = prepare.open_passages(workdir)
     if config is None and (workdir.root / config_lib.FILE).exists():
       config = model_settings.of_workdir(workdir)
@@ -88,7 +91,7 @@ class Retriever:
     return getattr(self._ranker, "seconds", {})
 
   def search(
-    self, questions: str | Sequence[str], k: int = 20
+    self, questions: arguments.Texts, k: arguments.Count = 20
   ) -> list[list[Hit]]:
     """The best passages of each question, best first.
 
@@ -97,12 +100,10 @@ class Retriever:
       k: hits wanted; fewer where the corpus or BM25 has fewer.
 
     Raises:
-      InputError: k is below 1.
+      InputError: k is no whole number from 1 on, or a question is no text.
     """
-    if isinstance(questions, str):
-      questions = [questions]
-    if k < 1:
-      raise errors.InputError(f"k={k}: must be at least 1")
+    questions = arguments.texts("questions", questions)
+    k = min(arguments.count("k", k), len(self._passages))
     cache = passage_cache.PassageCache(self._passages)
     return [
       [hit for _, hit in ranked]
@@ -330,6 +331,9 @@ def _retrieve_with(
         f"{questions.where}: no questions to retrieve for"
       )
   seconds = time.monotonic() - started
+  bm25.warn_without_hits(
+    f"retrieve: {method}", writer.counts["no_hits"], len(gold)
+  )
   stage.finish(
     {
       **writer.counts,

@@ -247,7 +247,8 @@ def depends_on(
   settings: dict[str, Any] = {"method": method}
   inputs: dict[str, str] = {}
   if method in ("bm25", "hybrid"):
-    settings |= config_lib.sections(config, "bm25")
+    more, inputs = bm25.depends_on(config)
+    settings |= more
   if method == "hybrid":
     settings["fusion"] = hybrid.settings(config, workdir)
   if method in VECTORS:

@@ -122,6 +122,7 @@ VALUES = [
   rate("bm25.b", ">= 0 and <= 1", "-0.1", "0"),
   ("bm25.stemmer", ["", "english"], [("klingon", "must be one of '', arabic")]),
   ("bm25.stopwords", ["", "en"], [("xx", "must be one of '', en, english")]),
+  switch("bm25.one_letter_words"),
   count("mine.depth", 1),
   count("mine.keep", 1),
   count("embed.rows_per_shard", 1),

@@ -262,3 +262,17 @@ def test_spans_of_the_original_text():
   assert [text[start:end] for start, end in found] == [
     *("Zu\u0308rich", "Z\u00fcrich"),
   ]
+
+
+def test_the_rule_rests_on_spaces_between_words():
+  """In scripts without spaces patterns find answers, and strings do not."""
+  for answer, text in (
+    ("\u5317\u4eac", "\u5317\u4eac\u662f\u9996\u90fd"),  # Chinese
+    ("\uc11c\uc6b8", "\uc11c\uc6b8\uc740 \uc218\ub3c4"),  # Korean
+    (
+      "\u0e44\u0e17\u0e22",
+      "\u0e1b\u0e23\u0e30\u0e40\u0e17\u0e28\u0e44\u0e17\u0e22",
+    ),  # Thai
+  ):
+    assert not answer_matching.has_answer([answer], text)
+    assert answer_matching.has_answer([answer], text, match="regex")

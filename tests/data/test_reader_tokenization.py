@@ -107,6 +107,27 @@ def test_characters_to_tokens_and_back(backend):
   assert [w.count for w in tokenizer.windows(5, 0)] == [0]
 
 
+GRAPHEMES = [
+  # text, span, the span of whole letters with their marks
+  ("abc", (0, 2), (0, 2)),
+  ("e\u0301a", (0, 1), (0, 2)),
+  ("e\u0301a", (1, 2), (0, 2)),
+  ("e\u0301a", (2, 3), (2, 3)),
+  ("e\u0301a", (1, 1), (1, 1)),  # nothing stays nothing
+  ("\u0926\u093f\u0932", (0, 1), (0, 2)),  # a Hindi letter and its vowel
+  ("x\u0bae\u0bbf", (1, 2), (1, 3)),  # Tamil
+  ("\u1112\u1161\u11ab x", (0, 1), (0, 3)),  # a syllable of Hangul
+  ("\u6771\u4eac", (0, 1), (0, 1)),
+  ("a" * 999 + "e\u0301", (990, 1000), (990, 1001)),
+  ("\u00e9" * 999 + "e\u0301e", (999, 1000), (999, 1001)),
+]
+
+
+@pytest.mark.parametrize(("text", "span", "wanted"), GRAPHEMES)
+def test_spans_are_widened_to_whole_letters(text, span, wanted):
+  assert reader_tokenization.whole_graphemes(text, *span) == wanted
+
+
 def test_lone_surrogate_is_named(backend):
   with pytest.raises(errors.InputError, match="lone surrogate"):
     _tokenizer(backend).tokenize(["ok", "bad \ud800"])

@@ -1,5 +1,6 @@
 """The token store: the tokenizer's own ids, made once, whole after a crash."""
 
+import copy
 import dataclasses
 import os
 
@@ -118,3 +119,32 @@ def test_processes_deal_blocks(fresh_workdir, tokenizer, small_blocks):
   assert stores[0].manifest == stores[1].manifest
   _check(stores[1], passages, tokenizer)
   assert workdir_lib.read_manifest(stores[0].folder, "tokens")["count"] == 120
+
+
+@pytest.mark.parametrize(
+  ("texts", "share"),
+  [
+    # Words that the vocabulary has or can spell, and signs that it has not.
+    (["Ulm is a city", "x \u20ac"] * 30, 1 / 6),
+    (["Ulm is a city Ulm is a city a x"] * 2 + ["\u20ac"], 1 / 21),
+    (["a city"], 0.0),
+  ],
+)
+def test_the_share_of_unknown_words_is_told(
+  tmp_path, tiny_config, tokenizer, small_blocks, caplog, texts, share
+):
+  """Of the tokens of texts alone; a warning where it is above 5 %."""
+  caplog.set_level("INFO")
+  path = tmp_path / "passages.tsv"
+  rows = ["id\ttext\ttitle", *(f"{i}\t{t}\t" for i, t in enumerate(texts))]
+  path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+  config = copy.deepcopy(tiny_config)
+  config.data.passages, config.data.train = str(path), "none"
+  prepare.prepare(config, place := workdir_lib.Workdir(tmp_path / "work"))
+  passages = prepare.open_passages(place)
+  assert len(passages) == len(texts)
+  store = token_store.make(place, passages, tokenizer, workers=1)
+  assert store.manifest["unknown_share"] == pytest.approx(share, abs=1e-6)
+  (line,) = [r for r in caplog.records if "are [UNK]" in r.getMessage()]
+  assert f"{100 * share:.2f} % of the passages' tokens" in line.getMessage()
+  assert (line.levelname == "WARNING") == (share > 0.05)

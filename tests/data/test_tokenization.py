@@ -1,11 +1,13 @@
 """Text to ids, as DPR does it."""
 
 import hypothesis
+import numpy as np
 import pytest
+import tokenizers
 from hypothesis import strategies
 
 from dpr_jax.core import errors
-from dpr_jax.data import records, tokenization
+from dpr_jax.data import reader_tokenization, records, tokenization
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,40 @@ def test_clipping_never_changes_ids(backend, pieces, repeat):
   whole = backend.encode(text).ids
   wanted = whole if len(whole) <= 6 else [*whole[:5], tokenizer.separator]
   assert tokenizer.passage_ids([_passage("", text)])[0] == wanted
+
+
+@pytest.mark.parametrize(
+  ("order", "padding"),
+  [
+    (["[UNK]", "[CLS]", "[SEP]", "[PAD]"], 3),  # as Dutch and Spanish BERTs
+    (["[PAD]", "[UNK]", "[CLS]", "[SEP]"], 0),
+  ],
+)
+def test_padding_is_the_tokenizers_own(tmp_path, order, padding):
+  (tmp_path / "vocab.txt").write_text("\n".join([*order, "de", "stad"]))
+  (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+  backend = tokenization.load_tokenizer(tmp_path)
+  tokenizer = tokenization.TextTokenizer(backend, passage_length=8)
+  assert tokenizer.padding == padding
+  batch = tokenizer.passages([_passage("", "de stad"), _passage("", "stad")])
+  names = [*order, "de", "stad"]
+  text = [names.index(name) for name in ("[CLS]", "de", "stad", "[SEP]")]
+  assert batch.ids[0].tolist() == text + [padding] * 4
+  assert batch.mask.sum(axis=1).tolist() == [4, 3]
+  reader = reader_tokenization.ReaderTokenizer(
+    backend, length=16, question_length=4, overlap=2
+  )
+  ids = np.array(text, np.int32)
+  window = reader_tokenization.Window(0, 1)
+  row = reader_tokenization.ReaderInput(ids, 2, 3, window)
+  assert reader.pad([row], 6).ids.tolist() == [text + [padding] * 2]
+
+
+def test_ids_of_special_tokens(backend):
+  assert backend.id_to_token(tokenization.unknown_id(backend)) == "[UNK]"
+  spells_all = tokenizers.Tokenizer(tokenizers.models.BPE())
+  assert tokenization.unknown_id(spells_all) is None
+  assert tokenization.pad_id(spells_all) == 0
 
 
 def test_bad_text_and_settings(backend, tmp_path):

@@ -269,7 +269,7 @@ def test_encoder_in_three_lines(tiny_config, fresh_workdir, tmp_path):
   """`Encoder.load(workdir)`, also from another folder."""
   encoder = dpr_jax.Encoder.load(fresh_workdir.root, which="start")
   assert encoder.encode_questions(["where"]).shape == (1, 32)
-  with pytest.raises(errors.InputError, match="model 'middle': must be best"):
+  with pytest.raises(errors.InputError, match="which='middle': must be one of"):
     dpr_jax.Encoder.load(fresh_workdir.root, which="middle")
   with pytest.raises(errors.InputError, match="is it a workdir of dpr-jax"):
     dpr_jax.Encoder.load(tmp_path / "nothing")

@@ -1,6 +1,10 @@
 """Exact match and F1, by a table of hard cases."""
 
+import unicodedata
+
+import hypothesis
 import pytest
+from hypothesis import strategies
 
 from dpr_jax.evaluation import exact_match
 
@@ -21,7 +25,16 @@ CASES = [
   ("an apple a day", ["apple day"], 1, 1),
   ("É. Zola", ["é zola"], 1, 1),
   ("É. Zola", ["E. Zola"], 0, 0.5),  # accents stay
-  ("Zu\u0308rich", ["Z\u00fcrich"], 0, 0),  # no normal form is taken
+  ("Zu\u0308rich", ["Z\u00fcrich"], 1, 1),  # one letter, encoded in two ways
+  ("Z\u00fcrich See", ["Zu\u0308rich"], 0, 2 / 3),
+  ("\u1112\u1161\u11ab", ["\ud55c"], 1, 1),  # a syllable of Hangul
+  ("\u0958", ["\u0915\u093c"], 1, 1),  # a Hindi letter with a dot
+  ("\u212bngstr\u00f6m", ["\u00e5ngstro\u0308m"], 1, 1),
+  ("I\u0307stanbul", ["\u0130stanbul"], 1, 1),
+  ("J\u030c", ["\u01f0"], 1, 1),  # a capital that has no code of its own
+  ("a\u0301 la", ["\u00e1 la"], 1, 1),  # no article
+  ("a\u0330 la", ["la"], 0, 2 / 3),  # nor here, where no code has both
+  ("who\u037e", ["who;"], 1, 1),  # the Greek question mark is a semicolon
   ("\u201cUlm\u201d", ["Ulm"], 0, 0),  # curly marks are no ASCII punctuation
   ("$5,000", ["5000"], 1, 1),
   ("5\u00a0000", ["5 000"], 1, 1),  # a hard space is white space
@@ -37,6 +50,14 @@ CASES = [
 def test_hard_cases(prediction, answers, em, f1):
   assert exact_match.exact_match(prediction, answers) == em
   assert exact_match.f1(prediction, answers) == pytest.approx(f1)
+
+
+@hypothesis.given(strategies.text(), strategies.text())
+def test_the_encoding_of_accents_makes_no_difference(prediction, answer):
+  forms = [unicodedata.normalize(form, prediction) for form in ("NFC", "NFD")]
+  for other in (unicodedata.normalize("NFD", answer), answer):
+    assert len({exact_match.f1(form, [other]) for form in forms}) == 1
+  assert exact_match.exact_match(forms[0], [forms[1]]) == 1
 
 
 def test_means_over_all_questions():

@@ -60,6 +60,19 @@ def _ids(tokenizer, question, title):
   return ids, tokenizer.tokenize([title])[0].ids
 
 
+def _choose_span(engine, monkeypatch, first, last):
+  """The reader chooses these tokens from now on."""
+
+  def best(_, columns):
+    shape = columns[0].shape[:2]
+    numbers = [np.full(shape, n, np.int32) for n in (first, last)]
+    ones = np.ones((2, *shape), np.float32)
+    return span_reader.BestSpans(*map(jnp.asarray, (*ones, *numbers)))
+
+  programs = types.SimpleNamespace(get=lambda *_: best)
+  monkeypatch.setattr(engine, "_programs", programs)
+
+
 def test_tokens_become_characters_of_the_original(reading_engine, monkeypatch):
   """An answer that stands there twice, pieces of a word, case and accents."""
   text = "In Z\u00fcrich, then  ULM; then Ulm again."
@@ -69,17 +82,31 @@ def test_tokens_become_characters_of_the_original(reading_engine, monkeypatch):
     whole = tokens.span_of(start, start + len(wanted))
     # Ulm is a word of the vocabulary, of the other there is one piece alone.
     assert ((first, last) == whole) == (wanted.lower() == "ulm")
-
-    def best(_, columns, first=first, last=last):
-      shape = columns[0].shape[:2]
-      numbers = [np.full(shape, n, np.int32) for n in (first, last)]
-      ones = np.ones((2, *shape), np.float32)
-      return span_reader.BestSpans(*map(jnp.asarray, (*ones, *numbers)))
-
-    programs = types.SimpleNamespace(get=lambda *_, best=best: best)
-    monkeypatch.setattr(reading_engine, "_programs", programs)
+    _choose_span(reading_engine, monkeypatch, first, last)
     ((found,),) = reading_engine.read(["q"], [[records.Passage("", "", text)]])
     assert (found.start, text[found.start : found.end]) == (start, wanted)
+
+
+@pytest.mark.parametrize(
+  ("text", "letter", "answer"),
+  [
+    ("le cafe\u0301", "e\u0301", "cafe\u0301"),  # the mark ends the text
+    ("cafe\u0301 noir", "f", "cafe\u0301"),
+    ("a\u0308b x", "b", "a\u0308b"),
+    # Hindi: all of it.
+    ("\u0939\u093f\u0928\u094d\u0926\u0940", "\u0926", None),
+    ("\u0928\u0926\u0940 ulm", "ulm", "ulm"),
+  ],
+)
+def test_an_answer_keeps_its_marks(
+  reading_engine, monkeypatch, text, letter, answer
+):
+  """Of a letter in two characters the tokenizer sees the first."""
+  (tokens,) = reading_engine.reader.tokenizer.tokenize([text])
+  place = text.index(letter)
+  _choose_span(reading_engine, monkeypatch, *tokens.span_of(place, place + 1))
+  ((found,),) = reading_engine.read(["q"], [[records.Passage("", "", text)]])
+  assert text[found.start : found.end] == (answer or text)
 
 
 def test_choose():

@@ -11,8 +11,10 @@ from importlib import resources as importlib_resources
 import numpy as np
 import pytest
 
+from dpr_jax.core import config as config_lib
 from dpr_jax.data import dpr_files, records, tokenization
-from dpr_jax.models import bert, hf_weights
+from dpr_jax.inference import encoder as encoder_lib
+from dpr_jax.models import bert, hf_weights, retriever_model
 
 pytestmark = pytest.mark.compiles
 
@@ -127,3 +129,46 @@ def test_random_bert_with_token_types(tmp_path, starter_folder):
       token_type_ids=torch.tensor(types, dtype=torch.long),
     ).last_hidden_state.numpy()
   _compare(ours, theirs, batch.mask)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_padding_that_is_not_token_0(tmp_path, pooling):
+  """Ids with padding and vectors, of a tokenizer whose [PAD] is number 3."""
+  words = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", *"abcdefgh", "##a"]
+  (tmp_path / "vocab.txt").write_text("\n".join(words))
+  torch.manual_seed(3)
+  model = transformers.BertModel(
+    transformers.BertConfig(
+      vocab_size=len(words),
+      pad_token_id=3,
+      hidden_size=32,
+      num_hidden_layers=2,
+      num_attention_heads=4,
+      intermediate_size=48,
+      initializer_range=0.2,
+    ),
+    add_pooling_layer=False,
+  )
+  model.save_pretrained(tmp_path, safe_serialization=True)
+  theirs = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"))
+  theirs.save_pretrained(tmp_path)
+  texts = ["a b c d e f g h", "aa b", "c", ""]
+  tokens = theirs(texts, padding="max_length", max_length=12)
+  batch = tokenization.TextTokenizer(
+    tokenization.load_tokenizer(tmp_path), passage_length=12
+  ).passages([records.Passage("", "", text) for text in texts])
+  assert tokens["input_ids"][2] == [1, words.index("c"), 2, *[3] * 9]
+  assert batch.ids.tolist() == tokens["input_ids"]
+  assert batch.mask.tolist() == tokens["attention_mask"]
+  hidden = _theirs(model, batch)
+  mask = batch.mask[..., None]
+  wanted = hidden[:, 0]
+  if pooling == "mean":
+    wanted = (hidden * mask).sum(axis=1) / mask.sum(axis=1)
+  config = config_lib.base_config()
+  config.model.checkpoint = str(tmp_path)
+  config.model.pooling = pooling
+  config.model.question_length = 12
+  towers = retriever_model.start(config)
+  found = encoder_lib.Encoder(towers, length_step=12).encode_questions(texts)
+  np.testing.assert_allclose(found, wanted, atol=TOLERANCE)

@@ -16,7 +16,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, records
 from dpr_jax.evaluation import evaluate as evaluate_lib
-from dpr_jax.retrieval import bm25
+from dpr_jax.retrieval import bm25, mine, text_analysis
 
 DEFAULTS = {"k1": 0.9, "b": 0.4, "stopwords": "en", "stemmer": "english"}
 PLAIN = {**DEFAULTS, "stopwords": "", "stemmer": ""}
@@ -180,7 +180,7 @@ def test_the_bytes_do_not_depend_on_the_process(tmp_path, repository):
   code = """
 import sys
 from dpr_jax.data import records
-from dpr_jax.retrieval import bm25
+from dpr_jax.retrieval import bm25, mine, text_analysis
 class Table(list):
   def blocks(self, size):
     yield 0, list(self)
@@ -256,9 +256,115 @@ def test_load_of_something_else_is_refused(tmp_path):
   with pytest.raises(errors.InputError, match=bm25.PARAMETERS):
     bm25.BM25Index.load(tmp_path)
   parameters = {"k1": 1.0, "b": 0.4, "stopwords": "", "stemmer": ""}
+  parameters["words"] = text_analysis.VERSION
   workdir_lib.write_json(tmp_path / bm25.PARAMETERS, parameters)
   with pytest.raises(errors.InputError, match="not a BM25 index"):
     bm25.BM25Index.load(tmp_path)
+  workdir_lib.write_json(tmp_path / bm25.PARAMETERS, [1])
+  with pytest.raises(errors.InputError, match="not a BM25 index"):
+    bm25.BM25Index.load(tmp_path)
+
+
+def _as_an_older_version_left_it(folder, stage):
+  """Of one that split texts at spaces, and recorded no text analysis."""
+  manifest = workdir_lib.read_manifest(folder, stage)
+  del manifest["inputs"]["text_analysis"]
+  path = folder / bm25.PARAMETERS
+  if path.exists():
+    older = workdir_lib.read_json(path)
+    del older["words"], older["one_letter_words"]
+    workdir_lib.write_json(path, older)
+    manifest["files"][path.name] = workdir_lib.fingerprint_file(path)
+  workdir_lib.write_record(folder / workdir_lib.MANIFEST, manifest)
+
+
+def test_an_index_of_an_older_version(world, caplog):
+  """It is refused by who only reads, and built again by who may."""
+  caplog.set_level("INFO")
+  place = world.workdir
+  bm25.build_or_load(world.config, place)
+  before = workdir_lib.read_manifest(place.bm25, "bm25")
+  _as_an_older_version_left_it(place.bm25, "bm25")
+  with pytest.raises(errors.InputError, match="retrieve --method=bm25`") as e:
+    bm25.load_checked(place)
+  assert "of an older version" in str(e.value)
+  bm25.build_or_load(world.config, place)
+  assert (
+    "bm25: running again, because of text_analysis (was None, is"
+    f" {workdir_lib.short(text_analysis.VERSION)})"
+  ) in caplog.text
+  after = workdir_lib.read_manifest(place.bm25, "bm25")
+  assert after["inputs"]["text_analysis"] == text_analysis.VERSION
+  assert after["files"] == before["files"]
+  assert len(bm25.load_checked(place)) == len(world.passages)
+
+
+def test_results_of_an_older_version_are_made_again(ready, caplog):
+  caplog.set_level("INFO")
+  ready.retrieve(methods=["bm25", "dense"])
+  path = ready.workdir.results("dev", "bm25").with_suffix(".manifest.json")
+  manifest = workdir_lib.read_record(path)
+  del manifest["inputs"]["text_analysis"]
+  workdir_lib.write_record(path, manifest)
+  ready.retrieve(methods=["bm25", "dense"])
+  assert caplog.text.count("running again, because of text_analysis") == 1
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_negatives_of_an_older_version(world, caplog, trained):
+  """They are mined again, unless a training has begun with them."""
+  caplog.set_level("INFO")
+  folder = world.workdir.negatives
+  mine.mine(world.config, world.workdir)
+  _as_an_older_version_left_it(folder, "mine")
+  before = workdir_lib.manifest_fingerprint(folder, "mine")
+  if trained:
+    workdir_lib.write_record(world.workdir.training / "started.json", {})
+  mine.mine(world.config, world.workdir)
+  after = workdir_lib.manifest_fingerprint(folder, "mine")
+  assert (before == after) == trained
+  again = "mine: running again, because of text_analysis" in caplog.text
+  stays = "stays, because a training has begun with it" in caplog.text
+  assert (again, stays) == (not trained, trained)
+  world.config.mine.keep = 2  # what is mined anew is of this version
+  mine.mine(world.config, world.workdir)
+  assert "running again, because of mine.keep (was" in caplog.text
+  manifest = workdir_lib.read_manifest(folder, "mine")
+  assert manifest["inputs"]["text_analysis"] == text_analysis.VERSION
+
+
+def test_negatives_are_mined_again_where_a_user_says_so(world):
+  folder = world.workdir.negatives
+  mine.mine(world.config, world.workdir)
+  _as_an_older_version_left_it(folder, "mine")
+  workdir_lib.write_record(world.workdir.training / "started.json", {})
+  mine.mine(world.config, world.workdir, overwrite=True)
+  manifest = workdir_lib.read_manifest(folder, "mine")
+  assert manifest["inputs"]["text_analysis"] == text_analysis.VERSION
+
+
+def test_a_setting_that_is_new_changes_nothing_by_itself(world):
+  settings, _ = bm25.depends_on(world.config)
+  assert "one_letter_words" not in settings["bm25"]
+  world.config.bm25.one_letter_words = True
+  settings, _ = bm25.depends_on(world.config)
+  assert settings["bm25"]["one_letter_words"] is True
+  index = bm25.build_or_load(world.config, world.workdir)
+  assert index.parameters.one_letter_words
+  assert bm25.load_checked(world.workdir).parameters == index.parameters
+
+
+@pytest.mark.parametrize(("without", "warns"), [(1, False), (2, True)])
+def test_questions_without_hits_are_told(ready, caplog, without, warns):
+  """One of 20 is 5 %, and as it should be; two are too many."""
+  questions = [records.Question("Where is Paris?")] * (20 - without)
+  questions += [records.Question("qqq zzz")] * without
+  ready.questions["dev"][:] = questions
+  ready.retrieve(methods=["bm25", "dense"])
+  mine.mine(ready.config, ready.workdir)
+  line = f"{without} of 20 questions share no word with any passage"
+  assert caplog.text.count(f"retrieve: bm25: {line}") == warns
+  assert caplog.text.count(f"mine: {line}") == warns
 
 
 @pytest.mark.slow
