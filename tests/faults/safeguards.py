@@ -76,7 +76,7 @@ CHECKSUMS = {
     "tests/retrieval/test_bm25.py::test_damaged_index_is_refused",
   ),
   "of results": (
-    "evaluation/evaluate.py",
+    "evaluation/ranked_results.py",
     "if expected != (found := workdir_lib.fingerprint_file(path)):",
     "if found := None:",
     "tests/evaluation/test_evaluate.py::"

@@ -155,13 +155,12 @@ def test_what_two_methods_found_is_read_once(reading_engine, monkeypatch):
 def test_the_answer_is_among_the_first_so_many():
   """The second passage ranks higher, and the first is retrieved first."""
   passages = [records.Passage(i, "", f"{i} text") for i in "ab"]
-  task = reader_tasks.Task("q", (), passages, [2.0, 1.0])
   readings = [passage_reader.Reading(rank, 0.5, 0, 1) for rank in (1.0, 2.0)]
-  assert reader_answers.answer(task, readings) == reader_answers.Answer(
-    "b", 1, "b", 2.0, 0, 1
-  )
+  answer, empty = reader_answers.answer, reader_answers.Answer()
+  best = reader_answers.Answer("b", 1, "b", 2.0, 0, 1)
+  assert answer(passages, [2.0, 1.0], readings) == best
   first = reader_answers.Answer("a", 0, "a", 1.0, 0, 1)
-  assert reader_answers.answer(task, readings, 1) == first
+  assert answer(passages, [2.0], readings[:1]) == first
   # Scaled to 1 and 0: 1 + 3 * 1 against 2.
-  assert reader_answers.answer(task, readings, weight=3.0).score == 4.0
-  assert reader_answers.answer(task, [], 1) == reader_answers.Answer()
+  assert answer(passages, [2.0, 1.0], readings, weight=3.0).score == 4.0
+  assert answer(passages, [], []) == empty

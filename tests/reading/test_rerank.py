@@ -10,6 +10,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.evaluation import evaluate as evaluate_lib
+from dpr_jax.evaluation import reader_tasks
 from dpr_jax.models import reader_model
 from dpr_jax.reading import read as read_lib
 from dpr_jax.reading import rerank
@@ -59,7 +60,7 @@ def test_rerank(
 def test_scores_go_on_downwards_behind_what_was_read():
   """Two of four were read; equal ones stay in their order."""
   passages = [records.Passage(i, "", i) for i in "abcd"]
-  task = read_lib.Task("q", (), passages, [4.0, 3.0, 2.0, 1.0])
+  task = reader_tasks.Task("q", (), passages, [4.0, 3.0, 2.0, 1.0])
   found = rerank._reordered(task, [2.0, 5.0])
   assert [(hit.id, hit.score) for hit in found] == [
     *(("b", 5.0), ("a", 2.0), ("c", 1.0), ("d", 0.0))

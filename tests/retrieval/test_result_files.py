@@ -69,6 +69,7 @@ def test_what_is_counted(tmp_path):
     "hits": 3,
     "no_hits": 1,
     "no_answers": 1,
+    "ids_alike_in_run": 0,
     "ids_with_space": 1,
   }
 
