@@ -1,6 +1,6 @@
-"""Progress that a person can watch: a bar on a terminal, else lines.
+"""Progress of long loops: a bar on a terminal, else a log line every 10 s.
 
-Every long loop of every stage shows itself through `Progress`.
+All long loops of all stages use `Progress`.
 """
 
 import os
@@ -14,13 +14,21 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress(tqdm.tqdm):
-  """A tqdm bar; where stderr is not a terminal, a log line every 10 seconds.
+  """A tqdm bar; if stderr is not a terminal, a log line every 10 seconds.
 
-  With TQDM_DISABLE in the environment there are lines on a terminal, too.
+  With TQDM_DISABLE in the environment, lines are used on a terminal too.
   """
 
   def __init__(self, total: int | None, label: str, unit: str, first: int = 0):
-    """Starts at `first` of `total` units."""
+    """Starts the display.
+
+    Args:
+      total: number of units at the end; None = not known.
+      label: name of the loop, which begins the line.
+      unit: plural name of the units, such as "steps".
+      first: number of units that an earlier run has done; they do not count
+        for the speed.
+    """
     super().__init__(
       total=total,
       initial=first,
@@ -40,21 +48,28 @@ class Progress(tqdm.tqdm):
       now = time.monotonic()
       if now - self._said >= SECONDS_BETWEEN_LINES:
         self._said = now
-        rate = (self._count - self._first) / (now - self._started)
-        logging.info(
-          "%s: %d%s %s, %.1f %s/s%s",
-          self._label,
-          self._count,
-          f" of {self._all}" if self._all else "",
-          self._unit,
-          rate,
-          self._unit,
-          self._suffix(),
-        )
+        logging.info("%s", self._line(now - self._started))
     return super().update(n)
 
+  def _line(self, seconds: float) -> str:
+    """`train: step 7/112, 13.9 s/step, 24:20 left, loss 0.5`."""
+    total, unit = f"/{self._all}" if self._all else "", self._unit
+    place = f"{self._count}{total} {unit}"
+    if unit == "steps":
+      place = f"step {self._count}{total}"
+    parts = [f"{self._label}: {place}"]
+    done = self._count - self._first
+    if done and seconds:
+      slow = seconds > done  # less than one unit per second
+      one = f"{seconds / max(done, 1):.1f} s/{unit.removesuffix('s')}"
+      parts.append(one if slow else f"{done / seconds:.1f} {unit}/s")
+      if self._all and self._count < self._all:
+        left = seconds / done * (self._all - self._count)
+        parts.append(f"{self.format_interval(left)} left")
+    return ", ".join(parts) + self._suffix()
+
   def show(self, **values: str) -> None:
-    """Values that stand behind the bar or in the line."""
+    """Sets values to show after the bar or at the end of the line."""
     self._values = values
     if not self.disable:
       self.set_postfix(values, refresh=False)

@@ -306,7 +306,7 @@ def test_all_end_when_the_first_is_killed(launch, fresh_workdir):
     (
       "os.kill(os.getpid(), 19)",
       "--config.train.step_timeout=300",
-      "process 1 has not been heard of for",
+      "process 1 has sent no heartbeat for",
     ),
   ],
   ids=["exception", "stuck", "stopped"],

@@ -16,7 +16,7 @@ def _walk(**shown):
 
 
 def test_lines_without_a_terminal(monkeypatch):
-  """With place, total, speed since the start, and the values shown."""
+  """Count, total, speed since the start, and the values shown."""
   monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
   monkeypatch.setattr(sys, "stderr", io.StringIO())
   lines = []
@@ -25,7 +25,7 @@ def test_lines_without_a_terminal(monkeypatch):
   )
   _walk(loss="0.5")
   assert len(lines) == 3
-  assert lines[-1].startswith("embed: 5 of 5 passages, ")
+  assert lines[-1].startswith("embed: 5/5 passages, ")
   assert lines[-1].endswith(" passages/s, loss 0.5")
   assert sys.stderr.getvalue() == ""
 
@@ -38,6 +38,7 @@ def test_a_bar_on_a_terminal(monkeypatch):
       return True
 
   terminal = Terminal()
+  monkeypatch.delenv("TQDM_DISABLE", raising=False)
   monkeypatch.setattr(sys, "stderr", terminal)
   _walk()
   assert "embed: " in terminal.getvalue()
@@ -47,8 +48,18 @@ def test_a_bar_on_a_terminal(monkeypatch):
 def test_the_speed_is_that_of_this_run(monkeypatch):
   """What an earlier run did took none of this one's time.
 
-  3 passages in 6 seconds; with the 2 that were there it would be 0.8.
+  3 passages in 6 seconds; with the 2 of the earlier run it would be 1.2 s.
   """
+  lines = _lines(monkeypatch, 2.0, (5, "embed", "passages", 2))
+  assert lines == [
+    "embed: 3/5 passages, 2.0 s/passage, 00:04 left",
+    "embed: 4/5 passages, 2.0 s/passage, 00:02 left",
+    "embed: 5/5 passages, 2.0 s/passage",
+  ]
+
+
+def _lines(monkeypatch, seconds, arguments):
+  """Lines of three updates, so many seconds each."""
   now = [100.0]
   monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
   monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
@@ -57,10 +68,20 @@ def test_the_speed_is_that_of_this_run(monkeypatch):
   monkeypatch.setattr(
     logging, "info", lambda text, *args: lines.append(text % args)
   )
-  with progress.Progress(5, "embed", "passages", first=2) as bar:
+  with progress.Progress(*arguments) as bar:
     for _ in range(3):
-      now[0] += 2
+      now[0] += seconds
       bar.update()
-  assert lines == [
-    f"embed: {count} of 5 passages, 0.5 passages/s" for count in (3, 4, 5)
-  ]
+  return lines
+
+
+def test_steps(monkeypatch):
+  """The number of the step first: 13.9 s each, 105 steps of them left."""
+  lines = _lines(monkeypatch, 13.9, (112, "train", "steps", 4))
+  assert lines[-1] == "train: step 7/112, 13.9 s/step, 24:19 left"
+
+
+def test_fast_units_without_a_total(monkeypatch):
+  """Units per second; without a total nothing says how long it takes."""
+  lines = _lines(monkeypatch, 0.25, (None, "write", "rows", 0))
+  assert lines[-1] == "write: 3 rows, 4.0 rows/s"

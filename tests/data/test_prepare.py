@@ -294,7 +294,7 @@ def test_dataset_of_another_run(run):
   for file in (run.folder / "other").iterdir():
     file.replace(run.workdir.data / "passages" / file.name)
   with pytest.raises(
-    errors.InputError, match="was recorded.*prepare --overwrite"
+    errors.InputError, match="is recorded.*prepare --overwrite"
   ):
     prepare.open_passages(run.workdir)
 
@@ -348,10 +348,10 @@ def test_a_user_s_own_data_folder_is_never_replaced(run):
       ("dev", "dev.json"),
     )
   }
-  with pytest.raises(errors.InputError, match=r"data\.passages=.*lies in"):
+  with pytest.raises(errors.InputError, match=r"data\.passages=.*is inside"):
     prepare.prepare(run.config(**inside), here)
   sample = {key: "sample" for key in inside}
-  with pytest.raises(errors.InputError, match="is not empty and holds nothing"):
+  with pytest.raises(errors.InputError, match="is not empty and has no record"):
     prepare.prepare(run.config(**sample), here, overwrite=True)
   assert sorted(path.name for path in data.iterdir()) == [
     "corpus.tsv",

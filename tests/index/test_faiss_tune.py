@@ -194,7 +194,7 @@ def test_sharded_index_through_the_stage(world):
   world.config.index.shards = 2
   faiss_stage.index(world.config, world.workdir, shard=1)
   folder = world.workdir.index("Flat")
-  with pytest.raises(errors.InputError, match="begun and not finished"):
+  with pytest.raises(errors.InputError, match="the stage was not finished"):
     faiss_stage.load_index(folder)
   with pytest.raises(errors.InputError, match="--shard=2: must be 0 to 1"):
     faiss_stage.index(world.config, world.workdir, shard=2)

@@ -205,7 +205,7 @@ def test_a_failure_leaves_no_half_results(ready, monkeypatch):
     "dev.bm25.trec",
   ]
   name = "dev.bm25.manifest.json"
-  with pytest.raises(errors.InputError, match="begun and not finished"):
+  with pytest.raises(errors.InputError, match="the stage was not finished"):
     workdir_lib.read_manifest(folder, "retrieve", name)
 
 

@@ -253,7 +253,7 @@ def test_a_folder_that_is_not_ours_stays(tiny_config, fresh_workdir):
   (fresh_workdir.training / "notes.txt").write_text("mine")
   claim = retriever_inputs.claim(tiny_config, fresh_workdir)
   for overwrite in (False, True):
-    with pytest.raises(errors.InputError, match="holds nothing that says"):
+    with pytest.raises(errors.InputError, match="has no record of `dpr-jax"):
       claim.open(overwrite)
   assert (fresh_workdir.training / "notes.txt").read_text() == "mine"
 
