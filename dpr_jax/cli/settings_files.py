@@ -38,7 +38,7 @@ def readable(
   elif not path.is_file():
     reason = "there is no such file"
   elif not os.access(path, os.R_OK):
-    reason = "cannot be read: permission denied"
+    reason = "permission denied"
   if reason:
     near = did_you_mean(_beside(path)) if "no such" in reason else ""
     raise errors.InputError(f"config.{key}={value!r}: {reason}{near or fix}")

@@ -1,4 +1,4 @@
-""" "Did you mean": checks typed settings and suggests similar names.
+"""Checks typed settings, and suggests similar names for unknown ones.
 
 Input: the command line as typed.  Output: the same, with every
 `--config.section.key=value` checked and spelled as ml_collections reads it.  An

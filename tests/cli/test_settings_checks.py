@@ -290,7 +290,7 @@ def test_a_file_that_may_not_be_read(tiny, tmp_path, monkeypatch):
   settings_checks.check(tiny, _call("prepare"))
   monkeypatch.setattr(settings_files.os, "access", lambda *_: False)
   assert _refused(tiny, _call("prepare")) == (
-    f"config.data.dev={str(file)!r}: cannot be read: permission denied: give a file"
+    f"config.data.dev={str(file)!r}: permission denied: give a file"
   )
 
 
