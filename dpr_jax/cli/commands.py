@@ -80,7 +80,9 @@ _STAGES = (
     flags=(
       *_STAGE,
       f.MODEL,
-      f.TUNE.saying("Search as carefully as config.index.recall_target needs."),
+      f.TUNE.saying(
+        "Choose the fastest search that reaches config.index.recall_target."
+      ),
       Flag(
         "shard",
         "Build only shard N of config.index.shards, counted from 0.",
@@ -89,8 +91,8 @@ _STAGES = (
       ),
       switch(
         "plan",
-        "Print the memory and disk space needed and recommend a factory; builds"
-        " nothing.",
+        "Print memory, disk space and time needed, and recommend a factory;"
+        " builds nothing.",
       ),
       f.VECTORS.saying(
         "With --plan: the number of vectors; default: the workdir's."
@@ -216,7 +218,7 @@ _OTHERS = (
   ),
   Command(
     "plan",
-    "Compile for a TPU without having one: memory needed, best possible speed",
+    "Predict memory and best possible speed on a TPU, without having one",
     "plan:plan",
     "--config=configs/nq.py --topology=v5e:16x16",
     "--config=FILE --topology=CHIPS",
