@@ -60,9 +60,10 @@ class Progress(tqdm.tqdm):
     parts = [f"{self._label}: {place}"]
     done = self._count - self._first
     if done and seconds:
-      slow = seconds > done  # less than one unit per second
-      one = f"{seconds / max(done, 1):.1f} s/{unit.removesuffix('s')}"
-      parts.append(one if slow else f"{done / seconds:.1f} {unit}/s")
+      if seconds > done:  # less than one unit per second
+        parts.append(f"{seconds / done:.1f} s/{unit.removesuffix('s')}")
+      else:
+        parts.append(f"{done / seconds:.1f} {unit}/s")
       if self._all and self._count < self._all:
         left = seconds / done * (self._all - self._count)
         parts.append(f"{self.format_interval(left)} left")
