@@ -4,8 +4,7 @@ The model of Devlin et al. 2018 in Hugging Face's layout, with two additions.
 Dropout takes one random key per text, so that the mask of a text does not
 depend on the device or chunk that encodes it.  The last layer can be computed
 for position 0 alone, which is exact and all that [CLS] pooling needs.
-`hf_weights.py` maps the parameters to Hugging Face names; `dual_encoder.py` and
-`span_reader.py` add the heads.
+`dual_encoder.py` and `span_reader.py` add heads, `hf_weights.py` reads weights.
 """
 
 import dataclasses
@@ -366,6 +365,7 @@ class Bert(nn.Module):
     layer = nn.remat(BertLayer) if self.remat == "layer" else BertLayer
     stack = self.variables.get("params", {}).get(stacked_layers.STACK)
     if stack is not None:
+      # Applied functionally: `scan` slices the stacked parameters by layer.
       one = layer(config, False, self.remat, self.attention, parent=None)
 
       def apply(hidden, numbered):
