@@ -155,8 +155,8 @@ def test_runs_that_contradict_themselves(tmp_path, caplog):
     "q2 Q0 c 0 1.0 t\nq2 Q0 d 0 2.0 t\n"
   )
   assert trec_runs.read(path) == {"q1": ["a", "b"], "q2": ["d", "c"]}
-  assert "1 passages stand there twice" in caplog.text
-  assert "the scores of 1 of 2 questions rise along" in caplog.text
+  assert "1 passages are repeated for one question" in caplog.text
+  assert "the scores of 1 of 2 questions contradict" in caplog.text
 
 
 def test_gold_as_judgements():
