@@ -285,10 +285,10 @@ class Encoder:
     padding = self.model.tokenizer.padding
     ids = np.full((len(devices), size, width), padding, np.int32)
     counts = np.ones((len(devices), size), np.int32)
-    for core, tile in enumerate(tiles):
+    for device, tile in enumerate(tiles):
       for place, row in enumerate(tile.rows):
-        ids[core, place, : lengths[row]] = tokens.ids(first + int(row))
-      counts[core, : len(tile.rows)] = lengths[tile.rows]
+        ids[device, place, : lengths[row]] = tokens.ids(first + int(row))
+      counts[device, : len(tile.rows)] = lengths[tile.rows]
     full = tiles[0].full
     program = self._programs.get(
       (kind, full),
@@ -300,7 +300,7 @@ class Encoder:
     vectors = np.asarray(program(params, (ids, counts)))
     rows = np.concatenate([tile.rows for tile in tiles])
     vectors = np.concatenate(
-      [vectors[core, : len(tile.rows)] for core, tile in enumerate(tiles)]
+      [vectors[device, : len(tile.rows)] for device, tile in enumerate(tiles)]
     )
     return rows, vectors, Work(int(lengths[rows].sum()), ids.size)
 

@@ -164,8 +164,8 @@ class PassageReader:
   ) -> tuple[list[length_tiles.Tile], list[np.ndarray]]:
     """Reads one tile on each device; results are [devices, rows]."""
     inputs = []
-    for core in range(len(self._devices)):
-      tile = tiles[core % len(tiles)]
+    for device in range(len(self._devices)):
+      tile = tiles[device % len(tiles)]
       some = [jobs[row].input for row in tile.rows]
       inputs += some + some[:1] * (tile.size - len(some))
     batch = self.reader.tokenizer.pad(inputs, tiles[0].width)
