@@ -249,7 +249,7 @@ def score_again(
 def in_order(
   rows: np.ndarray, scores: np.ndarray, columns: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The first columns, sorted by score, then by row; places without hit last."""
+  """The first columns, sorted by score, then row; places without hit last."""
   scores = np.where(rows < 0, -np.inf, scores).astype(np.float32)
   # Only lists with ties, or joined from several lists, need sorting.
   mixed = ~(scores[:, 1:] < scores[:, :-1]).all(axis=1)
