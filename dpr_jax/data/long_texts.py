@@ -154,7 +154,7 @@ class LongTexts:
       re.compile(f"(?<!{inner})({head}){inner}*({stays}{one}*)(?!{inner})")
     )
     # One white space replaces several, with removed characters between them.
-    # Of removed characters alone one is kept, to separate those around it.
+    # Of a run of removed characters one is kept, to separate those around it.
     short.leave_out(re.compile(f"{one}*({space}){blank}+|({one}){one}+"))
     return short
 

@@ -83,6 +83,7 @@ class ReaderBatches:
     flat = [one for pair in pairs for one in self.draw(*pair)]
     count = share * self.passages
     lengths = np.array([len(o.input.ids) if o.input else 1 for o in flat])
+    # [processes, inputs], or [1, inputs] where only this process's are drawn.
     shares = lengths.reshape(-1, count)
     each = count // self.cores
     parts = np.array_split(np.arange(each), min(self.groups, each))
@@ -94,6 +95,8 @@ class ReaderBatches:
     order = np.argsort(-shares[own], kind="stable")
     groups, rows = [], []
     for first, end, width in zip(starts[:-1], starts[1:], widths, strict=True):
+      # [devices, rows of the group]: as in `batches`, a device's places are
+      # consecutive once the groups are joined.
       dealt = order[first:end].reshape(self.cores, -1)
       groups.append(self._group([mine[i] for i in dealt.reshape(-1)], width))
       rows.append(dealt)
@@ -153,6 +156,7 @@ class ReaderBatches:
     windows = [w for w in windows if any(map(w.holds, positive.spans))]
     window = windows[generator.integers(len(windows))]
     found = self._input(example, positive.row, window)
+    # From tokens of the passage to positions in the input.
     shift = found.passage - window.first
     spans = tuple(
       (first + shift, last + shift)

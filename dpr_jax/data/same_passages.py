@@ -102,6 +102,7 @@ class Copies:
     rows = np.asarray(rows, np.int64)
     if not len(self.rows):
       return rows
+    # Binary search; a row that is not a copy finds another row's place.
     places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
     return np.where(self.rows[places] == rows, self.firsts[places], rows)
 

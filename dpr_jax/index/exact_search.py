@@ -103,6 +103,7 @@ class ExactSearch:
     self._vectors = vectors
     self._settings = settings
     self._cores = devices_lib.cores()
+    # Rows per device, rounded up to whole blocks: `share` rows per process.
     even = max(-(-len(vectors) // (self._cores * processes)), 1)
     self._block = min(settings.block, even)
     blocks = -(-even // self._block)

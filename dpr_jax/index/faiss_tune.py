@@ -157,7 +157,7 @@ def tune(
     warning is logged.
   """
   names, effort, least, most = multiprocess.first_alone(lambda: _effort(index))
-  exact = functools.cache(  # in the first process alone
+  exact = functools.cache(  # only called in process 0
     lambda: faiss_search.search_vectors(vectors, questions, depth)[0]
   )
   tried: list[dict[str, Any]] = []

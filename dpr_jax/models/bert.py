@@ -374,7 +374,7 @@ class Bert(nn.Module):
         return one.apply(variables, hidden, bias, dropout_keys, number), None
 
       hidden, _ = jax.lax.scan(apply, hidden, (jnp.arange(layers - 1), stack))
-    # All layers, or the last alone where the others are stacked.
+    # All layers, or only the last one where the others are stacked.
     for number in range(0 if stack is None else layers - 1, layers):
       last = number == layers - 1
       hidden = layer(

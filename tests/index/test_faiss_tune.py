@@ -153,7 +153,7 @@ def test_the_manifest_tells_why_recall_is_missing(world, reason):
   words = {
     "off": "recall_questions is 0",
     "no dev": "no dev questions",
-    "other model": "vectors are of model imported 1234, and nothing",
+    "other model": "vectors are of model imported 1234, and this workdir",
     "width": "have width 3, those of questions 16",
   }
   assert words[reason] in _manifest(world, "Flat")["recall"]["skipped"]
