@@ -64,9 +64,9 @@ def has_answer(
     ValueError: `match` is not "string" or "regex".
   """
   matcher = AnswerMatcher(match=match, compat=compat, cache_size=0)
-  found = matcher.has_answer(answers, None, text)
+  answered = matcher.has_answer(answers, None, text)
   matcher.warn("has_answer")
-  return found
+  return answered
 
 
 class AnswerMatcher:
@@ -169,14 +169,14 @@ class AnswerMatcher:
     self, answers: Sequence[str], question: int | None
   ) -> list[regex.Pattern[str]]:
     """The compiled patterns of the answers that are valid."""
-    found = []
+    compiled = []
     for answer in answers:
       pattern, why = _pattern(_decompose(answer))
       if pattern is None:
         self._refused.setdefault(answer, (why, question))
       else:
-        found.append(pattern)
-    return found
+        compiled.append(pattern)
+    return compiled
 
   def _finds(
     self, pattern: regex.Pattern[str], text: str, question: int | None
@@ -225,7 +225,7 @@ def answer_spans(
   if match not in MATCHES:
     raise ValueError(f"match={match!r}: must be one of {', '.join(MATCHES)}")
   decomposed = _decompose(text)
-  found = set()
+  spans = set()
   if match == "regex":
     for answer in answers:
       pattern, _ = _pattern(_decompose(answer))
@@ -234,15 +234,15 @@ def answer_spans(
           pattern.finditer(decomposed, timeout=_SECONDS) if pattern else ()
         ):
           if hit.start() < hit.end():
-            found.add((hit.start(), hit.end()))
+            spans.add((hit.start(), hit.end()))
       except (TimeoutError, MemoryError):
         continue  # as in `has_answer`
   else:
-    found = _token_spans(answers, decomposed)
-  if not found or text.isascii():
-    return sorted(found)
-  places = _places(text, {p for start, end in found for p in (start, end - 1)})
-  return sorted({(places[s][0], places[e - 1][1]) for s, e in found})
+    spans = _token_spans(answers, decomposed)
+  if not spans or text.isascii():
+    return sorted(spans)
+  places = _places(text, {p for start, end in spans for p in (start, end - 1)})
+  return sorted({(places[s][0], places[e - 1][1]) for s, e in spans})
 
 
 def _token_spans(answers: Sequence[str], text: str) -> set[tuple[int, int]]:
@@ -278,7 +278,7 @@ def _places(text: str, wanted: Collection[int]) -> dict[int, tuple[int, int]]:
   Returns:
     (start, end) in `text`, by position.
   """
-  found = {}
+  origins = {}
   left = sorted(wanted, reverse=True)
   length = 0
   for first, piece in _pieces(text):
@@ -288,11 +288,11 @@ def _places(text: str, wanted: Collection[int]) -> dict[int, tuple[int, int]]:
       while left and left[-1] < length + size:
         place = left.pop()
         inside = place - length
-        found[place] = first + starts[inside], first + ends[inside]
+        origins[place] = first + starts[inside], first + ends[inside]
     length += size
     if not left:
       break
-  return found
+  return origins
 
 
 def _starts_cluster(character: str) -> bool:

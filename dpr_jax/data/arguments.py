@@ -174,22 +174,22 @@ def _items(name: str, value: Any, must: str) -> list[Any]:
 
 def _passage(name: str, value: Any) -> records.Passage:
   if isinstance(value, records.Passage):
-    found = (value.id, value.title, value.text)
+    fields = (value.id, value.title, value.text)
   elif _has_fields(value):
-    found = ("", value.title, value.text)
+    fields = ("", value.title, value.text)
   elif isinstance(value, str):
-    found = ("", "", value)
+    fields = ("", "", value)
   elif isinstance(value, Mapping):
-    found = ("", value.get("title", ""), value.get("text"))
+    fields = ("", value.get("title", ""), value.get("text"))
   elif isinstance(value, tuple | list) and len(value) == 2:
-    found = ("", *value)
+    fields = ("", *value)
   else:
-    found = ()
-  if not found or not _are_texts(found):
+    fields = ()
+  if not fields or not _are_texts(fields):
     raise errors.InputError(
       f"{name}={reprlib.repr(value)}: {_PASSAGE}, all str"
     )
-  return records.Passage(*map(str, found))
+  return records.Passage(*map(str, fields))
 
 
 def _has_fields(value: Any) -> bool:

@@ -130,12 +130,12 @@ def length_groups(
     best.append([*costs, 0])
     ends.append([*cuts, units])
   # Follow the choices, from the table with the most groups on.
-  found, u = [], 0
+  chosen, u = [], 0
   for cuts in reversed(ends):
     if u < units:
-      found.append(Group((cuts[u] - u) * unit, int(longest[u])))
+      chosen.append(Group((cuts[u] - u) * unit, int(longest[u])))
       u = cuts[u]
-  return tuple(found)
+  return tuple(chosen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,13 +323,13 @@ class BatchSource:
         positives[index] = [key for key in positives[index] if key in here]
       while max(len(positives[index]) for index in many) > columns + 1:
         columns *= 2
-    found = np.full((len(own), columns), -1, np.int32)
+    table = np.full((len(own), columns), -1, np.int32)
     for place, (index, key) in enumerate(
       zip(indexes[mine].tolist(), own.tolist(), strict=True)
     ):
       others = [other for other in positives[index] if other != key]
-      found[place, : len(others)] = others
-    return found
+      table[place, : len(others)] = others
+    return table
 
   def _passage_ids(
     self, passages: Sequence[records.Passage | int | None]

@@ -75,7 +75,7 @@ def read_qrels(path: str | os.PathLike) -> Judgements:
     InputError: a line with other columns, a grade that is not a whole number or
       beyond `MOST_GRADE`, or two grades for one pair.
   """
-  found: Judgements = {}
+  judgements: Judgements = {}
   repeated = 0
   with (
     file_streams.open_bytes(path) as file,
@@ -91,7 +91,7 @@ def read_qrels(path: str | os.PathLike) -> Judgements:
       if number == 1 and _is_header(fields):
         continue
       question, passage, grade = _judgement(fields, where, line)
-      grades = found.setdefault(question, {})
+      grades = judgements.setdefault(question, {})
       if grades.get(passage, grade) != grade:
         raise errors.InputError(
           f"{where}: question {question!r} and passage {passage!r} have the"
@@ -99,7 +99,7 @@ def read_qrels(path: str | os.PathLike) -> Judgements:
         )
       repeated += passage in grades
       grades[passage] = grade
-  if not found:
+  if not judgements:
     raise errors.InputError(f"{path}: the file has no judgements")
   if repeated:
     logging.warning(
@@ -107,7 +107,7 @@ def read_qrels(path: str | os.PathLike) -> Judgements:
       path,
       repeated,
     )
-  return found
+  return judgements
 
 
 def columns(line: str) -> list[str]:

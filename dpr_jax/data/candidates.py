@@ -67,11 +67,11 @@ class Keys:
         other passages are compared with them; False = a passage with an id of
         the corpus gets its row, whatever its text.
     """
-    found = self.of_ids([[p.id for p in passages] for passages in lists])
-    for keys, passages in zip(found, lists, strict=True):
+    all_keys = self.of_ids([[p.id for p in passages] for passages in lists])
+    for keys, passages in zip(all_keys, lists, strict=True):
       for place, passage in enumerate(passages):
         keys[place] = self._key(int(keys[place]), passage, new)
-    return found
+    return all_keys
 
   def _key(self, row: int, passage: records.Passage, new: bool) -> int:
     """The row, or that of an equal positive, or the next free number."""
@@ -114,7 +114,7 @@ def candidates(
   keys = Keys(passages, copies)
   positives, groups = _positives(questions, keys)
   given = "given" in mixture.kinds
-  found: list[negative_sampling.Candidate] = []
+  result: list[negative_sampling.Candidate] = []
   dropped = 0
   for first in range(0, len(questions), _BLOCK):
     count = min(_BLOCK, len(questions) - first)
@@ -138,18 +138,18 @@ def candidates(
         own[1:],
         np.setdiff1d(np.union1d(everyone, same), own),
       )
-      found.append(one)
+      result.append(one)
       if given:
         dropped += int(np.isin(one.pools["given"], one.positives).sum())
-  _say_positives(found, len(passages), drawn)
+  _say_positives(result, len(passages), drawn)
   if dropped:
     logging.info(
       "train: dropped %d negatives of the question file: their text is that of"
       " a positive of their question",
       dropped,
     )
-  _say_negatives(found, mixture, from_top)
-  return found
+  _say_negatives(result, mixture, from_top)
+  return result
 
 
 class _Groups:
@@ -174,14 +174,14 @@ def _positives(
   questions: datasets.QuestionTable, keys: Keys
 ) -> tuple[list[np.ndarray], _Groups]:
   """Keys of each question's positives, in the order of the data."""
-  found: list[np.ndarray] = []
+  positives: list[np.ndarray] = []
   digests = np.zeros(len(questions), np.uint64)
   for first, block in questions.blocks(_BLOCK):
-    found += keys.of_passages([q.positives for q in block], new=True)
+    positives += keys.of_passages([q.positives for q in block], new=True)
     digests[first : first + len(block)] = [
       same_passages.text_digest(q.question) for q in block
     ]
-  return found, _Groups(found, digests)
+  return positives, _Groups(positives, digests)
 
 
 def _check_known(
@@ -189,9 +189,9 @@ def _check_known(
 ) -> None:
   """`InputError` where a mined passage is not in the corpus."""
   for kind, lists in pools.items():
-    for number, found in enumerate(lists):
-      if (found < 0).any():
-        unknown = mined[kind].ids[first + number][int(np.argmin(found))]
+    for number, keys in enumerate(lists):
+      if (keys < 0).any():
+        unknown = mined[kind].ids[first + number][int(np.argmin(keys))]
         raise errors.InputError(
           f"the {kind} negatives, line {first + number + 1}: passage"
           f" {unknown!r} is not in the corpus: run `{mined[kind].command}"

@@ -75,10 +75,10 @@ class _Table(abc.ABC, Generic[Record]):
     """
     keys = self._checked(rows).tolist()
     try:
-      found = self._source.__getitems__(keys)
+      records_read = self._source.__getitems__(keys)
     except RuntimeError as error:
       raise _damaged(self._files_of(keys), str(error)) from error
-    return [self._record(row) for row in found]
+    return [self._record(row) for row in records_read]
 
   def _files_of(self, rows: Sequence[int]) -> str:
     """The file, or the files, of some rows, for messages."""

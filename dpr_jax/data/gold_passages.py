@@ -62,14 +62,14 @@ def name_by_text(
     {"<split>_gold_found_by_text": number of positives found}.
   """
   rows = table.rows_of([positive.id for positive in gold])
-  found = set()
+  named = set()
   for place in np.flatnonzero(rows < 0).tolist():
     if gold[place].same in ids:
       gold[place].id = ids[gold[place].same]
-      found.add(place)
-  if found:
-    _write_again(folder, gold, found)
-  return {f"{split}_gold_found_by_text": len(found)}
+      named.add(place)
+  if named:
+    _write_again(folder, gold, named)
+  return {f"{split}_gold_found_by_text": len(named)}
 
 
 def _write_again(

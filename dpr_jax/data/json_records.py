@@ -153,9 +153,9 @@ def context_id(
       continue
     if isinstance(identifier, int) and not isinstance(identifier, bool):
       return str(identifier)
-    found = clean_id(string(identifier, where, f"{field}.{name}", marked))
-    if found.strip():
-      return found
+    text_id = clean_id(string(identifier, where, f"{field}.{name}", marked))
+    if text_id.strip():
+      return text_id
   return ""
 
 
@@ -230,11 +230,11 @@ def _identifier(
         f"{where}: the field {name} is {short(identifier)}, not a string: ids"
         f' are texts, in quotation marks: "{name}": "{identifier}"'
       )
-    found = string(identifier, where, name, marked)
+    text_id = string(identifier, where, name, marked)
     if name != "_id":  # BEIR's judgements refer to its ids unchanged
-      found = clean_id(found)
-    if found.strip():
-      return found
+      text_id = clean_id(text_id)
+    if text_id.strip():
+      return text_id
   empty = [f"{name} is {value[name]!r}" for name in names if name in value]
   said = ", ".join(empty) or f"only {short(sorted(value))}"
   raise errors.InputError(
@@ -253,15 +253,15 @@ def _title(
 def _answers(value: Mapping[str, Any], where: str, marked: bool) -> tuple:
   """The answers, from `answers` or NQ-open's `answer`: a list, or one text."""
   name = next((name for name in ANSWERS if value.get(name)), ANSWERS[0])
-  found = value.get(name)
-  if name == "answer" and isinstance(found, str):
-    found = [found]
-  if isinstance(found, dict):
+  answers = value.get(name)
+  if name == "answer" and isinstance(answers, str):
+    answers = [answers]
+  if isinstance(answers, dict):
     raise errors.InputError(
-      f"{where}, {name}: {short(found)} is an object: it must be a list of the"
-      f' accepted texts, "answers": ["a", "b"]'
+      f"{where}, {name}: {short(answers)} is an object: it must be a list of"
+      f' the accepted texts, "answers": ["a", "b"]'
     )
-  return strings(found, where, name, marked)
+  return strings(answers, where, name, marked)
 
 
 def _no_question(value: Mapping[str, Any], where: str) -> errors.InputError:

@@ -245,20 +245,23 @@ class KeptPassages:
     """Number of other than gold passages that may be kept; None = all."""
     if not self._limit:
       return None
-    found, finder = set(), same_passages.Finder(one.same for one in self._gold)
+    gold_ids, finder = (
+      set(),
+      same_passages.Finder(one.same for one in self._gold),
+    )
     for passage in self._read():
       finder.see(passage)
       if passage.id in self._gold_ids:
-        found.add(passage.id)
+        gold_ids.add(passage.id)
     for one in self._gold:
-      if one.id not in found and one.same in finder.ids:
-        found.add(finder.ids[one.same])
-    self._gold_ids = found
-    if len(found) > self._limit:
+      if one.id not in gold_ids and one.same in finder.ids:
+        gold_ids.add(finder.ids[one.same])
+    self._gold_ids = gold_ids
+    if len(gold_ids) > self._limit:
       raise errors.InputError(
         f"config.data.max_passages={self._limit}: the kept questions have"
-        f" {len(found)} different positive passages in {self._path}, which"
-        f" must all be kept: set it to at least {len(found)}, or lower"
+        f" {len(gold_ids)} different positive passages in {self._path}, which"
+        f" must all be kept: set it to at least {len(gold_ids)}, or lower"
         " config.data.max_train and max_dev"
       )
-    return self._limit - len(found)
+    return self._limit - len(gold_ids)

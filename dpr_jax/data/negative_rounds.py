@@ -109,15 +109,15 @@ class Rounds:
         f" model that mined them no longer exist; run `{_COMMAND}`"
       )
     try:
-      found = workdir_lib.read_record(stage.manifest)
+      record = workdir_lib.read_record(stage.manifest)
     except errors.InputError as error:
       raise errors.InputError(f"{error}; run `{_COMMAND}`") from error
     wrong = [
       name
       for name, value in stage.inputs.items()
-      if found.get("inputs", {}).get(name) != value
+      if record.get("inputs", {}).get(name) != value
     ]
-    if found.get("config_hash") != stage.config_hash:
+    if record.get("config_hash") != stage.config_hash:
       wrong.append("step or settings")
     if wrong:
       raise errors.InputError(

@@ -101,15 +101,15 @@ class Mixture:
     Raises:
       InputError: as in `parse`, or rounds whose negatives would not be used.
     """
-    found = cls.parse(train.negatives, train.hard_negatives)
-    if train.rounds > 1 and "model" not in found.kinds:
+    mixture = cls.parse(train.negatives, train.hard_negatives)
+    if train.rounds > 1 and "model" not in mixture.kinds:
       raise errors.InputError(
         f"config.train.rounds={train.rounds}: what the model mines would not"
         f" be used by config.train.negatives={train.negatives!r} with"
         f" config.train.hard_negatives={train.hard_negatives}; set them to"
         " model and at least 1, or to a mixture as 'bm25:1,model:1'"
       )
-    return found
+    return mixture
 
   @property
   def count(self) -> int:
@@ -341,7 +341,7 @@ class Sampler:
     in_corpus[:, 0] = False  # the positive comes from the question's record
     rows = np.unique(chosen[in_corpus])
     read = self.passages.take(rows) if texts else rows.tolist()
-    found = dict(zip(rows.tolist(), read, strict=True))
+    by_row = dict(zip(rows.tolist(), read, strict=True))
     passages: list[records.Passage | int | None] = []
     for question, index, number, row in zip(
       questions, indexes, numbers, chosen, strict=True
@@ -353,7 +353,7 @@ class Sampler:
           in_data = (*question.hard_negatives, *question.negatives)
           passages.append(in_data[place])
         else:
-          passages.append(found.get(entry))
+          passages.append(by_row.get(entry))
     return passages, chosen.reshape(-1).tolist()
 
   def _chosen(self, indexes, epochs) -> tuple[np.ndarray, list[int]]:

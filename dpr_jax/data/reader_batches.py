@@ -155,15 +155,15 @@ class ReaderBatches:
     windows = self.data.windows(example.question, positive.row)
     windows = [w for w in windows if any(map(w.holds, positive.spans))]
     window = windows[generator.integers(len(windows))]
-    found = self._input(example, positive.row, window)
+    read = self._input(example, positive.row, window)
     # From tokens of the passage to positions in the input.
-    shift = found.passage - window.first
+    shift = read.passage - window.first
     spans = tuple(
       (first + shift, last + shift)
       for first, last in positive.spans
       if window.holds((first, last))
     )
-    drawn = [_Drawn(found, spans)]
+    drawn = [_Drawn(read, spans)]
     wanted = self.passages - 1
     some = generator.permutation(len(example.negatives))[:wanted]
     for row in example.negatives[some].tolist():

@@ -149,8 +149,8 @@ class Examples:
     for (passage, places), tokens in zip(
       positives, tokenizer.tokenize(texts), strict=True
     ):
-      found = [tokens.span_of(*place) for place in places]
-      spans = list(dict.fromkeys(span for span in found if span is not None))
+      located = [tokens.span_of(*place) for place in places]
+      spans = list(dict.fromkeys(span for span in located if span is not None))
       row = self.passages.add(passage)
       windows = self.windows(ids, row)
       spans = [
@@ -254,9 +254,9 @@ def from_results(
     ids = {passage.id for passage in gold if passage.id}
     retrieved = [passage for passage in passages if passage.id not in ids]
     keys = [(passage.id, passage.text) for passage in retrieved]
-    found = matcher.hits(answers, keys, [p.text for p in retrieved], row)
+    is_hit = matcher.hits(answers, keys, [p.text for p in retrieved], row)
     titles = {passage.title for passage in gold} - {""}
-    hits = [p for p, hit in zip(retrieved, found, strict=True) if hit]
+    hits = [p for p, hit in zip(retrieved, is_hit, strict=True) if hit]
     kinds = (gold, [p for p in hits if p.title in titles], hits)
     positives = []
     for kind in kinds:
@@ -270,7 +270,7 @@ def from_results(
     if not positives:
       counts["without_positive"] += 1
       continue
-    negatives = [p for p, hit in zip(retrieved, found, strict=True) if not hit]
+    negatives = [p for p, hit in zip(retrieved, is_hit, strict=True) if not hit]
     examples.add(question, positives, negatives, most_spans)
   matcher.warn("train-reader")
   return examples

@@ -37,11 +37,11 @@ def whole_graphemes(text: str, start: int, end: int) -> tuple[int, int]:
   if start >= end or text.isascii():
     return start, end
   # Graphemes are matched from their beginning, which is never farther away.
-  for found in _GRAPHEME.finditer(text, max(0, start - _LONGEST_GRAPHEME)):
-    if found.start() <= start < found.end():
-      start = found.start()
-    if found.end() >= end:
-      return start, found.end()
+  for match in _GRAPHEME.finditer(text, max(0, start - _LONGEST_GRAPHEME)):
+    if match.start() <= start < match.end():
+      start = match.start()
+    if match.end() >= end:
+      return start, match.end()
   return start, end
 
 
@@ -171,7 +171,7 @@ class ReaderTokenizer:
 
   def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
     """Tokens of texts of any length, with their character offsets."""
-    found = []
+    result = []
     for first in range(0, len(texts), _BLOCK):
       some = list(texts[first : first + _BLOCK])
       short = ["" if len(text) > _LONG else text for text in some]
@@ -179,20 +179,20 @@ class ReaderTokenizer:
       for place, text in enumerate(some):
         if len(text) > _LONG:
           tokens[place] = self._tokenize_long(text)
-      found += tokens
-    return found
+      result += tokens
+    return result
 
   def _tokenize(self, texts: list[str]) -> list[Tokens]:
     try:
       encodings = self.backend.encode_batch(texts, add_special_tokens=False)
     except TypeError as error:
       raise errors.InputError(tokenization.name_bad_text(texts)) from error
-    found = []
+    result = []
     for encoding in encodings:
       offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
       ids = np.array(encoding.ids, np.int32)
-      found.append(Tokens(ids, offsets[:, 0], offsets[:, 1]))
-    return found
+      result.append(Tokens(ids, offsets[:, 0], offsets[:, 1]))
+    return result
 
   def _tokenize_long(self, text: str) -> Tokens:
     """Tokens of a long text, piece by piece; the same as of the whole text."""
@@ -258,11 +258,11 @@ class ReaderTokenizer:
       count: number of the passage's tokens.
     """
     size = self.length - head - (self.layout == "squad")
-    found = [Window(0, min(count, size))]
-    while found[-1].first + found[-1].count < count:
-      first = found[-1].first + size - self.overlap
-      found.append(Window(first, min(size, count - first)))
-    return found
+    windows = [Window(0, min(count, size))]
+    while windows[-1].first + windows[-1].count < count:
+      first = windows[-1].first + size - self.overlap
+      windows.append(Window(first, min(size, count - first)))
+    return windows
 
   def compose(
     self,

@@ -59,10 +59,10 @@ class Finder:
 
   def see(self, passage: records.Passage) -> None:
     """Adds the next row of the corpus."""
-    found = digest(passage)
-    self._digests.append(found)
-    if found in self._wanted:
-      self.ids.setdefault(found, passage.id)
+    hashed = digest(passage)
+    self._digests.append(hashed)
+    if hashed in self._wanted:
+      self.ids.setdefault(hashed, passage.id)
 
   def copies(self) -> Int[np.ndarray, "copies 2"]:
     """(row, first row with the same title and text) of every copy."""

@@ -70,24 +70,24 @@ class TokenStore:
 
   def lengths(self, first: int, last: int) -> Int[np.ndarray, " rows"]:
     """Number of tokens of the passages from row `first` to `last` - 1."""
-    found = []
+    pieces = []
     while first < last:
       number, start = divmod(first, self.manifest["block"])
       ends = self._blocks[number][1][start : start + last - first + 1]
-      found.append(np.diff(ends))
+      pieces.append(np.diff(ends))
       first += len(ends) - 1
-    lengths = np.concatenate(found) if found else np.zeros(0)
+    lengths = np.concatenate(pieces) if pieces else np.zeros(0)
     return np.minimum(lengths, self.limit).astype(np.int64)
 
   def ids(self, row: int) -> UInt[np.ndarray, " tokens"]:
     """Token ids of one passage."""
     number, place = divmod(int(row), self.manifest["block"])
     ids, ends = self._blocks[number]
-    found = ids[ends[place] : ends[place + 1]]
-    if len(found) > self.limit:
-      found = found[: self.limit].copy()
-      found[-1] = self.manifest["separator"]
-    return found
+    tokens = ids[ends[place] : ends[place + 1]]
+    if len(tokens) > self.limit:
+      tokens = tokens[: self.limit].copy()
+      tokens[-1] = self.manifest["separator"]
+    return tokens
 
   def histogram(self) -> Int[np.ndarray, " lengths"]:
     """Number of passages of each length from 0 to `limit`."""
@@ -204,18 +204,21 @@ def _find(stage: workdir_lib.Stage) -> dict[str, Any] | None:
   if not stage.manifest.exists():
     return None
   try:
-    found = workdir_lib.read_manifest(stage.folder, STAGE)
-    length = int(found["config"]["passage_length"])
-    parts_of_it = len(found["parts"])
+    manifest = workdir_lib.read_manifest(stage.folder, STAGE)
+    length = int(manifest["config"]["passage_length"])
+    parts_of_it = len(manifest["parts"])
   except (errors.InputError, KeyError, TypeError, ValueError):
     return None  # `Parts.begin` logs the reason, and makes it again
-  if found["inputs"] != stage.inputs or length < stage.config["passage_length"]:
+  if (
+    manifest["inputs"] != stage.inputs
+    or length < stage.config["passage_length"]
+  ):
     return None
   there = dataclasses.replace(
     stage, config={**stage.config, "passage_length": length}
   )
   whole = sharded_output.Parts(there, parts_of_it, ()).begin()
-  return found if whole else None
+  return manifest if whole else None
 
 
 def _name(kind: str, number: int) -> str:

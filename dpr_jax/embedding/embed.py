@@ -114,8 +114,8 @@ def _check_settings(
   if made_with is None or fingerprint == loaded.fingerprint:
     return
   keys = model_settings.DECIDING
-  found = model_settings.differences(made_with, loaded.settings, keys)
-  if not found:
+  differing = model_settings.differences(made_with, loaded.settings, keys)
+  if not differing:
     return
   fix = "embed with those settings, or give another --workdir"
   if model != START:
@@ -125,7 +125,7 @@ def _check_settings(
     )
   raise errors.InputError(
     f"{stage.folder} has vectors of another model:"
-    f" {model_settings.listed(found)}: {fix}"
+    f" {model_settings.listed(differing)}: {fix}"
   )
 
 

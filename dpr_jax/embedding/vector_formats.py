@@ -186,19 +186,19 @@ def _check_export(source: pathlib.Path) -> None:
 def _files(source: pathlib.Path) -> list[pathlib.Path]:
   """The files of vectors, in order."""
   if source.is_dir():
-    found = [
+    paths = [
       path
       for path in source.iterdir()
       if path.is_file() and path.suffix in (".npy", ".pkl", ".pickle", "")
     ]
-    found.sort(key=lambda path: _numbers(path.name))
+    paths.sort(key=lambda path: _numbers(path.name))
   else:
-    found = [source]
-  if not found:
+    paths = [source]
+  if not paths:
     raise errors.InputError(
       f"{source} has no .pkl and no .npy: give the folder of the vectors"
     )
-  return found
+  return paths
 
 
 def _numbers(name: str) -> tuple[list[int], str]:

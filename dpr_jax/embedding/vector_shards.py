@@ -96,10 +96,10 @@ class Vectors:
       IndexError: there is no such row.
     """
     wanted = np.asarray(rows, np.int64)
-    found = np.empty((len(wanted), self.dim), np.float32)
+    vectors = np.empty((len(wanted), self.dim), np.float32)
     for shard, places, some in self._by_shard(wanted):
-      found[places] = self._shards[shard][some]
-    return found
+      vectors[places] = self._shards[shard][some]
+    return vectors
 
   def check(self, command: str, rows: range | None = None) -> None:
     """Compares files with their sha256.
@@ -127,13 +127,13 @@ class Vectors:
   def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
     """Passage ids of any rows, in that order; errors as in `take`."""
     wanted = np.asarray(rows, np.int64)
-    found = [""] * len(wanted)
+    names = [""] * len(wanted)
     for shard, places, some in self._by_shard(wanted):
       file = self.manifest["shards"][shard]["ids"]
       ids = np.load(self.folder / file, mmap_mode="r")
       for place, identifier in zip(places, ids[some].tolist(), strict=True):
-        found[place] = identifier.decode("utf-8")
-    return found
+        names[place] = identifier.decode("utf-8")
+    return names
 
   def _by_shard(
     self, rows: np.ndarray

@@ -113,16 +113,16 @@ def means(
       [prediction for prediction, _, _ in judged],
       [right for _, right, _ in judged],
     )
-  found = [
+  scored = [
     (none, *v2_scores(prediction, [] if none else right))
     for prediction, right, none in judged
   ]
   shares: dict[str, float | int] = {
-    "em": sum(em for _, em, _ in found) / len(found),
-    "f1": sum(f1 for _, _, f1 in found) / len(found),
+    "em": sum(em for _, em, _ in scored) / len(scored),
+    "f1": sum(f1 for _, _, f1 in scored) / len(scored),
   }
   for name, kind in (("em_impossible", True), ("em_answerable", False)):
-    ems = [em for none, em, _ in found if none == kind]
+    ems = [em for none, em, _ in scored if none == kind]
     if ems:
       shares[name] = sum(ems) / len(ems)
   return shares | {"questions_impossible": sum(impossible)}

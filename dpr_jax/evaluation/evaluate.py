@@ -304,18 +304,18 @@ def _compare(
       f" {len(other.answer)} questions: retrieve both again"
     )
   shown = [k for k in ks if k <= min(one.depth, other.depth)]
-  found = significance.compare(
+  report = significance.compare(
     pair, (one.answer, other.answer), (one.gold, other.gold), shown
   )
-  found["disagreements"] = {
+  report["disagreements"] = {
     f"top{k}": significance.disagreements(
       read_results(paths[pair[0]]), (one.answer, other.answer), k
     )
     for k in shown
   }
   path = significance.file_of(output, pair)
-  workdir_lib.write_json(path, found)
-  tables.print_table(significance.table(found))
+  workdir_lib.write_json(path, report)
+  tables.print_table(significance.table(report))
   logging.info("evaluate: question by question in %s", path)
 
 
@@ -336,13 +336,13 @@ def answer_files(
 def _by_method(
   folder: pathlib.Path, name: str, suffix: str = ".json"
 ) -> dict[str, pathlib.Path]:
-  found = {}
+  paths = {}
   for path in sorted(folder.glob("*.json")):
     method = path.name.removeprefix(f"{name}.").removesuffix(suffix)
     # `dev.bm25.manifest.json` and, for `nq`, `nq.test.bm25.json` are others.
     if path.name == f"{name}.{method}{suffix}" and _METHOD.fullmatch(method):
-      found[method] = path
-  return found
+      paths[method] = path
+  return paths
 
 
 def _measures(ranks: Ranks, ks: Sequence[int], file: str) -> dict[str, float]:

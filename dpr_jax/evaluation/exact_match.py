@@ -35,8 +35,8 @@ def normalize(text: str) -> str:
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
   """1.0 where the prediction equals an answer, both normalised, else 0.0."""
-  found = normalize(prediction)
-  return float(any(found == normalize(answer) for answer in answers))
+  normalized = normalize(prediction)
+  return float(any(normalized == normalize(answer) for answer in answers))
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:

@@ -59,7 +59,7 @@ def read_ranks(
   for row, entry in enumerate(read_results(path)):
     try:
       hits = entry["ctxs"]
-      found = (
+      is_hit = (
         [bool(hit["has_answer"]) for hit in hits]
         if trusted
         else matcher.hits(
@@ -76,7 +76,7 @@ def read_ranks(
         f"{path}, question {row}: not in DPR's results format ({error!r}):"
         " {question, answers, ctxs: [{id, title, text, score, has_answer}]}"
       ) from error
-    ranks.answer.append(_first(found))
+    ranks.answer.append(_first(is_hit))
     ranks.with_answers += bool(entry.get("answers"))
     wanted = set(gold[row]) if row < len(gold) else ()
     if wanted:

@@ -33,14 +33,14 @@ def mcnemar(
   only_one = int(np.sum(one & ~other))
   only_other = int(np.sum(other & ~one))
   apart = only_one + only_other
-  found = scipy.stats.binomtest(only_one, apart).pvalue if apart else 1.0
+  p_value = scipy.stats.binomtest(only_one, apart).pvalue if apart else 1.0
   return {
     "one": float(np.mean(one)),
     "other": float(np.mean(other)),
     "difference": float(np.mean(one) - np.mean(other)),
     "only_one": only_one,
     "only_other": only_other,
-    "p": float(found),
+    "p": float(p_value),
   }
 
 
@@ -56,13 +56,13 @@ def permutation(
   """
   one, other = np.asarray(one, float), np.asarray(other, float)
   difference = one - other
-  found = {
+  summary = {
     "one": float(np.mean(one)),
     "other": float(np.mean(other)),
     "difference": float(np.mean(difference)),
   }
   if not np.any(difference) or len(difference) < 2:
-    return {**found, "p": 1.0, "interval": 2 * [found["difference"]]}
+    return {**summary, "p": 1.0, "interval": 2 * [summary["difference"]]}
   import scipy.stats
 
   test = scipy.stats.permutation_test(
@@ -81,7 +81,7 @@ def permutation(
   ]
   tail = 100 * (1 - _LEVEL) / 2
   return {
-    **found,
+    **summary,
     "p": float(test.pvalue),
     "interval": [float(np.percentile(means, p)) for p in (tail, 100 - tail)],
   }
@@ -137,12 +137,12 @@ def disagreements(
     "only_one" and "only_other": {"row", "question", "answers", "rank_one",
     "rank_other"}, ranks from 1, null where there is no hit at all.
   """
-  found: dict[str, list[dict[str, Any]]] = {"only_one": [], "only_other": []}
+  rows: dict[str, list[dict[str, Any]]] = {"only_one": [], "only_other": []}
   for row, (entry, one, other) in enumerate(
     zip(questions, *answer, strict=True)
   ):
     if _within(one, k) != _within(other, k):
-      found["only_one" if _within(one, k) else "only_other"].append(
+      rows["only_one" if _within(one, k) else "only_other"].append(
         {
           "row": row,
           "question": entry["question"],
@@ -151,7 +151,7 @@ def disagreements(
           "rank_other": None if other is None else other + 1,
         }
       )
-  return found
+  return rows
 
 
 def table(report: Mapping[str, Any]) -> rich.table.Table:

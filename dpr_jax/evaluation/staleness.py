@@ -111,14 +111,14 @@ def _of_file(path: pathlib.Path, key: str) -> dict[str, str]:
 
 def reader_training(workdir: workdir_lib.Workdir) -> str | None:
   """Fingerprint of the reader's training, which manifests of answers record."""
-  found = _of_stage(workdir.reader, "train-reader", "reader")
-  return found.get("reader")
+  fingerprints = _of_stage(workdir.reader, "train-reader", "reader")
+  return fingerprints.get("reader")
 
 
 def _reader(manifest: Mapping[str, Any]) -> dict[str, str]:
   """The recorded `reader_training`; {} of older versions and other readers."""
-  found = manifest.get("reader_training")
-  return {"reader_training": found} if found else {}
+  fingerprint = manifest.get("reader_training")
+  return {"reader_training": fingerprint} if fingerprint else {}
 
 
 def _of_reader(

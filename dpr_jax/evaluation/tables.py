@@ -59,7 +59,7 @@ def _title(column: str) -> str:
 def _columns(rows: Sequence[Mapping[str, float | int]]) -> list[str]:
   """Measures in any row, sorted: answers, gold passages, judgements; by k."""
   keys = {key for row in rows for key in row}
-  found = sorted(
+  measures = sorted(
     filter(_MEASURE.fullmatch, keys),
     key=lambda key: (
       "@" in key,
@@ -71,7 +71,7 @@ def _columns(rows: Sequence[Mapping[str, float | int]]) -> list[str]:
   read = filter(None, map(_ANSWERS.fullmatch, keys))
   counts = sorted({int(match[2]) for match in read if match[2]})
   suffixes = ["", *(f"_{count}" for count in counts[:-1])]
-  return found + [
+  return measures + [
     name + suffix
     for suffix in reversed(suffixes)
     for name in _NAMES

@@ -199,8 +199,8 @@ class ExactSearch:
         pending.append((first, function(some, part)))
         if len(pending) > 1:  # fetch one batch while the next one is computed
           _fetch(*pending.pop(0), rows, scores)
-      for first, found in pending:
-        _fetch(first, found, rows, scores)
+      for first, hits in pending:
+        _fetch(first, hits, rows, scores)
       rows, scores = rows[:count], scores[:count]
       rows = np.where(rows == _NONE, -1, rows)
       best_rows, best_scores = faiss_search.in_order(

@@ -70,7 +70,7 @@ class Settings:
   def of(cls, config: ml_collections.ConfigDict) -> "Settings":
     """Settings from `config.index`; `InputError` for an invalid value."""
     index = config.index
-    found = cls(
+    settings = cls(
       check_factory(index.factory),
       int(
         config_lib.at_least("index.ef_construction", index.ef_construction, 1)
@@ -78,7 +78,7 @@ class Settings:
       int(config_lib.at_least("index.train_sample", index.train_sample, 1)),
       int(config_lib.at_least("index.threads", index.threads, 0)),
     )
-    return dataclasses.replace(found, **PRESETS.get(found.factory, {}))
+    return dataclasses.replace(settings, **PRESETS.get(settings.factory, {}))
 
   def plain(self) -> dict[str, Any]:
     """Settings for manifests: with another value it is another index."""
@@ -150,9 +150,9 @@ def make_index(dim: int, settings: Settings) -> faiss.Index:
     InputError: the type or a transformation does not support inner products.
     RuntimeError: FAISS does not accept the string.
   """
-  found = _HNSW_PQ.fullmatch(settings.factory)
-  if found:  # FAISS's factory ignores the metric and makes it for L2
-    links, parts, bits = found.groups()
+  match = _HNSW_PQ.fullmatch(settings.factory)
+  if match:  # FAISS's factory ignores the metric and makes it for L2
+    links, parts, bits = match.groups()
     made = faiss.IndexHNSWPQ(
       dim, int(parts), int(links), int(bits or 8), faiss.METRIC_INNER_PRODUCT
     )
@@ -328,15 +328,15 @@ def _assign(
     if isinstance(layer, faiss.IndexPreTransform)
     for transform in _transforms(layer)
   ]
-  found = np.empty(len(rows), np.int32)
+  lists = np.empty(len(rows), np.int32)
   with progress.Progress(len(rows), "index: lists", "vectors") as bar:
     for first_row, block in finite_blocks(vectors, rows):
       for transform in chain:
         block = transform.apply(block)
       start = first_row - rows.start
-      found[start : start + len(block)] = ivf.quantizer.assign(block, 1)[:, 0]
+      lists[start : start + len(block)] = ivf.quantizer.assign(block, 1)[:, 0]
       bar.update(len(block))
-  return found
+  return lists
 
 
 def finite_blocks(
@@ -371,14 +371,14 @@ def sample(vectors: Vectors, size: int) -> np.ndarray:
   """Vectors of at most `size` evenly spaced rows: no random choice."""
   count = len(vectors)
   rows = np.linspace(0, count - 1, min(size, count)).round().astype(np.int64)
-  found = vectors.take(rows)
-  finite = np.isfinite(found).all(axis=1)
+  sampled = vectors.take(rows)
+  finite = np.isfinite(sampled).all(axis=1)
   if not finite.all():
     raise errors.InputError(
       f"index: the vector of passage row {rows[np.argmin(finite)]} is not"
       " finite (NaN or infinite): the model is broken; train and embed again"
     )
-  return found
+  return sampled
 
 
 def reason(error: RuntimeError) -> str:

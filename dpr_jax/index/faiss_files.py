@@ -51,8 +51,8 @@ def load_index(
   parts = []
   shards = manifest["shards"][process::processes]
   for shard in shards:
-    part, found = load_file(folder / shard["folder"], mmap=mmap)
-    if (there := found["files"][FILE]) != shard["sha256"]:
+    part, part_manifest = load_file(folder / shard["folder"], mmap=mmap)
+    if (there := part_manifest["files"][FILE]) != shard["sha256"]:
       raise errors.InputError(
         f"{folder / shard['folder']} has part {workdir_lib.short(there)}, the"
         f" manifest of {folder} names {workdir_lib.short(shard['sha256'])}: run"
@@ -123,14 +123,14 @@ def _check_what_it_is(
   loaded: faiss_search.Index,
   manifest: dict[str, Any],
 ) -> None:
-  found = {
+  values = {
     "count": loaded.ntotal,
     "dim": loaded.d,
     "metric": METRIC
     if loaded.metric_type == faiss.METRIC_INNER_PRODUCT
     else str(loaded.metric_type),
   }
-  for key, value in found.items():
+  for key, value in values.items():
     if manifest.get(key) != value:
       raise errors.InputError(
         f"{path}: {key} is {value}, the manifest says {manifest.get(key)}: run"

@@ -55,9 +55,9 @@ class ShardedIndex:
     none = (len(questions), 0)
     rows, scores = [np.zeros(none, np.int64)], [np.zeros(none, np.float32)]
     for shard, first in zip(self.shards, self.first_rows, strict=True):
-      found, numbers = shard.search(questions, min(k, shard.ntotal))
+      scored, numbers = shard.search(questions, min(k, shard.ntotal))
       rows.append(np.where(numbers < 0, -1, numbers + first))
-      scores.append(found)
+      scores.append(scored)
     rows, scores = in_order(np.hstack(rows), np.hstack(scores), k)
     return scores, rows
 
@@ -73,15 +73,15 @@ def layers(index: Index) -> Iterator[faiss.Index]:
 
 def searchable_by(index: Index) -> tuple[str, ...]:
   """The parameters of `DEFAULTS` that this type of index uses."""
-  found = []
+  names = []
   kinds = list(layers(index))
   if any(isinstance(layer, faiss.IndexHNSW) for layer in kinds):
-    found.append("ef_search")
+    names.append("ef_search")
   if any(isinstance(layer, faiss.IndexIVF) for layer in kinds):
-    found.append("nprobe")
+    names.append("nprobe")
   if any(isinstance(layer, faiss.IndexRefine) for layer in kinds):
-    found.append("refine_factor")
-  return tuple(found)
+    names.append("refine_factor")
+  return tuple(names)
 
 
 def set_parameters(
@@ -239,10 +239,10 @@ def score_again(
     distinct = np.unique(batch[batch >= 0])
     if not len(distinct):
       continue
-    found = vectors.take(distinct)
+    originals = vectors.take(distinct)
     for number, some in enumerate(batch, start=first):
       places = np.searchsorted(distinct, np.maximum(some, distinct[0]))
-      scores[number] = found[places] @ questions[number]
+      scores[number] = originals[places] @ questions[number]
   return in_order(rows, scores, columns)
 
 

@@ -127,11 +127,11 @@ def _finish_shards(
     shards=[
       {
         "folder": part.folder.name,
-        "first_row": found["first_row"],
-        "rows": found["count"],
-        "sha256": found["files"][FILE],
+        "first_row": manifest["first_row"],
+        "rows": manifest["count"],
+        "sha256": manifest["files"][FILE],
       }
-      for part, found in zip(parts, manifests, strict=True)
+      for part, manifest in zip(parts, manifests, strict=True)
     ],
   )
   return True

@@ -217,12 +217,13 @@ def check_origin(
   embeddings: dict[str, Any], passages: str, source: pathlib.Path
 ) -> None:
   """`InputError` if vectors are not of the workdir's passages."""
-  found = embeddings.get("inputs", {}).get("passages")
-  if found != passages:
+  fingerprint = embeddings.get("inputs", {}).get("passages")
+  if fingerprint != passages:
     raise errors.InputError(
-      f"{source}: these vectors are of passages {workdir_lib.short(found)}, not"
-      f" of the passages {workdir_lib.short(passages)} in this workdir's data;"
-      " run `dpr-jax embed` again"
+      f"{source}: these vectors are of passages"
+      f" {workdir_lib.short(fingerprint)}, not of the passages"
+      f" {workdir_lib.short(passages)} in this workdir's data; run `dpr-jax"
+      " embed` again"
     )
 
 
@@ -249,9 +250,9 @@ def _report(
     lambda: [0 if questions is None else len(questions), why]
   )
   if not asked:
-    found: dict[str, Any] = {"recall": {"skipped": why}}
+    measured: dict[str, Any] = {"recall": {"skipped": why}}
   else:
-    found = {}
+    measured = {}
     if questions is None:  # not process 0, whose questions are broadcast
       questions = np.zeros((asked, vectors.dim), np.float32)
     chosen = set_parameters(config, loaded, manifest)
@@ -262,12 +263,12 @@ def _report(
         )
       )
       chosen, tried = faiss_tune.tune(loaded, vectors, questions, target)
-      found["tuning"] = {"target": target, "tried": tried}
-    found["search"] = chosen
-    found["recall"] = faiss_tune.measure(loaded, vectors, questions)
+      measured["tuning"] = {"target": target, "tried": tried}
+    measured["search"] = chosen
+    measured["recall"] = faiss_tune.measure(loaded, vectors, questions)
   if multiprocess.is_first():
-    _log_recall(found["recall"])
-    workdir_lib.write_record(stage.manifest, manifest | found)
+    _log_recall(measured["recall"])
+    workdir_lib.write_record(stage.manifest, manifest | measured)
 
 
 def _log_recall(recall: dict[str, Any]) -> None:
@@ -314,13 +315,13 @@ def _question_vectors(
     np.linspace(0, len(table) - 1, min(wanted, len(table))).astype(np.int64)
   )
   texts = [question.question for question in table.take(rows)]
-  found = np.asarray(encoder.encode_questions(texts), np.float32)
-  if found.shape[1] != vectors.dim:
+  encoded = np.asarray(encoder.encode_questions(texts), np.float32)
+  if encoded.shape[1] != vectors.dim:
     return None, (
       f"the vectors have width {vectors.dim}, those of questions"
-      f" {found.shape[1]}"
+      f" {encoded.shape[1]}"
     )
-  return found, ""
+  return encoded, ""
 
 
 def set_parameters(

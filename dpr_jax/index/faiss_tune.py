@@ -179,12 +179,12 @@ def tune(
   for factor in _FACTORS if "refine_factor" in names else [None]:
     fixed = {} if factor is None else {"refine_factor": factor}
     # A smaller factor needs at least the effort of the larger one before it.
-    found = _least(
+    least_effort = _least(
       lambda step, fixed=fixed: reaches({**fixed, effort: step}), least, most
     )
-    if found is None:
+    if least_effort is None:
       break
-    least = found
+    least = least_effort
     good.append({**fixed, effort: least})
   if good:
     best = (

@@ -217,8 +217,8 @@ class Encoder:
     Raises:
       InputError: an item is not a passage.
     """
-    found = arguments.passages("passages", passages)
-    return self.collect(PASSAGE, self.model.tokenizer.passage_ids(found))
+    records = arguments.passages("passages", passages)
+    return self.collect(PASSAGE, self.model.tokenizer.passage_ids(records))
 
   def collect(
     self, kind: str, ids: list[list[int]], widths: Sequence[int] = ()

@@ -130,9 +130,9 @@ class PassageReader:
     tokenizer = self.reader.tokenizer
     texts = {p.text: None for some in passages for p in some}
     titles = {p.title: None for some in passages for p in some}
-    for found in (texts, titles):
-      tokens = tokenizer.tokenize(list(found))
-      found.update(zip(list(found), tokens, strict=True))
+    for by_text in (texts, titles):
+      tokens = tokenizer.tokenize(list(by_text))
+      by_text.update(zip(list(by_text), tokens, strict=True))
     jobs = []
     for number, (ids, some) in enumerate(
       zip(tokenizer.question_ids(questions), passages, strict=True)
@@ -156,8 +156,8 @@ class PassageReader:
     for some, result in length_tiles.run(
       tiles, len(self._devices), lambda some: self._call(jobs, some)
     ):
-      for tile, found in zip(some, zip(*result, strict=True), strict=False):
-        yield from self._fetch([jobs[row] for row in tile.rows], found)
+      for tile, columns in zip(some, zip(*result, strict=True), strict=False):
+        yield from self._fetch([jobs[row] for row in tile.rows], columns)
 
   def _call(
     self, jobs: list[_Job], tiles: list[length_tiles.Tile]
@@ -175,9 +175,9 @@ class PassageReader:
     program = self._programs.get(
       "best", self._best, self._params, columns, self._devices
     )
-    found = program(self._params, columns)
+    best = program(self._params, columns)
     return tiles, [
-      np.asarray(x) for x in (found.rank, found.score, found.first, found.last)
+      np.asarray(x) for x in (best.rank, best.score, best.first, best.last)
     ]
 
   def _fetch(

@@ -45,9 +45,9 @@ def answer(
   index, score = passage_reader.choose(readings, scores, weight)
   if index < 0:
     return Answer()
-  found, passage = readings[index], passages[index]
-  text = cut(passage, found)
-  return Answer(text, index, passage.id, score, found.start, found.end)
+  reading, passage = readings[index], passages[index]
+  text = cut(passage, reading)
+  return Answer(text, index, passage.id, score, reading.start, reading.end)
 
 
 def cut(passage: records.Passage, found: passage_reader.Reading) -> str:

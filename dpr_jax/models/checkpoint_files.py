@@ -50,8 +50,8 @@ def clear(folder: pathlib.Path) -> None:
   for path in folder.glob(_UNFINISHED):  # of an older version
     shutil.rmtree(path, ignore_errors=True)
   for path in folder.glob("*.sha256.json"):
-    found = _SUMS.fullmatch(path.name)
-    if found and not (folder / found[1]).exists():
+    match = _SUMS.fullmatch(path.name)
+    if match and not (folder / match[1]).exists():
       path.unlink(missing_ok=True)
 
 
@@ -113,7 +113,7 @@ def read(
   }
   try:
     with _quiet(), _checkpointer() as checkpointer:
-      found = checkpointer.restore(
+      trees_read = checkpointer.restore(
         folder / str(step),
         args=ocp.args.Composite(
           **{
@@ -134,7 +134,7 @@ def read(
       f" those that were written: {type(error).__name__}: {first[:300]}; was it"
       " trained with other sizes than this config's?"
     ) from error
-  return jax.tree.map(np.asarray, dict(found))
+  return jax.tree.map(np.asarray, dict(trees_read))
 
 
 def problem(folder: pathlib.Path, step: int) -> str | None:
@@ -154,10 +154,10 @@ def problem(folder: pathlib.Path, step: int) -> str | None:
   if not isinstance(recorded, dict) or not recorded:
     return f"{path} cannot be checked: {record} holds no checksums"
   try:
-    found = _sums(path)
+    sums = _sums(path)
   except errors.InputError as error:
     return f"{path} is damaged: {error}"
-  return _differences(path, recorded, found) or _foreign(folder, step)
+  return _differences(path, recorded, sums) or _foreign(folder, step)
 
 
 def _foreign(folder: pathlib.Path, step: int) -> str | None:

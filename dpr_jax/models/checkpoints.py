@@ -196,8 +196,8 @@ class Checkpoints:
     if why:
       raise errors.InputError(f"checkpoint {why}")
     like = {"params": params, "optimizer": optimizer}
-    found = checkpoint_files.read(self.folder, step, like)
-    return step, found["params"], found["optimizer"]
+    trees = checkpoint_files.read(self.folder, step, like)
+    return step, trees["params"], trees["optimizer"]
 
   def _record(self) -> None:
     """Waits for the running save, then removes old checkpoints."""
@@ -237,8 +237,8 @@ def problems(
   """
   if steps is None:
     steps = checkpoint_files.steps_there(folder)
-  found = {step: checkpoint_files.problem(folder, step) for step in steps}
-  return {step: why for step, why in found.items() if why}
+  reasons = {step: checkpoint_files.problem(folder, step) for step in steps}
+  return {step: why for step, why in reasons.items() if why}
 
 
 def _has_sums(folder: pathlib.Path, step: int) -> bool:
@@ -281,17 +281,17 @@ def read_selected(folder: pathlib.Path) -> dict[str, Any]:
     return {}
   again = f"`dpr-jax {_stage(folder)}` writes it again"
   try:
-    found = workdir_lib.read_record(path)
+    record = workdir_lib.read_record(path)
   except errors.InputError as error:
     raise errors.InputError(f"{error}; {again}") from error
-  steps = found.get("steps")
+  steps = record.get("steps")
   if (
     not isinstance(steps, list)
     or not steps
     or not all(type(step) is int for step in steps)
   ):
     raise errors.InputError(f"{path} is damaged: it names no steps; {again}")
-  return found
+  return record
 
 
 def _chosen(folder: pathlib.Path) -> list[int]:
@@ -302,8 +302,8 @@ def _chosen(folder: pathlib.Path) -> list[int]:
   """
   wrong = None
   try:
-    if found := read_selected(folder):
-      return found["steps"]
+    if record := read_selected(folder):
+      return record["steps"]
   except errors.InputError as error:
     wrong = error
   manifest = folder.parent / workdir_lib.MANIFEST

@@ -141,15 +141,15 @@ def read(folder: pathlib.Path, kind: str, fix: str) -> dict[str, Any]:
   path = folder / FILE
   try:
     record = workdir_lib.read_record(path)
-    form, found = record["format"], record["kind"]
+    form, stored_kind = record["format"], record["kind"]
     record["files"].items()
   except errors.InputError as error:
     raise errors.InputError(f"{error}; {fix}") from error
   except (AttributeError, KeyError) as error:
     raise errors.InputError(f"{path} is damaged: {error}; {fix}") from error
-  if form != FORMAT or found != kind:
+  if form != FORMAT or stored_kind != kind:
     raise errors.InputError(
-      f"{path} describes {found} in format {form}; dpr-jax"
+      f"{path} describes {stored_kind} in format {form}; dpr-jax"
       f" {version.__version__} expects {kind} in format {FORMAT} here; {fix}"
     )
   return record
@@ -176,10 +176,10 @@ def check(
     path, wanted = folder / name, record["files"].get(name)
     if not path.is_file():
       raise errors.InputError(f"{path} is missing: {fix}")
-    found = workdir_lib.fingerprint_file(path)
-    if found != wanted:
+    sha256 = workdir_lib.fingerprint_file(path)
+    if sha256 != wanted:
       raise errors.InputError(
-        f"{path} is damaged or was changed: its sha256 is {found}, {FILE}"
+        f"{path} is damaged or was changed: its sha256 is {sha256}, {FILE}"
         f" records {wanted}; {fix}"
       )
 

@@ -65,11 +65,11 @@ def _check_link(training: pathlib.Path) -> None:
   if not manifest.exists():
     return
   named = workdir_lib.read_record(manifest).get("model_files")
-  found = workdir_lib.fingerprint_file(training / FOLDER / model_files.FILE)
-  if named and named != found:  # older versions name none
+  sha256 = workdir_lib.fingerprint_file(training / FOLDER / model_files.FILE)
+  if named and named != sha256:  # older versions name none
     raise errors.InputError(
       f"{training / FOLDER} is not of this training: its {model_files.FILE} is"
-      f" {workdir_lib.short(found)}, {manifest} names"
+      f" {workdir_lib.short(sha256)}, {manifest} names"
       f" {workdir_lib.short(named)}; {fix_of(training / FOLDER)}"
     )
 
@@ -95,14 +95,14 @@ def start_folder(where: workdir_lib.Workdir) -> pathlib.Path:
 
 def folders(where: workdir_lib.Workdir) -> dict[pathlib.Path, str]:
   """The folders that hold a model in a workdir, with their kinds."""
-  found = {
+  kinds = {
     where.training / FOLDER: model_files.TOWERS,
     where.reader / FOLDER: model_files.READER,
     start_folder(where): model_files.TOWERS,
   }
   return {
     folder: kind
-    for folder, kind in found.items()
+    for folder, kind in kinds.items()
     if model_files.is_sealed(folder)
   }
 
@@ -138,9 +138,9 @@ def _recorded(folder: pathlib.Path, section: str) -> dict[str, Any] | None:
   for name in names:
     if (folder / name).exists():
       record = workdir_lib.read_record(folder / name)
-      found = record.get("config", {}).get(section)
-      if isinstance(found, Mapping):
-        return dict(found)
+      values = record.get("config", {}).get(section)
+      if isinstance(values, Mapping):
+        return dict(values)
   return None
 
 
@@ -180,9 +180,9 @@ def why_other(
   """
   if not made_with:
     return ""
-  found = differences(made_with, settings, DECIDING)
-  if found:
-    return f" ({listed(found)})"
+  differing = differences(made_with, settings, DECIDING)
+  if differing:
+    return f" ({listed(differing)})"
   return " (same settings, different weights)"
 
 
@@ -226,14 +226,14 @@ def settle(
       _refuse(section, asked, "model", DECIDING, made, whose)
     take(config.model, section, keep)
   reads = reads and not config.read.reader  # the workdir's own
-  found = of_reader(where) if reads or not check else None
-  if found:
+  reader = of_reader(where) if reads or not check else None
+  if reader:
     made = f"the reader in {where.reader} was trained with"
     if check:
       asked = config_lib.plain(config.reader)
-      _refuse(found[1], asked, "reader", READER_DECIDING, made)
+      _refuse(reader[1], asked, "reader", READER_DECIDING, made)
     keys = (*READER_DECIDING, "dropout")
-    own = {key: found[0][key] for key in keys if key in found[0]}
+    own = {key: reader[0][key] for key in keys if key in reader[0]}
     take(config.reader, own)
   return config
 
@@ -246,13 +246,13 @@ def _refuse(
   made: str,
   whose: str = TRAINED,
 ) -> None:
-  found = differences(there, here, keys)
-  if not found:
+  differing = differences(there, here, keys)
+  if not differing:
     return
   asked = ", ".join(
-    f"config.{section}.{key}={new!r}" for key, (_, new) in found.items()
+    f"config.{section}.{key}={new!r}" for key, (_, new) in differing.items()
   )
-  trained = ", ".join(repr(old) for old, _ in found.values())
+  trained = ", ".join(repr(old) for old, _ in differing.values())
   raise errors.InputError(
     f"{asked}: {made} {trained}; leave --config out to use {whose} own"
     " settings, or give another --workdir"

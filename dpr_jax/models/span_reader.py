@@ -128,8 +128,8 @@ class SpanReader:
     chunks = jax.tree.map(
       lambda x: x.reshape(count // size, size, *x.shape[1:]), (rows, words)
     )
-    found = jax.lax.map(lambda chunk: self._scores(params, *chunk), chunks)
-    return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), found)
+    scores = jax.lax.map(lambda chunk: self._scores(params, *chunk), chunks)
+    return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), scores)
 
   def _scores(self, params: dict[str, Any], rows: Rows, words: Array) -> Scores:
     places = jnp.arange(rows.ids.shape[1])[None]
