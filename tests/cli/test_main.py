@@ -271,7 +271,7 @@ def _refused(done, *words):
     (["export", "--config=CONFIG", "--workdir=w"], ["export needs --out=DIR"]),
     (
       ["export", "--config=CONFIG", "--workdir=w", "--out=o", "--format=npy"],
-      ["--format=npy: the towers can be written as hf or sentence"],
+      ["--format=npy: must be hf or sentence-transformers for the"],
     ),
     (["import", "--out=o", "--from=x"], ["only --what=embeddings can"]),
     (["import", "--out=o", "--what=embeddings"], ["import needs --from=FILE"]),

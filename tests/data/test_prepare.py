@@ -213,13 +213,13 @@ def test_limits_are_not_negative(run):
 
 
 def test_empty_corpus(run):
-  refuses(run, "corpus.tsv: the corpus is empty", passages=[])
+  refuses(run, "corpus.tsv: the corpus has a header but no", passages=[])
 
 
 @pytest.mark.parametrize(
   ("rows", "match"),
   [
-    ([], "train.json: no question is left for train: of 0 rows"),
+    ([], "train.json: no questions are left for train: of 0 rows"),
     (
       [question("a"), question("", "2")],
       "of 2 rows, 1 have an empty question and 1 no positive",

@@ -160,7 +160,7 @@ def _check_damage(folder, what, path):
     assert hashes[0] != hashes[1], problem
   assert saved.steps() == [2, 3]
   saved.close()
-  way = "whole: 2, 3; `dpr-jax train` goes on from step 3"
+  way = "complete checkpoints: 2, 3; `dpr-jax train` resumes from step 3"
   with pytest.raises(errors.InputError, match=re.escape(way)):
     checkpoints.load_params(folder)
 
@@ -209,7 +209,7 @@ def test_training_goes_on_from_the_step_before(
   _flip(path, random.Random(1))
   train_retriever.train(config, place)
   assert path.name in caplog.text
-  assert "training goes on after step 3" in caplog.text
+  assert "resuming after step 3" in caplog.text
   _assert_equal(place, finished)
 
 
@@ -238,7 +238,9 @@ def test_no_whole_checkpoint_is_refused_and_nothing_is_lost(
   ]
   for step in (2, 3, 4):
     shutil.rmtree(folder / str(step))
-  with pytest.raises(errors.InputError, match=r"its checkpoints are gone, and"):
+  with pytest.raises(
+    errors.InputError, match="its checkpoints are missing, though"
+  ):
     train_retriever.train(config, place)
   train_retriever.train(config, place, overwrite=True)
   assert checkpoints.load_params(folder, 6)[0] == 6

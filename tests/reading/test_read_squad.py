@@ -78,7 +78,7 @@ def test_a_test_set_is_read_and_not_scored(config, place, tmp_path, caplog):
   assert evaluate_lib.evaluate(config, place, name="squad")["squad"] == {
     "questions_not_scored": 1
   }
-  assert "1 of 1 questions have no answers to compare" in caplog.text
+  assert "1 of 1 questions have no accepted answers" in caplog.text
 
 
 def test_a_threshold_below_which_there_is_no_answer(config, place, tmp_path):
