@@ -168,7 +168,7 @@ def test_what_does_not_go_together(tiny, line, words, tmp_path, monkeypatch):
     (
       "train-reader",
       "reader.batch_size=2 reader.passages=3",
-      "must be a multiple of the 8 devices",
+      "must together be a multiple of the 8 cores",
     ),
     ("train-reader", "reader.checkpoint=gone", "config.reader.checkpoint='go"),
     ("read", "read.reader=gone", "config.read.reader='gone': there is no"),
