@@ -191,6 +191,12 @@ def embed_corpus(
     processes=shards.processes,
   )
   widths = length_tiles.choose_widths(tokens.histogram(), shapes)
+  logging.info(
+    "%s: encoding in widths of %s tokens; the first batch of each width takes"
+    " longer, while it is compiled",
+    label,
+    ", ".join(map(str, widths)),
+  )
   started, done = time.monotonic(), 0
   everything = range(len(passages))
   mine = {
@@ -213,7 +219,7 @@ def embed_corpus(
   _finish(shards, encoder, len(passages), done, seconds, widths)
   logging.info(
     "%s: %d passages in %.0f s, %.1f passages/s, %.1f %% of the tokens were"
-    " padding, %d shards of %d were this process's",
+    " padding; wrote %d of %d shards",
     label,
     done,
     seconds,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import faiss
+from absl import logging
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
@@ -100,8 +101,11 @@ def load_file(
       f"{folder / workdir_lib.MANIFEST} does not list {FILE}: run `dpr-jax"
       " index --overwrite`"
     )
-  workdir_lib.check_files(folder, manifest)  # before FAISS sees a byte of it
   path = folder / FILE
+  if path.is_file():
+    size = path.stat().st_size
+    logging.info("loading the index %s (%.3g GB)", path, size / 1e9)
+  workdir_lib.check_files(folder, manifest)  # before FAISS sees a byte of it
   # The table that is skipped is for L2 distances, and larger than the file.
   flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
   try:

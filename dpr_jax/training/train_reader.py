@@ -231,9 +231,10 @@ def check(reader: ml_collections.ConfigDict) -> None:
   inputs = reader.batch_size * reader.passages
   if inputs % cores or reader.batch_size % processes:
     raise errors.InputError(
-      f"config.reader.batch_size={reader.batch_size} times"
-      f" config.reader.passages={reader.passages}: must be a multiple of the"
-      f" {cores} devices, and batch_size one of the {processes} processes"
+      f"config.reader.batch_size={reader.batch_size} questions of"
+      f" config.reader.passages={reader.passages}: must together be a multiple"
+      f" of the {cores} devices, and batch_size one of the {processes}"
+      " processes"
     )
 
 
