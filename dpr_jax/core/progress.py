@@ -49,6 +49,10 @@ class Progress(tqdm.tqdm):
     """Measures the speed from now on: what came before was other work."""
     self._started, self._first = time.monotonic(), self._count
 
+  def exclude(self, seconds: float) -> None:
+    """Does not count past seconds of other work (compiling) for the speed."""
+    self._started = min(self._started + seconds, time.monotonic())
+
   def update(self, n: int = 1) -> bool | None:
     """Advances by `n` units."""
     self._count += n

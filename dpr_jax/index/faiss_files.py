@@ -104,7 +104,7 @@ def load_file(
   path = folder / FILE
   if path.is_file():
     size = path.stat().st_size
-    logging.info("loading the index %s (%.3g GB)", path, size / 1e9)
+    logging.info("loading the index %s (%.1f MB)", path, size / 1e6)
   workdir_lib.check_files(folder, manifest)  # before FAISS sees a byte of it
   # The table that is skipped is for L2 distances, and larger than the file.
   flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE

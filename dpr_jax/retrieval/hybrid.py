@@ -199,11 +199,11 @@ def read_tuned(
 def store_tuned(
   workdir: workdir_lib.Workdir,
   method: str,
-  found: dict[str, Any],
+  tuned: dict[str, Any],
   name: str = FILE,
 ) -> None:
   """Stores a result of `tune` for a method of fusion."""
-  stored = read_tuned(workdir, name) | {method: found}
+  stored = read_tuned(workdir, name) | {method: tuned}
   workdir_lib.write_record(tuned_file(workdir, name), stored)
 
 

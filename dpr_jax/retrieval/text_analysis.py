@@ -189,8 +189,8 @@ def _bigrams(run: str) -> list[str]:
 
 def characters_of(word: str) -> list[str]:
   """The two characters of a bigram, with their marks; [] of any other word."""
-  found = _RUN.fullmatch(word)
-  return _CHARACTER.findall(word) if found and found[1] else []
+  match = _RUN.fullmatch(word)
+  return _CHARACTER.findall(word) if match and match[1] else []
 
 
 def _stopwords(name: str) -> frozenset[str]:

@@ -186,7 +186,7 @@ def _enter(tree: dict, answer: str, unused: int) -> int | None:
 def _find(tree: dict, text: str) -> set[int]:
   """Numbers of the answers that occur in a text."""
   tokens = answer_matching.answer_tokens(text)
-  found = set()
+  numbers = set()
   for place, token in enumerate(tokens):
     node = tree.get(token)
     if node is None:
@@ -194,7 +194,7 @@ def _find(tree: dict, text: str) -> set[int]:
     after = place + 1
     while node is not None:
       if _END in node:
-        found.add(node[_END])
+        numbers.add(node[_END])
       node = node.get(tokens[after]) if after < len(tokens) else None
       after += 1
-  return found
+  return numbers

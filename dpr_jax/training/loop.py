@@ -158,7 +158,7 @@ class Loop:
     loader = batches.in_background(part.source(), done)
     if done == self.first:
       self._announce_compilation()
-      self.log.start_clock()
+      self.log.start_clock(self.compilations.seconds)
     for step in range(done + 1, end + 1):
       # This process's share of the batch, split over its devices.
       batch = self._next_batch(loader, asked)

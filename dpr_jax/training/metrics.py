@@ -36,6 +36,7 @@ class MetricsLog:
       label: name of the stage, at the beginning of progress lines.
     """
     self._path, self._label, self._file, self._bar = path, label, None, None
+    self._compiled = 0.0  # seconds of compilation before the clock started
 
   def open(self, first_step: int, steps: int) -> None:
     """Opens the file of a run.
@@ -77,8 +78,13 @@ class MetricsLog:
       for row in self.read()
     )
 
-  def start_clock(self) -> None:
-    """Measures the steps' speed from now on; call it before the first one."""
+  def start_clock(self, compiled: float) -> None:
+    """Measures the steps' speed from now on; call it before the first one.
+
+    Args:
+      compiled: seconds of compilation so far, as in column `compile_seconds`.
+    """
+    self._compiled = compiled
     if self._bar is not None:
       self._bar.start_clock()
 
@@ -86,6 +92,10 @@ class MetricsLog:
     """Advances the progress by one step and shows the figures of `row`."""
     if self._bar is None:
       return
+    # Compiling happens once: with it, the time left would be far too long.
+    compiled = row.get("compile_seconds", self._compiled)
+    self._bar.exclude(compiled - self._compiled)
+    self._compiled = compiled
     shown = {}
     if "loss" in row:
       shown["loss"] = f"{row['loss']:.3g}"

@@ -108,7 +108,9 @@ def _matmul(left: Array, right: Array) -> Array:
   return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def _scores(questions, tile: _Tile, given: Competition, temperature: float):
+def _scores(
+  questions, tile: _Tile, competition: Competition, temperature: float
+):
   """Scores of a tile, MASKED for excluded pairs, and the masks.
 
   Returns:
@@ -116,12 +118,12 @@ def _scores(questions, tile: _Tile, given: Competition, temperature: float):
     copy of one of its positives, a passage with one of its answers.
   """
   scores = _matmul(questions, tile.vectors.T) / temperature
-  own = tile.places[None] == given.labels[:, None]
-  same = _equal(tile.keys, given.question_keys)
-  if given.question_positives is not None:
+  own = tile.places[None] == competition.labels[:, None]
+  same = _equal(tile.keys, competition.question_keys)
+  if competition.question_positives is not None:
     # Column by column, to avoid an array [questions, tile, columns].
-    for column in range(given.question_positives.shape[1]):
-      same |= _equal(tile.keys, given.question_positives[:, column])
+    for column in range(competition.question_positives.shape[1]):
+      same |= _equal(tile.keys, competition.question_positives[:, column])
   duplicate = same & ~own & tile.valid[None]
   answer = jnp.zeros_like(duplicate)
   if tile.excluded is not None:
@@ -142,9 +144,11 @@ def _start(questions: Array) -> _Running:
   return _Running(low, zeros, zeros, low, zeros, zeros)
 
 
-def _add_tile(so_far: _Running, questions, tile, given, temperature):
+def _add_tile(so_far: _Running, questions, tile, competition, temperature):
   """Online softmax: adds a tile, rescaling the sum if the maximum rises."""
-  scores, own, duplicate, answer = _scores(questions, tile, given, temperature)
+  scores, own, duplicate, answer = _scores(
+    questions, tile, competition, temperature
+  )
   highest = jnp.maximum(so_far.highest, jnp.max(scores, axis=1))
   total = so_far.total * jnp.exp(so_far.highest - highest)
   others = jnp.max(jnp.where(own, MASKED, scores), axis=1)
@@ -158,7 +162,9 @@ def _add_tile(so_far: _Running, questions, tile, given, temperature):
   )
 
 
-def _tile_gradients(questions, tile, given, log_sums, weights, temperature):
+def _tile_gradients(
+  questions, tile, competition, log_sums, weights, temperature
+):
   """Gradients to the questions and to the tile's vectors.
 
   With s = q p / t and the loss log(sum exp s) - s_own, the derivative by s is
@@ -168,12 +174,12 @@ def _tile_gradients(questions, tile, given, log_sums, weights, temperature):
   Args:
     questions: vectors, [questions, dim].
     tile: of passages.
-    given: labels and masks.
+    competition: labels and masks.
     log_sums: log(sum exp s) over all passages, [questions].
     weights: derivative of the final loss by each question's, [questions].
     temperature: t.
   """
-  scores, own, _, _ = _scores(questions, tile, given, temperature)
+  scores, own, _, _ = _scores(questions, tile, competition, temperature)
   shares = jnp.exp(scores - log_sums[:, None])  # softmax; 0 where masked
   delta = weights[:, None] * (shares - own) / temperature
   return _matmul(delta, tile.vectors), _matmul(delta.T, questions)
@@ -197,13 +203,13 @@ def _cut(all_passages: _Tile, size: int) -> _Tile:
   return stacked._replace(excluded=excluded)
 
 
-def _scan_forward(so_far, questions, passages, given, temperature, size):
+def _scan_forward(so_far, questions, passages, competition, temperature, size):
   """Adds `passages` to the softmax, `size` at a time; size 0 = all at once."""
   if not size or size >= passages.keys.shape[0]:
-    return _add_tile(so_far, questions, passages, given, temperature)
+    return _add_tile(so_far, questions, passages, competition, temperature)
   return jax.lax.scan(
     lambda carry, tile: (
-      _add_tile(carry, questions, tile, given, temperature),
+      _add_tile(carry, questions, tile, competition, temperature),
       None,
     ),
     so_far,
@@ -212,7 +218,14 @@ def _scan_forward(so_far, questions, passages, given, temperature, size):
 
 
 def _scan_backward(
-  to_questions, questions, passages, given, log_sums, weights, temperature, size
+  to_questions,
+  questions,
+  passages,
+  competition,
+  log_sums,
+  weights,
+  temperature,
+  size,
 ):
   """Gradients through `passages`, `size` at a time; size 0 = all at once.
 
@@ -223,7 +236,7 @@ def _scan_backward(
 
   def add(carry, tile):
     to_these_questions, to_tile = _tile_gradients(
-      questions, tile, given, log_sums, weights, temperature
+      questions, tile, competition, log_sums, weights, temperature
     )
     return carry + to_these_questions, to_tile
 
@@ -233,38 +246,42 @@ def _scan_backward(
   return to_questions, to_tiles.reshape(passages.vectors.shape)
 
 
-def _of_core(vectors, given: Competition, core) -> _Tile:
+def _of_core(vectors, competition: Competition, core) -> _Tile:
   """The passages of device `core` as a tile.
 
   Args:
     vectors: of that device.
-    given: keys and validity of that device's passages; `excluded` has the
+    competition: keys and validity of that device's passages; `excluded` has the
       columns of all devices.
     core: index of the device, a traced integer.
   """
   count = vectors.shape[0]
-  excluded = given.excluded
+  excluded = competition.excluded
   if excluded is not None:
     excluded = jax.lax.dynamic_slice_in_dim(excluded, core * count, count, 1)
   places = core * count + jnp.arange(count)
   return _Tile(
-    vectors, given.passage_keys, given.passage_valid, places, excluded
+    vectors,
+    competition.passage_keys,
+    competition.passage_valid,
+    places,
+    excluded,
   )
 
 
-def _gathered(vectors, given: Competition, axis: str) -> _Tile:
+def _gathered(vectors, competition: Competition, axis: str) -> _Tile:
   """The passages of all devices as one tile, by an all-gather."""
 
   def gather(x: Array) -> Array:
     return jax.lax.all_gather(x, axis, tiled=True)
 
-  keys = gather(given.passage_keys)
+  keys = gather(competition.passage_keys)
   return _Tile(
     gather(vectors),
     keys,
-    gather(given.passage_valid),
+    gather(competition.passage_valid),
     jnp.arange(keys.shape[0]),
-    given.excluded,
+    competition.excluded,
   )
 
 
@@ -275,7 +292,7 @@ def _pass_on(tree, axis: str):
   return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, ring), tree)
 
 
-def _around(vectors, given: Competition, axis: str, carry, visit):
+def _around(vectors, competition: Competition, axis: str, carry, visit):
   """Passes the passages of all devices around a ring, visiting each block.
 
   In turn n, device i holds the passages of device i + n.  A second array
@@ -284,7 +301,7 @@ def _around(vectors, given: Competition, axis: str, carry, visit):
 
   Args:
     vectors: of this device's passages.
-    given: labels and masks of this device.
+    competition: labels and masks of this device.
     axis: name of the axis of devices.
     carry: initial state of the visits on this device.
     visit: function called for each block, `visit(carry, tile, travelling)`
@@ -298,7 +315,7 @@ def _around(vectors, given: Competition, axis: str, carry, visit):
 
   def turn(state, number):
     carry, vectors, keys, valid, travelling = state
-    here = given.replace(passage_keys=keys, passage_valid=valid)
+    here = competition.replace(passage_keys=keys, passage_valid=valid)
     tile = _of_core(vectors, here, (me + number) % cores)
     carry, travelling = visit(carry, tile, travelling)
     moved = _pass_on((vectors, keys, valid, travelling), axis)
@@ -307,8 +324,8 @@ def _around(vectors, given: Competition, axis: str, carry, visit):
   start = (
     carry,
     vectors,
-    given.passage_keys,
-    given.passage_valid,
+    competition.passage_keys,
+    competition.passage_valid,
     jnp.zeros_like(vectors),
   )
   (carry, _, _, _, travelling), _ = jax.lax.scan(turn, start, jnp.arange(cores))
@@ -337,19 +354,21 @@ def _softmax(questions, passages, masks, temperature, axis, kind, size):
 
 def _softmax_forward(questions, passages, masks, temperature, axis, kind, size):
   """The value, and what the backward pass needs: no scores, only log sums."""
-  given = Competition(*masks)
+  competition = Competition(*masks)
   if kind == "ring":
 
     def visit(so_far, tile, travelling):
-      so_far = _scan_forward(so_far, questions, tile, given, temperature, size)
+      so_far = _scan_forward(
+        so_far, questions, tile, competition, temperature, size
+      )
       return so_far, travelling
 
-    done, _ = _around(passages, given, axis, _start(questions), visit)
+    done, _ = _around(passages, competition, axis, _start(questions), visit)
     everyone = None
   else:
-    everyone = _gathered(passages, given, axis)
+    everyone = _gathered(passages, competition, axis)
     done = _scan_forward(
-      _start(questions), questions, everyone, given, temperature, size
+      _start(questions), questions, everyone, competition, temperature, size
     )
   log_sums = done.highest + jnp.log(done.total)
   saved = (questions, passages, masks, everyone, log_sums)
@@ -362,7 +381,7 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
   `_Running` only feeds metrics, so that its gradient is ignored.
   """
   questions, passages, masks, everyone, log_sums = saved
-  given = Competition(*masks)
+  competition = Competition(*masks)
   weights = gradients[0]
   if kind == "ring":
 
@@ -371,7 +390,7 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
         to_questions,
         questions,
         tile,
-        given,
+        competition,
         log_sums,
         weights,
         temperature,
@@ -380,14 +399,14 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
       return to_questions, travelling + to_tile
 
     to_questions, to_passages = _around(
-      passages, given, axis, jnp.zeros_like(questions), visit
+      passages, competition, axis, jnp.zeros_like(questions), visit
     )
   else:
     to_questions, to_all = _scan_backward(
       jnp.zeros_like(questions),
       questions,
       everyone,
-      given,
+      competition,
       log_sums,
       weights,
       temperature,
@@ -405,7 +424,7 @@ _softmax.defvjp(_softmax_forward, _softmax_backward)
 def in_batch_loss(
   question_vectors: Float[ArrayLike, "questions dim"],
   passage_vectors: Float[ArrayLike, "passages dim"],
-  given: Competition,
+  competition: Competition,
   temperature: float,
   axis_name: str,
   *,
@@ -417,7 +436,7 @@ def in_batch_loss(
   Args:
     question_vectors: vectors of this device.
     passage_vectors: vectors of this device; the same number on all devices.
-    given: labels and masks.
+    competition: labels and masks.
     temperature: scores are divided by it.
     axis_name: name of the axis of devices.
     kind: one of KINDS: the same loss and gradient with other memory and
@@ -439,13 +458,16 @@ def in_batch_loss(
   losses, done = _softmax(
     question_vectors.astype(jnp.float32),
     passage_vectors.astype(jnp.float32),
-    tuple(getattr(given, field.name) for field in dataclasses.fields(given)),
+    tuple(
+      getattr(competition, field.name)
+      for field in dataclasses.fields(competition)
+    ),
     temperature,
     axis_name,
     kind,
     size,
   )
-  weights = given.question_weights
+  weights = competition.question_weights
   sums = LossSums(
     loss=jnp.sum(weights * losses),
     correct=jnp.sum(weights * (done.own > done.best_other)),

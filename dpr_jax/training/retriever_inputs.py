@@ -58,14 +58,15 @@ def behind(
   The inputs are the data and those of `inputs`.
   """
   prepared = workdir_lib.read_manifest(workdir.data, "prepare")["config"]
-  found = dict.fromkeys(("passages", "train", "dev"), prepared)
+  settings = dict.fromkeys(("passages", "train", "dev"), prepared)
   for name in inputs(train, workdir):
     kind = "bm25" if name == "negatives" else name.partition("_")[0]
     mined = workdir.negatives / mined_negatives.files(kind)["train"]
     if name.endswith("_from"):
       mined = mined_path(train, workdir, kind)
-    found[name] = (mined_negatives.manifest_of(mined) or {}).get("config", {})
-  return found
+    manifest = mined_negatives.manifest_of(mined) or {}
+    settings[name] = manifest.get("config", {})
+  return settings
 
 
 def mixture(

@@ -150,13 +150,13 @@ class Claim(workdir_lib.Stage):
       if not path.exists():
         continue
       try:
-        found = workdir_lib.read_record(path)
+        record = workdir_lib.read_record(path)
       except errors.InputError as error:
         wrong.append(str(error))
         continue
-      if all(isinstance(found.get(k), dict) for k in ("config", "inputs")):
-        if path == self.manifest or found.get("begun", self._has_begun()):
-          return found
+      if all(isinstance(record.get(k), dict) for k in ("config", "inputs")):
+        if path == self.manifest or record.get("begun", self._has_begun()):
+          return record
       else:
         wrong.append(f"{path} is damaged: it holds no config and no inputs")
     if not self._has_begun():

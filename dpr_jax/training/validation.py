@@ -431,5 +431,5 @@ def best_first(
   """Indices of the `depth` highest scores, best first; ties by index."""
   depth = min(depth, len(scores))
   least = np.partition(scores, len(scores) - depth)[len(scores) - depth]
-  found = np.flatnonzero(scores >= least)
-  return found[np.argsort(-scores[found], kind="stable")][:depth]
+  best = np.flatnonzero(scores >= least)
+  return best[np.argsort(-scores[best], kind="stable")][:depth]

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging as py_logging
 import sys
 
 import pytest
@@ -98,24 +97,27 @@ def test_the_clock_can_start_later(now, lines):
   assert lines == ["train: step 1/3, 4 s/step, 0:08 left"]
 
 
-def test_json_has_the_numbers_as_fields(now):
+def test_other_work_is_not_counted(now, lines):
+  """20 s with 12 s of compiling, then 8 s: 8 s a step, not 14 s."""
+  with progress.Progress(3, "train", "steps") as bar:
+    for seconds, compiling in ((20, 12.0), (8, 0.0)):
+      now[0] += seconds
+      bar.exclude(compiling)
+      bar.update()
+  assert lines == [
+    "train: step 1/3, 8 s/step, 0:16 left",
+    "train: step 2/3, 8 s/step, 0:08 left",
+  ]
+
+
+def test_json_has_the_numbers_as_fields(now, caplog):
   """For programs: the fields beside the message."""
-  records = []
-  handler = py_logging.Handler()
-  handler.emit = records.append
-  logger = logging.get_absl_logger()
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.INFO)
-  logger.addHandler(handler)
-  try:
+  with caplog.at_level("INFO"):
     with progress.Progress(5, "train", "steps", first=2) as bar:
       now[0] += 8
       bar.show({"in-batch accuracy": "0.94"})
       bar.update()
-  finally:
-    logger.removeHandler(handler)
-    logging.set_verbosity(verbosity)
-  found = json.loads(log_lines._Json().format(records[0]))
+  found = json.loads(log_lines._Json().format(caplog.records[0]))
   assert found.pop("time")
   assert found == {
     "level": "info",
