@@ -27,7 +27,8 @@ from jaxtyping import Array, Bool, Float, Int
 from dpr_jax.core import errors
 
 KINDS = ("gathered", "tiled", "ring")
-MASKED = -1e30  # score of a pair that is excluded; finite, so that 0 * it is 0
+# Score of an excluded pair; finite, because -inf - -inf is NaN.
+MASKED = -1e30
 
 
 @flax.struct.dataclass
@@ -66,7 +67,7 @@ class LossSums:
   """Sums over questions, to be divided by `count` over the global batch.
 
   Attributes:
-    loss: negative log-likelihood of the own positive.
+    loss: negative log-likelihood of the question's positive.
     correct: number of questions whose positive scores above all others.
     duplicates: number of passages masked as copies of the question's positive,
       or as its other positives.
