@@ -12,6 +12,7 @@ import pathlib
 import sys
 import time
 import traceback
+from typing import Any
 
 from absl import logging
 
@@ -32,9 +33,13 @@ class _Json(logging.PythonFormatter):
   """`{"time": ..., "level": ..., "message": ...}` in one line of ASCII."""
 
   def format(self, record: py_logging.LogRecord) -> str:
-    """One object; `time` is in UTC, `traceback` only with an exception."""
+    """One object; `time` is in UTC, `traceback` only with an exception.
+
+    A line that was logged with extra={"fields": {...}} has these as well.
+    """
     level = record.levelname.lower()
-    values = _values(record.created, level, record.getMessage())
+    values: dict[str, Any] = _values(record.created, level, record.getMessage())
+    values |= getattr(record, "fields", {})
     if record.exc_info and record.exc_info[0]:
       values["traceback"] = "".join(
         traceback.format_exception(*record.exc_info)

@@ -19,7 +19,7 @@ from typing import Any
 from absl import logging
 
 from dpr_jax import version
-from dpr_jax.core import atomic_files, errors
+from dpr_jax.core import atomic_files, errors, progress
 from dpr_jax.core.atomic_files import MANIFEST
 
 _CHECKSUM, _VERSION = "checksum", "dpr_jax"
@@ -49,6 +49,10 @@ def command(stage: str) -> str:
   return _COMMANDS.get(stage, f"dpr-jax {stage} --overwrite")
 
 
+BIG_FILE = 2_500_000_000  # bytes; hashing fewer takes less than 5 s
+HASHED_PER_SECOND = 500_000_000  # bytes, from a fast disk on one CPU core
+
+
 def fingerprint(value: Any) -> str:
   """sha256 of a JSON-able value, independent of key order."""
   text = json.dumps(value, sort_keys=True, default=_plain)
@@ -59,6 +63,14 @@ def fingerprint_file(path: str | os.PathLike) -> str:
   """sha256 of a file's bytes; `InputError` if it cannot be read."""
   try:
     with open(path, "rb") as file:
+      size = os.fstat(file.fileno()).st_size
+      if size >= BIG_FILE:
+        logging.info(
+          "computing the sha256 of %s (%.1f GB, about %s)",
+          path,
+          size / 1e9,
+          progress.clock(size / HASHED_PER_SECOND),
+        )
       return hashlib.file_digest(file, "sha256").hexdigest()
   except OSError as error:
     raise errors.InputError(f"cannot read {path}: {error.strerror}") from error

@@ -1,6 +1,9 @@
-"""Progress of long loops: a bar on a terminal, else a log line every 10 s.
+"""Progress of long work: a bar on a terminal, otherwise a log line at times.
 
-All long loops of all stages use `Progress`.
+Every long loop of every stage reports through `Progress`.  The lines are
+
+  train: step 7/112, 13.9 s/step, 24:20 left, loss 0.217
+  embed: 1,200/10,000 passages, 45 passages/s, 3:16 left
 """
 
 import os
@@ -14,20 +17,19 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress(tqdm.tqdm):
-  """A tqdm bar; if stderr is not a terminal, a log line every 10 seconds.
+  """A tqdm bar; where stderr is not a terminal, a log line every 10 seconds.
 
-  With TQDM_DISABLE in the environment, lines are used on a terminal too.
+  With TQDM_DISABLE in the environment there are lines on a terminal, too.
   """
 
   def __init__(self, total: int | None, label: str, unit: str, first: int = 0):
-    """Starts the display.
+    """Starts the clock.
 
     Args:
-      total: number of units at the end; None = not known.
-      label: name of the loop, which begins the line.
-      unit: plural name of the units, such as "steps".
-      first: number of units that an earlier run has done; they do not count
-        for the speed.
+      total: units to do, those done before included; None = not known.
+      label: name of the work, at the beginning of each line.
+      unit: what is counted, in the plural.
+      first: units done before this call; they do not count for the speed.
     """
     super().__init__(
       total=total,
@@ -39,42 +41,92 @@ class Progress(tqdm.tqdm):
     )
     self._label, self._unit, self._count = label, unit, first
     self._first, self._all = first, total
-    self._started = self._said = time.monotonic()
+    self._values: dict[str, str] = {}
+    self._last_line = time.monotonic()
+    self.start_clock()
+
+  def start_clock(self) -> None:
+    """Measures the speed from now on: what came before was other work."""
+    self._started, self._first = time.monotonic(), self._count
+
+  def exclude(self, seconds: float) -> None:
+    """Does not count past seconds of other work (compiling) for the speed."""
+    self._started = min(self._started + seconds, time.monotonic())
 
   def update(self, n: int = 1) -> bool | None:
-    """Moves on by `n` units."""
+    """Advances by `n` units."""
     self._count += n
     if self.disable:
       now = time.monotonic()
-      if now - self._said >= SECONDS_BETWEEN_LINES:
-        self._said = now
-        logging.info("%s", self._line(now - self._started))
+      if now - self._last_line >= SECONDS_BETWEEN_LINES:
+        self._last_line = now
+        self._log(now - self._started)
     return super().update(n)
 
-  def _line(self, seconds: float) -> str:
-    """`train: step 7/112, 13.9 s/step, 24:20 left, loss 0.5`."""
-    total, unit = f"/{self._all}" if self._all else "", self._unit
-    place = f"{self._count}{total} {unit}"
-    if unit == "steps":
-      place = f"step {self._count}{total}"
-    parts = [f"{self._label}: {place}"]
-    done = self._count - self._first
-    if done and seconds:
-      if seconds > done:  # less than one unit per second
-        parts.append(f"{seconds / done:.1f} s/{unit.removesuffix('s')}")
-      else:
-        parts.append(f"{done / seconds:.1f} {unit}/s")
-      if self._all and self._count < self._all:
-        left = seconds / done * (self._all - self._count)
-        parts.append(f"{self.format_interval(left)} left")
-    return ", ".join(parts) + self._suffix()
-
-  def show(self, **values: str) -> None:
-    """Sets values to show after the bar or at the end of the line."""
+  def show(self, values: dict[str, str]) -> None:
+    """Sets the figures at the end of the bar or line: name to number."""
     self._values = values
     if not self.disable:
       self.set_postfix(values, refresh=False)
 
-  def _suffix(self) -> str:
-    values = getattr(self, "_values", {})
-    return "".join(f", {key} {value}" for key, value in values.items())
+  def _log(self, seconds: float) -> None:
+    """One line; with --log_json its numbers are fields of the object."""
+    done = self._count - self._first
+    fields = {"label": self._label, "unit": self._unit, "done": self._count}
+    parts = [self._place()]
+    if done and seconds > 0:
+      parts.append(_speed(done, seconds, self._unit))
+      fields["per_second"] = done / seconds
+    if self._all:
+      fields["total"] = self._all
+      if done and seconds > 0:
+        left = max(self._all - self._count, 0) * seconds / done
+        parts.append(f"{clock(left)} left")
+        fields["seconds_left"] = left
+    for name, value in self._values.items():
+      parts.append(f"{name} {value}")
+      fields[name.replace(" ", "_").replace("-", "_")] = float(value)
+    logging.info(
+      "%s: %s",
+      self._label,
+      ", ".join(parts),
+      extra={
+        "fields": {
+          key: float(f"{value:.4g}") if isinstance(value, float) else value
+          for key, value in fields.items()
+        }
+      },
+    )
+
+  def _place(self) -> str:
+    """`step 7/112`, `1,200/10,000 passages`; `1,200 rows` without a total."""
+    place = f"{self._count:,}"
+    if self._all:
+      place += f"/{self._all:,}"
+    if self._unit == "steps":
+      return f"step {place}"
+    return f"{place} {self._unit}"
+
+
+def _speed(done: int, seconds: float, unit: str) -> str:
+  """`45 passages/s`, or `13.9 s/step` where one takes over a second."""
+  rate = done / seconds
+  if rate >= 1:
+    return f"{_short(rate)} {unit}/s"
+  return f"{_short(1 / rate)} s/{unit.removesuffix('s')}"
+
+
+def _short(number: float) -> str:
+  """One decimal below 100 unless it is 0, none from there on."""
+  if number >= 99.95:
+    return f"{number:,.0f}"
+  return f"{number:.1f}".removesuffix(".0")
+
+
+def clock(seconds: float) -> str:
+  """`m:ss`, from an hour on `h:mm:ss`."""
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f"{hours}:{minutes:02}:{rest:02}"
+  return f"{minutes}:{rest:02}"

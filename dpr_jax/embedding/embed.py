@@ -191,6 +191,12 @@ def embed_corpus(
     processes=shards.processes,
   )
   widths = length_tiles.choose_widths(tokens.histogram(), shapes)
+  logging.info(
+    "%s: encoding in widths of %s tokens; the first batch of each width takes"
+    " longer, while it is compiled",
+    label,
+    ", ".join(map(str, widths)),
+  )
   started, done, written = time.monotonic(), 0, 0
   everything = range(len(passages))
   mine = {

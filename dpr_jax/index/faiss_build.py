@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import faiss
 import ml_collections
 import numpy as np
+from absl import logging
 from jaxtyping import Float, Int
 
 from dpr_jax.core import config as config_lib
@@ -137,7 +138,14 @@ def train_index(vectors: Vectors, settings: Settings) -> faiss.Index:
   try:
     made = make_index(dim, settings)
     if not made.is_trained:
-      _train(made, sample(vectors, settings.train_sample))
+      rows = sample(vectors, settings.train_sample)
+      logging.info(
+        "index: training %s on %d of %d vectors",
+        settings.factory,
+        len(rows),
+        count,
+      )
+      _train(made, rows)
   except RuntimeError as error:
     raise _refused(settings, vectors, error) from error
   return made

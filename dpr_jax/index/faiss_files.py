@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import faiss
+from absl import logging
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
@@ -100,8 +101,11 @@ def load_file(
       f"{folder / workdir_lib.MANIFEST} does not list {FILE}: run `dpr-jax"
       " index --overwrite`"
     )
-  workdir_lib.check_files(folder, manifest)  # before FAISS sees a byte of it
   path = folder / FILE
+  if path.is_file():
+    size = path.stat().st_size
+    logging.info("loading the index %s (%.1f MB)", path, size / 1e6)
+  workdir_lib.check_files(folder, manifest)  # before FAISS sees a byte of it
   # The skipped table is for L2 distances, and can be larger than the file.
   flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
   try:

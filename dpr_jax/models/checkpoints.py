@@ -195,6 +195,7 @@ class Checkpoints:
     )
     if why:
       raise errors.InputError(f"checkpoint {why}")
+    logging.info("loading checkpoint %s", self.folder / str(step))
     like = {"params": params, "optimizer": optimizer}
     trees = checkpoint_files.read(self.folder, step, like)
     return step, trees["params"], trees["optimizer"]
@@ -352,6 +353,7 @@ def load_params(
     )
   mean = None
   for step in steps:
+    logging.info("loading checkpoint %s", folder / str(step))
     why = checkpoint_files.problem(folder, step)
     if why:
       raise errors.InputError(f"checkpoint {why}; {_way_on(folder, there)}")

@@ -116,6 +116,7 @@ def _pretrained(config: ml_collections.ConfigDict, name: str) -> Reader:
     heads, layout = None, "dpr"
   else:
     folder = checkpoint_sources.checkpoint_folder(name)
+    logging.info("loading the pretrained model %s from %s", name, folder)
     bert_config, tower, heads, layout = load_tensors(folder)
   structure = span_reader.SpanReader(bert_config)
   own = heads or {}

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tokenizers
+from absl import logging
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
@@ -174,6 +175,7 @@ def load_base(
   """
   folder, bert_config = load_sizes(config.model, checkpoint)
   if checkpoint != "random":
+    logging.info("loading the pretrained model %s from %s", checkpoint, folder)
     return folder, *hf_weights.load_bert(folder)
   tower = bert.init_params(bert_config, jax.random.key(config.seed))
   return folder, bert_config, jax.tree.map(np.asarray, tower)

@@ -1,11 +1,11 @@
-"""Hard negatives: passages that look right and hold no answer.
+"""Stage `mine`: mines hard negatives, well ranked passages without an answer.
 
-In come the questions of `data/train` and `data/dev` and a ranker (BM25, or the
-trained towers with their index), out come `negatives/<ranker>.jsonl.gz` and
-`negatives/<ranker>-dev.jsonl.gz`: one line per question, in the order of the
-dataset, with the ids of its best ranked passages that contain no answer string
-and are not its gold passage.  Training draws some of them per question and
-epoch; the dev file of BM25 makes the pool for the average rank.
+Input: the questions of `data/train` and `data/dev`, and a ranker (BM25, or the
+trained towers with their index).  Output: `negatives/<ranker>.jsonl.gz` and
+`negatives/<ranker>-dev.jsonl.gz`, with one line per question, in the order of
+the dataset: the ids of its best ranked passages that contain no answer and are
+not its gold passage.  Training samples from them per question and epoch; the
+dev file of BM25 gives the pool for the average rank.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ _BATCH = 256  # questions searched at once
 
 @runtime_checkable
 class Ranker(Protocol):
-  """Questions to rows of the corpus: BM25Index or a class of `retrievers`."""
+  """Ranks the corpus for questions: BM25Index, or a class of `retrievers`."""
 
   def search(
     self, questions: Sequence[str], k: int
@@ -44,16 +44,16 @@ def mine(
   ranker: str = "bm25",
   overwrite: bool = False,
 ) -> None:
-  """Writes the negatives of the train and dev questions.
+  """Writes the hard negatives of the train and dev questions.
 
-  A passage is left out if it contains an answer (`config.evaluate.match`), is
-  one of the question's positives by id, or has a positive's text.
+  A passage is excluded if it contains an answer (`config.evaluate.match`), has
+  the id of one of the question's positives, or the text of one.
 
   Args:
     config: reads `mine`, `bm25` or `index` and `model`, `evaluate.match`.
-    workdir: holds the data; for "model" also the trained towers' index.
-    ranker: "bm25" or "model", the workdir's trained towers.
-    overwrite: also where the negatives are current.
+    workdir: workdir with data; for "model" also with the towers' index.
+    ranker: "bm25", or "model" for the workdir's trained towers.
+    overwrite: mines again even if the negatives are current.
 
   Raises:
     InputError: no data in the workdir, no index of its trained towers, or a
@@ -71,7 +71,7 @@ def mine(
 
   def is_current() -> bool:
     stage = _stage(config, workdir, ranker)
-    # Other negatives would end the training that has begun with those.
+    # New negatives would make the training that uses the old ones another run.
     kept = text_analysis.as_recorded(stage) if trained else stage
     return kept.is_current(overwrite)
 
@@ -91,7 +91,7 @@ def _mine(
   ranker: str,
   overwrite: bool,
 ) -> None:
-  """As `mine`, in the first process."""
+  """Does the work of `mine`, in the first process."""
   from dpr_jax.data import prepare
 
   stage = _stage(config, workdir, ranker)
@@ -107,7 +107,7 @@ def _mine(
   for split, name in mined_negatives.files(ranker).items():
     path = stage.folder / name
     if not (workdir.data / split).exists():
-      logging.info("mine: no %s questions in this workdir", split)
+      logging.info("mine: the workdir has no %s questions: skipped", split)
       path.unlink(missing_ok=True)
       continue
     questions = prepare.open_questions(workdir, split)
@@ -118,10 +118,10 @@ def _mine(
       keep=keep,
       matcher=matcher,
     )
-    found = mined_negatives.write(
+    of_split = mined_negatives.write(
       path, mined, len(questions), f"mine {split}", keep
     )
-    counts |= {f"{split}_{key}": count for key, count in found.items()}
+    counts |= {f"{split}_{key}": count for key, count in of_split.items()}
     written[name] = workdir_lib.fingerprint_file(path)
   stage.finish(counts, files=written)
 
@@ -129,7 +129,7 @@ def _mine(
 def _stage(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, ranker: str
 ) -> workdir_lib.Stage:
-  """What the negatives of a ranker depend on."""
+  """The stage that mines with a ranker: all that its output depends on."""
   settings = mined_negatives.settings(config)
   inputs = workdir_lib.dataset_inputs(workdir, "passages", "train", "dev")
   if ranker == "bm25":
@@ -146,7 +146,7 @@ def _stage(
     "index": workdir_lib.manifest_fingerprint(index, "index"),
     "model": workdir_lib.read_manifest(index, "index")["model"],
   }
-  # How questions are encoded is in no input's fingerprint.
+  # Settings of encoding questions are not part of the inputs' fingerprints.
   settings |= config_lib.sections(config, "model")
   settings["search"] = faiss_stage.search_overrides(config)
   return workdir_lib.Stage(
@@ -187,12 +187,12 @@ def mine_negatives(
   """Yields every question, in order, with its hard negatives, best first.
 
   Args:
-    rank: of (number of the first, some questions in order), gives the rows
-      that are looked at [questions, depth], best first, -1 for none.
-    passages: the PassageTable that the rows point into.
+    rank: function from (number of the first question, questions) to the ranked
+      rows [questions, depth], best first; -1 = no hit.
+    passages: PassageTable of the corpus.
     questions: a QuestionTable.
-    keep: hard negatives kept at most.
-    matcher: decides what contains an answer; its keys are rows of `passages`.
+    keep: largest number of hard negatives per question.
+    matcher: finds answers in passages; its keys are rows of `passages`.
   """
   cache, without = passage_cache.PassageCache(passages), 0
   for first in range(0, len(questions), _BATCH):
@@ -200,10 +200,12 @@ def mine_negatives(
     rows = rank(first, batch)
     without += int((rows < 0).all(axis=1).sum())
     likely = rows[:, :keep]
-    cache.take(likely[likely >= 0].tolist())  # all at once: far faster
+    cache.take(likely[likely >= 0].tolist())  # one read: far faster
     for place, (question, ranked) in enumerate(zip(batch, rows, strict=True)):
-      some = _negatives(question, ranked, cache, keep, matcher, first + place)
-      yield question, some
+      yield (
+        question,
+        _negatives(question, ranked, cache, keep, matcher, first + place),
+      )
   matcher.warn("mine")
   bm25.warn_without_hits("mine", without, len(questions))
 
@@ -216,18 +218,19 @@ def _negatives(
   matcher: answer_matching.AnswerMatcher,
   number: int,
 ) -> list[records.Passage]:
+  """The hard negatives of a question; `number` is its number, for messages."""
   gold_ids = {passage.id for passage in question.positives if passage.id}
   gold_texts = {_same_text(passage.text) for passage in question.positives}
   ranked = ranked[ranked >= 0].tolist()
   kept: list[records.Passage] = []
-  # Most passages pass: reading `keep` at a time seldom needs a third round.
+  # Few passages are excluded: blocks of `keep` rarely need a third read.
   for start in range(0, len(ranked), keep):
     rows = ranked[start : start + keep]
-    found = cache.take(rows)
-    texts = [found[row].text for row in rows]
+    block = cache.take(rows)
+    texts = [block[row].text for row in rows]
     hits = matcher.hits(question.answers, rows, texts, number)
     for row, hit in zip(rows, hits, strict=True):
-      passage = found[row]
+      passage = block[row]
       if (
         not hit
         and passage.id not in gold_ids
@@ -240,5 +243,5 @@ def _negatives(
 
 
 def _same_text(text: str) -> str:
-  """Passages count as the same text whatever their white space and case."""
+  """Text without differences of white space and case, for comparison."""
   return " ".join(text.split()).lower()

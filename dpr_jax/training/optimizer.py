@@ -1,10 +1,10 @@
-"""AdamW as the original trains: warm-up, linear decay, clipping.
+"""The optimizer: AdamW with warm-up, linear decay and clipping, as in DPR.
 
-Weight decay spares biases and LayerNorm; the learning rate rises linearly over
-the warm-up steps and falls linearly to 0 at the last step; gradients are
-clipped by their global norm before Adam sees them (DPR: 2.0).  `from_config`
-puts it together; for batches of another size than the recipe's see
-`setting_rules.scaled`.
+Weight decay excludes biases and LayerNorm.  The learning rate rises linearly
+over the warm-up steps and falls linearly to 0 at the last step.  Gradients are
+clipped by their global norm before Adam (DPR: 2.0).  `from_config` builds the
+optimizer of a config; `setting_rules.scaled` adapts the learning rate to
+another batch size.
 """
 
 from collections.abc import Callable
@@ -27,17 +27,18 @@ def from_config(
   """Optimizer and learning rate of `config.train`.
 
   Args:
-    train: the section `train`.
-    steps: of the whole training.
-    norm: gives the global norm of the gradients that the transformation gets.
+    train: section `train` of a config.
+    steps: number of steps of the whole training.
+    norm: function from gradients to their global norm; these may be one
+      device's part of the gradients.
 
   Returns:
-    The transformation, scaling and clipping included, and the schedule from
+    The optax transformation, with scaling and clipping, and the schedule from
     step to learning rate.
 
   Raises:
-    InputError: a setting is out of range, or the warm-up, for this batch size,
-      is no shorter than the training.
+    InputError: a setting is out of range, or the warm-up, scaled to this batch
+      size, is not shorter than the training.
   """
   rate, warmup_steps = setting_rules.warm_up(train, steps)
   if train.scale_rule != "none":
@@ -84,7 +85,7 @@ def learning_rate_schedule(
 
 
 def _decays(params):
-  """True for the leaves that weight decay applies to: matrices and tables."""
+  """True for the leaves with weight decay: matrices and embedding tables."""
   return jax.tree.map_with_path(
     lambda path, _: path[-1].key in ("kernel", "embedding"), params
   )
@@ -104,19 +105,20 @@ def adamw(
   """Clipping (if `clip_norm` is positive), then AdamW with a schedule.
 
   Args:
-    schedule: step to learning rate.
-    b1: decay of Adam's mean.
-    b2: decay of Adam's mean square.
-    epsilon: added to the root of the mean square.
-    weight_decay: of matrices and tables.
-    clip_norm: largest global norm of a gradient; 0 = any.
-    dpr_compat_workers: W > 0 divides the gradient by W before clipping, as if
-      the original had trained on W workers: it detaches the vectors that come
-      from other workers and averages over workers, which leaves 1 / W of the
-      true gradient.  Adam itself does not mind the scale of gradients, so W
-      matters in two places: fewer gradients reach `clip_norm`, and `epsilon`
-      weighs more.  It has nothing to do with the number of cores here.
-    norm: gives the global norm of the gradients: a core may hold only a part.
+    schedule: function from step to learning rate.
+    b1: decay rate of Adam's mean of gradients.
+    b2: decay rate of Adam's mean of squared gradients.
+    epsilon: constant added to the root of the mean square.
+    weight_decay: rate for matrices and embedding tables.
+    clip_norm: largest global norm of the gradients; 0 = no clipping.
+    dpr_compat_workers: W > 0 divides the gradient by W before clipping, to
+      reproduce DPR's training on W workers; 0 = off.  DPR detaches the vectors
+      of other workers and averages over workers, which gives 1 / W of the true
+      gradient.  Adam's update does not depend on the scale of the gradients,
+      so W has two effects: fewer gradients are clipped, and `epsilon` has more
+      weight.  It is independent of the number of devices here.
+    norm: function from gradients to their global norm; a device may have only
+      a part of them.
 
   Raises:
     InputError: `dpr_compat_workers` is negative.
@@ -144,7 +146,11 @@ def adamw(
 def _clip(
   most: float, norm: Callable[..., jax.Array]
 ) -> optax.GradientTransformation:
-  """As `optax.clip_by_global_norm`, which knows but one norm."""
+  """`optax.clip_by_global_norm` with a norm of choice.
+
+  Optax always computes the norm of the arrays it gets; with a sharded
+  optimizer these are only one device's part.
+  """
 
   def update(gradients, state, params=None):
     del params

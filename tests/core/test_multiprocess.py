@@ -150,7 +150,7 @@ def test_killed_in_the_middle_and_resumed_to_the_same_end(
   assert "process 1 ended first, killed by SIGKILL" in err
   code, err = _end(launch(tmp_path / "killed"))
   assert code == 0, err
-  assert "resuming after step" in err
+  assert "resuming at step" in err
   alone("train", tmp_path / "whole", *TRAINING)
   for one, other in zip(
     _rows(tmp_path / "killed"), _rows(tmp_path / "whole"), strict=True

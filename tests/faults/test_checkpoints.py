@@ -299,7 +299,7 @@ def test_a_finished_run_is_not_done_when_its_end_is_damaged(
   else:
     _flip(_largest(folder / "6"), random.Random(2))
   train_retriever.train(config, place)
-  assert "was finished, but checkpoint" in caplog.text
+  assert "the run is finished, but checkpoint" in caplog.text
   _assert_equal(place, finished)
   made = (place.training / "manifest.json").stat().st_mtime_ns
   train_retriever.train(config, place)
@@ -318,7 +318,8 @@ def test_metrics_with_a_damaged_row(
   path.write_bytes(b"".join(lines))
   train_retriever.train(config, place)
   for number in (3, 4):
-    assert f"metrics.jsonl, line {number} is damaged: dropped" in caplog.text
+    said = f"metrics.jsonl, line {number} is not a row of metrics: removed"
+    assert said in caplog.text
   params = checkpoints.load_params(place.training / "checkpoints", 6)[1]
   wanted = checkpoints.load_params(finished.training / "checkpoints", 6)[1]
   jax.tree.map(np.testing.assert_array_equal, params, wanted)

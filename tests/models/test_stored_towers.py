@@ -301,7 +301,7 @@ def test_only_the_index_that_is_there_is_meant(world, copied):
   other = copy.deepcopy(world[0])
   other.index.factory = "SQ8"
   faiss_stage.index(other, copied)
-  with pytest.raises(errors.InputError, match=r"holds Flat, SQ8 and not .*HNS"):
+  with pytest.raises(errors.InputError, match=r"holds Flat, SQ8 but not .*HNS"):
     dpr_jax.Retriever.load(copied.root)
   dpr_jax.Retriever.load(copied.root, factory="SQ8")
 

@@ -132,7 +132,7 @@ def test_numbers_of_passages_that_are_not_there(config, place, caplog):
   read_lib.read(config, place)
   rows = json.loads(place.answers("dev").read_text())
   assert [list(row["by_passages"]) for row in rows] == [["1", "2"]] * 2
-  assert "at most 2 passages per question, so no answers of 10, 50" in (
+  assert "at most 2 passages per question: no answers from 10, 50" in (
     caplog.text
   )
   found = set(evaluate_lib.evaluate(config, place)["bm25"])

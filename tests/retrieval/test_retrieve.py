@@ -145,7 +145,7 @@ def test_any_question_file(ready, tmp_path):
   ready.retrieve(questions_file=path, name="fruit", methods=["bm25"])
   assert _results(ready, "bm25", "fruit")[0]["ctxs"][0]["id"] == "p2"
   ready.files[path] = []
-  with pytest.raises(errors.InputError, match="mine.qa.csv: no questions"):
+  with pytest.raises(errors.InputError, match="mine.qa.csv has no questions"):
     ready.retrieve(questions_file=path, name="none", methods=["bm25"])
   with pytest.raises(errors.InputError, match="gone.csv"):
     ready.retrieve(questions_file=tmp_path / "gone.csv", name="none")

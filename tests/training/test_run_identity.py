@@ -239,7 +239,7 @@ def test_a_record_that_cannot_be_read(tiny_config, fresh_workdir):
   claim = _begun(tiny_config, fresh_workdir)
   claim.started.write_text(claim.started.read_text()[:-9])
   with pytest.raises(
-    errors.InputError, match="nobody knows .*json is not JSON"
+    errors.InputError, match="settings are not known: .*json is not JSON"
   ):
     claim.check()
   claim.started.unlink()
