@@ -4,8 +4,8 @@ A test is `quick`, and in `make quick`, unless one of these markers is on it:
 
 - `slow`: it takes more than about ten seconds.
 - `processes`: it starts a process, or forks.  Put on by itself where the test
-  uses `environment`, or a fixture that does; by hand elsewhere.  A test that
-  starts a process without it fails, in every run.
+  uses `environment`, or a fixture that does; by hand elsewhere.  A quick
+  test that starts a process fails.
 - `compiles`: it compiles more than a layer, or trains, or works through much
   data.  Put on by itself where the test uses one of `COMPILING`.
 
@@ -59,12 +59,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _watch(event: str, args: tuple, starts=_STARTS, running=_running) -> None:
-  """Fails a test that starts a process and does not say that it does.
+  """Fails a quick test that starts a process: it is not quick.
 
   When Python ends, it is called once the names of this module are gone.
   """
   if event in starts and any(
-    not item.get_closest_marker("processes") for item in running
+    item.get_closest_marker("quick") for item in running
   ):
     pytest.fail("this test starts a process: mark it @pytest.mark.processes")
 

@@ -3,7 +3,7 @@
 The only module that uses `jax.distributed`.  Every process runs the same
 command.  Work of process 0 alone (reading questions, writing files) is wrapped
 in `first_alone`; arrays are exchanged over the devices with JAX's collectives
-(`array_of_first`, `gather`).  Decisions, barriers and heartbeats go through
+(`core.collectives`).  Decisions, barriers and heartbeats go through
 JAX's coordination service, a small key-value store in process 0.
 
 Every process has a guard thread (`process_guard`), which ends the process with
@@ -15,15 +15,13 @@ collective.  With one process, nothing of this is used and JAX is not imported.
 import contextlib
 import itertools
 import json
-import math
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from dpr_jax.core import errors
@@ -187,57 +185,6 @@ def first_alone(function: Callable[[], Any]) -> Any:
     _alone = False
   process_guard.tell(key, json.dumps(value))
   return value
-
-
-def array_of_first(
-  function: Callable[[], np.ndarray], shape: Sequence[int], dtype: Any
-) -> np.ndarray:
-  """Broadcasts the array that `function` returns in process 0.
-
-  This is a collective, with a time-out.  If `function` takes minutes, let the
-  other processes wait in `first_alone` or `barrier` before, which have none.
-
-  Args:
-    function: function called in process 0 only; an exception ends all
-      processes.
-    shape: shape of the array, known to all processes.
-    dtype: dtype of the array, with an item size of a multiple of 4 bytes.
-  """
-  if count() == 1:
-    return function()
-  from jax.experimental import multihost_utils
-
-  words = np.zeros(_words_shape(shape, dtype), np.uint32)
-  if is_first():
-    words = _words(np.asarray(function(), dtype).reshape(shape))
-  # Sent as uint32, because a broadcast is a sum with zeros, and -0.0 + 0.0 is
-  # +0.0: the bytes would change.
-  words = np.asarray(multihost_utils.broadcast_one_to_all(words))
-  return words.view(dtype).reshape(shape)
-
-
-def gather(array: np.ndarray) -> np.ndarray:
-  """Gathers one array of each process, in all processes: [processes, ...].
-
-  Args:
-    array: array with the same shape and dtype in all processes, and an item
-      size of a multiple of 4 bytes.
-  """
-  if count() == 1:
-    return array[None]
-  from jax.experimental import multihost_utils
-
-  words = np.asarray(multihost_utils.process_allgather(_words(array)))
-  return words.view(array.dtype).reshape(count(), *array.shape)
-
-
-def _words(array: np.ndarray) -> np.ndarray:
-  """The bytes of an array as uint32, because JAX has no int64 by default."""
-  return np.ascontiguousarray(array).reshape(-1).view(np.uint32)
-
-
-def _words_shape(shape: Sequence[int], dtype: Any) -> tuple[int]:
-  return (math.prod(shape) * np.dtype(dtype).itemsize // 4,)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float, Int
 
-from dpr_jax.core import errors, multiprocess
+from dpr_jax.core import collectives, errors, multiprocess
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.embedding import vector_shards
 from dpr_jax.index import faiss_files, faiss_search
@@ -58,7 +58,7 @@ class AllProcessesExact:
   def __init__(self, own, count: int, dim: int):
     """Takes this process's search, the number of all vectors, their width."""
     self._own, self._count, self.d = own, count, dim
-    self.streams = bool(multiprocess.gather(np.int32([own.streams])).any())
+    self.streams = bool(collectives.gather(np.int32([own.streams])).any())
 
   def search(
     self, questions: Float[np.ndarray, "questions dim"], k: int
@@ -182,7 +182,7 @@ def _of_first(
   count, k = multiprocess.first_alone(lambda: asked)
   if not k:
     return questions, 0
-  return multiprocess.array_of_first(
+  return collectives.array_of_first(
     lambda: questions, (count, dim), np.float32
   ), k
 
@@ -199,7 +199,7 @@ def _merged(
   packed = np.empty((*shape, 3), np.uint32)
   packed[:, :, :2] = _padded(rows, shape, np.int64, -1).view(np.uint32)
   packed[:, :, 2:] = _padded(scores, shape, np.float32, 0).view(np.uint32)
-  every = np.moveaxis(multiprocess.gather(packed), 0, 1)
+  every = np.moveaxis(collectives.gather(packed), 0, 1)
   every = every.reshape(len(rows), -1, 3)
   rows, scores = (
     np.ascontiguousarray(words).view(dtype)[:, :, 0]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from dpr_jax import version
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import tokenization
 
 if TYPE_CHECKING:  # imported where it is used: every command reads settings
   import tokenizers
@@ -41,6 +40,8 @@ def write_sizes(
     tokenizer: tokenizer without truncation or padding.
     **extra: further keys of `config.json`.
   """
+  from dpr_jax.data import tokenization  # imports transformers
+
   workdir_lib.write_json(
     folder / "config.json",
     dataclasses.asdict(sizes)

@@ -133,7 +133,8 @@ def test_json_has_the_numbers_as_fields(now, caplog):
 
 
 def test_a_bar_on_a_terminal(monkeypatch):
-  """Tqdm's."""
+  """Tqdm's, which --quiet switches off for the whole process."""
+  monkeypatch.delenv("TQDM_DISABLE", raising=False)
 
   class Terminal(io.StringIO):
     def isatty(self):

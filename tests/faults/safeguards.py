@@ -168,8 +168,8 @@ OWNERS = {
 LINKS = {
   "BM25 to its corpus": (
     "retrieval/bm25.py",
-    'if (found := manifest["inputs"].get("passages")) != corpus:',
-    "if found := None:",
+    'if (indexed := manifest["inputs"].get("passages")) != corpus:',
+    "if indexed := None:",
     "tests/retrieval/test_bm25.py::test_an_index_of_another_corpus_is_refused",
   ),
   "vectors to their model": (
@@ -180,13 +180,13 @@ LINKS = {
   ),
   "checkpoints to their training": (
     "models/checkpoint_files.py",
-    "if found == ours:",
+    "if theirs == ours:",
     "if True:",
     f"{_HERE}::test_a_checkpoint_of_another_training_is_named",
   ),
   "an index to its model": (
     "retrieval/retrievers.py",
-    "if found == ours:",
+    "if theirs == ours:",
     "if True:",
     f"{_REFUSALS}::test_an_index_of_another_model_is_refused",
   ),

@@ -101,7 +101,7 @@ def exchange() -> dict[str, np.ndarray]:
       multiprocess.count(),
       multiprocess.barrier(),
       multiprocess.first_alone(lambda: 7),
-      multiprocess.gather(np.int32([5])).tolist(),
+      collectives.gather(np.int32([5])).tolist(),
     ]
   )
   assert nested == [1, None, 7, [[5]]]
@@ -113,13 +113,13 @@ def exchange() -> dict[str, np.ndarray]:
     return array
 
   return {
-    name: multiprocess.array_of_first(
+    name: collectives.array_of_first(
       lambda array=array: only(array), array.shape, array.dtype
     )
     for name, array in (("floats", FLOATS), ("integers", INTEGERS))
   } | {
-    "floats of all": multiprocess.gather(FLOATS if first else -FLOATS),
-    "integers of all": multiprocess.gather(INTEGERS + me),
+    "floats of all": collectives.gather(FLOATS if first else -FLOATS),
+    "integers of all": collectives.gather(INTEGERS + me),
   }
 
 
