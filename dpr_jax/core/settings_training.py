@@ -89,6 +89,12 @@ _OPTIMIZER = [
     "workers",
     least=0,
   ),
+  Setting(
+    "dpr_compat_schedule",
+    False,
+    "warm-up from a first rate of 0, and Adam's epsilon before the bias"
+    " correction, as in DPR's code",
+  ),
   Setting("weight_decay", 0.0, "AdamW's, of matrices and tables", least=0),
   Setting(
     "clip_norm", 2.0, "largest global norm of a gradient; 0 = any", least=0

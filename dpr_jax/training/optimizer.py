@@ -1,10 +1,16 @@
-"""AdamW as the original trains: warm-up, linear decay, clipping.
+"""AdamW with warm-up, linear decay and clipping.
 
 Weight decay spares biases and LayerNorm; the learning rate rises linearly over
 the warm-up steps and falls linearly to 0 at the last step; gradients are
 clipped by their global norm before Adam sees them (DPR: 2.0).  `from_config`
 puts it together; for batches of another size than the recipe's see
 `setting_rules.scaled`.
+
+The original (facebookresearch/DPR) differs in two places: the rate of update k,
+counted from 0, is k / W of the peak in a warm-up of W steps, so that its first
+update changes nothing, where ours is (k + 1) / W; and its AdamW, that of
+transformers before version 5, adds epsilon before the bias correction.
+`train.dpr_compat_schedule` does both as the original.
 """
 
 from collections.abc import Callable
@@ -51,7 +57,8 @@ def from_config(
       train.warmup_steps,
       train.scale_reference,
     )
-  schedule = learning_rate_schedule(rate, warmup_steps, steps)
+  compat = train.dpr_compat_schedule
+  schedule = learning_rate_schedule(rate, warmup_steps, steps, compat)
   transformation = adamw(
     schedule,
     b1=train.adam_b1,
@@ -60,27 +67,35 @@ def from_config(
     weight_decay=train.weight_decay,
     clip_norm=train.clip_norm,
     dpr_compat_workers=train.dpr_compat_workers,
+    dpr_compat_epsilon=compat,
     norm=norm,
   )
   return transformation, schedule
 
 
 def learning_rate_schedule(
-  peak: float, warmup_steps: int, total_steps: int
+  peak: float, warmup_steps: int, total_steps: int, dpr_compat: bool = False
 ) -> optax.Schedule:
-  """Linear warm-up to `peak`, linear decay to 0 at `total_steps`."""
+  """Linear warm-up to `peak`, linear decay to 0 at `total_steps`.
+
+  Args:
+    peak: the largest learning rate.
+    warmup_steps: W; the rate of update k < W, from 0, is (k + 1) / W of the
+      peak.
+    total_steps: of the whole training.
+    dpr_compat: it is k / W, as in the original: the first update is none.
+  """
   setting_rules.below_steps("train.warmup_steps", warmup_steps, total_steps)
-  return optax.schedules.join_schedules(
-    [
-      optax.schedules.linear_schedule(
-        peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1)
-      )
-      if warmup_steps > 1
-      else optax.schedules.constant_schedule(peak),
-      optax.schedules.linear_schedule(peak, 0.0, total_steps - warmup_steps),
-    ],
-    [warmup_steps],
-  )
+  if dpr_compat and warmup_steps:
+    rise = optax.schedules.linear_schedule(0.0, peak, warmup_steps)
+  elif warmup_steps > 1:
+    rise = optax.schedules.linear_schedule(
+      peak / warmup_steps, peak, warmup_steps - 1
+    )
+  else:
+    rise = optax.schedules.constant_schedule(peak)
+  fall = optax.schedules.linear_schedule(peak, 0.0, total_steps - warmup_steps)
+  return optax.schedules.join_schedules([rise, fall], [warmup_steps])
 
 
 def _decays(params):
@@ -99,6 +114,7 @@ def adamw(
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
   dpr_compat_workers: int = 0,
+  dpr_compat_epsilon: bool = False,
   norm: Callable = optax.tree.norm,
 ) -> optax.GradientTransformation:
   """Clipping (if `clip_norm` is positive), then AdamW with a schedule.
@@ -107,7 +123,8 @@ def adamw(
     schedule: step to learning rate.
     b1: decay of Adam's mean.
     b2: decay of Adam's mean square.
-    epsilon: added to the root of the mean square.
+    epsilon: added to the root of the mean square, once that is corrected for
+      its bias.
     weight_decay: of matrices and tables.
     clip_norm: largest global norm of a gradient; 0 = any.
     dpr_compat_workers: W > 0 divides the gradient by W before clipping, as if
@@ -115,7 +132,9 @@ def adamw(
       from other workers and averages over workers, which leaves 1 / W of the
       true gradient.  Adam itself does not mind the scale of gradients, so W
       matters in two places: fewer gradients reach `clip_norm`, and `epsilon`
-      weighs more.  It has nothing to do with the number of cores here.
+      weighs more.  It has nothing to do with the number of devices here.
+    dpr_compat_epsilon: adds epsilon before that correction, see
+      `_huggingface_adamw`.
     norm: gives the global norm of the gradients: a core may hold only a part.
 
   Raises:
@@ -124,8 +143,10 @@ def adamw(
   workers = config_lib.at_least(
     "train.dpr_compat_workers", dpr_compat_workers, 0
   )
-  steps = [
-    optax.adamw(
+  if dpr_compat_epsilon:
+    rule = _huggingface_adamw(schedule, b1, b2, epsilon, weight_decay)
+  else:
+    rule = optax.adamw(
       schedule,
       b1=b1,
       b2=b2,
@@ -133,12 +154,49 @@ def adamw(
       weight_decay=weight_decay,
       mask=_decays,
     )
-  ]
+  steps = [rule]
   if clip_norm > 0:
     steps.insert(0, _clip(clip_norm, norm))
   if workers > 0:
     steps.insert(0, optax.scale(1 / workers))
   return optax.chain(*steps)
+
+
+def _huggingface_adamw(
+  schedule: optax.Schedule,
+  b1: float,
+  b2: float,
+  epsilon: float,
+  weight_decay: float,
+) -> optax.GradientTransformation:
+  """AdamW of transformers before version 5 (`correct_bias=True`), DPR's.
+
+  With Adam's means m and v after t updates and the learning rate r:
+
+    p <- p - r sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)
+    p <- p - r weight_decay p          (of matrices and tables)
+
+  Epsilon weighs 1 / sqrt(1 - b2^t) as much as in `optax.adamw`: 32 times as
+  much in the first step.  Decay follows the step, of which it takes its part.
+  """
+
+  def update(gradients, state, params):
+    mean = optax.tree.update_moment(gradients, state.mu, b1, 1)
+    square = optax.tree.update_moment_per_elem_norm(gradients, state.nu, b2, 2)
+    count = optax.safe_increment(state.count)
+    rate = schedule(state.count)
+    size = rate * jnp.sqrt(1 - b2**count) / (1 - b1**count)
+
+    def step(m, v, p, decays):
+      change = -size * m / (jnp.sqrt(v) + epsilon)
+      return change - rate * weight_decay * (p + change) if decays else change
+
+    updates = jax.tree.map(step, mean, square, params, _decays(params))
+    return updates, optax.ScaleByAdamState(count, mean, square)
+
+  return optax.GradientTransformation(
+    optax.scale_by_adam(b1, b2, epsilon).init, update
+  )
 
 
 def _clip(
