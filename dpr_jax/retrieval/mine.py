@@ -4,10 +4,12 @@ In come the questions of `data/train` and `data/dev` and a ranker (BM25, or the
 trained towers with their index), out come `negatives/<ranker>.jsonl.gz` and
 `negatives/<ranker>-dev.jsonl.gz`: one line per question, in the order of the
 dataset, with the ids of its best ranked passages that contain no answer string
-and are not its gold passage.  Training draws some of them per question and
-epoch; the dev file of BM25 makes the pool for the average rank.
+and are no positive of it, of another row with the same question, nor a copy of
+one.  Training draws some of them per question and epoch; the dev file of BM25
+makes the pool for the average rank.
 """
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -18,12 +20,18 @@ from absl import logging
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, multiprocess
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, mined_negatives, records
+from dpr_jax.data import (
+  answer_matching,
+  mined_negatives,
+  records,
+  same_passages,
+)
 from dpr_jax.index import faiss_stage
 from dpr_jax.models import model_settings
 from dpr_jax.retrieval import bm25, passage_cache, text_analysis
 
 _BATCH = 256  # questions searched at once
+_BLOCK = 4096  # questions read at once
 
 
 @runtime_checkable
@@ -46,8 +54,8 @@ def mine(
 ) -> None:
   """Writes the negatives of the train and dev questions.
 
-  A passage is left out if it contains an answer (`config.evaluate.match`), is
-  one of the question's positives by id, or has a positive's text.
+  A passage is left out if it contains an answer (`config.evaluate.match`) or is
+  one of the question's positives, see `Positives`.
 
   Args:
     config: reads `mine`, `bm25` or `index` and `model`, `evaluate.match`.
@@ -115,6 +123,7 @@ def _mine(
       lambda _, batch: loaded.search([q.question for q in batch], depth)[0],
       passages,
       questions,
+      Positives(questions, passages, same_passages.open_copies(workdir)),
       keep=keep,
       matcher=matcher,
     )
@@ -176,10 +185,50 @@ def _load(
   )
 
 
+class Positives:
+  """What is a positive of a question, and so no negative of it.
+
+  The positives of all rows with the same question text, by the row of the
+  corpus, the rows with the same title and text as one of these, and passages
+  with a positive's text, whatever their titles, white space and case.
+  """
+
+  def __init__(self, questions, passages, copies: same_passages.Copies):
+    """Reads a QuestionTable once, and looks ids up in a PassageTable."""
+    self._copies = copies
+    self._rows: dict[int, set[int]] = collections.defaultdict(set)
+    self._texts: dict[int, set[int]] = collections.defaultdict(set)
+    for _, block in questions.blocks(_BLOCK):
+      gold = [(q.question, p) for q in block for p in q.positives]
+      rows = copies.first(passages.rows_of([p.id for _, p in gold]))
+      for (question, passage), row in zip(gold, rows.tolist(), strict=True):
+        key = same_passages.text_digest(question)
+        self._rows[key].add(row)
+        self._texts[key].add(_any_case(passage.text))
+
+  def among(
+    self, question: records.Question, rows: Sequence[int], texts: Sequence[str]
+  ) -> list[bool]:
+    """Which passages, rows of the corpus with their texts, are positives."""
+    key = same_passages.text_digest(question.question)
+    gold, same = self._rows.get(key, ()), self._texts.get(key, ())
+    firsts = self._copies.first(np.asarray(rows, np.int64)).tolist()
+    return [
+      row in gold or _any_case(text) in same
+      for row, text in zip(firsts, texts, strict=True)
+    ]
+
+
+def _any_case(text: str) -> int:
+  """64 bits of a text; white space and case do not count."""
+  return same_passages.text_digest(text.lower())
+
+
 def mine_negatives(
   rank: Callable[[int, list[records.Question]], np.ndarray],
   passages,
   questions,
+  positives: Positives,
   *,
   keep: int,
   matcher: answer_matching.AnswerMatcher,
@@ -191,6 +240,7 @@ def mine_negatives(
       that are looked at [questions, depth], best first, -1 for none.
     passages: the PassageTable that the rows point into.
     questions: a QuestionTable.
+    positives: of these questions.
     keep: hard negatives kept at most.
     matcher: decides what contains an answer; its keys are rows of `passages`.
   """
@@ -202,8 +252,12 @@ def mine_negatives(
     likely = rows[:, :keep]
     cache.take(likely[likely >= 0].tolist())  # all at once: far faster
     for place, (question, ranked) in enumerate(zip(batch, rows, strict=True)):
-      some = _negatives(question, ranked, cache, keep, matcher, first + place)
-      yield question, some
+      yield (
+        question,
+        _negatives(
+          question, ranked, positives, cache, keep, matcher, first + place
+        ),
+      )
   matcher.warn("mine")
   bm25.warn_without_hits("mine", without, len(questions))
 
@@ -211,13 +265,12 @@ def mine_negatives(
 def _negatives(
   question: records.Question,
   ranked: np.ndarray,
+  positives: Positives,
   cache: passage_cache.PassageCache,
   keep: int,
   matcher: answer_matching.AnswerMatcher,
   number: int,
 ) -> list[records.Passage]:
-  gold_ids = {passage.id for passage in question.positives if passage.id}
-  gold_texts = {_same_text(passage.text) for passage in question.positives}
   ranked = ranked[ranked >= 0].tolist()
   kept: list[records.Passage] = []
   # Most passages pass: reading `keep` at a time seldom needs a third round.
@@ -226,19 +279,10 @@ def _negatives(
     found = cache.take(rows)
     texts = [found[row].text for row in rows]
     hits = matcher.hits(question.answers, rows, texts, number)
-    for row, hit in zip(rows, hits, strict=True):
-      passage = found[row]
-      if (
-        not hit
-        and passage.id not in gold_ids
-        and _same_text(passage.text) not in gold_texts
-      ):
-        kept.append(passage)
+    gold = positives.among(question, rows, texts)
+    for row, hit, positive in zip(rows, hits, gold, strict=True):
+      if not hit and not positive:
+        kept.append(found[row])
     if len(kept) >= keep:
       break
   return kept[:keep]
-
-
-def _same_text(text: str) -> str:
-  """Passages count as the same text whatever their white space and case."""
-  return " ".join(text.split()).lower()
