@@ -12,6 +12,11 @@ in tiles ("tiled": vectors are gathered, scores come and go), or not at all
 all cores, and their gradient travels with them).  All three are one function of
 the batch; the derivative is written out, because every score is cheap to make
 again and dear to keep.
+
+Scores may be large (5e4 and more without temperature): float32 holds them to
+4e-3 there, and a log-sum of the same size too.  So the softmax is never taken
+with that sum, but with its two parts, the highest score and the logarithm of
+what is left: differences of scores are exact where they matter.
 """
 
 import dataclasses
@@ -93,6 +98,17 @@ class _Tile(NamedTuple):
   excluded: Array | None  # [questions, tile]
 
 
+class _Normalizer(NamedTuple):
+  """Of each question's softmax; the log-sum is the sum of the two."""
+
+  highest: Array  # [questions]
+  log_total: Array  # [questions], of exp(score - highest)
+
+  def log_shares(self, scores: Array) -> Array:
+    """Logarithms of the softmax of scores [questions, tile]."""
+    return (scores - self.highest[:, None]) - self.log_total[:, None]
+
+
 class _Running(NamedTuple):
   """What is known of each question's softmax after some tiles."""
 
@@ -152,10 +168,10 @@ def _add_tile(so_far: _Running, questions, tile, given, temperature):
   )
 
 
-def _tile_gradients(questions, tile, given, log_sums, weights, temperature):
+def _tile_gradients(questions, tile, given, normalizer, weights, temperature):
   """Gradients to the questions and to the tile's vectors."""
   scores, own, _, _ = _scores(questions, tile, given, temperature)
-  shares = jnp.exp(scores - log_sums[:, None])  # 0 where masked
+  shares = jnp.exp(normalizer.log_shares(scores))  # 0 where masked
   delta = weights[:, None] * (shares - own) / temperature
   return _matmul(delta, tile.vectors), _matmul(delta.T, questions)
 
@@ -193,13 +209,20 @@ def _scan_forward(so_far, questions, passages, given, temperature, size):
 
 
 def _scan_backward(
-  to_questions, questions, passages, given, log_sums, weights, temperature, size
+  to_questions,
+  questions,
+  passages,
+  given,
+  normalizer,
+  weights,
+  temperature,
+  size,
 ):
   """Gradients through `passages`, tile by tile."""
 
   def add(carry, tile):
     one, other = _tile_gradients(
-      questions, tile, given, log_sums, weights, temperature
+      questions, tile, given, normalizer, weights, temperature
     )
     return carry + one, other
 
@@ -305,13 +328,14 @@ def _softmax_forward(questions, passages, masks, temperature, axis, kind, size):
     done = _scan_forward(
       _start(questions), questions, everyone, given, temperature, size
     )
-  log_sums = done.highest + jnp.log(done.total)
-  saved = (questions, passages, masks, everyone, log_sums)
-  return (log_sums - done.own, done), saved
+  normalizer = _Normalizer(done.highest, jnp.log(done.total))
+  losses = -normalizer.log_shares(done.own[:, None])[:, 0]
+  saved = (questions, passages, masks, everyone, normalizer)
+  return (losses, done), saved
 
 
 def _softmax_backward(temperature, axis, kind, size, saved, gradients):
-  questions, passages, masks, everyone, log_sums = saved
+  questions, passages, masks, everyone, normalizer = saved
   given = Competition(*masks)
   weights = gradients[0]
   if kind == "ring":
@@ -322,7 +346,7 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
         questions,
         tile,
         given,
-        log_sums,
+        normalizer,
         weights,
         temperature,
         size,
@@ -338,7 +362,7 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
       questions,
       everyone,
       given,
-      log_sums,
+      normalizer,
       weights,
       temperature,
       size,
