@@ -315,6 +315,7 @@ def _compare(
   path = significance.file_of(output, pair)
   workdir_lib.write_json(path, found)
   tables.print_table(significance.table(found))
+  print(significance.NOTE)
   logging.info("evaluate: question by question in %s", path)
 
 

@@ -15,6 +15,13 @@ import rich.table
 
 RESAMPLES = 9999
 _LEVEL = 0.95
+# The smallest p of a two-sided test: one of as many orders, in either tail.
+FLOOR = 2 / (RESAMPLES + 1)
+NOTE = (
+  f"p: McNemar's exact test of top-k, permutation test of the reciprocal rank"
+  f" ({RESAMPLES:,} resamples: never below {FLOOR:.4f}); not corrected for"
+  " several tests"
+)
 
 Rank = int | None  # from 0; None where nothing was found
 
@@ -52,7 +59,8 @@ def permutation(
   """Paired permutation test of a difference of means, two-sided.
 
   Under the null hypothesis a question's two values might as well be swapped.
-  The interval is a bootstrap over questions, at 95 %.
+  The interval is a bootstrap over questions, at 95 %.  With so few questions
+  that all swaps can be tried, p is exact; else it is at least `FLOOR`.
   """
   one, other = np.asarray(one, float), np.asarray(other, float)
   difference = one - other

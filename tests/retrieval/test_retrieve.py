@@ -9,6 +9,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records, same_passages
 from dpr_jax.evaluation import evaluate as evaluate_lib
+from dpr_jax.evaluation import significance
 from dpr_jax.index import faiss_stage
 from dpr_jax.retrieval import bm25, passage_cache, retrievers
 from dpr_jax.retrieval import retrieve as retrieve_lib
@@ -350,7 +351,9 @@ def test_judgements_by_gold_and_the_test_of_two_methods(ready, capsys):
     ready.config, ready.workdir, qrels="gold", compare=["dense", "bm25"]
   )
   assert found["bm25"]["RR@10"] == 1.0
-  assert "nDCG@10" in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert "nDCG@10" in printed
+  assert significance.NOTE in printed
   path = ready.workdir.evaluation("dev").with_name("dev.dense-vs-bm25.json")
   compared = workdir_lib.read_json(path)
   assert compared["questions"] == 2
