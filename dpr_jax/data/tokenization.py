@@ -3,7 +3,10 @@
 Questions become `[CLS] question [SEP]`, passages `[CLS] title [SEP] text [SEP]`
 (`[CLS] text [SEP]` without a title), cut to a fixed length whose last token is
 then `[SEP]`; token types are all 0 and need not be stored.  This is DPR's
-format; `title="joined"` and prefixes are for encoders made otherwise.
+format but for its second `[SEP]` at the last place of padded texts, and for
+titles longer than half of what fits, which DPR would cut before the text; here
+a shorter cut is a prefix of a longer one, so that one token store serves all.
+`title="joined"` and prefixes are for encoders made otherwise.
 """
 
 import dataclasses
