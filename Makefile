@@ -11,7 +11,7 @@ FAULTS ?= tests/faults tests/training/test_crashes.py tests/core/test_multiproce
 BIN := $(VENV)/bin
 # Python compiles what it imports; compiling all of it takes as long as the rest.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
-# Repeated only when what is to be installed has changed.
+# Installation is repeated only when these files have changed.
 INPUTS := setup.py pyproject.toml constraints.txt dpr_jax/version.py
 SHELL_SCRIPTS := $(wildcard launch/*.sh) .ci/run
 
@@ -35,7 +35,7 @@ $(BIN)/python:
 	 apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# An environment without the test tools is enough to use dpr-jax.
+# Without the test tools: enough to use dpr-jax.
 $(VENV)/.runtime: $(BIN)/python $(INPUTS)
 	$(INSTALL) -e .
 	@touch $@
@@ -44,8 +44,8 @@ $(VENV)/.test: $(BIN)/python $(INPUTS)
 	$(INSTALL) -e '.[test]'
 	@touch $(VENV)/.runtime $@
 
-# Tests that compare with PyTorch or Numba skip, and say so, where it is missing.
-# Where pip would take the build with GBs of CUDA, set
+# Tests that compare with PyTorch or Numba are skipped without it.
+# If pip would install the build with GBs of CUDA, set
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu, or PARITY=0.
 $(VENV)/.parity: $(VENV)/.test
 	@for peer in torch==2.13.0 sentence-transformers numba; do \
@@ -57,7 +57,7 @@ venv: $(VENV)/.test ## Make .venv with dpr-jax and the test tools.
 
 parity: $(if $(filter 1,$(PARITY)),$(VENV)/.parity)
 
-# Plans are compiled by libtpu (Linux on x86-64 alone, 200 MB).
+# Plans are compiled by libtpu (only Linux on x86-64, 200 MB).
 $(VENV)/.planner: $(VENV)/.test
 	@if $(INSTALL) --no-deps libtpu==0.0.42; then touch $@; else \
 	  echo "warning: libtpu==0.0.42 cannot be installed here: the tests that \
@@ -65,19 +65,19 @@ $(VENV)/.planner: $(VENV)/.test
 
 planner: $(if $(filter 1,$(PARITY)),$(VENV)/.planner)
 
-demo: $(VENV)/.runtime ## Run the whole flow on the embedded sample.
+demo: $(VENV)/.runtime ## Run all stages on the embedded sample.
 	$(BIN)/dpr-jax demo --workdir=runs/demo
 
 # No processes, no compilation of more than a layer: tests/kinds.py.
 quick: $(VENV)/.test ## Run the quick tests, for every edit: three minutes.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m quick $(PYTEST_ARGS)
 
-# A file's tests stay in one worker: what they share is made once.
+# All tests of a file run in one worker, so shared fixtures are made once.
 test: $(VENV)/.test parity planner ## Run all tests (PARITY=0: without torch, libtpu).
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	  --no-loadscope-reorder $(PYTEST_ARGS)
 
-# `make test` computes the cells in which every pair of values occurs.
+# `make test` computes a subset that contains every pair of values.
 equivalence: $(VENV)/.test ## Compute the whole equivalence matrix, 180 cells.
 	DPR_JAX_EQUIVALENCE=full $(BIN)/python -m pytest \
 	  tests/training/test_equivalence.py $(PYTEST_ARGS)
@@ -92,11 +92,11 @@ lint: $(VENV)/.test ## Check style, formatting and shell scripts.
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck $(SHELL_SCRIPTS)
 
-format: $(VENV)/.test ## Put the code into the project's format.
+format: $(VENV)/.test ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reference: $(VENV)/.runtime ## Write docs/reference/config.md anew from the table of settings.
+reference: $(VENV)/.runtime ## Generate docs/reference/config.md from the table of settings.
 	$(BIN)/python -m dpr_jax.cli.settings_show > docs/reference/config.md
 
 clean: ## Remove .venv, caches and build leftovers (not your workdirs).

@@ -1,11 +1,11 @@
-"""Packaging: what is installed, what it needs, and the `dpr-jax` command.
+"""Packaging: packages, dependencies, and the `dpr-jax` command.
 
-The folder `configs/` stands at the top of the repository, where people look
-for it, and is installed as the package `dpr_jax.configs`, so that
-`importlib.resources.files("dpr_jax.configs")` finds it from a wheel as well.
+The folder `configs/` is at the top of the repository, where people look for it,
+and is installed as the package `dpr_jax.configs`, so that
+`importlib.resources.files("dpr_jax.configs")` finds it in a wheel as well.
 
-Both ends of every range are tested: `constraints.txt` pins what the tests run
-with, `constraints-lowest.txt` the lowest versions that pass them too.
+Both ends of every version range are tested: `constraints.txt` pins the versions
+that the tests use, `constraints-lowest.txt` the lowest versions that pass.
 """
 
 import pathlib
@@ -52,9 +52,9 @@ RUNTIME = [
   "transformers>=5.0,<6",  # tokenizers and configs; needs no torch
 ]
 
-# Compared with in some tests and in the benchmarks; nothing of ours imports
-# it. Only its CPU build is wanted: where pip would take the one with GBs of
-# CUDA, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+# For comparison in some tests and in the benchmarks; not needed to use dpr-jax.
+# The CPU build is enough: if pip would install the one with GBs of CUDA, set
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
 TORCH = [
   "sentence-transformers>=5.7,<6",
   "torch==2.13.0",

@@ -1,1 +1,1 @@
-"""Experiments: each file's docstring holds its command and what to expect."""
+"""Experiments: the docstring of each file has its command and its results."""

@@ -5,13 +5,13 @@ r"""The paper's recipe on NaturalQuestions and all of Wikipedia.
     --config.data.train=biencoder-nq-train.json.gz \
     --config.data.dev=biencoder-nq-dev.json.gz
 
-On TPUs, how large a batch fits and what makes a step faster: docs/tpu.md
+docs/tpu.md says how large a batch fits on TPUs and what makes a step faster
 (65,536 questions on v5e:16x16 with --config.train.gradient_cache=True
 --config.train.chunk_size=64, and --config.model.attention=fused).
 
-Not yet run here: it needs a TPU and BERT-base from a hub.  Quoted from the
+Not yet run by us: it needs a TPU and BERT-base from a hub.  Quoted from the
 paper (Karpukhin et al. 2020), NQ test, 21,015,324 passages, top-20 / top-100:
-BM25 59.1 / 73.7, DPR trained on NQ alone 78.4 / 85.4, DPR on several sets
+BM25 59.1 / 73.7, DPR trained on NQ only 78.4 / 85.4, DPR on several sets
 79.4 / 86.0.  Recipe (quoted): bert-base-uncased, global batch 128, one BM25
 hard negative, 40 epochs (18,400 steps of 58,880 questions), AdamW 2e-5 (1e-5 in
 the paper), no weight decay, 1,237 warm-up steps and linear decay, clipping at

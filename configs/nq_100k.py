@@ -2,17 +2,17 @@
 
   dpr-jax run --config=configs/nq_100k.py --workdir=W --cpu_devices=8
 
-The data is not part of the repository: the folder that holds `nq/` with
-`psgs_w100.tsv.gz`, `nq-train.json.gz` and `nq-dev.json.gz` is the environment
-variable DPR_JAX_DATA, by default `../shared/data` from where the command runs.
-Results and time are in README.md.
+The data is not part of the repository.  The environment variable DPR_JAX_DATA
+(default: `../shared/data`, relative to the current folder) names the folder
+that contains `nq/` with `psgs_w100.tsv.gz`, `nq-train.json.gz` and
+`nq-dev.json.gz`.  Results and time are in README.md.
 
-Variants: `:quick` = 800 passages and 6 steps, about 3 minutes on 2 cores;
-`:ablation` = the small setting of README's table of poolings; `:batch_size` =
-half an epoch at any `--config.train.batch_size`, learning rate and warm-up
-scaled to it, for the table in docs/training.md; `:reader` = beside the rest a
-reader small enough for 2 cores, on the retrieved passages, from a reader that
-has learnt from SQuAD; commands and results are in docs/reading.md.
+Variants: `:quick` = 800 passages and 6 steps, about 3 minutes on 2 CPU cores;
+`:ablation` = the small experiment of README's table of poolings; `:batch_size`
+= half an epoch at any `--config.train.batch_size`, with learning rate and
+warm-up scaled to it, for the table in docs/training.md; `:reader` = also trains
+a reader small enough for 2 CPU cores on the retrieved passages, starting from a
+reader trained on SQuAD; commands and results are in docs/reading.md.
 """
 
 import os
@@ -30,8 +30,8 @@ def get_config(variant: str = ""):
   config.data.train = os.path.join(folder, "nq-train.json.gz")
   config.data.dev = os.path.join(folder, "nq-dev.json.gz")
 
-  # The starter was made with these; README.md compares them with the paper's
-  # [CLS] and plain dot product.
+  # The starter was trained with these settings; README.md compares them with
+  # the paper's [CLS] and plain dot product.
   config.model.pooling = "mean"
   config.model.normalize = True
   config.model.temperature = 0.05
@@ -41,7 +41,7 @@ def get_config(variant: str = ""):
 
   config.train.passage_length = 144
   config.train.length_groups = 4
-  config.train.chunk_size = 4  # stays in a CPU's cache
+  config.train.chunk_size = 4  # texts whose activations fit into a CPU's cache
   config.train.question_chunk_size = 32
   config.train.batch_size = 64
   config.train.epochs = 1.0
@@ -77,7 +77,7 @@ def get_config(variant: str = ""):
     config.train.scale_rule = "sqrt"
     config.train.scale_reference = 64
     config.train.warmup_steps = 5
-    # All dev questions over few passages: texts of questions are short.
+    # All dev questions over few passages: questions are cheap to encode.
     config.train.dev_questions = 1355
     config.train.dev_hard_negatives = 2
     config.train.dev_other_negatives = 0

@@ -1,20 +1,20 @@
-r"""A reader from SQuAD alone, from the starter checkpoint.
+r"""A reader trained only on SQuAD, from the starter checkpoint.
 
   dpr-jax train-reader --config=configs/squad.py --workdir=W --cpu_devices=8
   dpr-jax read --config=configs/squad.py --workdir=W --cpu_devices=8 \
     --questions=../shared/data/squad/squad-dev.json.gz --name=squad
   dpr-jax evaluate --config=configs/squad.py --workdir=W --name=squad
 
-The data is not part of the repository: the folder that holds `squad/` is the
-environment variable DPR_JAX_DATA, by default `../shared/data`.  `read` and
-`evaluate` follow SQuAD's own protocol: every question in its own paragraph, the
-best over its references.
+The data is not part of the repository: the environment variable DPR_JAX_DATA
+(default: `../shared/data`) names the folder that contains `squad/`.  `read` and
+`evaluate` follow SQuAD's protocol: every question is read in its own paragraph
+and scored by its best reference.
 
   dpr-jax bench reader --config=configs/squad.py:bench --workdir=W \
     --cpu_devices=2 --against=transformers
 
-trains beside transformers on PyTorch.  One epoch: EM 58.3, F1 69.0 (README.md);
-the two that stand here have not been run to the end.
+compares with transformers on PyTorch.  One epoch: EM 58.3, F1 69.0 (README.md);
+the two epochs set below have not been run to the end.
 """
 
 import os

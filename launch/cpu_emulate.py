@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""Runs a command as P real processes on this machine, D CPU devices each.
+"""Runs a command as P processes on this machine, with D CPU devices each.
 
   launch/cpu_emulate.py --processes=2 --devices=4 -- dpr-jax train ...
 
-It stands in for P hosts with D TPU cores each: the processes find each other
-through `jax.distributed` over 127.0.0.1.  What each one needs to know is in its
-environment: DPR_JAX_COORDINATOR, DPR_JAX_NUM_PROCESSES, DPR_JAX_PROCESS_ID and
+It emulates P hosts with D TPU devices each: the processes connect through
+`jax.distributed` over 127.0.0.1.  They are configured by environment variables:
+DPR_JAX_COORDINATOR, DPR_JAX_NUM_PROCESSES, DPR_JAX_PROCESS_ID and
 DPR_JAX_CPU_DEVICES.
 
-Their output comes out line by line behind `[0] `, `[1] `, ...  When one of them
-fails, the others could only wait for it: they get SIGTERM, and SIGKILL after
---grace seconds.  The exit code is that of the process which failed first
-(128 + n where signal n killed it): peers of a dead process abort with 134 soon
-after, which says nothing.  SIGINT and SIGTERM are passed on, and the exit code
-is then 130 or 143; a second one kills.  Needs nothing but Python on POSIX.
+Their output is copied line by line with the prefix `[0] `, `[1] `, ...  If a
+process fails, the others would wait for it forever, so they get SIGTERM, and
+SIGKILL after --grace seconds.  The exit code is that of the process that failed
+first (128 + n if signal n killed it), because the others abort with 134 soon
+after.  SIGINT and SIGTERM are passed on, and the exit code is then 130 or 143;
+a second signal kills.  Needs only Python on POSIX.
 """
 
 import argparse
@@ -32,16 +32,16 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 ABORTED = 128 + signal.SIGABRT
-DRAIN_SECONDS = 2.0
+DRAIN_SECONDS = 2.0  # for output after the last process has ended
 
 
 def say(message: str) -> None:
-  """A line of our own, on stderr."""
+  """Prints a line of the launcher itself on stderr."""
   print(f"cpu_emulate: {message}", file=sys.stderr, flush=True)
 
 
 def die_with_parent() -> None:
-  """In the child: SIGTERM when the launcher itself is killed (Linux)."""
+  """Called in the child: requests SIGTERM if the launcher dies (Linux)."""
   pr_set_pdeathsig = 1
   ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
@@ -63,16 +63,16 @@ class Child:
     )
 
   def signal(self, number: int) -> None:
-    """Sends a signal to the group, while the child has not been reaped.
+    """Sends a signal to the process group, unless the child has been reaped.
 
-    Until then its id cannot belong to anybody else.
+    After that, its id could belong to another process.
     """
     if self.exit_code is None:
       with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(self.process.pid, number)
 
   def has_ended(self) -> bool:
-    """True once, when it has just ended; what it started ends with it."""
+    """True once, after the child has ended; its own children are killed."""
     if self.exit_code is not None:
       return False
     options = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -84,7 +84,7 @@ class Child:
     return True
 
   def how(self) -> str:
-    """How it ended, in words."""
+    """Describes how the child ended."""
     code = self.process.returncode
     if code >= 0:
       return f"exit code {code}"
@@ -92,7 +92,7 @@ class Child:
 
 
 class Output:
-  """One pipe of a child: whole lines go out behind the child's number."""
+  """One pipe of a child; copies whole lines with the child's number."""
 
   def __init__(self, child: Child, pipe: BinaryIO, target: BinaryIO):
     self.pipe = pipe
@@ -101,7 +101,7 @@ class Output:
     self._rest = b""
 
   def copy(self) -> bool:
-    """Copies what there is; False at the end of the pipe."""
+    """Copies the available output; False at the end of the pipe."""
     block = os.read(self.pipe.fileno(), 1 << 16)
     *lines, self._rest = (self._rest + block).split(b"\n")
     if not block and self._rest:
@@ -128,7 +128,7 @@ class Launcher:
     """Starts every process and watches its output."""
     address = f"127.0.0.1:{free_port()}"
     for number in range(processes):
-      if self.received is not None:  # a signal came while we were starting
+      if self.received is not None:  # a signal arrived during the start
         return
       extra = {
         "DPR_JAX_COORDINATOR": address,
@@ -148,7 +148,7 @@ class Launcher:
         self._selector.register(pipe, selectors.EVENT_READ, output)
 
   def listen(self) -> None:
-    """From here on signals wake the loop, and the deadly ones are passed on."""
+    """Installs signal handlers: signals wake the loop and are passed on."""
     for end in (self._wake_read, self._wake_write):
       end.setblocking(False)
     signal.set_wakeup_fd(self._wake_write.fileno())
@@ -171,7 +171,7 @@ class Launcher:
       self._kill_at = time.monotonic() + self.grace
 
   def run(self) -> int:
-    """Until all have ended; returns the exit code for all of them."""
+    """Waits until all processes have ended; returns the exit code."""
     while any(child.exit_code is None for child in self.children):
       self._copy_output(timeout=0.2)
       self._notice_ends()
@@ -198,7 +198,8 @@ class Launcher:
   def _notice_ends(self) -> None:
     ended = [child for child in self.children if child.has_ended()]
     failed = [child for child in ended if child.exit_code != 0]
-    # Several may end between two looks: an abort is then the consequence.
+    # If several ended since the last check, an abort is the consequence of
+    # another failure.
     failed.sort(key=lambda child: (child.exit_code == ABORTED, child.number))
     if failed and self.first_failure is None:
       self.first_failure = failed[0]
@@ -213,7 +214,7 @@ class Launcher:
       say(f"process {child.number} ended too, {child.how()}")
 
   def close(self) -> None:
-    """Whatever happened here, no process of ours outlives us."""
+    """Kills all remaining processes."""
     for child in self.children:
       child.signal(signal.SIGKILL)
       if child.exit_code is None:
@@ -223,14 +224,14 @@ class Launcher:
 
 
 def free_port() -> int:
-  """A port of 127.0.0.1 that nobody listens on just now."""
+  """A port of 127.0.0.1 that is free at the moment."""
   with socket.socket() as listener:
     listener.bind(("127.0.0.1", 0))
     return listener.getsockname()[1]
 
 
 def find_command(command: Sequence[str]) -> list[str]:
-  """The command with its program's path: on PATH, or beside this Python."""
+  """The command with the path of its program, on PATH or beside this Python."""
   beside = pathlib.Path(sys.executable).parent
   for path in (None, str(beside)):
     if program := shutil.which(command[0], path=path):
@@ -241,7 +242,7 @@ def find_command(command: Sequence[str]) -> list[str]:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-  """Reads the command line; exits with 2 where it makes no sense."""
+  """Parses the command line; exits with 2 if it is not valid."""
   parser = argparse.ArgumentParser(
     description=__doc__.partition("\n")[0],
     usage="%(prog)s --processes=P --devices=D [--grace=S] -- COMMAND ...",
@@ -265,7 +266,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-  """Returns the exit code."""
+  """Runs the launcher; returns the exit code."""
   options = parse(arguments)
   try:
     command = find_command(options.command)

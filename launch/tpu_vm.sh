@@ -1,25 +1,25 @@
 #!/bin/bash
-# One TPU slice of Cloud TPU VMs, from nothing to numbers and back to nothing.
+# Creates a slice of Cloud TPU VMs, runs dpr-jax on it, and deletes it.
 #
 #   launch/tpu_vm.sh create   ask for the slice as a queued resource, and wait
 #   launch/tpu_vm.sh setup    install dpr-jax on every host, mount the bucket
 #   launch/tpu_vm.sh run STAGE --config=... --workdir=...
-#                             dpr-jax on every host at once, as one run
+#                             run dpr-jax on all hosts as one run
 #   launch/tpu_vm.sh resume STAGE ...
-#                             run; when the slice is preempted, make it anew and
-#                             go on from the last checkpoint, until it is done
+#                             run; if the slice is preempted, create it again
+#                             and resume from the last checkpoint, until done
 #   launch/tpu_vm.sh status | logs | delete
 #
 # Settings come from the environment:
-#   NAME        of the slice (dpr-jax)
-#   PROJECT     of Google Cloud (gcloud's default)
-#   ZONE        where (us-west4-a)
+#   NAME        name of the slice (dpr-jax)
+#   PROJECT     project of Google Cloud (gcloud's default)
+#   ZONE        zone of Google Cloud (us-west4-a)
 #   TYPE        v5litepod-8, v5litepod-256, v6e-8, ... (v5litepod-8)
 #   RUNTIME     software of the hosts (v2-alpha-tpuv5-lite; v2-alpha-tpuv6e)
-#   SPOT        1 = cheaper and preemptible (0)
-#   SOURCE      what pip installs (the checkout that this script is part of)
-#   BUCKET      a bucket to mount at /mnt/bucket with gcsfuse (none)
-#   ATTEMPTS    resume: how often at most (20)
+#   SPOT        1 = preemptible, which is cheaper (0)
+#   SOURCE      argument of pip install (the checkout of this script)
+#   BUCKET      bucket to mount at /mnt/bucket with gcsfuse (none)
+#   ATTEMPTS    most attempts of resume (20)
 set -euo pipefail
 
 NAME=${NAME:-dpr-jax}
@@ -71,13 +71,13 @@ create() {
   while now=$(state); [[ $now != ACTIVE ]]; do
     case $now in
       FAILED | SUSPENDED | NONE)
-        say "$NAME is $now: no slice; look at \`$0 status\`"
+        say "$NAME is $now: there is no slice; run \`$0 status\` for the reason"
         return 1 ;;
     esac
     say "$NAME is $now"
     sleep "$WAIT_SECONDS"
   done
-  say "$NAME is there"
+  say "$NAME is ready"
 }
 
 setup() {
@@ -113,7 +113,7 @@ run() {
   fi
   local quoted
   quoted=$(printf '%q ' "$@")
-  # What was left of a run that was broken off would keep the cores.
+  # A process left by an aborted run would still hold the TPU.
   everywhere "pkill -f '[v]env/bin/dpr-jax' || true
     cd dpr-jax 2>/dev/null || true
     exec ~/venv/bin/dpr-jax $quoted --pod 2>&1 | tee -a ~/dpr-jax.log
@@ -131,7 +131,7 @@ resume() {
       code=$?
     fi
     case $code in
-      2) return 2 ;; # a bad setting gets no better
+      2) return 2 ;; # a bad setting: trying again does not help
       130) return 130 ;;
     esac
     say "attempt $attempt of $ATTEMPTS ended with $code; $NAME is $(state)"

@@ -1,9 +1,9 @@
-"""`dpr-jax bench batch`: what a large batch costs in memory and in time.
+"""`dpr-jax bench batch`: memory and speed of training for large batches.
 
-Every cell (so many questions, trained in such a way) runs in a fresh process
+Every cell (a batch size with one of `WAYS`) runs in a fresh process
 (`batch_cell.py`), on a random BERT of `config.model.random_*` and random
-tokens: no data is needed.  A cell that is predicted not to fit is compiled, not
-run.  The losses of all ways must agree, or the bench fails.
+tokens, so no data is needed.  A cell that is predicted not to fit is compiled
+but not run.  The benchmark fails if the losses of the ways differ.
 """
 
 import copy
@@ -31,11 +31,11 @@ WAYS = {
   "gradient cache, tiled loss": {"gradient_cache": True, "loss": "tiled"},
   "gradient cache, ring loss": {"gradient_cache": True, "loss": "ring"},
 }
-# Where the config says nothing: texts of a chunk, passages of a tile.
+# Defaults if the config sets none: texts per chunk, passages per loss tile.
 CHUNK_SIZE = 32
 LOSS_TILE = 512
-MEMORY_SHARE = 0.8  # of what is available may be predicted to be needed
-TOLERANCE = 1e-4
+MEMORY_SHARE = 0.8  # share of available memory that a cell may need
+TOLERANCE = 1e-4  # relative difference of losses
 
 
 def bench(
@@ -49,21 +49,21 @@ def bench(
   """Measures every cell, prints the table, returns (and writes) the report.
 
   Args:
-    config: sizes, lengths, and what of `train` is no part of the comparison.
-    cpu_devices: emulated cores of every cell; 0 = the devices there are.
-    batch_sizes: questions in the global batch.
-    repeats: timed steps of a cell, after one that is not; 0 = `REPEATS`.
-    json_file: where the report goes too; written after every cell.
+    config: the experiment; batch size and loss are replaced in every cell.
+    cpu_devices: number of emulated devices; 0 = the machine's devices.
+    batch_sizes: global batch sizes in questions.
+    repeats: timed steps per cell, after an untimed one; 0 = `REPEATS`.
+    json_file: file for the report, written after every cell; None = none.
 
   Raises:
-    InputError: a size makes no sense.
-    RuntimeError: the ways' losses do not agree.
+    InputError: a batch size is not a multiple of the devices.
+    RuntimeError: the losses of the ways differ.
   """
   for size in batch_sizes:
     if size < 1 or size % max(cpu_devices, 1):
       raise errors.InputError(
         f"--batch_sizes: {size} must be a positive multiple of the"
-        f" {max(cpu_devices, 1)} cores"
+        f" {max(cpu_devices, 1)} devices"
       )
   repeats = repeats or REPEATS
   report: dict[str, Any] = {
@@ -117,7 +117,7 @@ def _run_cell(
   repeats: int,
   memory_share: float = MEMORY_SHARE,
 ) -> dict[str, Any]:
-  """Runs `batch_cell` in a process of its own and returns what it found."""
+  """Runs `batch_cell` in a process of its own and returns its result."""
   with tempfile.TemporaryDirectory(prefix="dpr-jax-bench-") as folder:
     given, found = (pathlib.Path(folder) / f"{n}.json" for n in ("in", "out"))
     workdir_lib.write_json(given, config_lib.plain(config))
@@ -128,15 +128,15 @@ def _run_cell(
       "memory_share": memory_share,
     }
     cell = harness.run_cell("batch_cell", spec, found)
-  # Out of memory after all is neither a fit nor a misfit.
+  # A crash (out of memory after all) leaves open whether the cell fits.
   return {"fits": None, **cell} if "failure" in cell else cell
 
 
 def check_losses(cells: Sequence[dict[str, Any]]) -> None:
-  """All ways must compute the same loss of the same batch.
+  """Checks that all ways computed the same loss of the same batch.
 
   Raises:
-    RuntimeError: they do not, to `TOLERANCE`.
+    RuntimeError: the losses differ by more than `TOLERANCE`.
   """
   for size in sorted({cell["questions"] for cell in cells}):
     losses = {
@@ -153,10 +153,10 @@ def check_losses(cells: Sequence[dict[str, Any]]) -> None:
 
 
 def table(report: dict[str, Any]) -> rich.table.Table:
-  """The report for people.
+  """The report as a table.
 
-  Memory is of all cores together: what the compiler says that a step needs,
-  and the process's resident set before the first step and at its peak.
+  Memory is that of all devices together: as predicted by the compiler for a
+  step, and the process's resident set before the first step and at its peak.
   """
   found = rich.table.Table(
     title="Memory and speed of a step by batch size", title_justify="left"

@@ -1,9 +1,10 @@
-"""One cell of `bench batch`: some train steps in a process of their own.
+"""One cell of `bench batch`: measures train steps in a process of its own.
 
-In comes a JSON on standard input (`config`: path of a config, `result`: path to
-write, `cpu_devices`, `repeats`, `memory_share`), out comes the JSON `result`.
-The step is compiled first, and run only if what the compiler says it needs is
-there.  The peak is the process's resident set, the compiler's own excluded.
+Input: JSON on standard input (`config`: path of a config, `result`: path to
+write, `cpu_devices`, `repeats`, `memory_share`).  Output: the JSON file
+`result`.  The step is compiled first, and run only if the memory that the
+compiler predicts is available.  The peak is the process's resident set, without
+the peak of the compiler itself.
 """
 
 import json
@@ -30,9 +31,9 @@ def measure(
   """Compiles the config's train step on random texts, runs it if it fits.
 
   Args:
-    config: the cell.
-    repeats: timed steps, after one that is not.
-    memory_share: of the available memory that may be predicted to be needed.
+    config: config of the cell.
+    repeats: number of timed steps, after an untimed one.
+    memory_share: share of the available memory that the step may need.
 
   Returns:
     `fits`; `predicted_bytes` = `compiled_temp_bytes` (intermediate results) and
@@ -87,11 +88,11 @@ def measure(
 
 
 def _forget_peak() -> None:
-  """Lets Linux measure the peak from here on."""
+  """Resets the peak of the resident set that Linux reports."""
   try:
     pathlib.Path("/proc/self/clear_refs").write_text("5")
   except OSError:
-    pass  # then the compiler's peak counts too: more, never less
+    pass  # then the peak includes the compiler's: it is too high, never too low
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
-"""Made-up vectors with the structure of real ones, for benchmarks.
+"""Synthetic vectors with the structure of real ones, for benchmarks.
 
-Real passage vectors come in clusters (articles, topics) and vary much along few
-directions and little along most.  So do these: cluster centres are Gaussian
-with a standard deviation that falls with the square root of the direction's
-number; a vector is a centre plus noise of the same shape, scaled to unit
-length; the size of a cluster falls with the square root of its number.  A
-question is a passage's vector plus noise, again of unit length.  Everything
-follows from a seed, block by block, so that no more than a block is ever held.
+Real passage vectors form clusters (articles, topics) and vary a lot in a few
+dimensions and little in most.  These do the same: cluster centres are Gaussian
+with a standard deviation of 1 / sqrt(number of the dimension); a vector is a
+centre plus noise of the same shape, scaled to length 1; the size of a cluster
+is proportional to 1 / sqrt(number of the cluster).  A question is a passage's
+vector plus noise, again of length 1.  Blocks are generated from a seed, so that
+only one block is in memory at a time.
 """
 
 import pathlib
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 BLOCK = 50_000
-PER_CLUSTER = 100  # passages, on average
-NOISE = 0.6  # of the centres' own spread, around a centre
+PER_CLUSTER = 100  # passages per cluster on average
+NOISE = 0.6  # noise around a centre, relative to the spread of centres
 QUESTION_NOISE = 0.6
 _SEED = 20_201_110
 
@@ -26,8 +26,8 @@ class FileVectors:
   """Vectors in one `.npy` file, read through the memory map.
 
   Attributes:
-    manifest: says that they are of no model.
-    dim: width.
+    manifest: stand-in for a manifest; its model is "clusters".
+    dim: dimension of the vectors.
   """
 
   def __init__(self, path: pathlib.Path):

@@ -1,12 +1,12 @@
-"""`dpr-jax bench encode`: our passage encoder beside another library's.
+"""`dpr-jax bench encode`: compares passage encoding with another library.
 
-Same checkpoint, same passages of the corpus, same text format, pooling and
-greatest length, float32; beside the peer in bfloat16 stands ours in bfloat16.
-Timed is everything from texts to vectors, tokenizing included; each round has
-passages of its own.  Before the contest the vectors of both sides are compared,
-and the bench fails where they do not agree.  How much of the machine was ours
-is told by its peak of matrix products, measured anew beside every round, and by
-the processor time of each side.
+Both sides use the same checkpoint, passages, text format, pooling and maximum
+length, in float32; a peer in bfloat16 is compared with ours in bfloat16.  The
+time includes everything from texts to vectors, also tokenizing; every round has
+other passages.  Before the measurement the vectors of both sides are compared,
+and the benchmark fails if they differ.  To show how busy the machine was, its
+peak of matrix products is measured in every round, and the CPU time of each
+side is reported.
 """
 
 import copy
@@ -33,17 +33,17 @@ from dpr_jax.models import checkpoint_sources, retriever_model
 from dpr_jax.models import flops as flops_lib
 
 OURS = "dpr-jax"
-OURS_BFLOAT16 = f"{OURS}-bfloat16"  # only beside the peer's
+OURS_BFLOAT16 = f"{OURS}-bfloat16"  # only with the peer in bfloat16
 BFLOAT16 = f"{peer_lib.NAME}-bfloat16"
-PEERS = (peer_lib.NAME, BFLOAT16)  # the second brings the first with it
+PEERS = (peer_lib.NAME, BFLOAT16)  # the second includes the first
 REPEATS = 5
-PASSAGES = 1024  # in a round: with few, the last tiles are half empty
+PASSAGES = 1024  # per round; with few, the last tiles are half empty
 TOLERANCE = 1e-5
 _SAMPLE = 2000  # passages whose lengths choose the widths
 
 
 class Ours:
-  """Our side: the tiles of `dpr-jax embed`, from texts."""
+  """Our side: encodes texts with the tiles of `dpr-jax embed`."""
 
   def __init__(
     self,
@@ -51,24 +51,24 @@ class Ours:
     model: retriever_model.Towers,
     sample: Sequence[records.Passage],
   ):
-    """Chooses the widths; programs compile when they are first met.
+    """Chooses the padded lengths; each compiles at its first use.
 
     Args:
-      config: its section `embed` sizes the calls.
-      model: what is encoded with.
-      sample: passages that have the corpus's lengths.
+      config: config whose section `embed` sets the tile sizes.
+      model: towers to encode with.
+      sample: passages with the length distribution of the corpus.
     """
     self.encoder = encoder_lib.sized(model, config.embed)
     self._tokenizer = model.tokenizer
     lengths = [len(ids) for ids in self._tokenizer.passage_ids(sample)]
-    lengths += [self._tokenizer.passage_length]  # the longest there may be
+    lengths += [self._tokenizer.passage_length]  # the longest possible
     self.widths = length_tiles.choose_widths(
       np.bincount(lengths),
       config_lib.at_least("embed.shapes", config.embed.shapes, 1),
     )
 
   def encode(self, passages: Sequence[records.Passage]) -> np.ndarray:
-    """float32 vectors."""
+    """float32 vectors, [passages, dim]."""
     ids = self._tokenizer.passage_ids(passages)
     return self.encoder.collect(encoder_lib.PASSAGE, ids, self.widths)
 
@@ -83,20 +83,20 @@ def bench(
   json_file: str | None = None,
   peak_size: int = harness.PEAK_SIZE,
 ) -> dict[str, Any]:
-  """Runs the contest, prints the table, returns (and writes) the report.
+  """Measures all sides, prints the table, returns (and writes) the report.
 
   Args:
-    config: the experiment; encoded with the towers before training.
-    workdir: after `prepare`; nothing is written there.
-    against: one of `PEERS`; None = ourselves alone.
-    repeats: rounds that count; 0 = `REPEATS`.
-    passages: of a round; fewer where the corpus has fewer.
-    json_file: where the report goes too.
+    config: the experiment; its towers before training are used.
+    workdir: workdir after `prepare`; nothing is written to it.
+    against: one of `PEERS`; None = measure only dpr-jax.
+    repeats: number of measured rounds; 0 = `REPEATS`.
+    passages: passages per round, at most those of the corpus.
+    json_file: file for the report; None = none.
     peak_size: see `harness.matrix_peak`.
 
   Raises:
-    InputError: the workdir lacks something, or the peer is not installed.
-    RuntimeError: the vectors of the two do not agree.
+    InputError: the workdir lacks a stage, or the peer is not installed.
+    RuntimeError: the vectors of the two sides differ.
   """
   if against not in (None, *PEERS):
     raise errors.InputError(
@@ -127,7 +127,7 @@ def bench(
     report["settings"]["peer_threads"] = peers[peer_lib.NAME].threads
     report["checks"] = compare(ours, peers, rounds[0], texts[0])
   for side in ours.values():
-    for some in rounds:  # every shape is compiled before it counts
+    for some in rounds:  # compiles all shapes before the measurement
       side.encode(some)
     side.encoder.work = encoder_lib.Work()
   peaks: list[float] = []
@@ -176,9 +176,9 @@ def _programs(ours: dict[str, Ours]) -> int:
 def _rounds(
   workdir: workdir_lib.Workdir, count: int, size: int
 ) -> tuple[list[list[records.Passage]], list[records.Passage]]:
-  """Passages of each round, and a sample for the widths; evenly spaced.
+  """Passages of each round, and a sample of lengths, evenly spaced.
 
-  Only passages with a title, or only such without: a peer takes no mixture.
+  All passages have a title, or none has: a peer does not take a mixture.
   """
   table = prepare.open_passages(workdir)
   rows = np.linspace(0, len(table) - 1, min(_SAMPLE, len(table))).astype(int)
@@ -200,8 +200,8 @@ def _peers(
   model = config.model
   if model.checkpoint == "random":
     raise errors.InputError(
-      'config.model.checkpoint="random" is no checkpoint that another library'
-      ' could load: "starter" or a folder'
+      'config.model.checkpoint="random" cannot be loaded by another library:'
+      ' use "starter" or a folder'
     )
   settings = peer_lib.EncodingSettings(
     folder=checkpoint_sources.checkpoint_folder(model.checkpoint),
@@ -221,7 +221,7 @@ def compare(
   passages: Sequence[records.Passage],
   texts: Sequence[Any],
 ) -> dict[str, float]:
-  """Greatest distance of a number from `OURS`, as a share of the greatest.
+  """Largest difference of vectors from `OURS`, relative to the largest number.
 
   Raises:
     RuntimeError: the peer's in float32 differ by more than `TOLERANCE`.
@@ -239,13 +239,13 @@ def compare(
   if not found[peer_lib.NAME] <= TOLERANCE:
     raise RuntimeError(
       "the two sides do not compute the same: their vectors differ by"
-      f" {found[peer_lib.NAME]:.1e} of the greatest number"
+      f" {found[peer_lib.NAME]:.1e} of the largest number"
     )
   return found
 
 
 def _timed(run: Any) -> Any:
-  """Processor seconds of a contender's turn, all threads together."""
+  """A turn that returns its CPU seconds, of all threads together."""
 
   def turn(number: int) -> float:
     started = time.process_time()
@@ -258,7 +258,7 @@ def _timed(run: Any) -> Any:
 def _flops(
   model: retriever_model.Towers, passages: Sequence[records.Passage]
 ) -> int:
-  """Of one round, on real tokens, as our program computes them."""
+  """FLOPs of one round without padding, as our program computes them."""
   first_only = model.encoder.pooling == "cls"
   return sum(
     flops_lib.encoding_flops(
@@ -275,14 +275,14 @@ def figures(
   flops: Sequence[int],
   peaks: Sequence[float],
 ) -> dict[str, Any]:
-  """What is reported of a contender.
+  """The reported figures of a contender.
 
   Args:
-    seconds: of each round.
-    processor_seconds: of each round, of all threads.
-    passages: in a round.
-    flops: of each round; those that must be computed, for either side.
-    peaks: GFLOP/s of the machine beside each round.
+    seconds: seconds of each round.
+    processor_seconds: CPU seconds of each round, of all threads.
+    passages: number of passages per round.
+    flops: FLOPs of each round without padding, the same for all sides.
+    peaks: peak GFLOP/s of the machine, measured in each round.
   """
   rates = [f / s / harness.GIGA for f, s in zip(flops, seconds, strict=True)]
   shares = [rate / peak for rate, peak in zip(rates, peaks, strict=True)]
@@ -298,7 +298,7 @@ def figures(
 
 
 def print_report(report: dict[str, Any]) -> None:
-  """The report for people, on standard output."""
+  """Prints the report as a table."""
   settings, model = report["settings"], report["settings"]["config"]["model"]
   table = rich.table.Table(
     title=f"Encoding, {settings['rounds']} rounds of {settings['passages']}"
@@ -328,10 +328,10 @@ def print_report(report: dict[str, Any]) -> None:
     for peer, found in beside.items():
       print(harness.speedup_line(side, peer, found) + ".")
   print(
-    f"{100 * report['padding_share']:.1f} % of our tokens were padding, in"
-    f" {len(settings['widths'])} widths. GFLOP/s count real tokens, and of the"
-    " last layer what the pooling needs."
+    f"{100 * report['padding_share']:.1f} % of our tokens were padding, with"
+    f" {len(settings['widths'])} padded lengths. GFLOP/s do not count padding,"
+    " nor the part of the last layer that the pooling does not need."
   )
   if report["compiled_in_rounds"]:
-    print("Some counted rounds of dpr-jax also waited for the compiler.")
+    print("Some measured rounds of dpr-jax include compilation.")
   print(harness.machine_line(report))

@@ -1,11 +1,11 @@
-"""Contests: contenders that take turns in one process, and what came of it.
+"""Fair speed comparisons: contenders take turns in one process.
 
-A machine's speed drifts within minutes, so figures of two runs say little of
-each other.  Here the contenders alternate (A B A B ...), after warm-up rounds
-that are not counted, each round on the same input; what is reported is every
-median with its spread, and how many times faster one is than the other both as
-the ratio of medians and as the median of the rounds' own ratios.  Beside it
-stand the machine, its measured peak of matrix products, and the versions.
+A machine's speed drifts within minutes, so figures of separate runs are not
+comparable.  Here the contenders alternate (A B A B ...) on the same inputs,
+after warm-up rounds that are not counted.  A report has the median and spread
+of each, and the speedup both as the ratio of medians and as the median of the
+ratios of each round; also the machine, its measured peak of matrix products,
+and the versions of the libraries.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ PACKAGES = (
   "transformers",
   "tokenizers",
 )
-PEAK_SIZE = 4096
+PEAK_SIZE = 4096  # rows and columns
 GIGA = 1e9
 
 
@@ -47,18 +47,19 @@ def run_cell(
 ) -> dict[str, Any]:
   """Runs a module of this folder in a process of its own.
 
-  Its memory and its threads are then its own, and it may run out of them.
+  Memory and threads are then measured separately, and running out of memory
+  does not end the benchmark.
 
   Args:
-    module: reads its task, a JSON object, from standard input.
-    spec: the task; `result` is added to it.
-    result: where the module writes what it found, a JSON object.
+    module: name of a module that reads its task, JSON, from standard input.
+    spec: the task; the key `result` is added to it.
+    result: file for the module's result, a JSON object.
 
   Returns:
-    What it found; {"failure": reason} where it ended otherwise.
+    The result; {"failure": reason} if the process failed.
 
   Raises:
-    InputError: the module refused its task.
+    InputError: the module refused its task (exit status 2).
   """
   done = subprocess.run(
     [sys.executable, "-m", f"dpr_jax.benchmarking.{module}"],
@@ -73,18 +74,18 @@ def run_cell(
   if done.returncode == 2:
     raise errors.InputError(last)
   if done.returncode:
-    # Out of memory, most likely: it is a result, and is shown.
+    # Probably out of memory, which is a result to report.
     return {"failure": f"exit {done.returncode}: {last[:300]}"}
   return workdir_lib.read_json(result)
 
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-  """One way to do the work.
+  """One of the programs to compare.
 
   Attributes:
-    name: as the table shows it.
-    run: does the work of round `number` and returns when it is finished.
+    name: name shown in the table.
+    run: function that does the work of round `number`.
   """
 
   name: str
@@ -93,11 +94,11 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What came of a contest, by contender's name.
+  """The measurements of a contest, by contender's name.
 
   Attributes:
-    seconds: of each round.
-    results: what `run` returned in each round.
+    seconds: seconds of each round.
+    results: return value of `run` in each round.
   """
 
   seconds: dict[str, list[float]]
@@ -114,10 +115,10 @@ def contest(
   """Lets the contenders take turns.
 
   Args:
-    contenders: in the order of their turns.
-    rounds: how many count, numbered from 0.
-    warmups: numbers of the rounds that are run before, uncounted.
-    clock: seconds.
+    contenders: contenders in the order of their turns.
+    rounds: number of measured rounds, numbered from 0.
+    warmups: numbers of rounds to run before, without measuring.
+    clock: function that returns seconds.
   """
   for number in warmups:
     for contender in contenders:
@@ -128,7 +129,7 @@ def contest(
   results: dict[str, list[Any]] = {each.name: [] for each in contenders}
   for number in range(rounds):
     for contender in contenders:
-      gc.collect()  # nobody pays for another's garbage
+      gc.collect()  # else a contender is charged for another's garbage
       started = clock()
       result = contender.run(number)
       seconds[contender.name].append(clock() - started)
@@ -143,7 +144,7 @@ def contest(
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-  """Median, quartiles, least and greatest."""
+  """Minimum, quartiles, median and maximum, by name."""
   names = ("least", "quartile1", "median", "quartile3", "greatest")
   found = np.percentile(np.asarray(values, float), (0, 25, 50, 75, 100))
   return dict(zip(names, map(float, found), strict=True))
@@ -152,11 +153,15 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def speedup(
   ours: Sequence[float], theirs: Sequence[float]
 ) -> dict[str, float | list[float]]:
-  """How many times faster ours is; both hold the seconds of the same rounds.
+  """How many times faster ours is.
+
+  Args:
+    ours: our seconds by round.
+    theirs: seconds of the other side in the same rounds.
 
   Returns:
     `of_medians`: their median over ours; `median_of_pairs`: the median of the
-    rounds' own ratios, which drift leaves alone; `pairs`: those ratios.
+    ratios of each round, which drift does not affect; `pairs`: those ratios.
   """
   pairs = [b / a for a, b in zip(ours, theirs, strict=True)]
   return {
@@ -167,7 +172,7 @@ def speedup(
 
 
 def speedup_line(name: str, peer: str, found: Mapping[str, Any]) -> str:
-  """One sentence on `speedup`, for people."""
+  """A result of `speedup` as a sentence."""
   pairs = found["pairs"]
   return (
     f"{name} is {found['of_medians']:.2f} times as fast as {peer} by medians,"
@@ -179,15 +184,15 @@ def speedup_line(name: str, peer: str, found: Mapping[str, Any]) -> str:
 def matrix_peak(
   size: int = PEAK_SIZE, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-  """GFLOP/s of NumPy's float32 product of two matrices, best of three.
+  """GFLOP/s of NumPy's float32 matrix product, best of four.
 
-  What this machine can do at best, so that shares of it can be given.
+  An estimate of the machine's peak, of which reports give shares.
   """
   generator = np.random.default_rng(0)
   one, other = generator.standard_normal((2, size, size), np.float32)
   result = np.empty_like(one)
   best = float("inf")
-  for _ in range(4):  # the first warms up, and may be the best all the same
+  for _ in range(4):
     started = clock()
     np.matmul(one, other, out=result)
     best = min(best, clock() - started)
@@ -195,7 +200,7 @@ def matrix_peak(
 
 
 def machine() -> dict[str, Any]:
-  """What the figures were measured on: no names, no paths."""
+  """Hardware and system, without names and paths."""
   found = memory.meminfo()
   return {
     "cpu": _cpu_model(),
@@ -208,10 +213,10 @@ def machine() -> dict[str, Any]:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-  """A report must not be lost at the end of a long measurement.
+  """Checks before a long measurement that its report can be written.
 
   Raises:
-    InputError: no file can be written there.
+    InputError: the file cannot be written.
   """
   path = pathlib.Path(path)
   try:
@@ -227,7 +232,7 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def versions() -> dict[str, str | None]:
-  """Versions of what takes part; None where it is not installed."""
+  """Versions of `PACKAGES`; None = not installed."""
   found: dict[str, str | None] = {}
   for name in PACKAGES:
     try:
@@ -238,11 +243,11 @@ def versions() -> dict[str, str | None]:
 
 
 def machine_line(report: Mapping[str, Any]) -> str:
-  """Machine, peak and versions of a report, as one line for people."""
+  """Machine, peak and versions of a report in one line."""
   found = report["machine"]
   peak = report.get("matrix_peak_gflops")
   parts = [
-    f"{found['cpu']}, {found['cores']} cores, {found['memory_gb']} GB",
+    f"{found['cpu']}, {found['cores']} CPU cores, {found['memory_gb']} GB",
     f"load {found['load_average'][0]} at the start",
     *([f"matrix products at best {peak:.0f} GFLOP/s"] if peak else []),
     *(

@@ -1,11 +1,12 @@
-"""`dpr-jax bench reader`: training a reader beside transformers on PyTorch.
+"""`dpr-jax bench reader`: compares reader training with transformers.
 
-Both train from the same checkpoint on the same questions of a file in SQuAD's
-format, with the same number of steps, batch and learning rates, and take turns
-step by step in one process; then the same code reads the same dev questions
-with the weights of either.  Timed is everything from texts (here: from token
-ids, which our training keeps) to new parameters; what XLA compiles is met in
-uncounted steps before, whose results are thrown away.
+Both sides train from the same checkpoint on the same questions of a file in
+SQuAD's format, with the same number of steps, batch size and learning rates,
+and take turns step by step in one process.  Then the same code reads the same
+dev questions with the weights of each side.  The time includes everything from
+texts (on our side from token ids, which our training keeps) to new parameters.
+XLA compiles in earlier steps that are not counted and whose results are
+discarded.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ OURS = "dpr-jax"
 
 
 class Trainer:
-  """Our side: the very step that `dpr-jax train-reader` runs."""
+  """Our side: the step of `dpr-jax train-reader`."""
 
   def __init__(self, config, workdir: workdir_lib.Workdir):
     """Loads checkpoint and examples."""
@@ -52,12 +53,12 @@ class Trainer:
     self.restart()
 
   def restart(self) -> None:
-    """Back to the checkpoint."""
+    """Resets parameters and optimizer to the checkpoint."""
     begin = self._built.init(self.reader.params)
     self.state = self._built.place(0, *begin)
 
   def shapes(self) -> dict[Any, int]:
-    """A step of every shape that the training will meet."""
+    """The first step number of every batch shape in the training."""
     first: dict[Any, int] = {}
     for step in range(self.source.steps):
       widths = tuple(g["ids"].shape for g in self.source[step]["inputs"])
@@ -65,7 +66,7 @@ class Trainer:
     return first
 
   def step(self, number: int) -> tuple[float, float]:
-    """One step; gives loss and share of padding."""
+    """Runs one step; returns the loss and the share of padding."""
     batch = self.source[number]
     self.state, reported = self._step(
       self.state, devices_lib.split_over_cores(batch)
@@ -82,12 +83,12 @@ def bench(
   """Trains both sides, compares speed, exact match and F1; prints and returns.
 
   Args:
-    config: `config.reader` describes the training; its files are SQuAD's.
-    workdir: is not written to.
-    json_file: where the report is written, if anywhere.
+    config: the experiment; `config.reader` names files in SQuAD's format.
+    workdir: workdir; nothing is written to it.
+    json_file: file for the report; None = none.
 
   Raises:
-    InputError: the config is not one of SQuAD, or PyTorch is missing.
+    InputError: the files are not in SQuAD's format, or PyTorch is missing.
   """
   settings = config.reader
   if settings.passages != 1 or not squad_files.is_squad(settings.train):
@@ -151,7 +152,7 @@ def bench(
 def _peer_rows(
   config: ml_collections.ConfigDict, ours: Trainer
 ) -> list[peer_lib.Row]:
-  """The questions that we learn from, by the numbers of our examples."""
+  """The training questions in the order of our examples."""
   rows = []
   for one in squad_files.read_squad(config.reader.train):
     if one.answers:
@@ -160,9 +161,10 @@ def _peer_rows(
       rows.append(peer_lib.Row(one.question, one.paragraph.text, start, end))
   if len(rows) != len(ours.data.examples):
     raise errors.InputError(
-      f"{config.reader.train}: of {len(rows)} questions with an answer we can"
-      f" learn from {len(ours.data.examples)}: the two sides would not see the"
-      " same ones"
+      f"{config.reader.train}: dpr-jax can train on"
+      f" {len(ours.data.examples)} of {len(rows)} questions with an answer, so"
+      " the two sides would train on different questions: remove the others"
+      " from the file"
     )
   return rows
 
@@ -202,7 +204,7 @@ def _scores(
 
 
 def _print(report: dict[str, Any]) -> None:
-  """The report for people, on standard output."""
+  """Prints the report as a table."""
   table = rich.table.Table(
     title=f"Training a reader, {report['steps']} steps of"
     f" {report['batch_size']} questions",

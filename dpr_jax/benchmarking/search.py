@@ -1,12 +1,12 @@
-"""`dpr-jax bench search`: indexes side by side, and beside BM25.
+"""`dpr-jax bench search`: compares indexes with each other and with BM25.
 
-On the vectors and dev questions of a workdir, or on made-up ones in clusters
-(`clusters.py`), every index is built in a process of its own
-(`search_cell.py`), tuned to the same recall and measured.  `--against=bm25s`
-then lets the fastest index that reaches the recall, our BM25 and the library
-bm25s (with `-numba`: also compiled by Numba) take turns at the same questions
-with one thread each; encoding the questions is timed apart, as is splitting
-them into words.
+Uses the vectors and dev questions of a workdir, or synthetic ones in clusters
+(`clusters.py`).  Every index is built in a process of its own
+(`search_cell.py`), tuned to the same recall and measured.  With
+`--against=bm25s`, the fastest index that reaches the recall, our BM25 and the
+library bm25s (with `-numba`: also compiled by Numba) then take turns on the
+same questions with one thread each.  Encoding the questions, and splitting them
+into words, is timed separately.
 """
 
 import copy
@@ -30,7 +30,7 @@ from dpr_jax.index import faiss_build, faiss_search, faiss_size, faiss_tune
 from dpr_jax.retrieval import bm25
 
 NUMBA = "bm25s-numba"
-PEERS = ("bm25s", NUMBA)  # the second brings the first with it
+PEERS = ("bm25s", NUMBA)  # the second includes the first
 OURS = "BM25 of dpr-jax"
 REPEATS = 3
 EXACT = search_cell.EXACT
@@ -38,7 +38,7 @@ _THREADS = ("1 thread", "all threads")
 
 
 def factories_for(count: int, dim: int) -> list[str]:
-  """What is compared where nothing else is asked for."""
+  """The indexes that are compared by default."""
   lists = faiss_size.usual_lists(count)
   codes = faiss_size.fast_codes(count, dim)
   return [
@@ -69,19 +69,20 @@ def bench(
   """Measures every index, prints the table, returns (and writes) the report.
 
   Args:
-    config: reads `index` and `exact.storage`.
-    workdir: after `embed`; nothing is written there, but for BM25's index where
-      that is missing.  None: made-up vectors.
-    vectors: how many of those; 0 = the workdir's.
-    dim: their width.
+    config: the experiment; `index` and `exact.storage` are used.
+    workdir: workdir after `embed`; only a missing BM25 index is written to it.
+      None = use synthetic vectors.
+    vectors: number of synthetic vectors; 0 = use the workdir's vectors.
+    dim: dimension of synthetic vectors.
     factories: factory strings, and "exact"; () = `factories_for`.
-    against: one of `PEERS`, on a workdir's questions.
-    cpu_devices: emulated cores of "exact"; 0 = the devices there are.
-    repeats: rounds against the peer; 0 = `REPEATS`.
-    json_file: where the report goes too; written after every index.
+    against: one of `PEERS`, which needs a workdir; None = none.
+    cpu_devices: number of emulated devices for "exact"; 0 = the machine's
+      devices.
+    repeats: number of rounds against the peer; 0 = `REPEATS`.
+    json_file: file for the report, written after every index; None = none.
 
   Raises:
-    InputError: the workdir lacks something, or a factory string is wrong.
+    InputError: the workdir lacks a stage, or a factory string is bad.
   """
   if against not in (None, *PEERS):
     raise errors.InputError(
@@ -93,7 +94,7 @@ def bench(
     )
   if (workdir is None) == (not vectors):
     raise errors.InputError(
-      "bench search needs either a --workdir, or --vectors=N made-up ones"
+      "bench search needs either a --workdir, or --vectors=N synthetic vectors"
     )
   if workdir is None and against:
     raise errors.InputError(
@@ -159,7 +160,7 @@ def _measure(
   factory: str,
   cpu_devices: int,
 ) -> dict[str, Any]:
-  """One index; of "exact" one process a speed, on one core and on all."""
+  """Measures one index; "exact" runs in two processes, on 1 and on all CPUs."""
   settings = faiss_build.Settings.of(config).plain()
   spec = {
     "factory": factory,
@@ -201,7 +202,7 @@ def _against_bm25s(
   rounds: int,
   against: str = PEERS[0],
 ) -> dict[str, Any]:
-  """Alternates with BM25, ours and the library's own, one thread each."""
+  """Compares the best index with our BM25 and the peer, one thread each."""
   import bm25s
 
   depth, target = faiss_tune.RANKS[-1], float(config.index.recall_target)
@@ -212,8 +213,8 @@ def _against_bm25s(
   }
   if not reached:
     raise errors.InputError(
-      f"--against: no index reaches recall@20 {target:g}: name others with"
-      " --factories"
+      f"--against: no index reaches recall@20 {target:g}: give other factory"
+      " strings with --factories"
     )
   factory = max(reached, key=reached.get)
   settings = faiss_build.Settings.of(config).plain()
@@ -277,7 +278,7 @@ def _against_bm25s(
 
 
 def print_report(report: dict[str, Any]) -> None:
-  """The report for people, on standard output."""
+  """Prints the report as a table."""
   settings = report["settings"]
   table = rich.table.Table(
     title=f"Search: {settings['vectors']}, {settings['questions']} questions,"
@@ -300,10 +301,10 @@ def print_report(report: dict[str, Any]) -> None:
   for name, found in report["indexes"].items():
     table.add_row(name, *_row(found))
   tables.print_table(table)
-  print("Peak is the memory that building took, over the size of the index.")
+  print("peak / size: memory used by building, relative to the index size.")
   if settings["encode_questions_per_second"]:
     print(
-      "Encoding, timed apart and with all cores:"
+      "Encoding, timed separately and with all CPU cores:"
       f" {settings['encode_questions_per_second']:.0f} questions/s."
     )
   if "against" in report:

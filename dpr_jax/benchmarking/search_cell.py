@@ -1,8 +1,8 @@
-"""One row of `bench search`, measured in a process of its own.
+"""One row of `bench search`: measures an index in a process of its own.
 
-In comes JSON on stdin (see `search.py`), out come a JSON file and the rows
-found: build time, bytes per vector, the most anonymous memory while building
-(pages of mapped files are the system's, not the process's), recall and speed.
+Input: JSON on standard input (see `search.py`).  Output: a JSON file with build
+time, bytes per vector, peak anonymous memory while building (pages of mapped
+files belong to the system), recall and speed; and a file of the rows found.
 """
 
 import json
@@ -22,16 +22,16 @@ from dpr_jax.core import errors, memory
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.index import faiss_build, faiss_search, faiss_tune
 
-EXACT = "exact"  # on the cores, in place of a factory string
+EXACT = "exact"  # exact search on the devices, in place of a factory string
 DEPTH = 100
 _SAMPLE_SECONDS = 0.02
 
 
 class PeakMemory:
-  """The most anonymous memory of this process inside the block.
+  """Measures the peak anonymous memory of this process inside the block.
 
   Attributes:
-    bytes: that, less what was held before; None where nobody says.
+    bytes: peak minus the memory at the start; None = not reported.
   """
 
   def __enter__(self) -> "PeakMemory":
@@ -59,7 +59,7 @@ class PeakMemory:
 
 
 def open_vectors(path: str) -> faiss_build.Vectors:
-  """One file, or the folder that `embed` has written."""
+  """Opens one `.npy` file, or a folder written by `embed`."""
   if path.endswith(".npy"):
     return clusters.FileVectors(pathlib.Path(path))
   from dpr_jax.embedding import vector_shards
@@ -100,7 +100,7 @@ def measure_index(
 
 
 def measure_exact(spec: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-  """Places the vectors on the cores and compares with all of them."""
+  """Measures exact search on the devices."""
   from dpr_jax.index import exact_search
 
   vectors, questions = open_vectors(spec["vectors"]), np.load(spec["questions"])
@@ -109,7 +109,7 @@ def measure_exact(spec: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
   )
   with PeakMemory() as peak:
     started = time.perf_counter()
-    search.search(questions[:1], DEPTH)  # places, and compiles
+    search.search(questions[:1], DEPTH)  # copies vectors and compiles
     seconds = time.perf_counter() - started
   started = time.perf_counter()
   rows, _ = search.search(questions, DEPTH)

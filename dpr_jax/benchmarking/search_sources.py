@@ -1,7 +1,6 @@
-"""What `bench search` searches: a workdir's vectors, or made-up ones.
+"""Vectors and questions for `bench search`: of a workdir, or synthetic.
 
-Both come with questions; a workdir's hold answers, so that it can be said how
-many are found among the first 20 passages.
+The questions of a workdir have answers, so that answer top-20 can be reported.
 """
 
 import pathlib
@@ -14,30 +13,30 @@ from dpr_jax.benchmarking import clusters
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching
 
-QUESTIONS = 500  # made-up ones
+QUESTIONS = 500  # synthetic questions
 
 
 class MadeUp:
-  """Vectors in clusters.
+  """Synthetic vectors in clusters.
 
   Attributes:
-    name: for the report.
-    path: what a cell opens.
-    vectors: the same, opened.
-    questions: float32 [questions, dim].
-    encode_seconds: 0, nothing is encoded.
+    name: description for the report.
+    path: file or folder that a cell opens.
+    vectors: the opened vectors.
+    questions: question vectors, float32 [questions, dim].
+    encode_seconds: seconds of encoding the questions; 0 = not encoded.
   """
 
   encode_seconds = 0.0
 
   def __init__(self, folder: pathlib.Path, count: int, dim: int):
-    self.name = f"{count} made-up vectors of {dim} in clusters"
+    self.name = f"{count} synthetic vectors of dimension {dim} in clusters"
     self.path, asked = clusters.write(folder, count, dim, QUESTIONS)
     self.vectors = clusters.FileVectors(self.path)
     self.questions = np.load(asked)
 
   def answers(self, rows: np.ndarray) -> dict[str, float]:
-    """Made-up passages hold no answers."""
+    """{}: synthetic passages have no answers."""
     del rows
     return {}
 
@@ -57,7 +56,7 @@ class Real:
 
     self.path = workdir.embeddings("dense")
     self.vectors = vector_shards.open_vectors(self.path)
-    self.name = f"{len(self.vectors)} vectors of {self.vectors.dim}"
+    self.name = f"{len(self.vectors)} vectors of dimension {self.vectors.dim}"
     self.passages = prepare.open_passages(workdir)
     dev = prepare.open_questions(workdir, "dev")
     self.asked = dev.take(range(len(dev)))
@@ -71,7 +70,7 @@ class Real:
     np.save(folder / "questions.npy", self.questions)
 
   def answers(self, rows: np.ndarray) -> dict[str, float]:
-    """Share of the questions with an answer in the first 20."""
+    """Share of the questions with an answer in the first 20 passages."""
     rows = rows[:, :20]
     distinct = np.unique(rows[rows >= 0]).tolist()
     texts = dict(zip(distinct, self.passages.take(distinct), strict=True))

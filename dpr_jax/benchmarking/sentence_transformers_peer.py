@@ -1,12 +1,11 @@
-"""The peer, in training and in encoding: sentence-transformers on PyTorch.
+"""The peer for training and encoding: sentence-transformers on PyTorch.
 
-At its leanest: one model for questions and passages,
-`MultipleNegativesRankingLoss`, AdamW in its fused form, and nothing around
-them: no Trainer, no data loader, no logs.
-Texts are tokenized and padded to the longest of their column as
-sentence-transformers does, and cut to the same tokens as ours.
+It is measured without overhead: one model for questions and passages,
+`MultipleNegativesRankingLoss`, fused AdamW, and no Trainer, data loader or
+logs.  Texts are tokenized and padded to the longest of their column, as
+sentence-transformers does, and truncated to the same tokens as ours.
 
-PyTorch is an extra and is imported here alone, when a peer is made.
+PyTorch is an extra; it is imported only when a peer is created.
 """
 
 import dataclasses
@@ -24,13 +23,13 @@ NAME = "sentence-transformers"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncodingSettings:
-  """What the peer must have in common with us to encode.
+  """Settings of encoding that both sides share.
 
   Attributes:
-    folder: the checkpoint, as Hugging Face lays it out.
+    folder: folder of a checkpoint in Hugging Face's format.
     pooling: "cls" or "mean".
-    normalize: unit vectors.
-    passage_length: tokens of a passage at most.
+    normalize: whether vectors are scaled to length 1.
+    passage_length: maximum length of a passage, in tokens.
   """
 
   folder: pathlib.Path
@@ -41,18 +40,18 @@ class EncodingSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(EncodingSettings):
-  """What it must have in common with us to train, besides.
+  """Settings of training that both sides share.
 
   Attributes:
-    temperature: scores are divided by it.
-    question_length: tokens of a question at most.
-    dropout: rate everywhere; negative = the checkpoint's.
-    b1: Adam's.
-    b2: Adam's.
-    epsilon: Adam's.
-    weight_decay: of matrices and tables.
-    clip_norm: of the whole gradient; 0 = no clipping.
-    seed: of dropout.
+    temperature: divisor of the scores.
+    question_length: maximum length of a question, in tokens.
+    dropout: dropout rate of all of BERT; negative = the checkpoint's rates.
+    b1: Adam's decay of the first moment.
+    b2: Adam's decay of the second moment.
+    epsilon: Adam's epsilon.
+    weight_decay: decay of matrices and embedding tables.
+    clip_norm: largest global norm of the gradient; 0 = no clipping.
+    seed: seed of dropout.
   """
 
   temperature: float
@@ -67,7 +66,7 @@ class Settings(EncodingSettings):
 
 
 def _import_torch() -> Any:
-  """PyTorch; `InputError` where it or sentence-transformers is missing."""
+  """PyTorch; `InputError` if it or sentence-transformers is missing."""
   try:
     import sentence_transformers  # noqa: F401
     import torch
@@ -87,7 +86,7 @@ def _load(settings: EncodingSettings, dtype: Any) -> Any:
 
   transformers_logging.disable_progress_bar()
   transformers_logging.set_verbosity_error()
-  # Without token types, as DPR encodes: all are 0.
+  # Without token types: they are all 0, as in DPR.
   transformer = modules.Transformer(
     str(settings.folder),
     processor_kwargs={"model_input_names": ["input_ids", "attention_mask"]},
@@ -105,10 +104,10 @@ def _load(settings: EncodingSettings, dtype: Any) -> Any:
 
 
 class Embedder:
-  """The peer in encoding: `SentenceTransformer.encode`, which sorts by length.
+  """The peer for encoding: `SentenceTransformer.encode`, which sorts by length.
 
   Attributes:
-    batch_size: passages a call.
+    batch_size: passages per batch.
   """
 
   def __init__(
@@ -131,11 +130,11 @@ class Embedder:
 
   @property
   def threads(self) -> int:
-    """Threads that PyTorch computes with."""
+    """Number of threads that PyTorch uses."""
     return self._torch.get_num_threads()
 
   def encode(self, passages: Sequence[training_texts.Text]) -> np.ndarray:
-    """float32 vectors of passages, from their texts."""
+    """float32 vectors of passages, [passages, dim], from their texts."""
     vectors = self._model.encode(
       list(passages),
       batch_size=self.batch_size,
@@ -147,7 +146,7 @@ class Embedder:
 
 
 class Peer:
-  """A model in training."""
+  """The peer for training."""
 
   def __init__(self, settings: Settings):
     """Loads the checkpoint.
@@ -173,7 +172,7 @@ class Peer:
     self._loss = losses.MultipleNegativesRankingLoss(
       self._model,
       scale=1 / settings.temperature,
-      # Vectors are of unit length already where they should be.
+      # `Normalize` has already scaled the vectors if the settings ask for it.
       similarity_fct=util.dot_score,
     )
     self._optimizer = torch_training.adamw(
@@ -186,16 +185,16 @@ class Peer:
 
   @property
   def threads(self) -> int:
-    """Threads that PyTorch computes with."""
+    """Number of threads that PyTorch uses."""
     return self._torch.get_num_threads()
 
   def set_dropout(self, rate: float) -> None:
-    """One rate everywhere; negative = the checkpoint's."""
+    """Sets the rate of all dropouts; negative = the checkpoint's rates."""
     for module, own in self._dropouts:
       module.p = own if rate < 0 else rate
 
   def restore_dropout(self) -> None:
-    """Back to what the settings say."""
+    """Resets dropout to the settings."""
     self.set_dropout(self._settings.dropout)
 
   def masks(
@@ -215,12 +214,13 @@ class Peer:
     passages: Sequence[Sequence[training_texts.Text]],
     learning_rate: float,
   ) -> float:
-    """One step of training, from texts to new parameters.
+    """Runs one training step, from texts to new parameters.
 
     Args:
-      questions: of the batch.
-      passages: columns: every question's positive, then its first negative ...
-      learning_rate: of this step.
+      questions: questions of the batch.
+      passages: columns of passages: the positives of all questions, then their
+        first negatives, ...
+      learning_rate: learning rate of this step.
 
     Returns:
       The loss before the step.

@@ -1,7 +1,7 @@
-"""Training batches of random tokens: the shapes of real ones, no data.
+"""Training batches of random tokens with the shapes of real ones.
 
-They come from the same `batches.BatchSource` as those of a training, over
-tables of empty records and a tokenizer that makes the tokens up.
+They come from the `batches.BatchSource` of real training, over tables of empty
+records and a tokenizer that returns random tokens.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ from dpr_jax.core import config as config_lib
 from dpr_jax.data import batches, negative_sampling, records, tokenization
 from dpr_jax.models import retriever_model
 
-STEPS = 1000  # so many for the schedule's sake; they are all alike
+STEPS = 1000  # number of steps of the learning rate schedule
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """So many copies of one record.
+  """A table of copies of one record.
 
   Attributes:
-    rows: how many.
+    rows: number of copies.
     record: the record.
   """
 
@@ -41,7 +41,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class RandomTokenizer(tokenization.TextTokenizer):
-  """Random ids between half and all of the greatest length, for any text."""
+  """Returns random ids of half to full maximum length for any text."""
 
   def question_ids(self, questions: Sequence[str]) -> list[list[int]]:
     """Random ids, one list per question."""
@@ -61,7 +61,7 @@ class RandomTokenizer(tokenization.TextTokenizer):
 def make_source(
   config: ml_collections.ConfigDict, model: retriever_model.Towers
 ) -> batches.BatchSource:
-  """Batches as `config.train` sizes them; all texts in one length group."""
+  """Batches of the sizes in `config.train`, in one length group."""
   train = config.train
   size, count = train.batch_size, train.hard_negatives
   config_lib.at_least("train.batch_size", size, 1)

@@ -1,6 +1,6 @@
-"""AdamW in PyTorch, as both peers train with it.
+"""AdamW and a training step in PyTorch, shared by both peers.
 
-PyTorch is an extra: the peers import it and hand it on.
+PyTorch is an extra: the peers import it and pass the module as an argument.
 """
 
 from typing import Any
@@ -14,9 +14,9 @@ def adamw(
   betas: tuple[float, float] = (0.9, 0.999),
   epsilon: float = 1e-8,
 ) -> Any:
-  """Fused AdamW; vectors (biases, scales of layer norms) do not decay.
+  """Fused AdamW without decay of vectors (biases, layer norm scales).
 
-  Its learning rate is set before every step, see `descend`.
+  The learning rate is set before every step, see `descend`.
   """
   decayed, spared = [], []
   for parameter in model.parameters():
@@ -41,15 +41,15 @@ def descend(
   learning_rate: float,
   clip_norm: float,
 ) -> float:
-  """One step down the gradient of `loss`.
+  """Runs one optimizer step on `loss`.
 
   Args:
     torch: the module.
-    model: whose parameters these are; their gradients are 0 before and after.
-    optimizer: of `adamw`.
-    loss: a scalar tensor of this model.
-    learning_rate: of this step.
-    clip_norm: of the whole gradient; 0 = no clipping.
+    model: model to train; its gradients must be 0, and are 0 afterwards.
+    optimizer: optimizer from `adamw`.
+    loss: scalar tensor computed by the model.
+    learning_rate: learning rate of this step.
+    clip_norm: largest global norm of the gradient; 0 = no clipping.
 
   Returns:
     The loss before the step.

@@ -1,11 +1,11 @@
-"""`dpr-jax bench train`: our train step beside another library's.
+"""`dpr-jax bench train`: compares retriever training with another library.
 
-Same checkpoint, same batches of real questions with their positives and hard
-negatives, same pooling, temperature, optimizer and learning rates, float32.
-Timed is everything from texts to new parameters, tokenizing included (on our
-side also reading the texts from the workdir, as training does).  Before the
-contest both sides compute the loss of the same batch without dropout, and the
-bench fails where they do not agree.
+Both sides use the same checkpoint, the same batches of real questions with
+positives and hard negatives, and the same pooling, temperature, optimizer and
+learning rates, in float32.  The time includes everything from texts to new
+parameters, also tokenizing (on our side also reading the texts from the
+workdir, as in training).  Before the measurement both sides compute the loss of
+the same batch without dropout, and the benchmark fails if the losses differ.
 """
 
 import copy
@@ -36,16 +36,16 @@ TOLERANCE = 1e-4
 
 
 class Trainer:
-  """Our side: the very step that `dpr-jax train` runs.
+  """Our side: the step of `dpr-jax train`.
 
   Attributes:
-    learning_rate: of the last step.
+    learning_rate: learning rate of the last step.
   """
 
   def __init__(
     self, config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
   ):
-    """Loads the checkpoint; the step compiles when it is first run."""
+    """Loads the checkpoint; the step compiles at its first run."""
     self.model = retriever_model.start(config)
     self.source = retriever_batches.make_source(
       config, workdir, self.model, store=False
@@ -58,12 +58,12 @@ class Trainer:
   def step(
     self, round_: training_texts.Round, *, mask_copies: bool = True
   ) -> float:
-    """One step of training, from texts to new parameters.
+    """Runs one training step, from texts to new parameters.
 
     Args:
-      round_: the batch; its texts are read from the data anew, as in training.
-      mask_copies: as training does, let no copy of a question's positive be a
-        negative to it.
+      round_: the batch; its texts are read from the workdir, as in training.
+      mask_copies: whether to mask copies of a question's positive among the
+        in-batch negatives, as training does.
 
     Returns:
       The loss before the step.
@@ -98,20 +98,20 @@ def bench(
   json_file: str | None = None,
   peak_size: int = harness.PEAK_SIZE,
 ) -> dict[str, Any]:
-  """Runs the contest, prints the table, returns (and writes) the report.
+  """Measures all sides, prints the table, returns (and writes) the report.
 
   Args:
-    config: the experiment; trained in float32, and with one shared tower.
-    workdir: after `prepare` and `mine`; nothing is written there.
-    against: the peer, one of `PEERS`; None = ourselves alone.
-    separate: two towers on our side; a peer has one all the same.
-    repeats: rounds that count, each on another batch; 0 = `REPEATS`.
-    json_file: where the report goes too.
+    config: the experiment; trained in float32 with one shared tower.
+    workdir: workdir after `prepare` and `mine`; nothing is written to it.
+    against: peer, one of `PEERS`; None = measure only dpr-jax.
+    separate: whether to train two towers on our side; a peer always has one.
+    repeats: number of measured rounds, each with another batch; 0 = `REPEATS`.
+    json_file: file for the report; None = none.
     peak_size: see `harness.matrix_peak`.
 
   Raises:
-    InputError: the workdir lacks something, or the peer is not installed.
-    RuntimeError: the losses of the two do not agree.
+    InputError: the workdir lacks a stage, or the peer is not installed.
+    RuntimeError: the losses of the two sides differ.
   """
   if against not in (None, *PEERS):
     raise errors.InputError(
@@ -149,7 +149,7 @@ def bench(
     outcome = harness.contest(contenders, rounds=len(rounds), warmups=warmups)
   finally:
     compilations.close()
-  # Not 0 means that a counted round also waited for the compiler.
+  # Above 0, the time of a measured round includes compilation.
   report["compiled_in_rounds"] = compiled[-1] - compiled[len(warmups) - 1]
   bert_config = ours.model.encoder.config
   report["contenders"] = {}
@@ -177,7 +177,7 @@ def _header(
   separate: bool,
   peak_size: int,
 ) -> dict[str, Any]:
-  """What of the report is known before the contest."""
+  """The part of the report that is known before the measurement."""
   return {
     "bench": "train",
     "machine": harness.machine(),
@@ -196,7 +196,7 @@ def _header(
 def _comparable(
   config: ml_collections.ConfigDict, separate: bool
 ) -> ml_collections.ConfigDict:
-  """The config without what the other side does not have."""
+  """The config without features that other libraries lack."""
   config = copy.deepcopy(config)
   config.model.shared_towers = not separate
   config.model.compute_dtype = "float32"
@@ -210,8 +210,8 @@ def _make_peer(config: ml_collections.ConfigDict) -> peer_lib.Peer:
   model, train = config.model, config.train
   if model.checkpoint == "random":
     raise errors.InputError(
-      'config.model.checkpoint="random" is no checkpoint that another library'
-      ' could load: "starter" or a folder'
+      'config.model.checkpoint="random" cannot be loaded by another library:'
+      ' use "starter" or a folder'
     )
   return peer_lib.Peer(
     peer_lib.Settings(
@@ -239,12 +239,13 @@ def compare_losses(
   peer: peer_lib.Peer,
   round_: training_texts.Round,
 ) -> dict[str, float]:
-  """Both sides' loss of the same batch from the same start, without dropout.
+  """Compares the first loss of both sides, without dropout.
 
-  Copies of a positive are negatives here: other libraries do not mask them.
+  Copies of a positive are not masked here, because other libraries do not mask
+  them.
 
   Raises:
-    RuntimeError: they differ by more than `TOLERANCE`, relatively.
+    RuntimeError: the relative difference is above `TOLERANCE`.
   """
   if config.model.dropout != 0:
     config = copy.deepcopy(config)
@@ -271,9 +272,9 @@ def compare_losses(
 
 
 def _shapes(ours: Trainer, rounds: list[training_texts.Round]) -> list[int]:
-  """Numbers of rounds in which every shape there is comes once.
+  """Numbers of the first rounds with each batch shape.
 
-  A shape compiles when it is first met, which no counted round should.
+  They are run before the measurement, to compile the step for every shape.
   """
   first: dict[Any, int] = {}
   for number, round_ in enumerate(rounds):
@@ -288,13 +289,13 @@ def figures(
   questions: int,
   peak: float,
 ) -> dict[str, Any]:
-  """What is reported of a contender.
+  """The reported figures of a contender.
 
   Args:
-    seconds: of each round.
-    works: of each round.
-    questions: in a batch.
-    peak: GFLOP/s of the machine.
+    seconds: seconds of each round.
+    works: tokens and FLOPs of each round.
+    questions: number of questions per batch.
+    peak: peak GFLOP/s of the machine.
   """
   total = sum(works, flops_lib.Work())
   rates = {
@@ -322,10 +323,10 @@ def figures(
 
 
 def print_report(report: dict[str, Any]) -> None:
-  """The report for people, on standard output."""
+  """Prints the report as a table."""
   settings, model = report["settings"], report["settings"]["config"]["model"]
   table = rich.table.Table(
-    title=f"Training, {settings['questions']} questions a step, checkpoint"
+    title=f"Training, {settings['questions']} questions per step, checkpoint"
     f" {model['checkpoint']}, {len(settings['steps'])} rounds",
     title_justify="left",
   )
@@ -363,5 +364,5 @@ def print_report(report: dict[str, Any]) -> None:
   if "speedup" in report:
     print(harness.speedup_line(OURS, peer_lib.NAME, report["speedup"]) + ".")
   if report["compiled_in_rounds"]:
-    print("Some counted rounds of dpr-jax also waited for the compiler.")
+    print("Some measured rounds of dpr-jax include compilation.")
   print(harness.machine_line(report))

@@ -1,7 +1,7 @@
-"""The texts of a training's batches, for programs that tokenize themselves.
+"""The texts of training batches, for libraries that tokenize themselves.
 
-In comes the run's `batches.BatchSource`, out come the first of its batches that
-any library can train on, as texts: questions, and passages by column.
+Input: the `batches.BatchSource` of a run.  Output: the first batches that any
+library can train on, as texts: questions, and passages by column.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import dataclasses
 from dpr_jax.core import errors
 from dpr_jax.data import batches
 
-LOOKED_AT = 200  # batches of the run, for some that both sides can train on
+LOOKED_AT = 200  # number of batches that are searched for suitable ones
 Text = str | tuple[str, str]  # a pair is joined by [SEP]
 
 
@@ -18,10 +18,10 @@ class Round:
   """The texts of one batch.
 
   Attributes:
-    step: which batch of the run it is.
-    questions: as they are tokenized.
-    columns: passages as they are tokenized: every question's positive, every
-      question's first negative, ...
+    step: step of the run that uses the batch.
+    questions: question texts as they are tokenized.
+    columns: passage texts as they are tokenized: the positives of all
+      questions, their first negatives, ...
   """
 
   step: int
@@ -30,13 +30,13 @@ class Round:
 
 
 def choose(source: batches.BatchSource, count: int) -> list[Round]:
-  """The run's first batches that both sides can train on, repeated if few.
+  """The first batches that both sides can train on, repeated if too few.
 
-  A batch where a negative is missing, or only some passages have a title, is
-  passed over: other libraries do not know the one or the other.
+  Batches with a missing negative, or with titles for some passages only, are
+  skipped, because other libraries do not support them.
 
   Raises:
-    InputError: there is none.
+    InputError: there is no suitable batch.
   """
   found: list[Round] = []
   steps = min(source.steps, LOOKED_AT)
@@ -57,7 +57,7 @@ def choose(source: batches.BatchSource, count: int) -> list[Round]:
 
 
 def _texts(source: batches.BatchSource, step: int) -> Round | None:
-  """A batch's texts; None where one is missing or of another form."""
+  """A batch's texts; None if a passage is missing or titles are mixed."""
   tokenizer, each = source.tokenizer, source.sampler.per_question
   indexes, epochs = source.plan.rows(step)
   questions = source.questions.take(indexes)

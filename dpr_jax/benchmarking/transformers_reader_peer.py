@@ -1,12 +1,13 @@
-"""The peer in reading: transformers' question answering on PyTorch.
+"""The peer for readers: transformers' question answering on PyTorch.
 
-`BertForQuestionAnswering` trained as transformers' own example does it
+Trains `BertForQuestionAnswering` like transformers' own example
 (`examples/pytorch/question-answering/run_qa_no_trainer.py`): its tokenizer with
-`truncation="only_second"` and a stride, the first window that holds the answer,
-AdamW, the mean of the cross-entropies of start and end.  Leaner than there:
-each batch is padded to its own longest row, AdamW is fused, nothing is logged.
+`truncation="only_second"` and a stride, the first window that contains the
+answer, AdamW, the mean of the cross-entropies of start and end.  It is faster
+than the example: batches are padded to their longest row, AdamW is fused, and
+nothing is logged.
 
-PyTorch is an extra and is imported here alone, when a peer is made.
+PyTorch is an extra; it is imported only when a peer is created.
 """
 
 import dataclasses
@@ -24,16 +25,16 @@ NAME = "transformers"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What the peer must have in common with us.
+  """Settings of training that both sides share.
 
   Attributes:
-    folder: the checkpoint, as Hugging Face lays it out.
-    length: tokens of question and paragraph.
-    overlap: tokens that two windows share.
-    dropout: rate everywhere; negative = the checkpoint's.
-    weight_decay: of matrices and tables.
-    clip_norm: of the whole gradient; 0 = no clipping.
-    seed: of dropout and of the new head.
+    folder: folder of a checkpoint in Hugging Face's format.
+    length: maximum length of question and paragraph, in tokens.
+    overlap: number of tokens that two windows share.
+    dropout: dropout rate of all of BERT; negative = the checkpoint's rates.
+    weight_decay: decay of matrices and embedding tables.
+    clip_norm: largest global norm of the gradient; 0 = no clipping.
+    seed: seed of dropout and of the new head.
   """
 
   folder: pathlib.Path
@@ -47,7 +48,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A question with its paragraph and the characters of its answer."""
+  """A question with its paragraph; its answer is paragraph[start:end]."""
 
   question: str
   paragraph: str
@@ -56,7 +57,7 @@ class Row:
 
 
 class Peer:
-  """A model in training."""
+  """The peer for training."""
 
   def __init__(self, settings: Settings):
     """Loads the checkpoint.
@@ -96,11 +97,11 @@ class Peer:
 
   @property
   def threads(self) -> int:
-    """Threads that PyTorch computes with."""
+    """Number of threads that PyTorch uses."""
     return self._torch.get_num_threads()
 
   def step(self, rows: Sequence[Row], learning_rate: float) -> float:
-    """One step of training, from texts to new parameters; gives the loss."""
+    """Runs one step, from texts to new parameters; returns the loss."""
     return torch_training.descend(
       self._torch,
       self._model,
@@ -111,7 +112,7 @@ class Peer:
     )
 
   def features(self, rows: Sequence[Row]) -> dict[str, Any]:
-    """The arrays that `step` computes on, one window a question."""
+    """The input arrays of `step`, one window per question."""
     encoded = self._tokenizer(
       [row.question.lstrip() for row in rows],
       [row.paragraph for row in rows],
@@ -160,7 +161,7 @@ class Peer:
     }
 
   def tensors(self) -> dict[str, np.ndarray]:
-    """The weights by transformers' names."""
+    """The weights by their names in transformers."""
     return {
       name: value.detach().numpy().copy()
       for name, value in self._model.state_dict().items()

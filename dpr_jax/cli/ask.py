@@ -1,9 +1,9 @@
-"""`dpr-jax ask`: questions of the command line, or one per line of stdin.
+"""`dpr-jax ask`: answers questions from the command line or from stdin.
 
-Words that stand behind the command unquoted are one question; where one of
-several holds a space, somebody has quoted, and each is a question.  A session
-goes on after a line that cannot be answered; with --json it prints `null`, so
-that line n of the output belongs to line n of the input.
+Unquoted words after the command form one question.  If any of several words
+contains a space, the words were quoted, and each one is a question.  A line of
+stdin that cannot be answered does not end the session; with --json it prints
+`null`, so that line n of the output belongs to line n of the input.
 """
 
 import json
@@ -15,10 +15,10 @@ from dpr_jax.core import errors, log_lines
 
 
 def questions_of(words: Sequence[str]) -> list[str]:
-  """The questions that words of the command line are.
+  """The questions in the words of a command line.
 
   Raises:
-    InputError: bytes that are no text.
+    InputError: a word is not UTF-8.
   """
   for word in words:
     if any("\ud800" <= letter <= "\udfff" for letter in word):
@@ -33,7 +33,8 @@ def ask(call: Invocation) -> None:
   as_json = call.flags["json"] is not None
   if as_json and call.flags["json"] != "-":
     raise errors.InputError(
-      f"--json={call.flags['json']}: ask prints: --json alone"
+      f"--json={call.flags['json']}: ask prints its answers: use --json without"
+      " a value"
     )
   questions, workdir = questions_of(call.words), call.workdir
   from dpr_jax.reading import answerer as answerer_lib
@@ -56,7 +57,7 @@ def ask(call: Invocation) -> None:
 
 
 def _lines(answerer, as_json: bool) -> Iterator[str]:
-  """What is printed for every line of standard input."""
+  """Yields the text to print for every line of standard input."""
   nothing = "null" if as_json else ""
   for number, line in enumerate(streams.lines(), start=1):
     try:
@@ -76,7 +77,8 @@ def _answer(answerer, question: str, as_json: bool) -> str:
   if not as_json:
     return reply.text()
   line = reply.json()
-  # A backslash escape of the terminal would be no JSON.
+  # The backslash escapes of `streams.escape_what_cannot_be_shown` are not
+  # valid JSON; JSON's own escapes are ASCII.
   return line if streams.can_show(line) else json.dumps(json.loads(line))
 
 

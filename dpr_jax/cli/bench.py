@@ -1,4 +1,4 @@
-"""`dpr-jax bench KIND`: measures, and leaves nothing in the workdir."""
+"""`dpr-jax bench KIND`: measures speed and memory, changes no workdir."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +9,14 @@ from dpr_jax.core import errors
 
 
 def _config(call: Invocation) -> Any:
-  """The config, as what was trained in the workdir decides."""
+  """The config; the model trained in the workdir, if any, sets its section."""
   if not call.has_workdir:
     return call.config
   return experiment.settled(call, call.command)
 
 
 def _json_file(call: Invocation) -> str | None:
-  """The file of the report; `InputError` where it cannot be written."""
+  """Path of the report, None = no report; `InputError` if not writable."""
   from dpr_jax.benchmarking import harness
 
   file = call.path("json")
@@ -26,7 +26,7 @@ def _json_file(call: Invocation) -> str | None:
 
 
 def train(call: Invocation) -> None:
-  """Training, beside sentence-transformers."""
+  """Measures training, optionally against sentence-transformers."""
   from dpr_jax.benchmarking import train as train_lib
 
   config, file = _config(call), _json_file(call)
@@ -41,7 +41,7 @@ def train(call: Invocation) -> None:
 
 
 def encode(call: Invocation) -> None:
-  """Encoding of passages, beside sentence-transformers."""
+  """Measures encoding of passages, optionally against sentence-transformers."""
   from dpr_jax.benchmarking import encode as encode_lib
 
   config, file = _config(call), _json_file(call)
@@ -55,7 +55,7 @@ def encode(call: Invocation) -> None:
 
 
 def batch(call: Invocation) -> None:
-  """Training by the size of the batch."""
+  """Measures training for several batch sizes."""
   from dpr_jax.benchmarking import batch as batch_lib
 
   config, file = _config(call), _json_file(call)
@@ -69,7 +69,7 @@ def batch(call: Invocation) -> None:
 
 
 def search(call: Invocation) -> None:
-  """Indexes, beside bm25s."""
+  """Measures search in several indexes, optionally against bm25s."""
   from dpr_jax.benchmarking import search as search_lib
 
   config, file = _config(call), _json_file(call)
@@ -87,20 +87,20 @@ def search(call: Invocation) -> None:
 
 
 def reader(call: Invocation) -> None:
-  """The span reader, beside transformers."""
+  """Measures the span reader, optionally against transformers."""
   from dpr_jax.benchmarking import reader as reader_lib
 
   config, file = _config(call), _json_file(call)
   if call.flags["against"] not in (None, "transformers"):
     raise errors.InputError(
-      f"--against={call.flags['against']}: bench reader knows transformers"
-      " alone"
+      f"--against={call.flags['against']}: bench reader compares with"
+      " transformers only"
     )
   reader_lib.bench(config, call.workdir, json_file=file)
 
 
 def _integers(flag: str, values: Sequence[str]) -> list[int]:
-  """The numbers of a flag; `InputError` that names it where there are none."""
+  """The values of a flag as integers; `InputError` if one is not a number."""
   if not values or not all(v.isascii() and v.isdigit() for v in values):
     raise errors.InputError(
       f"--{flag}={','.join(values)}: must be numbers, as in 128,1024"

@@ -1,11 +1,11 @@
-"""`dpr-jax check`: prints what `workdir_check` finds."""
+"""`dpr-jax check`: prints the findings of `workdir_check`."""
 
 from dpr_jax.cli.invocation import Invocation
 from dpr_jax.core import errors
 
 
 def check(call: Invocation) -> None:
-  """Prints a line for every artefact; not all in order is exit status 2."""
+  """Prints a line for every artefact; exit status 2 unless all are ok."""
   from dpr_jax.cli import workdir_check
 
   workdir, wrong = call.workdir, 0
@@ -14,5 +14,5 @@ def check(call: Invocation) -> None:
     wrong += finding.state != workdir_check.OK
   if wrong:
     raise errors.InputError(
-      f"--workdir={workdir.root}: {wrong} of the above are not in order"
+      f"--workdir={workdir.root}: {wrong} of the items above are not ok"
     )

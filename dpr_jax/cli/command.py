@@ -1,4 +1,4 @@
-"""What a row of the table of commands says."""
+"""`Command`: the type of a row in the table of commands (`commands.py`)."""
 
 import dataclasses
 import importlib
@@ -9,46 +9,48 @@ from dpr_jax.cli.flags import Flag, Values
 
 # How a command runs on several processes.
 TOGETHER = "together"  # every process calls the function
-FIRST = "first"  # the first calls it, the others wait
-ONE = "one"  # refused where there are several
-APART = "apart"  # every process by itself: it looks for no others
+FIRST = "first"  # process 0 calls the function, the others wait
+ONE = "one"  # refused with several processes
+APART = "apart"  # each process runs alone, without connecting to the others
 
-# Where `run` does a stage.
+# When `run` includes a stage.
 ALWAYS = "always"
-WITH_READER = "with a reader"  # where config.reader.train is set
+WITH_READER = "with a reader"  # if config.reader.train is set
 
-# What a command does with the config, besides reading it.
-CHECKED = "checked"  # must be there; all values are checked at once
-STORED = "stored"  # the workdir's own will do; values are not checked
-NONE = "none"  # what is wrong in it does not matter
+# How a command treats the config.
+CHECKED = "checked"  # required; all values are checked before the start
+STORED = "stored"  # the workdir's own config is enough; values are not checked
+NONE = "none"  # errors in the config do not matter
 
-# What a command uses of a workdir: settings that contradict it are refused.
+# Models of a workdir that a command uses: settings that contradict the trained
+# model are refused.
 TOWERS = "towers"
 READER = "reader"
-START = "start"  # the towers before training may be made anew
+START = "start"  # the towers before training, which may be created again
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """One row.
+  """One command of `dpr-jax`.
 
   Attributes:
-    name: as it is typed, "bench train" included.
-    help: one sentence, without its end.
-    function: "module:function" below `dpr_jax.cli`, taking an `Invocation`.
-    example: what stands behind the name in a call that makes sense.
-    usage: what stands behind the name, "" = `--config=FILE --workdir=DIR`.
-    flags: its own.
-    devices: whether it computes on devices; a process alone can have a TPU, so
-      others must not ask for it.
-    processes: TOGETHER, FIRST, ONE or APART.
-    in_run: "" = not a stage; ALWAYS or WITH_READER.  The order of the rows is
-      that of `run`.
-    config: CHECKED, STORED or NONE.
-    uses: some of TOWERS, READER and START.
-    settings: stages whose settings it reads; () = those of its own name.
-    cpu_devices: emulated, where --cpu_devices does not say.
-    takes_words: whether more words than its name may follow.
+    name: words typed after `dpr-jax`, for example "train" or "bench train".
+    help: one sentence without its full stop.
+    function: "module:function" in `dpr_jax.cli`; takes an `Invocation`.
+    example: arguments of a realistic call, for the help text.
+    usage: placeholder of the arguments in the usage line.
+    flags: flags that the command accepts.
+    devices: whether it computes on devices.  Only one process can hold a TPU,
+      so commands that do not compute must not open it.
+    processes: behavior with several processes: TOGETHER, FIRST, ONE or APART.
+    in_run: ALWAYS or WITH_READER; "" = not a stage.  `run` follows the order
+      of the rows.
+    config: how the config is treated: CHECKED, STORED or NONE.
+    uses: models that it uses: any of TOWERS, READER and START.
+    settings: stages whose settings it reads; () = the stage of its own name.
+    cpu_devices: number of emulated devices if --cpu_devices is not given; 0 =
+      the devices of the machine.
+    takes_words: whether further words (questions) may follow the name.
   """
 
   name: str
@@ -67,7 +69,7 @@ class Command:
   takes_words: bool = False
 
   def load(self) -> Callable[[Any], None]:
-    """The function, imported now."""
+    """Imports the command's module and returns its function."""
     module, _, name = self.function.partition(":")
     return getattr(importlib.import_module(f"dpr_jax.cli.{module}"), name)
 
@@ -76,5 +78,5 @@ class Command:
     return self.devices(values) if callable(self.devices) else self.devices
 
   def used(self, values: Values) -> tuple[str, ...]:
-    """What this call uses of a workdir."""
+    """Models of the workdir that this call uses."""
     return self.uses(values) if callable(self.uses) else self.uses

@@ -1,9 +1,9 @@
-"""The table of commands: all that `dpr-jax` knows about each of them.
+"""The table of all commands: name, help, function and flags of each.
 
-A new command is one row here and one module with its function, which takes an
-`Invocation`.  Usage, `COMMAND --help`, checks of flags, "did you mean", the
-order of `run` and what is set up before a command follow from the rows.  The
-module is imported when the command is called.
+To add a command, add one row here and one module with its function, which
+takes an `Invocation`.  Usage, `COMMAND --help`, flag checks, "did you mean",
+the order of `run` and the setup before a command follow from the rows.  A
+command's module is imported only when the command is called.
 """
 
 from dpr_jax.cli import flags as f
@@ -45,7 +45,7 @@ _STAGES = (
     flags=(
       *_STAGE,
       f.FROM.saying(
-        "bm25, or model = the trained towers of this workdir with their index;"
+        "bm25, or model: the trained towers of this workdir and their index;"
         " default: bm25.",
         shown="bm25|model",
       ),
@@ -80,18 +80,23 @@ _STAGES = (
     flags=(
       *_STAGE,
       f.MODEL,
-      f.TUNE.saying("Search as carefully as config.index.recall_target needs."),
+      f.TUNE.saying(
+        "Choose the fastest search that reaches config.index.recall_target."
+      ),
       Flag(
         "shard",
-        "Build this one of config.index.shards alone, from 0.",
+        "Build only shard N of config.index.shards, counted from 0.",
         "N",
         kind=int,
       ),
       switch(
         "plan",
-        "What it would take, and what to choose; builds nothing.",
+        "Print memory, disk space and time needed, and recommend a factory;"
+        " builds nothing.",
       ),
-      f.VECTORS.saying("With --plan: so many; default: the workdir's."),
+      f.VECTORS.saying(
+        "With --plan: the number of vectors; default: the workdir's."
+      ),
       f.DIM,
     ),
   ),
@@ -108,12 +113,15 @@ _STAGES = (
       f.QUESTIONS.saying("A *.qa.csv or DPR JSON; default: the dev set."),
       f.NAME,
       f.METHOD,
-      f.QRELS.saying("Ask only the questions judged there."),
-      f.TUNE.saying("Choose the weight of dense in hybrid on the dev set."),
+      f.QRELS.saying("Retrieve only for the questions judged in this file."),
+      f.TUNE.saying(
+        "Choose the weight of the dense scores in hybrid on the dev set."
+      ),
       Flag(
         "rerank",
-        "Reorder the first config.read.rerank_depth passages by the reader's"
-        " rank head (and config.read.retriever_weight), as another method.",
+        "Also reorder the first config.read.rerank_depth passages with the"
+        " reader's passage ranker (and config.read.retriever_weight), stored"
+        " as a further method.",
         choices=("reader",),
       ),
     ),
@@ -139,12 +147,12 @@ _STAGES = (
     flags=(
       *_STAGE,
       f.QUESTIONS.saying(
-        "A file in SQuAD's format; default: what was retrieved."
+        "A file in SQuAD's format; default: the retrieved results."
       ),
       f.NAME,
       f.METHOD,
       f.TUNE.saying(
-        "Choose the weight of the retriever's score on the questions read."
+        "Choose the weight of the retriever's score on these questions."
       ),
     ),
   ),
@@ -161,19 +169,20 @@ _STAGES = (
       f.NAME,
       f.MATCH,
       f.QRELS.saying(
-        "Judgements in BEIR's or TREC's format, or gold: the questions' own"
-        " positives; adds nDCG, recall, MRR and MAP."
+        "Judgements in BEIR's or TREC's format, or gold: the positives of the"
+        " questions; adds nDCG, recall, MRR and MAP."
       ),
       Flag(
         "judged",
-        "With --qrels: measures over the judged questions that were asked (the"
-        " default), or over all that are judged, with 0 for those not asked.",
+        "With --qrels: average over the judged questions that were retrieved"
+        " for (asked, the default), or over all judged questions (all), where"
+        " the others count as 0.",
         choices=("asked", "all"),
       ),
       Flag(
         "compare",
-        "Test the difference of two methods, and list the questions that one"
-        " finds and the other misses.",
+        "Test whether two methods differ significantly, and list the questions"
+        " that only one of them answers.",
         "METHOD,METHOD",
         kind=tuple,
       ),
@@ -185,7 +194,7 @@ STAGES = tuple(row.name for row in _STAGES)
 _OTHERS = (
   Command(
     "run",
-    "All of the stages in order; what is done and unchanged is skipped",
+    "Run all stages in order; skip those that are done and unchanged",
     "run_stages:run",
     devices=True,
     settings=STAGES,
@@ -197,7 +206,7 @@ _OTHERS = (
   ),
   Command(
     "demo",
-    "The whole flow on the embedded sample",
+    "Run all stages on the embedded sample",
     "run_stages:demo",
     "",
     "[--workdir=DIR]",
@@ -209,7 +218,7 @@ _OTHERS = (
   ),
   Command(
     "plan",
-    "Compile for a TPU without one: does it fit, how fast at best",
+    "Predict memory and best possible speed on a TPU, without having one",
     "plan:plan",
     "--config=configs/nq.py --topology=v5e:16x16",
     "--config=FILE --topology=CHIPS",
@@ -218,30 +227,29 @@ _OTHERS = (
       f.CONFIG,
       Flag(
         "topology",
-        "Chips and how they are laid out, as v5e:16x16.",
+        "TPU type and grid of chips, for example v5e:16x16.",
         "CHIPS",
       ),
       switch(
         "search",
-        "Look for the largest batch that fits; with the gradient cache, for the"
-        " largest chunk.",
+        "Find the largest batch that fits; with the gradient cache, the largest"
+        " chunk.",
       ),
       switch(
         "embed",
-        "Of the embed step too; --noembed: the train step alone.",
+        "Plan the embed step too; --noembed: only the train step.",
         default=True,
       ),
       switch(
         "quick",
-        "The compiler tries less hard; a fifth of the time, about the same"
-        " memory.",
+        "Lower compiler effort: a fifth of the time, about the same memory.",
       ),
       f.JSON,
     ),
   ),
   Command(
     "ask",
-    "Answer questions from a finished workdir, those of the command line or"
+    "Answer questions with a finished workdir: those of the command line, or"
     " one per line of standard input",
     "ask:ask",
     "--workdir=W Where was Einstein born?",
@@ -296,21 +304,21 @@ _OTHERS = (
   ),
   Command(
     "import",
-    "Read vectors of other libraries, into a folder as `embed` leaves them",
+    "Convert vectors of other libraries to the format of `embed`",
     "export:import_",
     "--what=embeddings --from=vectors.pkl --out=DIR",
     "--what=embeddings --from=FILE_OR_DIR --out=DIR",
     config=NONE,
     flags=(
-      f.WHAT.saying("Vectors of passages are all that can be imported."),
+      f.WHAT.saying("Only embeddings (passage vectors) can be imported."),
       f.FROM.saying("A file or folder of the other library.", shown="PATH"),
       f.OUT,
     ),
   ),
   Command(
     "config",
-    "Show the value of every setting, and where it comes from: default, file,"
-    " workdir or command line",
+    "Show the value of every setting and its origin: default, file, workdir or"
+    " command line",
     "settings_command:show",
     "--config=configs/nq_100k.py --diff",
     "[--config=FILE] [--workdir=DIR]",
@@ -320,19 +328,19 @@ _OTHERS = (
       *f.EXPERIMENT,
       switch(
         "print",
-        "All settings; it does so without this flag, too.",
+        "Show all settings; this is the default.",
       ),
       switch(
         "diff",
-        "Only what differs from the default.",
+        "Show only settings that differ from their default.",
       ),
       f.JSON_ALONE,
     ),
   ),
   Command(
     "check",
-    "Is a workdir whole, and does all of it belong together? Exit status 2"
-    " where not",
+    "Check that a workdir is complete, undamaged and consistent; exit status 2"
+    " if not",
     "check:check",
     "--workdir=W --deep",
     "--workdir=DIR",
@@ -341,7 +349,7 @@ _OTHERS = (
       f.WORKDIR,
       switch(
         "deep",
-        "Read every row, vector, id and index, too.",
+        "Also read every row, vector, id and index.",
       ),
     ),
   ),
@@ -350,7 +358,7 @@ _OTHERS = (
 _BENCHES = (
   Command(
     "bench train",
-    "Speed and memory of training",
+    "Measure speed and memory of training",
     "bench:train",
     "--config=configs/nq_100k.py --workdir=W --against=sentence-transformers",
     devices=True,
@@ -365,13 +373,13 @@ _BENCHES = (
       ),
       switch(
         "separate",
-        "Two towers of ours, not a shared one.",
+        "Train two towers instead of a shared one.",
       ),
     ),
   ),
   Command(
     "bench encode",
-    "Speed and memory of encoding passages",
+    "Measure speed and memory of encoding passages",
     "bench:encode",
     "--config=configs/nq_100k.py --workdir=W --against=sentence-transformers",
     devices=True,
@@ -389,7 +397,7 @@ _BENCHES = (
   ),
   Command(
     "bench batch",
-    "Speed and memory of training by the size of the batch",
+    "Measure speed and memory of training for several batch sizes",
     "bench:batch",
     "--config=configs/nq_100k.py --batch_sizes=128,1024 --cpu_devices=8",
     "--config=FILE",
@@ -399,8 +407,7 @@ _BENCHES = (
       *(f.CONFIG, *f.DEVICES, f.JSON, f.REPEATS),
       Flag(
         "batch_sizes",
-        "Questions in the global batch, one size after the other; default:"
-        " 128,1024,8192.",
+        "Global batch sizes to measure, in questions; default: 128,1024,8192.",
         "N[,N]",
         kind=tuple,
         default=("128", "1024", "8192"),
@@ -409,7 +416,7 @@ _BENCHES = (
   ),
   Command(
     "bench search",
-    "Speed, memory and recall of search, index by index",
+    "Measure speed, memory and recall of search for several indexes",
     "bench:search",
     "--config=configs/nq_100k.py --vectors=1000000 --dim=768",
     "--config=FILE (--workdir=DIR | --vectors=N)",
@@ -419,24 +426,27 @@ _BENCHES = (
     uses=(TOWERS,),
     flags=(
       *(*_BENCH, f.REPEATS),
-      f.VECTORS.saying("Made-up ones, in clusters; default: the workdir's."),
+      f.VECTORS.saying(
+        "Number of synthetic vectors, in clusters; default: the workdir's"
+        " vectors."
+      ),
       f.DIM,
       Flag(
         "factories",
-        'FAISS factory strings between semicolons, and "exact" for search on'
-        " the devices; default: one of each kind.",
+        'FAISS factory strings separated by semicolons; "exact" is exact search'
+        " on the devices; default: one factory of each kind.",
         "LIST",
         default="",
       ),
       f.AGAINST.saying(
-        "A library to compare with: bm25s, or bm25s-numba (compiled as well).",
+        "A library to compare with: bm25s, or bm25s-numba (compiled).",
         shown="LIBRARY",
       ),
     ),
   ),
   Command(
     "bench reader",
-    "Speed and memory of the span reader",
+    "Measure speed and memory of the span reader",
     "bench:reader",
     "--config=configs/squad.py:bench --workdir=W --against=transformers",
     devices=True,
@@ -458,7 +468,7 @@ EVERYWHERE = tuple({x.name: x for x in FLAGS if x.everywhere}.values())
 
 
 def taken_by(flag: str) -> tuple[str, ...]:
-  """Commands that list a flag."""
+  """Names of the commands that accept a flag."""
   return tuple(
     row.name for row in COMMANDS if flag in [each.name for each in row.flags]
   )

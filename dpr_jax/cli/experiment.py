@@ -1,7 +1,7 @@
-"""The config and the workdir of a call, checked, opened, and kept in step.
+"""The config and the workdir of a call: checked, locked and kept consistent.
 
-A workdir remembers its config: `config.json` is written by whatever has really
-done something there, and stands for `--config` where that is left out.
+A workdir stores its config: `config.json` is written by every command that
+changed something in the workdir, and is used if `--config` is left out.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from dpr_jax.models import model_settings
 
 
 def with_stored_config(arguments: Sequence[str]) -> list[str]:
-  """The command line, with the workdir's own config where it names none.
+  """The command line, with the workdir's own config if it names no `--config`.
 
   Args:
     arguments: as in `sys.argv`; `~` of a `--config` is expanded.
@@ -38,7 +38,7 @@ def with_stored_config(arguments: Sequence[str]) -> list[str]:
     elif flag == "config" and value.startswith("~"):
       arguments[number] = f"{name}={workdir_lib.user_path(value)}"
     values[flag] = value
-  # `demo` brings a config of its own.
+  # `demo` has a config of its own.
   if "config" in values or not values.get("workdir") or "demo" in arguments[:2]:
     return arguments
   file = workdir_lib.Workdir(values["workdir"]).root / config_lib.FILE
@@ -48,10 +48,10 @@ def with_stored_config(arguments: Sequence[str]) -> list[str]:
 
 
 def check(call: Invocation) -> None:
-  """Refuses a config that a command could not do with, before anything starts.
+  """Refuses a config that the command cannot use, before anything starts.
 
   Raises:
-    InputError: as of `settings_checks.check` and of `settled`.
+    InputError: see `settings_checks.check` and `settled`.
   """
   mode = call.command.config
   brings_its_own = call.command.name == "demo" and not call.has_config
@@ -66,20 +66,20 @@ def check(call: Invocation) -> None:
 def settled(
   call: Invocation, row: command.Command
 ) -> ml_collections.ConfigDict:
-  """The config as a command uses it: what was trained there decides.
+  """The config as a command uses it: trained models set their own settings.
 
   Args:
-    call: with a config and a workdir.
-    row: the command, or one of the stages that `run` does.
+    call: a call with a config and a workdir.
+    row: the command, or one of the stages of `run`.
 
   Raises:
-    InputError: the config contradicts what was trained; all keys are named.
+    InputError: the config contradicts the trained model; all keys are named.
   """
   uses = row.used(call.flags)
   if not uses:
     return call.config
   keep = model_settings.FREE
-  if row.name == "train-reader":  # begins from a checkpoint of its own
+  if row.name == "train-reader":  # starts from its own checkpoint
     keep = (*keep, *model_settings.BEGINNING)
   return model_settings.settle(
     call.config,
@@ -92,8 +92,8 @@ def settled(
 
 @contextlib.contextmanager
 def opened(where: workdir_lib.Workdir) -> Iterator[workdir_lib.Workdir]:
-  """A workdir, locked for the block."""
-  if not multiprocess.is_first():  # the first holds the lock for all
+  """Locks a workdir for the block."""
+  if not multiprocess.is_first():  # process 0 holds the lock for all
     multiprocess.barrier()
     yield where
     return
@@ -106,10 +106,10 @@ def opened(where: workdir_lib.Workdir) -> Iterator[workdir_lib.Workdir]:
 def remembered(
   values: ml_collections.ConfigDict, where: workdir_lib.Workdir
 ) -> Iterator[None]:
-  """Writes `config.json` if the block has done something in a workdir.
+  """Writes `config.json` if the block has changed something in a workdir.
 
-  What was skipped or refused changes nothing.  Where there is no `config.json`
-  it is written in any case.
+  Skipped and refused stages do not count as changes.  A missing `config.json`
+  is written in any case.
   """
   if not multiprocess.is_first():
     yield
@@ -117,7 +117,7 @@ def remembered(
   before = _footprint(where)
   try:
     yield
-  except BaseException:  # a training that was interrupted has been trained
+  except BaseException:  # an interrupted training has written checkpoints
     if _footprint(where) != before:
       with contextlib.suppress(errors.InputError):
         _remember(values, where)
@@ -139,7 +139,7 @@ def _remember(
 
 
 def _footprint(where: workdir_lib.Workdir) -> dict[str, tuple[int, int]]:
-  """Age and size of the JSON files that stages write, by path."""
+  """(modification time in ns, size in bytes) of the stages' JSON files."""
   found = {}
   for name in workdir_lib.FOLDERS:
     for pattern in ("*.json", "*/*.json", "*/*/*.json"):

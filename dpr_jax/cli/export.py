@@ -1,4 +1,4 @@
-"""`dpr-jax export` and `dpr-jax import`: files of other libraries."""
+"""`dpr-jax export` and `dpr-jax import`: write and read other formats."""
 
 import contextlib
 import pathlib
@@ -16,13 +16,13 @@ def _out(call: Invocation) -> pathlib.Path:
 
 
 def export(call: Invocation) -> None:
-  """The towers, the vectors or the reader of a workdir."""
+  """Exports the towers, the vectors or the reader of a workdir."""
   out, workdir = _out(call), call.workdir
   for name in workdir_lib.FOLDERS:
     workdir_lib.refuse_inside("--out", out, workdir.root / name)
   settled = call.with_config(experiment.settled(call, call.command))
   with contextlib.ExitStack() as stack:
-    # One that may only be read is not written by anybody meanwhile.
+    # A read-only workdir cannot be locked, but no one can change it either.
     with contextlib.suppress(errors.DiskError):
       stack.enter_context(experiment.opened(workdir))
     _export(settled, out)
@@ -48,12 +48,12 @@ def _export(call: Invocation, out: pathlib.Path) -> None:
 
 
 def import_(call: Invocation) -> None:
-  """Vectors of other libraries."""
+  """Imports vectors of other libraries."""
   out = _out(call)
   if call.flags["what"] != "embeddings":
     raise errors.InputError(
-      "import: --what=embeddings is all that can be imported; checkpoints are"
-      " loaded as they are: --config.model.checkpoint=DIR"
+      "import: only --what=embeddings can be imported; checkpoints need no"
+      " import: --config.model.checkpoint=DIR"
     )
   if not call.flags["from"]:
     raise errors.InputError("import needs --from=FILE or --from=DIR")

@@ -1,7 +1,7 @@
-"""Flags: how one is declared, and the values of those of a call.
+"""Flags of the command line: their declarations and their values in a call.
 
-A row of `commands.py` lists its flags.  One that several commands share is
-declared below and may be given other words in a row (`NAME.saying(...)`); one
+A row of `commands.py` lists its flags.  A flag that several commands share is
+declared here, and a row may change its help text (`NAME.saying(...)`).  A flag
 of a single command is declared in its row: `Flag("loud", kind=bool, ...)`.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from dpr_jax.core import errors
 from dpr_jax.core.settings_table import ALL
 
-_BARE = "true"  # what `--overwrite` alone, once a boolean, stands for
+_BARE = "true"  # value of `--overwrite` without a value (it was a boolean once)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Flag:
   """A flag of one command.
 
   Attributes:
-    name: without dashes.
-    help: what it does, in this command.
-    shown: placeholder of its value in the help, "" without one.
-    kind: str, int, bool, tuple (items between commas), or "config".
-    default: its value where it is not typed.
-    choices: None = any.
-    alone: what it stands for where it is typed without a value, as `--json`;
-      None = then the next word is its value.
-    least: of an integer.
-    most: items of a tuple.
-    everywhere: every command accepts it, listed in its row or not.
+    name: name without dashes.
+    help: effect of the flag in this command.
+    shown: placeholder of the value in the help; "" = the flag takes no value.
+    kind: str, int, bool, tuple (comma-separated items), or "config".
+    default: value if the flag is not typed.
+    choices: allowed values; None = any.
+    alone: value if the flag is typed without one, as in `--json`; None = the
+      next word is the value.
+    least: smallest allowed value of an integer; None = no limit.
+    most: largest number of items of a tuple; None = no limit.
+    everywhere: whether every command accepts it, listed in its row or not.
   """
 
   name: str
@@ -47,11 +47,11 @@ class Flag:
   everywhere: bool = False
 
   def saying(self, text: str, **changes: Any) -> "Flag":
-    """The same flag with other words, or other limits, for one command."""
+    """The same flag with another help text, or other limits."""
     return dataclasses.replace(self, help=text, **changes)
 
   def check(self, value: Any) -> None:
-    """`InputError` where a value is outside the limits of this command."""
+    """`InputError` if a value is outside the limits of this command."""
     if self.least is not None and value is not None and value < self.least:
       raise errors.InputError(
         f"--{self.name}={value}: must be at least {self.least}"
@@ -66,25 +66,28 @@ class Flag:
 def switch(
   name: str, text: str = "", default: bool = False, **more: Any
 ) -> Flag:
-  """A flag without a value; `--noname` is its opposite."""
+  """A boolean flag; `--noname` negates it."""
   return Flag(name, text, "", bool, default, **more)
 
 
 CONFIG = Flag(
   "config",
-  "The experiment: configs/X.py or configs/X.py:variant; default: what the"
-  " workdir has in config.json. A setting is changed by"
+  "The experiment: configs/X.py or configs/X.py:variant; default: the"
+  " workdir's config.json. To change a setting:"
   " --config.section.key=value.",
   "FILE",
   kind="config",
   everywhere=True,
 )
 WORKDIR = Flag(
-  "workdir", "Where everything is written.", "DIR", everywhere=True
+  "workdir",
+  "The folder that holds all files of the experiment.",
+  "DIR",
+  everywhere=True,
 )
 CPU_DEVICES = Flag(
   "cpu_devices",
-  "Emulate so many devices on this machine's CPU; 0 = the devices there are.",
+  "Emulate N devices on this machine's CPU; 0 = use the machine's devices.",
   "N",
   kind=int,
   default=0,
@@ -93,12 +96,12 @@ CPU_DEVICES = Flag(
 )
 POD = switch(
   "pod",
-  "On every host of a TPU pod: the processes find each other and work as one.",
+  "Run on all hosts of a TPU pod: start the same command on every host.",
   everywhere=True,
 )
 OVERWRITE = Flag(
   "overwrite",
-  "Do it again even if nothing has changed.",
+  "Run again even if nothing has changed.",
   "",
   kind=tuple,
   default=(),
@@ -106,23 +109,23 @@ OVERWRITE = Flag(
   everywhere=True,
 )
 OVERWRITE_STAGES = OVERWRITE.saying(
-  "Stages to do again even if nothing has changed.", shown="STAGE[,STAGE]"
+  "Stages to run again even if nothing has changed.", shown="STAGE[,STAGE]"
 )
 QUIET = switch(
   "quiet",
-  "Show warnings and errors only, besides the command's own output.",
+  "Log only warnings and errors; the command's own output stays.",
   everywhere=True,
 )
 LOG_JSON = switch(
   "log_json",
-  "Log lines on stderr are JSON objects with time, level and message.",
+  "Write log lines as JSON objects with time, level and message.",
   everywhere=True,
 )
 QUESTIONS = Flag("questions", shown="FILE")
 NAME = Flag("name", "Name of the question set.", "NAME", default="dev")
 METHOD = Flag(
   "method",
-  "Some of bm25, dense, dense-start, exact, hybrid; default: the config's.",
+  "Any of bm25, dense, dense-start, exact, hybrid; default: the config's.",
   "METHOD[,METHOD]",
   kind=tuple,
 )
@@ -133,18 +136,20 @@ MODEL = Flag(
   choices=("dense", "dense-start"),
 )
 MATCH = Flag(
-  "match", "How answers are looked for.", choices=("string", "regex")
+  "match",
+  "How answers are matched in passages.",
+  choices=("string", "regex"),
 )
 QRELS = Flag("qrels", shown="FILE")
 TUNE = switch("tune")
 FROM = Flag("from")
 VECTORS = Flag("vectors", shown="N", kind=int, default=0)
 DIM = Flag(
-  "dim", "Width of those vectors; default: 768.", "N", kind=int, default=768
+  "dim", "Dimension of these vectors; default: 768.", "N", kind=int, default=768
 )
 OUT = Flag("out", "The folder to write.", "DIR")
 WHAT = Flag("what", default="model", choices=("model", "embeddings", "reader"))
-JSON = Flag("json", "A file for the report.", "FILE")
+JSON = Flag("json", "Also write the report to this file.", "FILE")
 JSON_ALONE = JSON.saying("Print JSON.", shown="", alone="-")
 AGAINST = Flag(
   "against",
@@ -155,7 +160,7 @@ AGAINST = Flag(
 )
 REPEATS = Flag(
   "repeats",
-  "Rounds that count; 0 = what the bench is made for.",
+  "Number of measured rounds; 0 = the benchmark's own default.",
   "N",
   kind=int,
   default=0,
@@ -164,31 +169,31 @@ REPEATS = Flag(
 
 EXPERIMENT = (CONFIG, WORKDIR)
 DEVICES = (CPU_DEVICES, POD)
-LOG = (QUIET, LOG_JSON)  # of every command
+LOG = (QUIET, LOG_JSON)  # flags of every command
 
 
 class Values(Mapping[str, Any]):
-  """The values of all flags of one call.
+  """The values of all flags of one call, by name.
 
   Attributes:
-    words: of the command line that are no flags.
+    words: words of the command line that are not flags.
   """
 
   def __init__(self, known: Sequence[Flag], arguments: Sequence[str]):
     """Parses a command line.
 
     Args:
-      known: all flags of all commands.
-      arguments: as in `sys.argv`, with checked settings.
+      known: flags of all commands.
+      arguments: command line as in `sys.argv`, with checked settings.
 
     Raises:
-      Whatever absl and the config file raise.
+      Exception: any exception of absl or of the config file.
     """
     self._values = _defined(known, arguments)
     self.words = tuple(self._values(list(arguments))[1:])
 
   def __getitem__(self, name: str) -> Any:
-    """The value of a flag; a path is as it was typed."""
+    """The value of a flag; paths are returned as typed."""
     value = self._values[name].value
     return tuple(value) if isinstance(value, list) else value
 
@@ -199,33 +204,33 @@ class Values(Mapping[str, Any]):
     return len(self._values)
 
   def typed(self, name: str) -> bool:
-    """True where a flag stands on the command line."""
+    """True if a flag is on the command line."""
     return bool(self._values[name].present)
 
   @property
   def config_file(self) -> str:
-    """What `--config` says."""
+    """The value of `--config`: a file, perhaps with ":variant"."""
     return self._values["config"].config_filename
 
   @property
   def typed_settings(self) -> frozenset[str]:
-    """Keys of the settings on the command line."""
+    """Keys of the settings that the command line overrides."""
     if self["config"] is None:
       return frozenset()
     return frozenset(self._values["config"].override_values)
 
   def overwrites(self, stage: str) -> bool:
-    """True where a stage is to be done again."""
+    """True if `--overwrite` includes a stage."""
     return stage in self.overwritten or self.overwritten == (_BARE,)
 
   @property
   def overwritten(self) -> tuple[str, ...]:
-    """Stages, or `_BARE` alone; `--overwrite=false` is as for a boolean."""
+    """Stages of `--overwrite`, or only `_BARE`; "false" means none."""
     return tuple(each for each in self["overwrite"] if each != "false")
 
 
 def _defined(known: Sequence[Flag], arguments: Sequence[str]) -> Any:
-  """Flags of one call for absl: ours, and its own."""
+  """The flags of one call as absl's `FlagValues`: ours and absl's own."""
   from absl import flags
   from ml_collections import config_flags
 
@@ -263,15 +268,15 @@ def _defined(known: Sequence[Flag], arguments: Sequence[str]) -> Any:
 
 
 def before_end(arguments: Sequence[str]) -> list[str]:
-  """What stands before `--`, or all of a command line without that."""
+  """The arguments before `--`; all of them without one."""
   return list(itertools.takewhile(lambda each: each != "--", arguments))
 
 
 def with_values(arguments: Sequence[str], own: Sequence[Flag]) -> list[str]:
-  """A command line where `--overwrite` and `--json` alone have their values.
+  """The command line with values for bare `--overwrite` and `--json`.
 
   Args:
-    arguments: as in `sys.argv`.
+    arguments: command line as in `sys.argv`.
     own: flags of the command.
   """
   alone = {"--nooverwrite": "--overwrite=", "-nooverwrite": "--overwrite="}
@@ -285,11 +290,11 @@ def with_values(arguments: Sequence[str], own: Sequence[Flag]) -> list[str]:
 
 
 def words(arguments: Sequence[str], known: Sequence[Flag]) -> list[str]:
-  """What is no flag, and no value of one, as far as a line can be read.
+  """Words that are neither flags nor their values, before any parsing.
 
   Args:
-    arguments: behind `dpr-jax`.
-    known: all flags; an unknown one is taken to need no value.
+    arguments: words after `dpr-jax`.
+    known: flags of all commands; an unknown flag is assumed to take no value.
   """
   valued = {f.name for f in known if f.kind is not bool and f.alone is None}
   valued |= {f"config.{s.key}" for s in ALL if s.kind is not bool}
@@ -305,13 +310,13 @@ def words(arguments: Sequence[str], known: Sequence[Flag]) -> list[str]:
 
 
 def need_no_value(known: Sequence[Flag]) -> dict[str, bool]:
-  """All flags by name, absl's own included; True where one needs no value."""
+  """All flags by name, including absl's; True = the flag needs no value."""
   own = {flag.name: flag.kind is bool for flag in known}
   return {flag.name: flag.boolean for flag in _flags_of_absl()} | own
 
 
 def _flags_of_absl() -> list[Any]:
-  """As `--verbosity`; those of other libraries are none of ours."""
+  """Absl's own flags, such as `--verbosity`, without other libraries'."""
   from absl import app, flags, logging
 
   del app, logging  # imported for their flags

@@ -1,7 +1,7 @@
 """One call of `dpr-jax`: the command, its flags, the config, the workdir.
 
-It is made when the command line has been read, and handed to the command's
-function: nothing below `cli` knows a flag.
+It is created after the command line is parsed and passed to the command's
+function.  No package below `cli` reads flags.
 """
 
 import dataclasses
@@ -13,20 +13,21 @@ from dpr_jax.cli.flags import Values
 from dpr_jax.core import errors
 from dpr_jax.core.workdir import Workdir, user_path
 
-# Stands for `--config` where the workdir's own config is used.
+# The config file that loads the workdir's own config if `--config` is left out.
 LOADER = pathlib.Path(__file__).with_name("stored_config.py")
 
 
 @dataclasses.dataclass(frozen=True)
 class Invocation:
-  """What a command's function is given.
+  """The argument of a command's function.
 
   Attributes:
-    command: the row that was called, also where `run` does several stages.
-    words: behind the command's name.
+    command: the command that was called; in a stage of `run`, still `run`.
+    words: words after the command's name.
     flags: values by name.
-    own_config: None = what `--config` names, or the workdir has.
-    own_workdir: None = what `--workdir` names.
+    own_config: config in place of `--config`; None = that of `--config`, or
+      the one stored in the workdir.
+    own_workdir: workdir in place of `--workdir`; None = that of `--workdir`.
   """
 
   command: Command
@@ -37,7 +38,7 @@ class Invocation:
 
   @property
   def workdir(self) -> Workdir:
-    """The workdir; `InputError` where none is named."""
+    """The workdir; `InputError` if none is given."""
     if self.own_workdir is not None:
       return self.own_workdir
     if not self.flags["workdir"]:
@@ -46,17 +47,17 @@ class Invocation:
 
   @property
   def has_workdir(self) -> bool:
-    """Whether there is one."""
+    """Whether a workdir is given."""
     return self.own_workdir is not None or bool(self.flags["workdir"])
 
   @property
   def has_config(self) -> bool:
-    """Whether there is one, from `--config` or from the workdir."""
+    """Whether there is a config, from `--config` or from the workdir."""
     return self.own_config is not None or self.flags["config"] is not None
 
   @property
   def config(self) -> Any:
-    """The config, all of its keys known, paths absolute.
+    """The config, with checked keys and absolute paths.
 
     Raises:
       InputError: there is none, it cannot be loaded, or its keys are wrong.
@@ -71,7 +72,7 @@ class Invocation:
       where = ""
       if self.flags["workdir"]:
         file = self.workdir.root / config_lib.FILE
-        where = f" ({file} is not there either)"
+        where = f" ({file} does not exist either)"
       raise errors.InputError(
         f"--config is missing: --config=configs/X.py{where}"
       )
@@ -90,7 +91,7 @@ class Invocation:
 
   @property
   def cpu_devices(self) -> int:
-    """Devices to emulate; 0 = those that there are."""
+    """Number of emulated devices; 0 = the devices of the machine."""
     return self.flags["cpu_devices"] or self.command.cpu_devices
 
   def path(self, flag: str) -> str | None:

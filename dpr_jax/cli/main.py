@@ -1,8 +1,8 @@
-"""`dpr-jax COMMAND --config=… --workdir=…`: flags in, one command called.
+"""Entry point of `dpr-jax`: parses the flags and calls one command.
 
-Exit codes: 0 done; 2 bad input, config or flag, with one clear line on stderr;
+Exit codes: 0 done; 2 bad input, config or flag, with one line on stderr;
 1 anything unexpected; 130 / 143 interrupted (SIGINT / SIGTERM), after saving;
-141 where nobody reads the output any more (`dpr-jax … | head -1`).
+141 output pipe closed (`dpr-jax … | head -1`).
 """
 
 import os
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-# Before transformers is imported: it would advise to install PyTorch.
+# Set before transformers is imported: it would advise to install PyTorch.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 from absl import app, flags
@@ -37,7 +37,8 @@ _HELP = ("-h", "-help", "--help")
 def main() -> None:
   """Console entry point."""
   streams.escape_what_cannot_be_shown()
-  # What is wrong with the flags is said as they ask for, where that shows.
+  # Errors in the flags are already logged in the format that --log_json asks
+  # for, so it is looked for before the flags are parsed.
   log_lines.set_up(as_json="--log_json" in cli_flags.before_end(sys.argv))
   code = _ended(sys.argv)
   try:
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def _ended(arguments: Sequence[str]) -> object:
-  """Does what the command line says; the exit status, 0 or None where well."""
+  """Runs a command line; returns the exit status, 0 or None = success."""
   try:
     with streams.full_disk_refused():
       answered = _answered(arguments)
@@ -69,7 +70,7 @@ def _ended(arguments: Sequence[str]) -> object:
 
 
 def _answered(arguments: Sequence[str]) -> bool:
-  """Answers what asks for no command: help and the version."""
+  """Handles `--help`, `--version` and an empty line; True if it did."""
   behind = arguments[1:]
   words = cli_flags.words(behind, commands.FLAGS)
   asked = words[:1] == ["help"]
@@ -86,7 +87,7 @@ def _answered(arguments: Sequence[str]) -> bool:
 
 
 def _help(words: list[str]) -> None:
-  """Usage and our own flags; absl's would fill a screen and exit with 1."""
+  """Prints usage and our flags, not absl's help, which exits with 1."""
   if not words:
     print(usage.help_of_all())
   elif words == ["bench"]:
@@ -100,10 +101,10 @@ def _help(words: list[str]) -> None:
 
 
 def _end_at_once(code: int) -> None:
-  """Ends the process, after all threads or without them.
+  """Ends the process, waiting at most 2 seconds for its threads.
 
-  When a save has failed, threads of Orbax wait for each other for minutes, and
-  Python would wait for them.
+  After a failed save, threads of Orbax wait for each other for minutes, and
+  Python's normal exit would wait for them.
   """
   deadline = time.monotonic() + _SECONDS_FOR_THREADS
   for thread in threading.enumerate():
@@ -118,17 +119,18 @@ def _end_at_once(code: int) -> None:
 
 
 def _fail(message: object) -> None:
-  """One line on stderr, exit status 2."""
+  """Prints one line on stderr and exits with status 2."""
   log_lines.failure(message)
   sys.exit(2)
 
 
 def _parse(arguments: Sequence[str]) -> Invocation:
-  """Parses flags; anything wrong with them is the user's to mend."""
+  """Parses the flags; any error in them is the user's: exit status 2."""
   try:
     call = invocation(arguments)
   except flags.Error as error:
-    # What a config file raises comes with a traceback: keep its two ends.
+    # An error in a config file contains a traceback: keep what precedes it and
+    # its last line.
     before, traceback, after = str(error).partition("Traceback")
     last = after.strip().rpartition("\n")[2] if traceback else ""
     return _fail(before + last)
@@ -144,14 +146,14 @@ def _parse(arguments: Sequence[str]) -> Invocation:
 
 
 def invocation(arguments: Sequence[str]) -> Invocation:
-  """What a command line asks for.
+  """Parses a command line.
 
   Args:
-    arguments: as in `sys.argv`.
+    arguments: command line as in `sys.argv`.
 
   Raises:
-    InputError: an unknown command, flag or setting, or a wrong value of one.
-    Whatever a config file raises.
+    InputError: an unknown command, flag or setting, or a bad value of one.
+    Exception: any exception of the config file.
   """
   words = cli_flags.words(arguments[1:], commands.FLAGS)
   row = usage.find(words)
@@ -168,7 +170,7 @@ def invocation(arguments: Sequence[str]) -> Invocation:
 def _run(call: Invocation) -> None:
   quiet, as_json = call.flags["quiet"], call.flags["log_json"]
   log_lines.set_up(quiet=quiet, as_json=as_json)
-  if quiet or as_json:  # no bars: ours, and those of libraries
+  if quiet or as_json:  # no progress bars, neither ours nor other libraries'
     os.environ["TQDM_DISABLE"] = "1"
   signals.listen()
   try:
@@ -195,7 +197,7 @@ def _run(call: Invocation) -> None:
     sys.exit(interrupted.exit_code)
   except Exception as error:
     if isinstance(error, BrokenPipeError) and streams.reader_is_gone():
-      multiprocess.fail(streams.CLOSED, "nobody reads its output any more")
+      multiprocess.fail(streams.CLOSED, "its output pipe was closed")
       raise
     if line := _refused_by_the_disk(error, call):
       _fail_of_the_disk(line)
@@ -204,7 +206,7 @@ def _run(call: Invocation) -> None:
 
 
 def _fail_of_the_disk(line: str) -> None:
-  """As `_fail`, of all processes."""
+  """As `_fail`, and ends all other processes too."""
   multiprocess.fail(2, line)
   try:
     _fail(line)
@@ -213,7 +215,7 @@ def _fail_of_the_disk(line: str) -> None:
 
 
 def _refused_by_the_disk(error: Exception, call: Invocation) -> str:
-  """The line for what no narrower place has said; "" for other errors."""
+  """The message for a disk error that nothing below caught; "" for others."""
   refused = atomic_files.refusal(error)
   if refused is None:
     return ""

@@ -1,4 +1,4 @@
-"""`dpr-jax plan` and `dpr-jax index --plan`: what something would take."""
+"""`dpr-jax plan` and `dpr-jax index --plan`: predict memory and time."""
 
 from absl import logging
 
@@ -31,7 +31,7 @@ def plan(call: Invocation) -> None:
 
 
 def plan_index(call: Invocation) -> None:
-  """Prints what an index would take; reads the workdir at most."""
+  """Prints the size of an index; reads the workdir and writes nothing."""
   from dpr_jax.index import faiss_size
 
   config = call.config

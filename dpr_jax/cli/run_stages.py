@@ -1,4 +1,4 @@
-"""Stages in order, each with its settled config, in a locked workdir."""
+"""`dpr-jax run`, `demo` and single stages: runs stages in a locked workdir."""
 
 import runpy
 import tempfile
@@ -15,7 +15,7 @@ from dpr_jax.core import workdir as workdir_lib
 
 
 def one(call: Invocation) -> None:
-  """The stage that was called."""
+  """Runs the one stage that was called."""
   if call.command.name == "index" and call.flags["plan"]:
     from dpr_jax.cli import plan
 
@@ -25,7 +25,7 @@ def one(call: Invocation) -> None:
 
 
 def run(call: Invocation) -> None:
-  """All stages that the config asks for."""
+  """Runs all stages that the config asks for, in order."""
   stages = [commands.BY_NAME[name] for name in commands.STAGES]
   if not call.config.reader.train:
     stages = [row for row in stages if row.in_run != command.WITH_READER]
@@ -39,7 +39,9 @@ def _in_workdir(call: Invocation, stages: tuple[command.Command, ...]) -> None:
 
 
 def _do(call: Invocation, stages: tuple[command.Command, ...]) -> None:
-  if call.command not in stages:  # several: none of them for nothing
+  # Several stages: a training that would be refused at its turn is refused now,
+  # before hours of earlier stages.
+  if call.command not in stages:
     _check_trainings(call)
   for row in stages:
     logging.info("== %s", row.name)
@@ -49,7 +51,7 @@ def _do(call: Invocation, stages: tuple[command.Command, ...]) -> None:
 
 
 def _on_all_processes(row: command.Command, call: Invocation) -> None:
-  """Calls a stage as its row says; nowhere else are processes told apart."""
+  """Calls a stage on all processes or on process 0, as its row says."""
   function = row.load()
 
   def do() -> None:
@@ -62,7 +64,7 @@ def _on_all_processes(row: command.Command, call: Invocation) -> None:
 
 
 def _check_trainings(call: Invocation) -> None:
-  """Before what a training has read is made again, with other settings."""
+  """Refuses trainings with other settings before their inputs are rebuilt."""
   from dpr_jax.training import retriever_inputs, train_reader
 
   config, workdir = call.config, call.workdir
@@ -75,7 +77,7 @@ def _check_trainings(call: Invocation) -> None:
 
 
 def demo(call: Invocation) -> None:
-  """Trains, embeds, indexes, retrieves and compares on the sample."""
+  """Runs all stages on the embedded sample and shows one question's hits."""
   config = config_lib.with_full_paths(_config_of_demo(call))
   folder = call.flags["workdir"] or tempfile.mkdtemp(prefix="dpr-jax-demo-")
   workdir = workdir_lib.Workdir(folder)

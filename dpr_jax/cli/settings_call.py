@@ -1,4 +1,4 @@
-"""What a command is about to do, as far as settings depend on it."""
+"""`Call`: the facts about a command line that the settings checks need."""
 
 import dataclasses
 from typing import Any
@@ -13,15 +13,15 @@ class Call:
   """One call of the command line.
 
   Attributes:
-    command: a stage, "run", or "bench KIND".
-    workdir: None where there is none.
-    methods: of `--method`.
-    model: of `--model`, "" without it.
-    mines_from: of `--from`, as `mine` reads it.
-    tunes: `--tune`.
-    cores: of `--cpu_devices`, 0 = not known here.
-    processes: that work together, 0 = not known here.
-    typed: keys of the settings on the command line.
+    command: name of a stage, "run", "demo", or "bench KIND".
+    workdir: the workdir; None = none is given.
+    methods: values of `--method`; () = not given.
+    model: value of `--model`; "" = not given.
+    mines_from: value of `--from` for `mine`: "bm25" or "model".
+    tunes: whether `--tune` is given.
+    cores: number of devices of all processes; 0 = not known yet.
+    processes: number of processes; 0 = not known yet.
+    typed: keys of the settings that the command line overrides.
   """
 
   command: str
@@ -36,21 +36,24 @@ class Call:
 
   @property
   def whole(self) -> bool:
-    """True where all stages follow each other."""
+    """True if the call runs all stages, as `run` and `demo` do."""
     return self.command in ("run", "demo")
 
   @property
   def asked(self) -> frozenset[str]:
-    """Stages whose settings this call might read."""
+    """Names of the stages whose settings this call may read."""
     return frozenset(self._stages)
 
   @property
   def is_stage(self) -> bool:
-    """True for a stage or all of them: what they need must be there."""
+    """True for one or all stages, whose input files must exist."""
     return self.whole or bool(BY_NAME[self.command].in_run)
 
   def stages_of(self, config: Any) -> tuple[str, ...]:
-    """The stages that will be done, in order; of others, what they read."""
+    """Names of the stages that will run, in order.
+
+    For a command that is not a stage: the stages whose settings it reads.
+    """
     if not self.whole or config.reader.train:
       return self._stages
     return tuple(
@@ -62,7 +65,7 @@ class Call:
     return BY_NAME[self.command].settings or (self.command,)
 
   def methods_of(self, config: Any) -> tuple[str, ...]:
-    """Methods of retrieval that will be used."""
+    """Names of the retrieval methods that the call will use."""
     methods = tuple(self.methods or config.retrieve.methods)
     reads = "train-reader" in self.stages_of(config)
     if reads and config.reader.train == "results":

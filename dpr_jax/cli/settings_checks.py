@@ -1,9 +1,9 @@
-"""Everything a command needs from its config, checked in the first second.
+"""Checks all settings that a command needs, within the first second.
 
-In come the config and what is about to be done; out comes nothing, or one line
-that names the setting, its value and the fix.  For `run` that is so for all
-stages, before the first of them.  JAX is never imported here; FAISS is, where
-an index will be built, and takes a quarter of a second.
+Input: the config and the `Call`.  Output: nothing, or an `InputError` whose one
+line names the setting, its value and the fix.  `run` checks the settings of all
+its stages before the first one starts.  JAX is never imported here; FAISS is
+imported if an index will be built, which takes a quarter of a second.
 """
 
 import math
@@ -22,9 +22,9 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.core.settings_retrieval import METHODS
 from dpr_jax.core.settings_table import ALL, BY_KEY, SECTIONS, value_of
 
-_MOST = 3  # wrong values named in one line
-_DENSE = {"dense", "exact", "hybrid"}  # methods of the trained towers
-_ANY_WIDTH = 768  # tried where the width of vectors is not known
+_MOST = 3  # most bad values named in one line
+_DENSE = {"dense", "exact", "hybrid"}  # methods that use the trained towers
+_ANY_WIDTH = 768  # dimension to try if that of the vectors is not known
 
 
 def check(config: Any, call: Call) -> None:
@@ -32,10 +32,10 @@ def check(config: Any, call: Call) -> None:
 
   Args:
     config: the experiment.
-    call: what is about to be done.
+    call: the call that is about to start.
 
   Raises:
-    InputError: the first thing that is wrong; of wrong values, the first three.
+    InputError: the first error found; of several bad values, the first three.
   """
   check_keys(config)
   check_values(config, call)
@@ -45,7 +45,7 @@ def check(config: Any, call: Call) -> None:
 
 
 def check_keys(config: Any) -> None:
-  """`InputError` where a config lacks settings, or has some of its own."""
+  """`InputError` if a config lacks a setting or has an unknown one."""
   found = set()
   for section, values in config.items():
     inner = values.keys() if isinstance(values, Mapping | ConfigDict) else ()
@@ -69,10 +69,10 @@ def check_keys(config: Any) -> None:
 
 
 def check_values(config: Any, call: Call) -> None:
-  """Types, ranges and choices of what is read here, or has been typed.
+  """Checks type, range and choices of settings that are read or were typed.
 
   Raises:
-    InputError: some are wrong.
+    InputError: the first three bad values and the number of the others.
   """
   stages = {*call.stages_of(config)}
   wrong = []
@@ -108,7 +108,7 @@ def _trains(config: Any, call: Call) -> None:
 
 
 def _negatives(config: Any, call: Call) -> None:
-  """Where they come from, and that all of them are used."""
+  """`InputError` if a file of mined negatives is missing."""
   from dpr_jax.data import negative_sampling
 
   kinds = negative_sampling.Mixture.of(config.train).kinds
@@ -152,7 +152,7 @@ def _training(config: Any, call: Call) -> None:
 
 
 def _most_steps(config: Any, call: Call) -> float:
-  """Steps of the training, or a bound from above; infinity where unknown."""
+  """Training steps, or an upper bound of them; infinity if unknown."""
   train = config.train
   if train.max_steps:
     return float(train.max_steps)
@@ -170,7 +170,7 @@ def _most_steps(config: Any, call: Call) -> float:
 
 
 def _chunks(train: Any, cores: int) -> None:
-  """`InputError` where the texts of a core are no whole number of chunks."""
+  """`InputError` if the chunk size does not divide the texts of a device."""
   questions = train.batch_size // cores
   counts = {
     "passages": (questions * (1 + train.hard_negatives), "chunk_size"),
@@ -181,15 +181,15 @@ def _chunks(train: Any, cores: int) -> None:
     if size and size < count and count % size:
       raise errors.InputError(
         f"config.train.{key if train[key] else 'chunk_size'}={size}: does not"
-        f" divide the {count} {what} of a core: choose a divisor, or 0"
+        f" divide the {count} {what} of a device: choose a divisor, or 0"
       )
 
 
 def _model(config: Any, call: Call) -> None:
-  """The checkpoint, and what it allows."""
+  """Checks the checkpoint, and text lengths against its positions."""
   model = config.model
   _random_sizes(model, model.checkpoint)
-  if _is_trained(call, "train"):  # then its own weights are used
+  if _is_trained(call, "train"):  # then the workdir's weights are used
     return
   sizes = settings_files.checkpoint("model.checkpoint", model)
   positions = sizes.get("max_position_embeddings", math.inf)
@@ -227,7 +227,7 @@ def _is_trained(call: Call, stage: str) -> bool:
 
 
 def _start(config: Any, call: Call) -> None:
-  """What training of the reader starts from."""
+  """Checks the checkpoint that the reader's training starts from."""
   reader = config.reader
   setting_rules.reader_source(reader.train)
   setting_rules.reader_lengths(
@@ -265,12 +265,12 @@ def _reader_training(config: Any, call: Call) -> None:
     raise errors.InputError(
       f"config.reader.batch_size={reader.batch_size} questions of"
       f" config.reader.passages={reader.passages}: must together be a multiple"
-      f" of the {call.cores} cores"
+      f" of the {call.cores} devices"
     )
 
 
 def _reader_files(config: Any, call: Call) -> None:
-  """What the reader learns from: files, or results that there will be."""
+  """Checks the reader's training data: files, or results to be retrieved."""
   reader = config.reader
   names = {"train": reader.train}
   if reader.dev_questions > 0:
@@ -285,35 +285,37 @@ def _reader_files(config: Any, call: Call) -> None:
   methods = tuple(call.methods or config.retrieve.methods)
   if names.get("dev") == "results" and reader.method not in methods:
     raise errors.InputError(
-      f"config.reader.method={reader.method!r}: nothing is retrieved with it"
-      f" for the dev questions: config.retrieve.methods is {methods}; add it"
-      " there, or set config.reader.dev to a file, or dev_questions to 0"
+      f"config.reader.method={reader.method!r}: not retrieved for the dev"
+      f" questions: config.retrieve.methods is {methods}; add the method there,"
+      " or set config.reader.dev to a file, or config.reader.dev_questions=0"
     )
   needs = reader.method in _DENSE and names["train"] == "results"
   if needs and not _DENSE & set(config.retrieve.methods):
     raise errors.InputError(
-      f"config.reader.method={reader.method!r}: the corpus is not embedded for"
-      f" it: config.retrieve.methods is {tuple(config.retrieve.methods)}"
+      f"config.reader.method={reader.method!r}: needs an embedded corpus, and"
+      f" config.retrieve.methods is {tuple(config.retrieve.methods)}: add"
+      f" {reader.method} there"
     )
 
 
 def _tuned(config: Any, call: Call) -> None:
-  """That a weight which is to be the tuned one has been tuned."""
+  """`InputError` if the tuned hybrid weight is asked for but not stored."""
   if "hybrid" not in call.methods_of(config) or call.tunes:
     return
   weight = config.fusion.weight
   if weight >= 0 or call.workdir is None or not call.whole:
-    return  # the stage itself says so at once
+    return  # the stage itself checks this first
   file = call.workdir.root / "fusion" / "fusion.json"
   if not file.is_file():
     raise errors.InputError(
-      f"config.fusion.weight={weight:g} stands for the weight tuned on dev, and"
-      f" {file} is missing: run `dpr-jax retrieve --method=hybrid --tune` first"
+      f"config.fusion.weight={weight:g} means the weight tuned on the dev set,"
+      f" and {file} is missing: run `dpr-jax retrieve --method=hybrid --tune`"
+      " first"
     )
 
 
 def _factory(config: Any, call: Call) -> None:
-  """That FAISS understands the index, for vectors of this width."""
+  """`InputError` if FAISS rejects `index.factory` for this dimension."""
   if not _builds(config, call):
     return
   from dpr_jax.index import faiss_build as build
@@ -328,13 +330,13 @@ def _factory(config: Any, call: Call) -> None:
     build.make_index(width or _ANY_WIDTH, settings)
   except RuntimeError as error:
     reason = build.reason(error)
-    # Whether parts divide a width that is not known, the stage itself says.
+    # With an unknown dimension, whether PQ divides it is left to the stage.
     if width or "could not parse" in reason:
       raise errors.InputError(f"{where}: {reason}") from error
 
 
 def _lists(config: Any, where: str) -> None:
-  """`InputError` where an IVF has more lists than there are vectors."""
+  """`InputError` if an IVF has more lists than training vectors."""
   lists = re.search(r"IVF(\d+)", config.index.factory)
   sample, corpus = config.index.train_sample, config.data.max_passages
   for key, most in (
@@ -343,7 +345,7 @@ def _lists(config: Any, where: str) -> None:
   ):
     if lists and int(lists[1]) > most:
       raise errors.InputError(
-        f"{where}: {lists[1]} lists need as many vectors to learn from, and"
+        f"{where}: {lists[1]} lists need at least as many training vectors, and"
         f" config.{key} is {most}"
       )
 
@@ -354,7 +356,7 @@ def _builds(config: Any, call: Call) -> bool:
 
 
 def _width(config: Any, call: Call) -> int:
-  """Of the vectors that there will be; 0 where that is not known."""
+  """Dimension of the future vectors; 0 = not known."""
   if not call.whole or _is_trained(call, "train"):
     return 0
   sizes = settings_files.checkpoint("model.checkpoint", config.model)

@@ -1,4 +1,4 @@
-"""Settings and the flags of a call: checked before it begins, or shown."""
+"""`dpr-jax config`, and the check of settings before every other command."""
 
 import os
 from typing import Any
@@ -16,16 +16,17 @@ from dpr_jax.core import config as config_lib
 
 
 def check(call: Invocation) -> None:
-  """Refuses what is wrong, and warns of what counts for nothing.
+  """Refuses bad settings; warns about changed settings that are not read.
 
   Args:
-    call: of a command that needs a config.
+    call: call of a command that needs a config.
 
   Raises:
     InputError: see `settings_checks.check`.
   """
   config, about = call.config, _about(call)
-  if about.command == "index" and call.flags["plan"]:  # any vectors, anywhere
+  # `index --plan` reads no files, so only the values are checked.
+  if about.command == "index" and call.flags["plan"]:
     settings_checks.check_keys(config)
     settings_checks.check_values(config, about)
   else:
@@ -36,7 +37,7 @@ def check(call: Invocation) -> None:
 
 
 def _about(call: Invocation) -> Call:
-  """What the flags ask for."""
+  """The call as `settings_checks` needs it."""
   processes = int(os.environ.get("DPR_JAX_NUM_PROCESSES") or 1)
   flags = call.flags
   return Call(

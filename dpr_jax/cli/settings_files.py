@@ -1,7 +1,7 @@
-"""Files and folders that settings name: are they there, are they what they say?
+"""Checks that files and folders named by settings exist and can be read.
 
-In come a setting's key and value, out comes nothing, or one line that names
-both, with the nearest name in the same folder where there is one.
+Input: a setting's key and value.  Output: nothing, or an `InputError` whose one
+line names both, and the most similar name in the same folder, if any.
 """
 
 import os
@@ -14,14 +14,21 @@ from dpr_jax.cli.settings_hints import closest, did_you_mean
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 
-# Sizes of checkpoints that are no folder.
+# Sizes of the checkpoint "starter".
 _STARTER = {"max_position_embeddings": 512, "hidden_size": 384}
 
 
 def readable(
   key: str, value: str, fix: str, words: tuple[str, ...] = ()
 ) -> None:
-  """`InputError` where a setting names no file that can be read."""
+  """`InputError` unless a setting names a readable file.
+
+  Args:
+    key: key of the setting.
+    value: its value.
+    fix: end of the message, if no similar file name is found.
+    words: values that are not files, such as "sample".
+  """
   if value in words:
     return
   path = pathlib.Path(value).expanduser()
@@ -31,14 +38,14 @@ def readable(
   elif not path.is_file():
     reason = "there is no such file"
   elif not os.access(path, os.R_OK):
-    reason = "may not be read"
+    reason = "permission denied"
   if reason:
     near = did_you_mean(_beside(path)) if "no such" in reason else ""
     raise errors.InputError(f"config.{key}={value!r}: {reason}{near or fix}")
 
 
 def _beside(path: pathlib.Path) -> list[str]:
-  """Names in the same folder that are most like a missing one's."""
+  """Paths in the same folder whose names resemble a missing one's."""
   try:
     names = [each.name for each in path.parent.iterdir()]
   except OSError:
@@ -47,7 +54,7 @@ def _beside(path: pathlib.Path) -> list[str]:
 
 
 def data(config: Any, call: Call) -> None:
-  """What `prepare` reads."""
+  """Checks the files that `prepare` reads."""
   words = ("sample",)
   for role in ("passages", "train", "dev"):
     value = config.data[role]
@@ -63,8 +70,16 @@ def data(config: Any, call: Call) -> None:
 def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
   """Sizes of a checkpoint, as far as they are known without a network.
 
+  Args:
+    key: key of the setting that names the checkpoint.
+    model: section `model` of the config.
+    value: value of the setting; "" = `model.checkpoint`.
+
+  Returns:
+    Keys of the Hugging Face config; {} if not known.
+
   Raises:
-    InputError: it is a folder that is not there, or not a BERT's.
+    InputError: the folder is missing, or is not a checkpoint.
   """
   name = value or model.checkpoint
   if name == "random":
@@ -102,7 +117,7 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
 
 
 def reads(config: Any, call: Call) -> None:
-  """The reader that reads, and the results that it reads."""
+  """Checks that the reader and the results that it reads exist."""
   name = config.read.reader
   if name:
     folder = pathlib.Path(name).expanduser()
@@ -119,7 +134,7 @@ def reads(config: Any, call: Call) -> None:
     there = any((call.workdir.root / "results").glob(f"*.{method}.json"))
     if method not in config.retrieve.methods and not there:
       raise errors.InputError(
-        f"config.read.methods={tuple(config.read.methods)}: nothing is"
-        f" retrieved with {method!r}: config.retrieve.methods is"
-        f" {tuple(config.retrieve.methods)}"
+        f"config.read.methods={tuple(config.read.methods)}: {method!r} is not"
+        f" retrieved: config.retrieve.methods is"
+        f" {tuple(config.retrieve.methods)}: add it there"
       )

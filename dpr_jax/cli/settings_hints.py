@@ -1,9 +1,9 @@
-"""What a user has meant: the nearest command, flag or setting; typed values.
+"""Checks typed settings, and suggests similar names for unknown ones.
 
-In comes the command line as it was typed, out comes the same with every
-`--config.section.key=value` checked and spelt as ml_collections reads it.  A
-name that there is not is refused with the nearest ones, looked for in all
-sections and among the flags.  Nothing is imported that takes time.
+Input: the command line as typed.  Output: the same, with every
+`--config.section.key=value` checked and spelled as ml_collections reads it.  An
+unknown name is refused with the most similar flags and settings of all
+sections.  Nothing slow is imported.
 """
 
 import difflib
@@ -14,16 +14,16 @@ from dpr_jax.core import errors
 from dpr_jax.core.setting import Setting
 from dpr_jax.core.settings_table import ALL, BY_KEY, SECTIONS
 
-_CLOSE = 0.6  # of difflib's ratio, for a part of a key
-_CLOSE_FLAG = 0.72
+_CLOSE = 0.6  # least difflib ratio for a part of a key
+_CLOSE_FLAG = 0.72  # least difflib ratio for a flag
 _MOST = 3
 _LIST = "`dpr-jax config --print` lists all settings"
-# How ml_collections says that a key is not there; perhaps quoted again.
+# Messages of ml_collections for an unknown key, perhaps with escaped quotes.
 _NO_KEY = re.compile(
   r"Key \\?\"(\w+)\\?\" does not exist"
   r"|^[\\'\"]*(\w+)[\\'\"]*(?:\n|\\n)Did you mean"
 )
-# What other trainers call them.
+# Names of these settings in other trainers.
 _OTHER_NAMES = {
   "lr": "learning_rate",
   "bs": "batch_size",
@@ -57,7 +57,7 @@ _OTHER_NAMES = {
 def closest(
   word: str, words: Iterable[str], cutoff: float = _CLOSE
 ) -> list[str]:
-  """The words that are most like a word, best first, at most three."""
+  """At most three of `words` that resemble `word`, best first."""
   plain = {_plain(each): each for each in words}
   found = difflib.get_close_matches(_plain(word), plain, _MOST, cutoff)
   return [plain[each] for each in found]
@@ -72,7 +72,7 @@ def did_you_mean(names: Sequence[str]) -> str:
 
 
 def settings_like(name: str) -> list[str]:
-  """Keys that a dotted name may stand for, best first.
+  """Keys that a mistyped setting may mean, best first.
 
   Args:
     name: without "config.", as "learning_rate" or "trian.batch_size".
@@ -95,12 +95,11 @@ def normalised(
   """The command line with checked settings.
 
   Args:
-    arguments: as in `sys.argv`.
-    known: all flags by name; True where one needs no value.
+    arguments: command line as in `sys.argv`.
+    known: all flags by name; True = the flag needs no value.
 
   Raises:
-    InputError: an unknown flag or setting, or a value that a setting cannot
-      have.
+    InputError: an unknown flag or setting, or a bad value of a setting.
   """
   result, rest = list(arguments[:1]), list(arguments[1:])
   while rest:
@@ -128,7 +127,7 @@ def _is_negated(name: str, known: Mapping[str, bool]) -> bool:
 
 
 def _like(name: str, known: Iterable[str]) -> list[str]:
-  """Flags and settings that an unknown flag may stand for."""
+  """Flags and settings that an unknown flag may mean."""
   if "." in name:
     return [f"--config.{key}" for key in settings_like(name)]
   plain = _OTHER_NAMES.get(_plain(name), _plain(name))
@@ -140,10 +139,10 @@ def _like(name: str, known: Iterable[str]) -> list[str]:
 
 
 def _override(name: str, value: str | None, rest: list[str]) -> str:
-  """One override, as ml_collections reads it; takes its value from `rest`."""
+  """One override as ml_collections reads it; may take its value from `rest`."""
   key = name.partition("config.")[2]
   if key in SECTIONS:
-    if (value or "").startswith("{"):  # a whole one, as {'k1': 1.2}
+    if (value or "").startswith("{"):  # a whole section, as {'k1': 1.2}
       return f"--{name}={value}"
     first = next(each.key for each in ALL if each.section == key)
     raise errors.InputError(
@@ -171,10 +170,11 @@ def _override(name: str, value: str | None, rest: list[str]) -> str:
 
 
 def in_a_file(error: Exception) -> str:
-  """What an exception of a config file says, in one line.
+  """The message of an exception in a config file, in one line.
 
   Args:
-    error: of ml_collections, where a key is not there: it lists all others.
+    error: exception; for an unknown key ml_collections lists all other keys,
+      which is cut to the most similar ones.
   """
   message = str(error)
   found = _NO_KEY.search(message)
@@ -187,10 +187,10 @@ def in_a_file(error: Exception) -> str:
 
 
 def typed(setting: Setting, text: str) -> str:
-  """What a user has typed for a setting, as ml_collections reads it.
+  """The typed value of a setting, as ml_collections reads it.
 
   Raises:
-    InputError: the setting cannot have this value.
+    InputError: the value is not allowed for this setting.
   """
   try:
     value = setting.parse(text)

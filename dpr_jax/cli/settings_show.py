@@ -2,7 +2,7 @@
 
   python -m dpr_jax.cli.settings_show > docs/reference/config.md
 
-writes the page anew (or: make reference).
+writes the page again (also: `make reference`).
 """
 
 import dataclasses
@@ -29,23 +29,23 @@ _SECTIONS = {
   "reader": "Training of the reader",
   "read": "Reading",
   "evaluate": "Evaluation",
-  "plan": "What `plan` reckons with",
+  "plan": "Sizes that `plan` assumes",
 }
 _HEAD = """# Settings
 
 Generated from the table of settings (`dpr_jax/core/settings_table.py`) by
 `make reference`: change it there.
 
-A config file (`configs/*.py`) starts from `configuration.base_config()`, which
-holds the defaults below, and changes what it needs.  The command line has the
-last word: `--config.train.batch_size=64`.  A tuple is written as `bm25,dense`,
-and True or False as such or as yes or no.  `dpr-jax config --print` shows the
-values that a call would use and where each comes from, `--diff` those that
-differ from the default.
+A config file (`configs/*.py`) starts from `configuration.base_config()`,
+which holds the defaults below, and changes some of them.  The command line
+overrides the file: `--config.train.batch_size=64`.  A tuple is written as
+`bm25,dense`, a boolean as True or False, yes or no.  `dpr-jax config --print`
+shows the values that a call would use and where each comes from; `--diff`
+shows only those that differ from the default.
 
-Every value that a command needs is checked before it starts.  A setting that
-was changed but counts for nothing in this call (see "read by") is named in a
-warning.
+Every value that a command needs is checked before the command starts.  A
+warning names settings that were changed but that this call does not read (see
+"Read by").
 """
 
 
@@ -54,8 +54,8 @@ class Row:
   """One setting of a config.
 
   Attributes:
-    key: of the setting.
-    value: in this config.
+    key: key of the setting.
+    value: its value in this config.
     origin: "default", "config file", "command line" or "workdir".
   """
 
@@ -69,9 +69,9 @@ def rows(config: Any, typed: Collection[str], file: str) -> list[Row]:
 
   Args:
     config: the experiment.
-    typed: keys on the command line.
-    file: where the config comes from, "config file" or "workdir"; what is not
-      the default comes from there, if it was not typed.
+    typed: keys of settings that the command line overrides.
+    file: where the config comes from, "config file" or "workdir"; the origin
+      of values that are neither typed nor the default.
   """
   found = []
   for setting in ALL:
@@ -84,16 +84,16 @@ def rows(config: Any, typed: Collection[str], file: str) -> list[Row]:
 
 
 def differing(found: Sequence[Row]) -> list[Row]:
-  """Those that are not at their default."""
+  """The rows whose values differ from the default."""
   defaults = {each.key: each.default for each in ALL}
   return [row for row in found if row.value != defaults[row.key]]
 
 
 def text(found: Sequence[Row]) -> str:
-  """One line each: key, value, origin, aligned."""
+  """One line per row: key, value, origin, in aligned columns."""
   values = [repr(row.value) for row in found]
   keys = max((len(row.key) for row in found), default=0)
-  # Long paths do not push all origins out of the window.
+  # Wider values (long paths) are not aligned, so that origins stay in view.
   width = min(max(map(len, values), default=0), 40)
   return "\n".join(
     f"{row.key:<{keys}}  {value:<{width}}  {row.origin}"
@@ -110,7 +110,7 @@ def as_json(found: Sequence[Row]) -> str:
 
 
 def page() -> str:
-  """docs/reference/config.md."""
+  """The text of docs/reference/config.md."""
   parts = [_HEAD]
   for section in ("", *SECTIONS):
     rows = [each for each in ALL if each.section == section]
@@ -121,7 +121,7 @@ def page() -> str:
 
 
 def _entry(setting: Setting) -> str:
-  """An item of a list: key, default, what it may be, meaning, readers."""
+  """A list item: key, default, allowed values, meaning, stages that read it."""
   kind = setting.item or setting.kind
   allowed = {int: "integer", float: "number", bool: "", str: ""}[kind]
   if setting.choices:

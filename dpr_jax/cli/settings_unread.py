@@ -1,8 +1,8 @@
-"""Settings that were changed and that this call will not read.
+"""Finds settings that were changed but that this call does not read.
 
-A row of the table names the conditions under which its setting counts; here is
-what they mean.  Only those conditions are here that follow from the config and
-the command alone.
+A row of the settings table names the conditions under which its setting is
+read (`Setting.when`); `CONDITIONS` defines them.  A condition may depend only
+on the config and the command.
 """
 
 import re
@@ -15,8 +15,9 @@ from dpr_jax.core.settings_table import ALL, BY_KEY, value_of
 _DENSE = ("dense", "dense-start", "exact", "hybrid")
 _INDEXED = ("dense", "dense-start", "hybrid")
 _MINED = ("bm25", "model")
-# Factory strings of vectors as they are; "dpr" is HNSW512.
+# Factories that need no training; "dpr" is HNSW512.
 _LEARNS_NOTHING = r"dpr|Flat|HNSW\d*([,_]Flat)?"
+# Factories that store every vector in full.
 _KEEPS_VECTORS = (
   r"(dpr|(IVF\d+(_HNSW\d+)?,)?Flat|HNSW\d*([,_]Flat)?|.*,RFlat"
   r"|.*,Refine\(Flat\))"
@@ -24,7 +25,7 @@ _KEEPS_VECTORS = (
 
 
 def _kinds(config: Any) -> set[str]:
-  """Of the negatives that are used."""
+  """Kinds of the negatives in use: "bm25", "model", "given", "random"."""
   if config.train.hard_negatives < 1:
     return set()
   pieces = config.train.negatives.split(",")
@@ -113,7 +114,7 @@ CONDITIONS: dict[str, Callable[[Any, Call], bool]] = {
   "reader.max_steps is 0": _equals("reader.max_steps", 0),
   "reader.dev_questions > 0": _above("reader.dev_questions", 0),
 }
-# Of the conditions, those that are settings' values say so themselves.
+# Clearer words for conditions that do not name a setting.
 _EXPLAINED = {
   "there is a reader": "config.reader.train is set",
   "an index is used": "a method with an index is used",
@@ -121,11 +122,11 @@ _EXPLAINED = {
 
 
 def unread(config: Any, call: Call) -> list[str]:
-  """A line for every reason why changed settings will not be read.
+  """One warning line per unmet condition of changed settings.
 
   Args:
     config: the experiment.
-    call: what is about to be done.
+    call: the call that is about to start.
   """
   reasons: dict[str, list[str]] = {}
   for setting in ALL:
@@ -149,7 +150,7 @@ def _explained(condition: str) -> str:
 
 
 def _now(config: Any, condition: str) -> str:
-  """What the setting is that a condition begins with, in brackets."""
+  """The current value of the setting that a condition begins with, or ""."""
   key = condition.split(" ", 1)[0]
   if key not in BY_KEY:
     return ""

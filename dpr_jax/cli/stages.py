@@ -1,7 +1,7 @@
-"""Every stage as a function of the call: flags become plain arguments.
+"""The stages' functions: pass the flags of a call as plain arguments.
 
-What a stage needs is imported when it is called, so that one that is refused
-has imported little.
+Each function imports its stage when called, so that a call that is refused
+early is answered quickly.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ def _again(call: Invocation, stage: str) -> dict[str, bool]:
 
 
 def prepare(call: Invocation) -> None:
-  """Reads what the config names into the workdir."""
+  """Reads corpus and questions into the workdir."""
   from dpr_jax.data import prepare as prepare_lib
 
   prepare_lib.prepare(call.config, call.workdir, **_again(call, "prepare"))
@@ -45,7 +45,7 @@ def train(call: Invocation) -> None:
 
 
 def embed(call: Invocation) -> None:
-  """Encodes the corpus, with every model that the methods need."""
+  """Encodes the corpus with every model that the methods need."""
   from dpr_jax.embedding import embed as embed_lib
   from dpr_jax.retrieval import retrievers
 
@@ -81,7 +81,7 @@ def _for_models(
 
 
 def retrieve(call: Invocation) -> None:
-  """Retrieves for one question set, and reorders what was retrieved."""
+  """Retrieves for one question set; reranks with the reader if asked."""
   from dpr_jax.reading import rerank
   from dpr_jax.retrieval import retrieve as retrieve_lib
 
@@ -125,10 +125,11 @@ def train_reader(call: Invocation) -> None:
 
 
 def read(call: Invocation) -> None:
-  """Extracts answers."""
+  """Extracts answers from retrieved passages."""
   from dpr_jax.reading import read as read_lib
 
-  alone = call.command.name == "read"  # in `run` they were retrieved for
+  # In `run`, --questions is the file of `retrieve`, not of `read`.
+  alone = call.command.name == "read"
   read_lib.read(
     call.config,
     call.workdir,
@@ -141,7 +142,7 @@ def read(call: Invocation) -> None:
 
 
 def evaluate(call: Invocation) -> None:
-  """Measures what was retrieved and read."""
+  """Measures results and answers."""
   from dpr_jax.evaluation import evaluate as evaluate_lib
 
   evaluate_lib.evaluate(

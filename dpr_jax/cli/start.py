@@ -1,7 +1,7 @@
-"""What is set up before a command: devices, emulated or not, and processes.
+"""Sets up devices and processes before a command starts.
 
-JAX is imported only for a command that computes on devices, or where there are
-other processes to meet.
+JAX is imported only if the command computes on devices, or if several
+processes have to connect.
 """
 
 import os
@@ -15,11 +15,11 @@ _WIDE = "xla_cpu_prefer_vector_width"
 
 
 def start(call: Invocation) -> None:
-  """Chooses the devices, and meets the other processes; before JAX is used.
+  """Chooses devices and connects to other processes, before JAX is used.
 
   Raises:
-    InputError: there are no devices, or other processes where there must be
-      none.
+    InputError: JAX finds no devices, or the command does not support several
+      processes.
   """
   row, pod = call.command, call.flags["pod"]
   computes = row.needs_devices(call.flags)
@@ -33,7 +33,8 @@ def start(call: Invocation) -> None:
       os.environ["XLA_FLAGS"] = f"{xla_flags} --{_WIDE}=512".strip()
     _set("jax_num_cpu_devices", call.cpu_devices)
   if call.cpu_devices or not (computes or pod):
-    # A process alone can have a TPU: `evaluate` beside a training must not ask.
+    # Only one process can hold a TPU: `evaluate` must not take it from a
+    # training on the same machine.
     _set("jax_platforms", "cpu")
   if row.processes == command.APART:
     return
@@ -41,7 +42,9 @@ def start(call: Invocation) -> None:
   if computes:
     _find_devices()
   if multiprocess.count() > 1 and row.processes == command.ONE:
-    raise errors.InputError(f"{row.name} is for one process")
+    raise errors.InputError(
+      f"{row.name} does not support several processes: start it once"
+    )
 
 
 def _find_devices() -> None:
@@ -52,12 +55,12 @@ def _find_devices() -> None:
   except RuntimeError as error:
     raise errors.InputError(
       f"JAX found no devices: {str(error).splitlines()[0]}; if another process"
-      " has the TPU, wait for its end; --cpu_devices=8 takes the CPU"
+      " holds the TPU, wait until it ends, or use the CPU with --cpu_devices=8"
     ) from error
 
 
 def _set(option: str, value: str | int) -> None:
-  """Sets an option of JAX, whether or not it has been imported."""
+  """Sets a JAX option, whether or not JAX has been imported already."""
   os.environ[option.upper()] = str(value)
   if "jax" in sys.modules:
     import jax

@@ -1,8 +1,8 @@
-"""The config of a workdir, in the place of `--config`.
+"""A config file that loads the config stored in a workdir.
 
-`--config=stored_config.py:W/config.json` is what the command line puts in where
-a workdir has a config and no `--config` is given: overrides apply to it as to a
-file of `configs/`.
+If `--config` is left out and the workdir has a config, the command line uses
+`--config=stored_config.py:W/config.json`.  Overrides then apply as with a file
+of `configs/`.
 """
 
 import pathlib
@@ -14,6 +14,6 @@ from dpr_jax.models import model_settings
 
 
 def get_config(path: str) -> ml_collections.ConfigDict:
-  """The config in a file `config.json`; its models are as they were trained."""
+  """The config in `config.json`, with the settings of the trained models."""
   where = workdir_lib.Workdir(pathlib.Path(path).parent)
   return model_settings.of_workdir(where)

@@ -1,8 +1,8 @@
-"""Standard input and output that end no session.
+"""Standard input and output whose errors do not end a session.
 
-What a terminal cannot show is escaped, a line of stdin that cannot be decoded
-is one wrong line, and a reader that has gone away (`dpr-jax ... | head -1`)
-ends a command quietly.
+Characters that the terminal cannot show are escaped, a line of stdin that
+cannot be decoded is reported as one bad line, and a closed pipe
+(`dpr-jax ... | head -1`) ends a command quietly.
 """
 
 import contextlib
@@ -13,18 +13,18 @@ from collections.abc import Iterator
 
 from dpr_jax.core import errors
 
-CLOSED = 141  # exit status as if SIGPIPE had ended us: 128 + 13
+CLOSED = 141  # exit status of a process killed by SIGPIPE: 128 + 13
 
 
 def escape_what_cannot_be_shown() -> None:
-  """From here on é is shown as a backslash escape where a terminal has none."""
+  """From now on prints characters unknown to the terminal as escapes."""
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):
       stream.reconfigure(errors="backslashreplace")
 
 
 def can_show(text: str) -> bool:
-  """True where stdout can print a text without escapes."""
+  """True if stdout can print a text without escapes."""
   try:
     text.encode(sys.stdout.encoding or "ascii")
   except UnicodeEncodeError:
@@ -33,7 +33,7 @@ def can_show(text: str) -> bool:
 
 
 def lines() -> Iterator[str | None]:
-  """Lines of standard input without their ends; None = cannot be decoded.
+  """Lines of standard input without line ends; None = cannot be decoded.
 
   UTF-8 is tried first, then the terminal's encoding.
   """
@@ -56,7 +56,7 @@ def _decoded(line: bytes) -> str | None:
 
 
 def reader_is_gone() -> bool:
-  """True where nobody reads our standard output any more."""
+  """True if the other end of the stdout pipe is closed."""
   try:
     number = sys.stdout.fileno()
   except (AttributeError, OSError, ValueError):  # None, not a file, or closed
@@ -68,7 +68,7 @@ def reader_is_gone() -> bool:
 
 @contextlib.contextmanager
 def full_disk_refused() -> Iterator[None]:
-  """A block that prints: `InputError` where a disk behind stdout refuses."""
+  """A block that prints; `InputError` if stdout is a file on a full disk."""
   try:
     yield
   except BrokenPipeError:
@@ -84,10 +84,10 @@ def flush() -> int:
   """Writes out what was printed.
 
   Returns:
-    0, or CLOSED where nobody reads it.
+    0, or CLOSED if the other end of the pipe is closed.
 
   Raises:
-    InputError: as of `full_disk_refused`.
+    InputError: see `full_disk_refused`.
   """
   try:
     with full_disk_refused():
@@ -100,7 +100,7 @@ def flush() -> int:
 
 
 def _discard() -> None:
-  """What is still buffered goes nowhere: else Python's end would complain."""
+  """Discards buffered output: else Python reports an error when it exits."""
   nowhere = os.open(os.devnull, os.O_WRONLY)
   os.dup2(nowhere, sys.stdout.fileno())
   os.close(nowhere)

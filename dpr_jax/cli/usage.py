@@ -1,4 +1,4 @@
-"""Usage, help and "did you mean", all from the table of commands."""
+"""Usage and help texts, and the search for a command by its name."""
 
 import textwrap
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ LINE = (
 
 
 def usage() -> str:
-  """What `dpr-jax` alone shows: all commands, a sentence each."""
+  """The text of `dpr-jax` without arguments: all commands, a sentence each."""
   others = [
     row
     for row in commands.COMMANDS
@@ -27,7 +27,7 @@ def usage() -> str:
   benches = [row for row in commands.COMMANDS if row.name.startswith("bench ")]
   parts = [
     _wrapped(LINE, "       "),
-    "--config may be left out where the workdir has one.",
+    "--config may be left out if the workdir has one.",
     "",
     "Stages, in the order of `run`:",
     *map(_row, stages),
@@ -58,13 +58,13 @@ def _wrapped(text: str, indent: str) -> str:
 
 
 def find(words: Sequence[str]) -> Command:
-  """The command that a command line begins with.
+  """The command that a command line names.
 
   Args:
-    words: of the command line that are no flags.
+    words: words of the command line that are not flags.
 
   Raises:
-    InputError: there is none, or none of that name: the nearest is named.
+    InputError: no command, or an unknown one; similar names are suggested.
   """
   first = words[0] if words else ""
   if first == "bench":
@@ -90,7 +90,7 @@ def find(words: Sequence[str]) -> Command:
 
 
 def check_words(row: Command, words: Sequence[str]) -> None:
-  """`InputError` where more words follow than a command takes."""
+  """`InputError` if a command line has more words than the command takes."""
   if len(words) > len(row.name.split()) and not row.takes_words:
     raise errors.InputError(f"one COMMAND only: {' '.join(words)}")
 
@@ -101,16 +101,16 @@ def _first_words() -> list[str]:
 
 
 def bench_kinds() -> list[str]:
-  """What may stand behind `bench`."""
+  """Words that may follow `bench`."""
   names = (row.name.split() for row in commands.COMMANDS)
   return [name[1] for name in names if name[0] == "bench"]
 
 
 def check_flags(row: Command, values: Values) -> None:
-  """Refuses flags that a command would not look at, and their wrong values.
+  """Refuses flags that a command does not read, and bad values of others.
 
   Raises:
-    InputError: such a flag stands on the command line.
+    InputError: the command line has such a flag or value.
   """
   _check_overwrite(row, values)
   for flag in {x.name: x for x in commands.FLAGS if not x.everywhere}:
@@ -128,13 +128,13 @@ def _check_overwrite(row: Command, values: Values) -> None:
     if any(each not in commands.STAGES for each in value):
       bare = values.overwrites("")
       raise errors.InputError(
-        f"{'--overwrite' if bare else typed}: {row.name} does again what is"
-        " named, as in --overwrite=train,embed: some of"
+        f"{'--overwrite' if bare else typed}: name the stages that {row.name}"
+        " runs again, as in --overwrite=train,embed: any of"
         f" {', '.join(commands.STAGES)}"
       )
   elif value and not values.overwrites(row.name) or len(value) > 1:
     raise errors.InputError(
-      f"{typed}: {row.name} can do itself again alone: --overwrite"
+      f"{typed}: {row.name} can only run itself again: use --overwrite"
     )
 
 
@@ -165,7 +165,7 @@ def help_of(row: Command) -> str:
 
 
 def _example(line: str) -> str:
-  """A call, in lines that a shell takes for one."""
+  """A call, wrapped with backslashes so that it can be pasted."""
   lines = textwrap.wrap(
     line, _WIDTH - 8, break_long_words=False, break_on_hyphens=False
   )
@@ -173,17 +173,17 @@ def _example(line: str) -> str:
 
 
 def help_of_bench() -> str:
-  """The kinds of bench."""
+  """The text of `dpr-jax bench --help`."""
   rows = (row for row in commands.COMMANDS if row.name.startswith("bench "))
   search = commands.BY_NAME["bench search"]
   return "\n".join(
     [
       "usage: dpr-jax bench KIND --config=FILE [flags]",
       "",
-      "How fast, and in how much memory.  KIND is one of",
+      "Measure speed and memory.  KIND is one of",
       *map(_row, rows),
       "",
-      "dpr-jax bench KIND --help shows the flags of one.",
+      "dpr-jax bench KIND --help shows the flags of a kind.",
       "",
       "Example:",
       _example(f"dpr-jax bench search {search.example}"),
@@ -198,7 +198,7 @@ def help_of_all() -> str:
 
 
 def _entry_of_all(name: str) -> str:
-  """A flag with all it says, in whichever command."""
+  """A flag with its help texts in all commands."""
   meanings: dict[str, list[str]] = {}
   own = [flag for flag in commands.FLAGS if flag.name == name]
   for row in commands.COMMANDS:

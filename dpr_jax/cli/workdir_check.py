@@ -1,9 +1,9 @@
-"""`dpr-jax check`: is a workdir whole, and does all of it belong together?
+"""Checks that a workdir is complete, undamaged and consistent.
 
-Every artefact is looked at: that it is there, that its bytes have the recorded
-sha256, that counts agree, that it was made from what the workdir holds now, and
-that no killed process left anything.  With `deep` contents are read as well:
-every row, id, vector and index.  Nothing is written.
+For every artefact: it exists, its bytes have the recorded sha256, its counts
+agree, and it was made from the current contents of the workdir.  Files left by
+killed processes are reported.  With `deep`, contents are read as well: every
+row, id, vector and index.  Nothing is written.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ OK, DAMAGED, STALE, UNFINISHED, LEFT = (
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """What is to be said of one artefact.
+  """The state of one artefact.
 
   Attributes:
     state: "ok", "damaged", "stale", "unfinished" or "left over".
-    name: its path within the workdir.
-    text: counts, or what is wrong and what to do.
+    name: path relative to the workdir.
+    text: counts, or the problem and its fix.
   """
 
   state: str
@@ -46,14 +46,14 @@ class Finding:
 def check(
   workdir: workdir_lib.Workdir, *, deep: bool = False
 ) -> Iterator[Finding]:
-  """Looks at everything in a workdir, in the order of the stages.
+  """Checks everything in a workdir, in the order of the stages.
 
   Args:
-    workdir: which; it may be read-only.
-    deep: reads the contents too: minutes for millions of passages.
+    workdir: workdir; may be read-only.
+    deep: whether to read the contents too: minutes for millions of passages.
 
   Raises:
-    InputError: it is no workdir.
+    InputError: the folder is missing or is not a workdir.
   """
   if not workdir.root.is_dir():
     raise errors.InputError(
@@ -75,7 +75,7 @@ def check(
 def _guarded(
   name: str, function: Callable[[], str], state: str = DAMAGED
 ) -> Finding:
-  """What `function` says, or what it raises."""
+  """A finding with the text that `function` returns or raises."""
   try:
     return Finding(OK, name, function())
   except errors.InputError as error:
@@ -85,7 +85,7 @@ def _guarded(
 def _manifest_of(
   folder: pathlib.Path, stage: str, name: str = workdir_lib.MANIFEST
 ) -> dict[str, Any]:
-  """A manifest whose files are all whole."""
+  """A manifest, after checking the sha256 of all its files."""
   manifest = workdir_lib.read_manifest(folder, stage, name)
   workdir_lib.check_files(folder, manifest)
   return manifest
@@ -107,9 +107,10 @@ def _links(
   now: Mapping[str, str],
   command: str,
 ) -> None:
-  """`InputError` where something was made from other inputs than there are."""
+  """`InputError` if inputs have changed since an artefact was made."""
   inputs = manifest["inputs"]
-  # Whose inputs of these names are users' files, or retrieved for the reader.
+  # In these stages, inputs of these names are the user's files or results
+  # retrieved for the reader, not the prepared datasets.
   others = manifest["stage"] in ("prepare", "train-reader")
   if not others and (workdir.data / workdir_lib.MANIFEST).exists():
     names = [key for key in ("passages", "train", "dev") if key in inputs]
@@ -131,13 +132,11 @@ def _whole_and_linked(
   now: Callable[[], Mapping[str, str]] = dict,
   name: str = workdir_lib.MANIFEST,
 ) -> Iterator[Finding]:
-  """Whether one stage's folder is whole, and then whether it is current."""
+  """Checks that one stage's folder is whole, then that it is current."""
   label = _label(workdir, folder, name)
   if not (folder / name).exists():
     if _holds_something(folder) and name == workdir_lib.MANIFEST:
-      yield Finding(
-        UNFINISHED, label, f"there is no {name}: it was not finished"
-      )
+      yield Finding(UNFINISHED, label, f"has no {name}: it was not finished")
     return
   whole = _guarded(label, lambda: _counted(_manifest_of(folder, stage, name)))
   if whole.state == OK:
@@ -168,7 +167,7 @@ def _holds_something(folder: pathlib.Path) -> bool:
 
 
 def _data(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
-  """The corpus and the questions; deep: every row."""
+  """Checks the corpus and the questions; deep: every row."""
   findings = list(_whole_and_linked(workdir, workdir.data, "prepare"))
   yield from findings
   if not deep or not findings or findings[0].state != OK:
@@ -202,7 +201,7 @@ def _data(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
 
 
 def _derived(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
-  """BM25, mined negatives, tokens: what is made from the data alone."""
+  """Checks what is made from the data alone: BM25, mined negatives, tokens."""
   bm25 = list(_whole_and_linked(workdir, workdir.bm25, "bm25"))
   yield from bm25
   if deep and bm25 and bm25[0].state == OK:
@@ -222,7 +221,7 @@ def _derived(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
 
 
 def _trainings(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
-  """Checkpoints of the retriever and the reader, and what they began from."""
+  """Checks checkpoints of the retriever and the reader, and their inputs."""
   for folder, stage in (
     (workdir.training, "train"),
     (workdir.reader, "train-reader"),
@@ -238,7 +237,7 @@ def _trainings(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
 
 
 def _models(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
-  """What the weights need beside them: sizes, tokenizer, settings."""
+  """Checks what is stored with weights: sizes, tokenizer, settings."""
   from dpr_jax.models import model_files, model_settings
 
   def look(folder: pathlib.Path, kind: str) -> str:
@@ -271,7 +270,7 @@ def _checkpoints(folder: pathlib.Path, label: str) -> Iterator[Finding]:
     if step in wrong:
       yield Finding(DAMAGED, f"{label}/{step}", wrong[step])
     else:
-      yield Finding(OK, f"{label}/{step}", "every file has its sha256")
+      yield Finding(OK, f"{label}/{step}", "all files match their sha256")
 
   def selected() -> str:
     chosen = checkpoints.read_selected(folder).get("steps", [])
@@ -284,7 +283,7 @@ def _checkpoints(folder: pathlib.Path, label: str) -> Iterator[Finding]:
 
 
 def _vectors(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
-  """Embeddings, and the indexes made from them."""
+  """Checks embeddings, and the indexes made from them."""
   from dpr_jax.embedding import vector_shards
 
   models = {
@@ -312,7 +311,7 @@ def _vectors(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
 def _shards(
   workdir: workdir_lib.Workdir, folder: pathlib.Path, deep: bool
 ) -> str:
-  """Vectors: the manifest makes sense; deep: ids and numbers too."""
+  """Checks the manifest of vectors; deep: also ids and numbers."""
   import numpy as np
 
   from dpr_jax.data import prepare
@@ -349,7 +348,7 @@ def _index(
 ) -> Iterator[Finding]:
   def now() -> dict[str, str]:
     if embeddings is None or not (embeddings / workdir_lib.MANIFEST).exists():
-      return {}  # deleted: the index holds what is needed
+      return {}  # deleted vectors are fine: the index holds its own copy
     return {"embeddings": workdir_lib.manifest_fingerprint(embeddings, "embed")}
 
   findings = list(_whole_and_linked(workdir, folder, "index", now))
@@ -367,7 +366,7 @@ def _index(
 
 
 def _files(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
-  """Results, answers and evaluations, each with a manifest beside it."""
+  """Checks results, answers and evaluations against their manifests."""
   for folder, look in (
     (workdir.results("x", "y").parent, staleness.check_results),
     (workdir.answers("x").parent, staleness.check_answers),
@@ -387,7 +386,7 @@ def _beside(
   label: str,
   look: Callable[..., None] | None,
 ) -> Finding:
-  """One file and its manifest."""
+  """Checks one file and its manifest."""
   try:
     record = workdir_lib.read_record(path)
     stage = str(record.get("stage", "retrieve"))
@@ -409,7 +408,7 @@ def _beside(
 
 
 def _leftovers(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
-  """Temporary names, unless a process that is at work has them."""
+  """Finds temporary files, unless a running process may own them."""
   if holder := workdir_lib.in_use(workdir):
     yield Finding(OK, ".", f"in use by {holder}; temporary files are its own")
     return
@@ -424,5 +423,5 @@ def _leftovers(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
       yield Finding(
         LEFT,
         path.relative_to(workdir.root).as_posix(),
-        "of a process that was killed; the next command tidies it up",
+        "left by a killed process; the next command removes it",
       )

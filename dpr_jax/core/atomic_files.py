@@ -1,10 +1,10 @@
-"""Files and folders that appear whole or not at all, and only where they may.
+"""Atomic writes of files and folders, and safe removal of our own folders.
 
-A file is written under a temporary name, brought to the disk, and renamed; so
-is a folder.  Temporary names carry a marker that is ours alone, so that what a
-killed process left can be told from what a user keeps.  A folder is replaced or
-removed only if it is empty or holds our record of what it is, and nothing that
-the record does not know.  What the disk refuses becomes one line.
+A file or folder is written under a temporary name, flushed with fsync, and
+renamed.  Temporary names contain a marker of dpr-jax, so that leftovers of a
+killed process cannot be mistaken for a user's files.  A folder is replaced or
+removed only if it is empty, or holds one of our records and no file that the
+record does not list.  Disk errors become a `DiskError` of one line.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ from collections.abc import Iterable, Iterator
 from dpr_jax.core import errors
 
 MANIFEST = "manifest.json"
-# Records that say whose a folder is: of a stage that is done, of one that has
-# begun, of an export.
+# Records that mark a folder as ours: of a finished stage, of an unfinished
+# stage, of an exported model, of an exported reader.
 RECORDS = (MANIFEST, "started.json", "dpr_jax.json", "dpr_jax_reader.json")
 _MARK = ".dprjax-"
-# What `replace_file` and `replace_folder` call what is not finished.
+# Temporary names of `replace_file` and `replace_folder`.
 _LEFTOVER = re.compile(
   r"(?P<name>.*?)\.dprjax-(?P<kind>tmp|old)-(?P<number>\d+)(?P<suffix>\..+)?",
   re.DOTALL,
 )
 _NAME = re.compile(r"\w[\w.+-]*")
-# In a record that cannot be read any more: keys that no other file would have.
+# Keys that identify a damaged record, which is no longer valid JSON, as ours.
 _SIGNATURE = re.compile(rb'"config_hash"|"inputs"\s*:\s*\{|"dpr_jax"')
 
 _REFUSALS = frozenset(
@@ -44,7 +44,7 @@ _REFUSALS = frozenset(
   )
   if hasattr(errno, name)
 )
-# Libraries in C++ say in words what the system refused.
+# C++ libraries raise errors with the system's message but without its number.
 _WORDS = re.compile(
   "|".join(
     re.escape(os.strerror(number))
@@ -55,13 +55,13 @@ _WORDS = re.compile(
 
 
 def refusal(error: BaseException) -> tuple[str, str] | None:
-  """Why the disk refused something, where this is behind an error.
+  """The disk error behind an exception, if there is one.
 
   Args:
-    error: what was raised; causes and members of groups are looked through.
+    error: exception; its causes and the members of groups are searched too.
 
   Returns:
-    (reason, name of the file or ""), None where the disk is not to blame.
+    (reason, name of the file or ""); None = the disk is not the cause.
   """
   seen: set[int] = set()
   waiting: list[BaseException | None] = [error]
@@ -79,7 +79,7 @@ def refusal(error: BaseException) -> tuple[str, str] | None:
       if said := _WORDS.search(str(one)):
         in_words = said[0], ""
       elif isinstance(one, OSError) and " requested and " in str(one):
-        in_words = f"the disk is full ({one})", ""  # NumPy says no more
+        in_words = f"the disk is full ({one})", ""  # NumPy has no errno
     waiting += [one.__cause__, one.__context__]
     waiting += getattr(one, "exceptions", ())
   return in_words
@@ -87,10 +87,10 @@ def refusal(error: BaseException) -> tuple[str, str] | None:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-  """A block that writes `path`: what the disk refuses becomes an `InputError`.
+  """A block that writes `path`; disk errors in it become `DiskError`.
 
   Raises:
-    DiskError: it could not be written; with the reason.
+    DiskError: `path` could not be written, with the reason.
   """
   try:
     yield
@@ -106,7 +106,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 def disk_error(
   path: str | os.PathLike, reason: str, file: str = ""
 ) -> errors.DiskError:
-  """The line that says what could not be written, where and why."""
+  """The error that says which file could not be written, and why."""
   where = pathlib.Path(path)
   other = f" ({file})" if file and not _is_temporary_of(file, where) else ""
   return errors.DiskError(
@@ -116,26 +116,27 @@ def disk_error(
 
 
 def _is_temporary_of(file: str, path: pathlib.Path) -> bool:
-  """True where naming both would say one thing twice."""
+  """True if `file` is `path` or its temporary name: then one is enough."""
   found = pathlib.Path(file)
   return found == path or (found.parent == path.parent and is_temporary(file))
 
 
 def is_temporary(name: str | os.PathLike) -> bool:
-  """True for the name of something that is not finished, or put aside."""
+  """True for a temporary name: of an unfinished write, or of an old version."""
   return _LEFTOVER.fullmatch(pathlib.PurePath(name).name) is not None
 
 
 def check_name(flag: str, name: str) -> str:
-  """Returns the name of a question set, which begins the names of files.
+  """Returns the name of a question set, which becomes part of file names.
 
   Raises:
-    InputError: it is no part of a file's name, or we would take such a file
-      for a leftover.
+    InputError: the name has characters that are not allowed, or the marker of
+      temporary files.
   """
   if not _NAME.fullmatch(name):
     raise errors.InputError(
-      f"{flag}={name!r}: must be letters, digits, and . _ + - inside"
+      f"{flag}={name!r}: must be a letter, digit or _, then letters, digits and"
+      " . _ + -"
     )
   if _MARK in f".{name}":
     raise errors.InputError(
@@ -146,12 +147,12 @@ def check_name(flag: str, name: str) -> str:
 
 
 def _number() -> str:
-  """Of a temporary name: hosts that share a disk may share process ids."""
+  """Process id and a random number: hosts on one disk may share process ids."""
   return f"{os.getpid()}{secrets.randbelow(10**6):06d}"
 
 
 def fsync_folder(folder: str | os.PathLike) -> None:
-  """Brings the names in a folder to the disk."""
+  """Flushes the names in a folder to the disk."""
   descriptor = os.open(folder, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -168,11 +169,11 @@ def _fsync_file(path: pathlib.Path) -> None:
 def replace_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Yields a temporary path that becomes `path` if the block succeeds.
 
-  The temporary name keeps the suffix (`x.dprjax-tmp-123.json.gz`), so that
-  writers which look at it still do the right thing.
+  The temporary name keeps the suffix (`x.dprjax-tmp-123.json.gz`), because some
+  writers choose the format by it.
 
   Raises:
-    DiskError: the disk refuses.
+    DiskError: the file could not be written.
   """
   path = pathlib.Path(path)
   stem, dot, suffix = path.name.partition(".")
@@ -196,13 +197,13 @@ def replace_folder(
   """Yields a temporary folder that replaces `path` if the block succeeds.
 
   Args:
-    path: of the folder; where it is a link, what it points to is replaced.
-    owner: the stage whose folder it must be, see `check_ours`; None where the
-      caller knows that it is ours.
+    path: folder; the target of a symbolic link is replaced, not the link.
+    owner: stage that must have made the existing folder, see `check_ours`;
+      None = the caller has checked that already.
 
   Raises:
-    InputError: there is a folder that is not ours.
-    DiskError: the disk refuses.
+    InputError: the existing folder is not ours.
+    DiskError: the folder could not be written.
   """
   path = pathlib.Path(path)
   if path.is_symlink():
@@ -221,7 +222,7 @@ def replace_folder(
           _fsync_file(pathlib.Path(folder, name))
         fsync_folder(folder)
       _put_in_place(temporary, path)
-    except errors.DiskError as error:  # of a file in it: by its final name
+    except errors.DiskError as error:  # name a file in it by its final path
       said = str(error).replace(str(temporary), str(path))
       raise errors.DiskError(said) from error
     finally:
@@ -229,9 +230,9 @@ def replace_folder(
 
 
 def _clear_beside(path: pathlib.Path) -> None:
-  """Clears what killed processes have left of this very folder.
+  """Clears leftovers of killed processes that were writing this folder.
 
-  In a workdir its lock has seen to that; an export may be anywhere.
+  In a workdir `locked` has done so already; an export may be anywhere.
   """
   for other in path.parent.glob(f"{glob.escape(path.name)}{_MARK}*"):
     found = _LEFTOVER.fullmatch(other.name)
@@ -250,7 +251,7 @@ def _is_alive(process: int) -> bool:
 
 
 def _put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
-  """Renames a folder over another; the old one comes back where that fails."""
+  """Renames a folder over another; restores the old one if that fails."""
   old = path.with_name(f"{path.name}{_MARK}old-{_number()}")
   had = path.exists()
   if had:
@@ -266,11 +267,11 @@ def _put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def remove_folder(path: str | os.PathLike, owner: str) -> None:
-  """Removes a folder of ours and all that is in it, if it is there.
+  """Removes one of our folders with its contents, if it exists.
 
   Raises:
-    InputError: it is not ours.
-    DiskError: it cannot be removed.
+    InputError: the folder is not ours.
+    DiskError: the folder cannot be removed.
   """
   path = pathlib.Path(path)
   if not path.exists():
@@ -283,21 +284,21 @@ def remove_folder(path: str | os.PathLike, owner: str) -> None:
 def check_ours(path: str | os.PathLike, owner: str, whole: bool = True) -> None:
   """`InputError` unless a folder may be replaced or removed.
 
-  It may where it is not there, is empty, or holds a record (`RECORDS`) of
-  `owner`.  Where the record lists the folder's files, nothing else may be
-  there.
+  It may if it does not exist, is empty, or holds a record (`RECORDS`) of
+  `owner`.  If the record lists the folder's files, the folder must not hold any
+  other file.
 
   Args:
-    path: of the folder.
-    owner: the stage that left it: "prepare", "bm25", "index", "export", ...
-    whole: all that is in it would go.  False where files of ours will be
-      replaced there and others be left alone.
+    path: folder.
+    owner: stage that made it: "prepare", "bm25", "index", "export", ...
+    whole: whether the whole folder goes.  False = our files in it will be
+      replaced and other files stay.
   """
   path = pathlib.Path(path)
   if not os.path.lexists(path):
     return
   if not path.is_dir():
-    raise errors.InputError(f"{path} is there and is no folder: move it away")
+    raise errors.InputError(f"{path} exists and is not a folder: move it away")
   with writing(path):
     entries = sorted(path.iterdir())
   if not any(not is_temporary(entry.name) for entry in entries):
@@ -305,9 +306,9 @@ def check_ours(path: str | os.PathLike, owner: str, whole: bool = True) -> None:
   signed, listed = _signature(path, owner)
   if not signed:
     raise errors.InputError(
-      f"{path} is not empty and holds nothing that says it is of `dpr-jax"
-      f" {owner}`, so it is neither replaced nor removed: move what is there"
-      " away, or give another folder"
+      f"{path} is not empty and has no record of `dpr-jax {owner}`, so it is"
+      " neither replaced nor removed: move its contents away, or give another"
+      " folder"
     )
   foreign = []
   if whole and listed is not None:
@@ -323,7 +324,11 @@ def check_ours(path: str | os.PathLike, owner: str, whole: bool = True) -> None:
 def _signature(
   path: pathlib.Path, owner: str
 ) -> tuple[bool, frozenset[str] | None]:
-  """Whether a record signs a folder, and the files that it lists, if any."""
+  """Whether `owner` made a folder, and the files that its record lists.
+
+  Returns:
+    (True if a record names `owner`, files that it lists); None = no list.
+  """
   for name in RECORDS:
     try:
       data = (path / name).read_bytes()
@@ -334,13 +339,13 @@ def _signature(
     except (ValueError, RecursionError):
       record = None
     damaged = record is None or _is_damaged(path / name, record)
-    if damaged and _SIGNATURE.search(data):  # whose it was can be seen
+    if damaged and _SIGNATURE.search(data):  # damaged, but clearly ours
       return True, None
     if record is None:
       raise errors.InputError(
-        f"{path / name} is damaged and does not say any more that {path} is of"
-        f" `dpr-jax {owner}`: so that is neither replaced nor removed; move the"
-        " folder away"
+        f"{path / name} is damaged, so it is not known whether `dpr-jax"
+        f" {owner}` made {path}, which is neither replaced nor removed: move"
+        " the folder away"
       )
     if not isinstance(record, dict) or not _is_of(name, record, owner):
       continue
@@ -351,7 +356,7 @@ def _signature(
 
 
 def _is_damaged(path: pathlib.Path, record: object) -> bool:
-  """True for a record with a checksum that is not that of what it holds."""
+  """True for a record whose checksum does not match its contents."""
   from dpr_jax.core import manifests  # which imports this module
 
   if not isinstance(record, dict) or "checksum" not in record:
@@ -372,9 +377,9 @@ def _is_of(name: str, record: dict, owner: str) -> bool:
 
 
 def _foreign(path: pathlib.Path, listed: frozenset[str]) -> Iterator[str]:
-  """Names of files that are not listed and no records.
+  """Names of files that are neither listed nor records.
 
-  A folder with a record of its own is not looked into.
+  A subfolder with a record of its own is skipped.
   """
   for folder, folders, names in os.walk(path):
     here = pathlib.Path(folder)
@@ -393,28 +398,28 @@ def _foreign(path: pathlib.Path, listed: frozenset[str]) -> Iterator[str]:
 def refuse_inside(
   what: str, path: str | os.PathLike, folder: str | os.PathLike
 ) -> None:
-  """`InputError` where an input lies in a folder that is about to be replaced.
+  """`InputError` if an input is inside a folder that will be replaced.
 
   Args:
-    what: names the input: a flag or a key of the config, without "=".
-    path: of the input.
-    folder: what will be replaced.
+    what: name of the input: a flag or a key of the config, without "=".
+    path: path of the input.
+    folder: folder that will be replaced.
   """
   inner, outer = pathlib.Path(path).resolve(), pathlib.Path(folder).resolve()
   if inner == outer or outer in inner.parents:
     raise errors.InputError(
-      f"{what}={path} lies in {folder}, where dpr-jax replaces what is there:"
-      " move it elsewhere, or give another folder"
+      f"{what}={path} is inside {folder}, whose contents dpr-jax replaces: move"
+      " it elsewhere, or give another folder"
     )
 
 
 def clear_leftovers(roots: Iterable[pathlib.Path]) -> None:
-  """Removes what killed processes left under temporary names.
+  """Removes temporary files and folders of killed processes.
 
-  A folder that one of them had put aside, and not yet replaced, goes back.
+  An old version that was moved aside but not yet replaced is moved back.
 
   Args:
-    roots: folders of ours, looked through to the bottom.
+    roots: our folders, searched recursively.
   """
   for root in roots:
     for folder, folders, files in os.walk(root):
@@ -424,7 +429,7 @@ def clear_leftovers(roots: Iterable[pathlib.Path]) -> None:
 
 
 def clear_leftover(path: pathlib.Path) -> None:
-  """Removes one path or puts it back, where its name is a temporary one."""
+  """Removes one path, or moves it back, if its name is temporary."""
   found = _LEFTOVER.fullmatch(path.name)
   if not found:
     return

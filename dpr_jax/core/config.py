@@ -1,9 +1,9 @@
-"""Every setting there is, with its default: `configs/*.py` start from here.
+"""The config of an experiment: defaults, reading, and its paths.
 
-A config file defines `get_config(variant)` that takes `base_config()`, changes
-what it needs and returns it.  Keys are locked: a misspelt key or override is an
-error, not a new key.  Only stage functions read a config; everything below
-them takes plain arguments.
+A config file (`configs/*.py`) defines `get_config(variant)`, which takes
+`base_config()`, changes some settings and returns it.  Keys are locked: a
+misspelled key or override is an error, not a new key.  Only stage functions
+read a config; everything below them takes plain arguments.
 """
 
 import copy
@@ -25,18 +25,18 @@ _WORDS = ("", "sample", "none", "starter", "random", "results")
 
 
 def base_config() -> ml_collections.ConfigDict:
-  """The defaults: DPR as in the paper where the paper says it.
+  """All settings at their defaults, which follow the DPR paper if it has them.
 
-  `settings_table` says what each means, docs/reference/config.md lists them.
+  `settings_table` defines each setting; docs/reference/config.md lists them.
   """
   return ml_collections.ConfigDict(settings_table.defaults()).lock()
 
 
 def read(path: str | os.PathLike) -> ml_collections.ConfigDict:
-  """The config that a stage left in a workdir as `config.json`.
+  """Reads the `config.json` of a workdir.
 
   Raises:
-    InputError: no such file, or keys that this version does not know.
+    InputError: the file is missing, or has keys that this version lacks.
   """
   config = base_config()
   try:
@@ -72,7 +72,7 @@ def read(path: str | os.PathLike) -> ml_collections.ConfigDict:
 
 
 def _unknown(values: Any) -> list[str]:
-  """Keys of a stored config that are no settings, as "section.key"."""
+  """Keys of a stored config that are not settings, as "section.key"."""
   known = settings_table.defaults()
   found = []
   for name, value in dict(values).items():
@@ -84,7 +84,7 @@ def _unknown(values: Any) -> list[str]:
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The config as nested dicts, lists and scalars, as manifests hold it."""
+  """The config as nested dicts, lists and scalars, as stored in manifests."""
   return {
     key: plain(value)
     if isinstance(value, ml_collections.ConfigDict)
@@ -96,16 +96,15 @@ def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def sections(config: ml_collections.ConfigDict, *names: str) -> dict[str, Any]:
-  """Some sections as plain data: what a stage's output depends on."""
+  """The named sections as plain data, for a stage's manifest."""
   everything = plain(config)
   return {name: everything[name] for name in names}
 
 
 def with_full_paths(config: ml_collections.ConfigDict) -> Any:
-  """A copy in which every path that exists is absolute, and `~` is a home.
+  """A copy with absolute paths and `~` expanded.
 
-  What does not exist stays as it is: the error message then names what the
-  user has typed.
+  Paths that do not exist stay as typed, so that error messages show them so.
   """
   config = copy.deepcopy(config)
   for key in PATHS:
@@ -120,21 +119,21 @@ def with_full_paths(config: ml_collections.ConfigDict) -> Any:
 def as_recorded(
   settings: dict[str, Any], manifest: str | os.PathLike
 ) -> dict[str, Any]:
-  """Settings with every path spelt as a manifest spells it, if it is the same.
+  """Settings with paths spelled as in a manifest, if they are the same file.
 
-  A path was once recorded as it was typed.  That it is absolute now, or typed
-  in another folder, does not make a stage's output another one: what is read
-  there is compared by its content.
+  Older versions recorded paths as typed.  Another spelling of the same path
+  must not make a stage run again: input files are compared by content anyway.
 
   Args:
-    settings: sections of a config, and single settings; plain data.
-    manifest: has the same under "config"; need not exist.
+    settings: sections of a config, or single settings, as plain data.
+    manifest: path of a manifest with the same keys under "config"; may be
+      missing.
   """
   if not pathlib.Path(manifest).exists():
     return settings
   try:
     recorded = workdir_lib.read_record(manifest).get("config", {})
-  except errors.InputError:  # said by whoever needs it
+  except errors.InputError:  # the stage itself reports a damaged manifest
     return settings
   return _as_recorded(settings, recorded)
 
@@ -155,10 +154,10 @@ def _as_recorded(settings: dict[str, Any], recorded: Any) -> dict[str, Any]:
 
 
 def same_path(one: Any, other: Any) -> bool:
-  """True where two settings name one file, one of them perhaps from a folder.
+  """True if two settings name the same file, one perhaps by a relative path.
 
-  A relative path is taken for the end of an absolute one, as it is not known in
-  which folder it was typed.
+  The folder in which a relative path was typed is not known, so the relative
+  path only has to match the end of the absolute one.
   """
   if one == other:
     return True
@@ -184,7 +183,7 @@ def _is_path(value: Any) -> bool:
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
-  """Returns `value`; `InputError` that lists what `name` may be."""
+  """Returns `value`; `InputError` unless it is one of `allowed`."""
   if value not in allowed:
     raise errors.InputError(
       f"config.{name}={value!r}: must be one of {', '.join(allowed)}"
@@ -193,7 +192,7 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def at_least(name: str, value: float | int, least: float | int) -> float | int:
-  """Returns `value`; `InputError` where it is below `least`."""
+  """Returns `value`; `InputError` if it is below `least`."""
   if value < least:
     raise errors.InputError(f"config.{name}={value}: must be >= {least}")
   return value

@@ -1,9 +1,10 @@
-"""One function for one core, mapped over all of them: the only use of pmap.
+"""Maps functions over devices with `jax.pmap`, and moves arrays to devices.
 
-Train and embed steps are written for one core, against `AXIS`.  State goes in
-and comes out as an ordinary tree without a device axis (`in_axes` and
-`out_axes` None) and is donated; batches carry a leading axis of local cores.
-After `jax.distributed.initialize` the mapping spans all processes.
+This is the only module that uses pmap.  Train and embed steps are written for
+one device and use the axis name `AXIS` in collectives.  State goes in and comes
+out as an ordinary tree without a device axis (`in_axes` and `out_axes` None)
+and is donated; batches have a leading axis of local devices.  After
+`jax.distributed.initialize` the mapping spans all processes.
 """
 
 import os
@@ -15,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 AXIS = "cores"
-Devices = Sequence[jax.Device] | None  # None = all there are
+Devices = Sequence[jax.Device] | None  # None = all devices
 
 # The TPU compiler's threads overflow their stacks on BERT-base's train step.
 _STACKS = (
@@ -25,7 +26,7 @@ _STACKS = (
 
 
 def libtpu_arguments() -> str:
-  """What LIBTPU_INIT_ARGS must be before JAX meets a TPU, or its compiler."""
+  """Value of LIBTPU_INIT_ARGS to set before JAX loads libtpu."""
   given = os.environ.get("LIBTPU_INIT_ARGS", "").split()
   return " ".join([*given, *(one for one in _STACKS if one not in given)])
 
@@ -33,15 +34,15 @@ def libtpu_arguments() -> str:
 def map_train_step(
   step: Callable, devices: Devices = None, state_axes: Any = None
 ) -> Callable:
-  """Maps `step(state, batch) -> (state, metrics)` over the cores.
+  """Maps `step(state, batch) -> (state, metrics)` over the devices.
 
-  The state is donated; metrics must be equal on all cores.
+  The state is donated; metrics must be equal on all devices.
 
   Args:
-    step: for one core.
-    devices: the cores.
-    state_axes: None = the state is replicated; or a tree of None and 0, 0
-      where what the cores hold differs and has a leading axis of cores.
+    step: function for one device.
+    devices: devices to map over; None = all.
+    state_axes: None = the whole state is replicated; else a tree of None
+      (replicated) and 0 (differs by device: leading axis of devices).
   """
   return jax.pmap(
     step,
@@ -54,10 +55,10 @@ def map_train_step(
 
 
 def map_over_cores(function: Callable, devices: Devices = None) -> Callable:
-  """Maps `function(params, batch)` over the cores, without donation.
+  """Maps `function(params, batch)` over the devices, without donation.
 
-  The result carries a leading axis of cores.  Of several processes each maps
-  over its own cores, unless `devices` says otherwise.
+  The result has a leading axis of devices.  With several processes, each one
+  maps over its own devices, unless `devices` is given.
   """
   if devices is None and jax.process_count() > 1:
     devices = jax.local_devices()
@@ -72,25 +73,25 @@ def compile_over_cores(
   devices: Sequence[jax.Device],
   options: dict[str, Any],
 ) -> Callable:
-  """As `map_over_cores`, for arrays of one shape, compiled here and now.
+  """As `map_over_cores` for one shape of arrays, compiled immediately.
 
   Args:
-    function: for one core: `function(params, batch)`.
-    arguments: parameters and a batch of that shape.
-    devices: of this process alone; a process may map over its own.
-    options: of the compiler, for this program.
+    function: function for one device: `function(params, batch)`.
+    arguments: parameters and a batch, of the shapes to compile for.
+    devices: devices of this process.
+    options: XLA compiler options for this program.
   """
   mapped = map_over_cores(function, devices)
   return mapped.lower(*arguments).compile(compiler_options=options)
 
 
 def cores() -> int:
-  """Number of cores of this process."""
+  """Number of devices of this process."""
   return jax.local_device_count()
 
 
 def split_over_cores(batch: Any, devices: Devices = None) -> Any:
-  """Reshapes `[rows, …]` leaves to `[local cores, rows / local cores, …]`."""
+  """Reshapes `[rows, …]` to `[local devices, rows / local devices, …]`."""
   count = cores() if devices is None else len(devices)
 
   def split(x: np.ndarray) -> np.ndarray:
@@ -100,12 +101,12 @@ def split_over_cores(batch: Any, devices: Devices = None) -> Any:
 
 
 def replicate(tree: Any, devices: Devices = None) -> Any:
-  """Puts a host tree on every core once, so that steps need not copy it."""
+  """Copies a host tree to every device, so that steps need not copy it."""
   return _put(tree, devices, jax.sharding.PartitionSpec())
 
 
 def local(tree: Any) -> Any:
-  """Replicated arrays of all processes, as arrays of this one's cores alone."""
+  """Replicated arrays of all processes as arrays on this process's devices."""
   if jax.process_count() == 1:
     return tree
   devices = jax.local_devices()
@@ -122,7 +123,7 @@ def local(tree: Any) -> Any:
 
 
 def assemble(trees: Sequence[Any], devices: Sequence[jax.Device]) -> Any:
-  """What stands on each of this process's cores, `[1, …]`, as `[cores, …]`."""
+  """Joins one `[1, …]` array per device to `[devices, …]`, without copying."""
   mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
   where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
@@ -134,7 +135,7 @@ def assemble(trees: Sequence[Any], devices: Sequence[jax.Device]) -> Any:
 
 
 def distribute(tree: Any, devices: Devices = None) -> Any:
-  """Puts `[cores of all processes, …]` arrays there, a part on each core."""
+  """Shards `[devices of all processes, …]` arrays by their leading axis."""
   return _put(tree, devices, jax.sharding.PartitionSpec(AXIS))
 
 
@@ -142,8 +143,8 @@ def _put(tree: Any, devices: Devices, spec: jax.sharding.PartitionSpec) -> Any:
   devices = list(jax.devices() if devices is None else devices)
   mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
   where = jax.sharding.NamedSharding(mesh, spec)
-  # Through NumPy and without aliasing: state is donated, and what the caller
-  # holds must not go with it.
+  # Copied (through NumPy, without aliasing): state is donated, which would
+  # delete the caller's arrays as well.
   tree = jax.tree.map(np.asarray, tree)
   here = jax.process_index()
   if all(device.process_index == here for device in devices):
@@ -157,9 +158,9 @@ def _put(tree: Any, devices: Devices, spec: jax.sharding.PartitionSpec) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-  """NumPy arrays of what `replicate` or `distribute` has put on the cores.
+  """Copies arrays from the devices to NumPy, whole.
 
-  Where other processes hold parts, all must call it.
+  If other processes hold parts of an array, all processes must call this.
   """
 
   def get(x: Any) -> np.ndarray:

@@ -1,21 +1,21 @@
-"""Objects that hold devices or threads, and `fork()`.
+"""Detects use of JAX or FAISS objects in a child process after `fork()`.
 
-JAX and FAISS run threads, which a forked child does not have: what was loaded
-before the fork waits for them there for ever.  So such objects remember their
-process, and say so in any other.
+JAX and FAISS run threads, and a forked child does not have them: objects loaded
+before the fork would wait for them forever.  So these objects remember the
+process that loaded them, and raise an error in any other.
 """
 
 import os
 
 _REASON = (
   "a child of fork() has none of the threads that JAX and FAISS need, and would"
-  " wait for ever: load it in the child, or start processes with"
+  " wait forever: load it in the child, or start processes with"
   " multiprocessing.get_context('spawn')"
 )
 
 
 class ForkError(RuntimeError):
-  """Something that was loaded in another process cannot be used in this one."""
+  """An object that was loaded in another process is used in this one."""
 
 
 class Home:

@@ -1,8 +1,8 @@
-"""What goes to stderr: log lines for people, or one JSON object a line.
+"""Log lines on stderr: readable text, or one JSON object per line.
 
-Lines of ours are shown from INFO on, those of libraries from WARNING on.  The
-line of a command that fails, `dpr-jax: ...`, goes the same way.  The state
-is that of absl's log handler, which a process has one of.
+Our own lines are shown from INFO on, those of libraries from WARNING on.  The
+error line of a command that fails, `dpr-jax: ...`, has the same format.  The
+only state is absl's log handler, of which a process has one.
 """
 
 import datetime
@@ -12,6 +12,7 @@ import pathlib
 import sys
 import time
 import traceback
+from typing import Any
 
 from absl import logging
 
@@ -19,7 +20,7 @@ _OURS = str(pathlib.Path(__file__).parent.parent)
 
 
 class _Lines(logging.PythonFormatter):
-  """`12:34:56 message`, with the level where it is not INFO."""
+  """`12:34:56 message`, with the level unless it is INFO."""
 
   def format(self, record: py_logging.LogRecord) -> str:
     """One line, without source positions."""
@@ -32,9 +33,13 @@ class _Json(logging.PythonFormatter):
   """`{"time": ..., "level": ..., "message": ...}` in one line of ASCII."""
 
   def format(self, record: py_logging.LogRecord) -> str:
-    """One object; `time` is in UTC, `traceback` only with an exception."""
+    """One object; `time` is in UTC, `traceback` only with an exception.
+
+    A line that was logged with extra={"fields": {...}} has these as well.
+    """
     level = record.levelname.lower()
-    values = _values(record.created, level, record.getMessage())
+    values: dict[str, Any] = _values(record.created, level, record.getMessage())
+    values |= getattr(record, "fields", {})
     if record.exc_info and record.exc_info[0]:
       values["traceback"] = "".join(
         traceback.format_exception(*record.exc_info)
@@ -50,12 +55,12 @@ def _values(seconds: float, level: str, message: str) -> dict[str, str]:
 
 
 def set_up(*, quiet: bool = False, as_json: bool = False) -> None:
-  """Chooses what is shown on stderr, and how.
+  """Sets level and format of the lines on stderr.
 
   Args:
-    quiet: warnings and errors only.
-    as_json: every line is a JSON object, those of Python's warnings and of an
-      exception that nobody handles included.
+    quiet: whether to show only warnings and errors.
+    as_json: whether every line is a JSON object, including Python's warnings
+      and unhandled exceptions.
   """
   logging.set_verbosity(logging.WARNING if quiet else logging.INFO)
   logging.use_absl_handler()
@@ -68,7 +73,7 @@ def set_up(*, quiet: bool = False, as_json: bool = False) -> None:
 
 
 def _is_ours_or_a_warning(record: py_logging.LogRecord) -> bool:
-  """False for what libraries (Orbax, TFDS) say below WARNING."""
+  """False for lines of libraries (Orbax, TFDS) below WARNING."""
   ours = record.pathname.startswith(_OURS)
   return ours or record.levelno >= py_logging.WARNING
 
@@ -78,7 +83,7 @@ def _log_exception(kind, error, trace) -> None:
 
 
 def failure(message: object) -> None:
-  """Prints a line that says what went wrong: `dpr-jax: message`."""
+  """Prints an error line, `dpr-jax: message`, on stderr."""
   line = " ".join(str(message).split())
   if isinstance(logging.get_absl_handler().python_handler.formatter, _Json):
     line = json.dumps(_values(time.time(), "error", line))

@@ -1,10 +1,10 @@
-"""Manifests: what a stage has done, from what, and the sha256 of every file.
+"""Manifests: records of a stage's config, inputs, counts and file checksums.
 
-Every stage writes its own folder with a `manifest.json` that records the config
-sections it depends on, fingerprints of its inputs, counts, and the sha256 of
-every file.  A stage whose manifest matches, and whose files are whole, is
-skipped.  A manifest has a checksum of its own, and is validated when it is
-read; those of older versions have none.
+Every stage writes its own folder with a `manifest.json`, which holds the config
+sections that the stage depends on, fingerprints of its inputs, counts, and the
+sha256 of every file.  A stage is skipped if its manifest matches and its files
+are undamaged.  A manifest contains a checksum of itself and is validated when
+read; manifests of older versions have no checksum.
 """
 
 import dataclasses
@@ -19,19 +19,20 @@ from typing import Any
 from absl import logging
 
 from dpr_jax import version
-from dpr_jax.core import atomic_files, errors
+from dpr_jax.core import atomic_files, errors, progress
 from dpr_jax.core.atomic_files import MANIFEST
 
 _CHECKSUM, _VERSION = "checksum", "dpr_jax"
 _UNFINISHED = "unfinished"
-# How and when something was made, which does not make it another thing.
+# Keys that describe how and when an output was made; they are not part of its
+# fingerprint.
 _OF_THE_RUN = frozenset(
   ("created", "seconds", "cores", "build_seconds", "passages_per_second")
   + ("padding_share", "recall", "tuning", "parts", "checkpoints")
 )
 _PARTS = {"config": dict, "inputs": dict, "counts": dict, "files": dict}
-# Commands that make a stage's output again, where it is not the stage's name
-# and --overwrite: training goes on, and embedding makes what is damaged.
+# Commands that rebuild an output, if not `dpr-jax STAGE --overwrite`: `train`
+# resumes, and `embed` rebuilds only what is damaged.
 _COMMANDS = {
   "bm25": "dpr-jax mine --overwrite",
   "train": "dpr-jax train",
@@ -44,8 +45,12 @@ _COMMANDS = {
 
 
 def command(stage: str) -> str:
-  """What makes a stage's output again, for messages."""
+  """The command that rebuilds a stage's output, for messages."""
   return _COMMANDS.get(stage, f"dpr-jax {stage} --overwrite")
+
+
+BIG_FILE = 2_500_000_000  # bytes; hashing fewer takes less than 5 s
+HASHED_PER_SECOND = 500_000_000  # bytes, from a fast disk on one CPU core
 
 
 def fingerprint(value: Any) -> str:
@@ -55,9 +60,17 @@ def fingerprint(value: Any) -> str:
 
 
 def fingerprint_file(path: str | os.PathLike) -> str:
-  """sha256 of a file's bytes; `InputError` where there is no such file."""
+  """sha256 of a file's bytes; `InputError` if it cannot be read."""
   try:
     with open(path, "rb") as file:
+      size = os.fstat(file.fileno()).st_size
+      if size >= BIG_FILE:
+        logging.info(
+          "computing the sha256 of %s (%.1f GB, about %s)",
+          path,
+          size / 1e9,
+          progress.clock(size / HASHED_PER_SECOND),
+        )
       return hashlib.file_digest(file, "sha256").hexdigest()
   except OSError as error:
     raise errors.InputError(f"cannot read {path}: {error.strerror}") from error
@@ -70,13 +83,13 @@ def _plain(value: Any) -> Any:
 
 
 def short(value: Any) -> str:
-  """A fingerprint or another value as a message shows it."""
+  """A value as shown in messages, cut to 12 characters if it is long."""
   text = str(value)
   return text if len(text) < 16 else f"{text[:12]}…"
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-  """Writes JSON under a temporary name and renames it."""
+  """Writes a JSON file atomically."""
   with atomic_files.replace_file(path) as temporary:
     temporary.write_text(
       json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n",
@@ -85,32 +98,35 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-  """Reads a JSON file; `InputError` with the line where it is malformed."""
+  """Reads a JSON file; `InputError` with the line if it is malformed."""
   try:
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
   except OSError as error:
     raise errors.InputError(f"cannot read {path}: {error.strerror}") from error
   except RecursionError as error:
     raise errors.InputError(
-      f"{path} is not JSON of ours: its brackets are nested too deeply"
+      f"{path} is not JSON of dpr-jax: its brackets are nested too deeply"
     ) from error
   except ValueError as error:
     raise errors.InputError(f"{path} is not JSON: {error}") from error
 
 
 def write_record(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
-  """Writes a JSON object with a checksum of its own, for `read_record`."""
-  # As it will be read: keys are strings, tuples are lists.
+  """Writes a JSON object together with its checksum, for `read_record`."""
+  # The checksum is that of the values as read back: keys are strings, tuples
+  # are lists.
   plain = json.loads(json.dumps(dict(values), default=_plain))
   plain[_VERSION] = version.__version__
   write_json(path, plain | {_CHECKSUM: fingerprint(plain)})
 
 
 def read_record(path: str | os.PathLike) -> dict[str, Any]:
-  """What `write_record` has written; as it is, what an older version wrote.
+  """Reads what `write_record` wrote, and checks its checksum.
+
+  Records of older versions have no checksum and are returned as they are.
 
   Raises:
-    InputError: it is not there, is not JSON, or is damaged.
+    InputError: the file is missing, is not JSON, or is damaged.
   """
   values = read_json(path)
   if not isinstance(values, dict):
@@ -121,8 +137,8 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
   found = fingerprint(values)
   if found != recorded:
     raise errors.InputError(
-      f"{path} is damaged: the checksum of what it holds is {short(found)},"
-      f" {short(recorded)} was recorded"
+      f"{path} is damaged: the checksum of its contents is {short(found)}, and"
+      f" {short(recorded)} is recorded"
     )
   del values[_VERSION]
   return values
@@ -131,10 +147,10 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
 def read_manifest(
   folder: pathlib.Path, stage: str, name: str = MANIFEST
 ) -> dict[str, Any]:
-  """The manifest that `stage` left in `folder`, validated.
+  """Reads and validates the manifest of `stage` in `folder`.
 
   Raises:
-    InputError: that stage has not run in this workdir, or not to its end, or
+    InputError: the stage has not run in this workdir or has not finished, or
       the manifest is damaged.
   """
   path = folder / name
@@ -155,7 +171,7 @@ def read_manifest(
     )
   if manifest.get(_UNFINISHED):
     raise errors.InputError(
-      f"{path}: this was begun and not finished: run"
+      f"{path}: the stage was not finished: run"
       f" `{command(stage).removesuffix(' --overwrite')}` again"
     )
   return manifest
@@ -164,7 +180,7 @@ def read_manifest(
 def check_manifest(
   path: pathlib.Path, manifest: dict[str, Any], stage: str
 ) -> dict[str, Any]:
-  """Returns a manifest; `InputError` where it lacks what all of them have."""
+  """Returns a manifest; `InputError` if a required key is missing or bad."""
   wrong = [
     f"{key} is {manifest[key]!r}"[:80] if key in manifest else f"no {key}"
     for key, kind in _PARTS.items()
@@ -185,15 +201,14 @@ def check_manifest(
 def manifest_fingerprint(folder: pathlib.Path, stage: str) -> str:
   """Fingerprint of an earlier stage's output, for a later stage's `inputs`.
 
-  It covers what the stage did (config, inputs, counts, files), not when, on
-  what, or how fast.
+  It covers config, inputs, counts and files, but not dates, devices or speed.
 
   Raises:
-    InputError: that stage has not run in this workdir.
+    InputError: the stage has not run in this workdir.
   """
   path = folder / MANIFEST
   manifest = read_manifest(folder, stage)
-  if _CHECKSUM not in read_json(path):  # older ones are known by all of it
+  if _CHECKSUM not in read_json(path):  # as older versions computed it
     return fingerprint({k: v for k, v in manifest.items() if k != "created"})
   manifest = {k: v for k, v in manifest.items() if k not in _OF_THE_RUN}
   manifest["counts"] = {
@@ -207,11 +222,11 @@ def manifest_fingerprint(folder: pathlib.Path, stage: str) -> str:
 def damaged_files(
   folder: pathlib.Path, files: Mapping[str, str]
 ) -> dict[str, str]:
-  """What is wrong with some files, by name; {} where all are whole.
+  """Problems of files, by name; {} = all files are undamaged.
 
   Args:
-    folder: where they are.
-    files: sha256 by name relative to it.
+    folder: folder of the files.
+    files: expected sha256 by name relative to the folder.
   """
   wrong = {}
   for name, expected in files.items():
@@ -223,7 +238,7 @@ def damaged_files(
     if found != expected:
       wrong[name] = (
         "is not the file that the manifest describes (its sha256 is"
-        f" {short(found)}, {short(expected)} was recorded): it is damaged or"
+        f" {short(found)}, and {short(expected)} is recorded): it is damaged or"
         " was replaced"
       )
   return wrong
@@ -237,13 +252,12 @@ def check_files(
   """Compares files of a manifest with their recorded sha256.
 
   Args:
-    folder: where they are.
-    manifest: lists them, and names the stage that made them.
-    names: only these; None = all.
+    folder: folder of the files.
+    manifest: manifest that lists the files.
+    names: names of the files to check; None = all.
 
   Raises:
-    InputError: a file is not listed or missing, or its bytes are not those
-      written.
+    InputError: a file is missing, damaged, or not listed.
   """
   files = manifest["files"]
   stage = manifest.get("stage", "")
@@ -262,7 +276,7 @@ def check_files(
 def changes(
   old: Mapping[str, Any], new: Mapping[str, Any], path: str = ""
 ) -> list[str]:
-  """Keys whose values differ, with both values: `k1 (was 0.9, is 1.2)`."""
+  """Keys whose values differ, with old and new: `k1 (was 0.9, is 1.2)`."""
   found = []
   for key in sorted({*old, *new}):
     was, now = old.get(key), new.get(key)
@@ -276,15 +290,15 @@ def changes(
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One stage's claim on a folder: what it depends on, and its manifest.
+  """A stage's output folder: what the output depends on, and its manifest.
 
   Attributes:
-    name: the stage, as on the command line.
-    folder: where it writes.
-    config: the config sections that its output depends on, as plain data.
-    inputs: fingerprints of the files and manifests it reads.
-    manifest_name: the manifest's name, unless several outputs share the folder
-      `manifest.json`.
+    name: name of the stage, as on the command line.
+    folder: folder that the stage writes.
+    config: config sections that the output depends on, as plain data.
+    inputs: fingerprints of the files and manifests that the stage reads.
+    manifest_name: file name of the manifest; another than `manifest.json` if
+      several outputs share the folder.
   """
 
   name: str
@@ -295,7 +309,7 @@ class Stage:
 
   @property
   def manifest(self) -> pathlib.Path:
-    """Where the manifest of this stage stands."""
+    """Path of the manifest of this stage."""
     return self.folder / self.manifest_name
 
   @property
@@ -304,7 +318,7 @@ class Stage:
     return fingerprint(self.config)
 
   def is_current(self, overwrite: bool = False) -> bool:
-    """True, and says so, where the stage is done, whole, and unchanged."""
+    """True if the output is complete, undamaged and unchanged; logs why not."""
     if overwrite or not self.manifest.exists():
       return False
     try:
@@ -333,31 +347,30 @@ class Stage:
     return True
 
   def changed(self, old: Mapping[str, Any]) -> list[str]:
-    """What differs from an earlier run's manifest, with both values."""
+    """Inputs and settings that differ from an earlier manifest."""
     changed = changes(old.get("inputs", {}), self.inputs)
     if old.get("config_hash") != self.config_hash:
-      # As it was read: tuples are lists there.
+      # Through JSON, like the recorded config: tuples become lists.
       ours = json.loads(json.dumps(self.config, default=_plain))
       changed += changes(old.get("config", {}), ours) or ["config"]
     return changed
 
   def begin(self, outputs: Iterable[pathlib.Path]) -> None:
-    """Claims files that this stage is about to write into a shared folder.
+    """Marks files in a shared folder as ours and unfinished, before the work.
 
-    From here on, whatever happens, they are known to be ours, and known not to
-    be finished.
+    Args:
+      outputs: paths of the files that the stage will write.
 
     Raises:
-      InputError: one is there already, and not ours: no manifest of ours
-        stands beside it.
+      InputError: a file exists without a manifest of ours beside it.
     """
     if not self.manifest.exists():
       for path in outputs:
         if os.path.lexists(path):
           raise errors.InputError(
-            f"{path} is there, and {self.manifest.name} beside it is not: it is"
-            " not of dpr-jax, or of a run of an older version that was killed,"
-            " and is not replaced; move it away"
+            f"{path} exists without {self.manifest.name} beside it: it is not"
+            " of dpr-jax, or of a killed run of an older version, and is not"
+            " replaced: move it away"
           )
     self._write(self.folder, {}, {}, **{_UNFINISHED: True})
 
@@ -369,14 +382,14 @@ class Stage:
     files: Mapping[str, str] | None = None,
     **extra: Any,
   ) -> None:
-    """Writes the manifest: the stage is done.
+    """Writes the manifest, which marks the stage as done.
 
     Args:
-      counts: what was read, kept and dropped.
-      folder: where to write it, if the folder is still under its temporary
-        name.
+      counts: numbers of items read, kept and dropped.
+      folder: folder to write to, if it still has its temporary name; None =
+        `self.folder`.
       files: sha256 by name relative to the folder.
-      **extra: further keys.
+      **extra: further keys of the manifest.
     """
     self._write(folder or self.folder, counts, files or {}, **extra)
 

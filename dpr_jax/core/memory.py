@@ -1,7 +1,6 @@
-"""How much memory and how many CPUs there are for this process.
+"""Memory and CPUs that this process may use.
 
-Linux says in /proc how much memory there is and how much the process has taken;
-elsewhere nobody does, and the answer is None.
+Linux reports memory in /proc; on other systems the answer is None.
 """
 
 import os
@@ -10,14 +9,14 @@ import re
 
 
 def usable_cpus() -> int:
-  """CPUs of this machine that the process may use, at least 1."""
+  """Number of CPUs that the process may use, at least 1."""
   if hasattr(os, "sched_getaffinity"):  # not on every system
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
 def available_memory() -> int | None:
-  """Bytes that this process may still take; None where nobody says."""
+  """Bytes that this process may still allocate; None = not known."""
   memory = meminfo()
   found = [memory["MemAvailable"]] if memory else []
   group = pathlib.Path("/sys/fs/cgroup")
@@ -32,7 +31,7 @@ def available_memory() -> int | None:
 
 
 def meminfo() -> dict[str, int]:
-  """Some lines of Linux's /proc/meminfo, in bytes; empty elsewhere."""
+  """MemTotal and MemAvailable of /proc/meminfo in bytes; {} if not on Linux."""
   found = {
     name: _line("/proc/meminfo", name) for name in ("MemTotal", "MemAvailable")
   }
@@ -40,10 +39,11 @@ def meminfo() -> dict[str, int]:
 
 
 def status(name: str) -> int | None:
-  """A line of /proc/self/status in bytes; None where there is none.
+  """A value of /proc/self/status in bytes; None = not reported.
 
-  "VmRSS" is what the process holds now, "VmHWM" the most it has held, "RssAnon"
-  what of it is no file's.  Not `getrusage`: its peak starts from the parent's.
+  "VmRSS" is the current resident memory, "VmHWM" its peak, "RssAnon" the part
+  that is not mapped from files.  `getrusage` is not used, because the peak that
+  it reports includes the parent process before the fork.
   """
   return _line("/proc/self/status", name)
 

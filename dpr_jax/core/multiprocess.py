@@ -1,15 +1,15 @@
-"""Several processes that do one run together, and end together.
+"""Runs one command on several processes: start, barriers, exchange, failure.
 
-The only place that knows `jax.distributed`.  Every process runs the same
-command.  What only the first does (it reads questions, it writes files) stands
-in `first_alone`; arrays go over the devices, by JAX's own collectives
-(`array_of_first`, `gather`).  Decisions, barriers and pulses go through JAX's
-coordination service, a small store of keys in process 0.
+The only module that uses `jax.distributed`.  Every process runs the same
+command.  Work of process 0 alone (reading questions, writing files) is wrapped
+in `first_alone`; arrays are exchanged over the devices with JAX's collectives
+(`array_of_first`, `gather`).  Decisions, barriers and heartbeats go through
+JAX's coordination service, a small key-value store in process 0.
 
-A thread of every process (`process_guard`) ends it with one clear line that
-names the culprit when another has failed, has not been heard of, or has not
-finished a step in time.  Where the main thread hangs in a collective nothing
-else could.  With one process none of this is needed, nor is JAX imported.
+Every process has a guard thread (`process_guard`), which ends the process with
+one line if another process has failed, sends no heartbeats, or does not finish
+a step in time.  A thread is needed because the main thread may hang in a
+collective.  With one process, nothing of this is used and JAX is not imported.
 """
 
 import contextlib
@@ -28,44 +28,46 @@ from absl import logging
 
 from dpr_jax.core import errors
 
-LEAST_TIMEOUT = 30.0
-_numbers = itertools.count()  # of exchanges; the same in every process
-_guard: Any = None  # of `process_guard`, where there are several
-_alone = False  # within `first_alone`, in the first process
+LEAST_TIMEOUT = 30.0  # seconds
+_numbers = itertools.count()  # numbers exchanges, equally in all processes
+_guard: Any = None  # the `process_guard.Guard`; None with one process
+_alone = False  # True within `first_alone`, in process 0
 
 
 def number() -> int:
-  """Of this process, from 0."""
+  """Number of this process, from 0."""
   return sys.modules["jax"].process_index() if _are_several() else 0
 
 
 def count() -> int:
-  """Of the processes that run this code: 1 within `first_alone`, else all."""
+  """Number of processes that run this code: 1 within `first_alone`."""
   if _alone or not _are_several():
     return 1
   return sys.modules["jax"].process_count()
 
 
 def _are_several() -> bool:
-  """Does not start JAX: it takes a second, and may not be needed."""
+  """Whether there are several processes; does not import JAX (1 s)."""
   jax = sys.modules.get("jax")
   return jax is not None and jax.distributed.is_initialized()
 
 
 def is_first() -> bool:
-  """True for the one that writes what all have in common."""
+  """True in process 0, which writes the shared files."""
   return number() == 0
 
 
 def start(pod: bool) -> None:
-  """Meets the other processes; before JAX is used.
+  """Connects to the other processes, before JAX is used.
 
   Args:
-    pod: on TPU hosts, where JAX finds the others by itself.  Otherwise
-      `launch/cpu_emulate.py` says in the environment who they are, if anybody.
+    pod: whether this is a TPU pod, where JAX finds the other processes.  If
+      not, the variables DPR_JAX_COORDINATOR, DPR_JAX_PROCESS_ID and
+      DPR_JAX_NUM_PROCESSES are used (`launch/cpu_emulate.py` sets them);
+      without them there is one process.
 
   Raises:
-    InputError: the environment says only half of it, or nobody answers.
+    InputError: a variable is missing, or the processes do not connect.
   """
   global _guard
   address = os.environ.get("DPR_JAX_COORDINATOR")
@@ -75,9 +77,10 @@ def start(pod: bool) -> None:
 
   from dpr_jax.core import process_guard
 
-  # Else C++ aborts a process whose peer is gone, before we can say which.
+  # Else C++ aborts a process whose peer has died, before the guard can report
+  # which one.
   jax.config.update("jax_enable_recoverability", True)
-  # It would take SIGTERM from us: see `signals`.
+  # The service would replace our SIGTERM handler, see `signals`.
   jax.config.update("jax_enable_preemption_service", False)
   try:
     if pod:
@@ -102,10 +105,10 @@ def start(pod: bool) -> None:
 
 
 def finish() -> None:
-  """To be called when all is done: waits for the others.
+  """Waits for the other processes, then disconnects; called at the end.
 
-  The first goes last: with it goes the service that the others take leave of,
-  and C++ aborts who finds it gone.
+  Process 0 exits last: it hosts the coordination service, and a process that
+  disconnects after it is aborted by C++.
   """
   if _guard is None:
     return
@@ -121,9 +124,9 @@ def finish() -> None:
 
 
 def fail(code: int, message: str) -> None:
-  """Tells the others why this process ends, and ends it; does not return.
+  """Reports this process's failure to all processes and ends them.
 
-  Where the error may come of a peer's end, that is looked for first.
+  With several processes it does not return; with one it does nothing.
   """
   if _guard is None:
     return
@@ -131,7 +134,7 @@ def fail(code: int, message: str) -> None:
 
 
 def fail_of(error: Exception) -> None:
-  """`fail` for any error; of a broken connection, first looks for the cause."""
+  """`fail` for an unexpected error, after time to find a dead peer."""
   if _guard is None:
     return
   import jax
@@ -140,14 +143,15 @@ def fail_of(error: Exception) -> None:
 
   traceback.print_exception(error)
   if isinstance(error, jax.errors.JaxRuntimeError):
-    # A collective breaks when a peer dies: the guard will know which.
+    # A collective fails when a peer dies.  The guard needs some seconds to see
+    # which one; its message names the cause, this error would not.
     time.sleep(process_guard.SILENT_SECONDS + 5 * process_guard.POLL_SECONDS)
   last = str(error).strip().splitlines() or [""]
   fail(1, f"{type(error).__name__}: {last[0]}")
 
 
 def barrier() -> None:
-  """Returns when all processes are here."""
+  """Waits until all processes have reached this call."""
   if count() == 1:
     return
   from dpr_jax.core import process_guard
@@ -159,13 +163,14 @@ def barrier() -> None:
 
 
 def first_alone(function: Callable[[], Any]) -> Any:
-  """The first process calls `function`, the others wait for what it returns.
+  """Calls `function` in process 0; all processes return its result.
 
-  Within `function` it is the only process: whatever would wait for the others
-  there does not.
+  Within `function`, `count` is 1, so barriers and exchanges do not wait for the
+  other processes.
 
   Args:
-    function: returns something that JSON can hold; what it raises ends all.
+    function: its result must be JSON-serializable; an exception ends all
+      processes.
   """
   global _alone
   if count() == 1:
@@ -187,15 +192,16 @@ def first_alone(function: Callable[[], Any]) -> Any:
 def array_of_first(
   function: Callable[[], np.ndarray], shape: Sequence[int], dtype: Any
 ) -> np.ndarray:
-  """The array that `function` returns in the first process, in all of them.
+  """Broadcasts the array that `function` returns in process 0.
 
-  A collective: where the others would wait for minutes, let them first wait in
-  `first_alone` or `barrier`, which no time-out is for.
+  This is a collective, with a time-out.  If `function` takes minutes, let the
+  other processes wait in `first_alone` or `barrier` before, which have none.
 
   Args:
-    function: called in the first process alone; what it raises ends all.
-    shape: of the array, the same in all processes.
-    dtype: of the array; its items are a multiple of 4 bytes.
+    function: function called in process 0 only; an exception ends all
+      processes.
+    shape: shape of the array, known to all processes.
+    dtype: dtype of the array, with an item size of a multiple of 4 bytes.
   """
   if count() == 1:
     return function()
@@ -204,17 +210,18 @@ def array_of_first(
   words = np.zeros(_words_shape(shape, dtype), np.uint32)
   if is_first():
     words = _words(np.asarray(function(), dtype).reshape(shape))
-  # As whole numbers: the sum that this is would make 0 of -0.
+  # Sent as uint32, because a broadcast is a sum with zeros, and -0.0 + 0.0 is
+  # +0.0: the bytes would change.
   words = np.asarray(multihost_utils.broadcast_one_to_all(words))
   return words.view(dtype).reshape(shape)
 
 
 def gather(array: np.ndarray) -> np.ndarray:
-  """An array of every process, in all of them: [processes, ...].
+  """Gathers one array of each process, in all processes: [processes, ...].
 
   Args:
-    array: of one shape and dtype in all processes; its items are a multiple of
-      4 bytes.
+    array: array with the same shape and dtype in all processes, and an item
+      size of a multiple of 4 bytes.
   """
   if count() == 1:
     return array[None]
@@ -225,7 +232,7 @@ def gather(array: np.ndarray) -> np.ndarray:
 
 
 def _words(array: np.ndarray) -> np.ndarray:
-  """The bytes of an array as uint32: JAX has no int64 without being told."""
+  """The bytes of an array as uint32, because JAX has no int64 by default."""
   return np.ascontiguousarray(array).reshape(-1).view(np.uint32)
 
 
@@ -235,7 +242,10 @@ def _words_shape(shape: Sequence[int], dtype: Any) -> tuple[int]:
 
 @contextlib.contextmanager
 def in_turn() -> Iterator[None]:
-  """A block that the others enter when the first has left it; all leave it."""
+  """A block that process 0 executes first, then all others at once.
+
+  Leaving it is a barrier for all processes.
+  """
   if not is_first():
     barrier()
   yield
@@ -245,10 +255,11 @@ def in_turn() -> Iterator[None]:
 
 
 def watch(timeout: float) -> "Watch":
-  """Watches over the steps of a run.
+  """Starts to watch the time that each step takes.
 
   Args:
-    timeout: seconds; 0 = ten times the longest step so far, at least 30.
+    timeout: seconds per step; 0 = ten times the longest step so far, at least
+      30 s.
   """
   if _guard is None:
     return Watch(timeout)
@@ -257,10 +268,10 @@ def watch(timeout: float) -> "Watch":
 
 
 class Watch:
-  """Knows which step this process is at, and for how long.
+  """Measures how long the current step has taken.
 
-  The first two steps, which are compiled, and what is `paused` may take as long
-  as they do.
+  The first two steps, which include compilation, and `paused` blocks have no
+  time limit.
   """
 
   def __init__(self, timeout: float):
@@ -271,11 +282,11 @@ class Watch:
     self._paused = 1  # until the second step has ended
 
   def begin(self, step: int) -> None:
-    """A step is about to be given to the cores."""
+    """To be called before a step is sent to the devices."""
     self.step = step
 
   def end(self, step: int) -> None:
-    """The metrics of a step are there."""
+    """To be called when the metrics of a step have arrived."""
     now = time.monotonic()
     self._ended += 1
     if self._ended == 2:
@@ -286,7 +297,7 @@ class Watch:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """A block that no time-out is for."""
+    """A block without a time limit."""
     self._paused += 1
     try:
       yield
@@ -295,11 +306,11 @@ class Watch:
       self._since = time.monotonic()
 
   def overdue(self) -> float | None:
-    """Seconds for which no step has ended, where that is too long."""
+    """Seconds since the last step ended, if over the limit; else None."""
     waited = time.monotonic() - self._since
     limit = self._timeout or max(LEAST_TIMEOUT, 10 * self._longest)
     return waited if not self._paused and waited > limit else None
 
   def close(self) -> None:
-    """No more steps."""
+    """To be called after the last step."""
     self._paused += 1

@@ -1,9 +1,9 @@
-"""The guard of one process among several, and the store that all look into.
+"""Guard thread of a process among several, and their shared key-value store.
 
-A thread that shows the others a pulse, looks at theirs, and ends the process
-with one clear line when another has failed, has not been heard of, or has not
-finished a step in time.  Imported only where there are several processes: it
-imports JAX.
+The thread sends heartbeats, reads those of the other processes, and ends the
+process with one line if another process has failed, sends no heartbeats, or
+does not finish a step in time.  Imports JAX, so it is imported only if there
+are several processes.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ import jax
 
 from dpr_jax.core import log_lines, multiprocess, signals
 
-SILENT_SECONDS = 20.0  # without a pulse a process counts as gone
-POLL_SECONDS = 1.0
-ROOM = "dpr_jax"
+SILENT_SECONDS = 20.0  # a process without a heartbeat for this long is dead
+POLL_SECONDS = 1.0  # between heartbeats
+ROOM = "dpr_jax"  # prefix of our keys in the store
 
 
 class Guard(threading.Thread):
-  """The thread that shows and takes pulses; ends the process if it must."""
+  """Sends and reads heartbeats; ends the process if another one has failed."""
 
   def __init__(self):
     super().__init__(name="dpr-jax guard", daemon=True)
@@ -43,7 +43,7 @@ class Guard(threading.Thread):
     self.join()
 
   def run(self) -> None:
-    """Until stopped."""
+    """Sends and reads heartbeats until stopped."""
     beats = itertools.count()
     while not self._stopped.wait(POLL_SECONDS):
       try:
@@ -53,7 +53,7 @@ class Guard(threading.Thread):
       except jax.errors.JaxRuntimeError:
         self._unanswered += 1
         if self._unanswered >= 3 and self._number:
-          self._end(1, "process 0, which coordinates the others, is gone")
+          self._end(1, "process 0, which coordinates the others, has died")
 
   def _pulse(self, beat: int) -> None:
     step = self.watch.step if self.watch else 0
@@ -74,8 +74,8 @@ class Guard(threading.Thread):
       if silent > SILENT_SECONDS:
         self._publish(
           1,
-          f"process {other} has not been heard of for {silent:.0f} s: it was"
-          " killed or stopped, or its machine is gone",
+          f"process {other} has sent no heartbeat for {silent:.0f} s: it was"
+          " killed or stopped, or its machine is down",
         )
     waited = self.watch.overdue() if self.watch else None
     if waited:
@@ -83,18 +83,18 @@ class Guard(threading.Thread):
       self._publish(1, who_is_stuck(steps, waited))
 
   def _publish(self, code: int, message: str) -> None:
-    """Tells all, this process included; the first to say so is believed."""
+    """Stores the failure; every guard reads it and ends its process."""
     value = {"code": code, "message": message}
     tell(f"{ROOM}/failed/{self._number}", json.dumps(value))
 
   def fail(self, code: int, message: str) -> None:
     """As `multiprocess.fail`."""
-    # The others may be gone first, and the launcher then asks us to go, which
-    # must not show as another reason.
+    # If the others end first, the launcher sends SIGTERM to this process, which
+    # must not hide the reason.
     signals.ignore()
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       self._publish(code, f"process {self._number} ended: {message}")
-    while True:  # the thread ends us, when all have had time to look
+    while True:  # the guard thread ends the process after others have read it
       time.sleep(POLL_SECONDS)
 
   def _end(self, code: int, message: str) -> None:
@@ -102,7 +102,8 @@ class Guard(threading.Thread):
       log_lines.failure(f"{message}; all processes end")
       sys.stdout.flush()
       sys.stderr.flush()
-      if self._number == 0:  # with it goes the store that the others read
+      # Process 0 hosts the store, so it lets the others read the failure first.
+      if self._number == 0:
         time.sleep(3 * POLL_SECONDS)
       os._exit(code)
 
@@ -120,8 +121,8 @@ def who_is_stuck(steps: dict[int, int], waited: float) -> str:
 
 
 def _client() -> Any:
-  # Private in JAX, and used here alone: it has no public name for its key-value
-  # store, and the guard must hear of a failure while a collective hangs.
+  # The only use of a private JAX API: there is no public one for the key-value
+  # store, and the guard must learn of a failure while a collective hangs.
   from jax._src import distributed
 
   return distributed.global_state.client
@@ -133,12 +134,12 @@ def tell(key: str, value: str) -> None:
 
 
 def all_in(folder: str) -> list[tuple[str, str]]:
-  """Keys that begin with `folder`, with their values."""
+  """(key, value) pairs of the keys that begin with `folder`."""
   return _client().key_value_dir_get(folder)
 
 
 def wait_for(key: str) -> str:
-  """The value of a key, as soon as it has one; the guard ends a vain wait."""
+  """Waits for a key and returns its value; has no time-out of its own."""
   while True:
     try:
       return _client().blocking_key_value_get(key, 2000)

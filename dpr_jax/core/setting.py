@@ -1,8 +1,7 @@
-"""One setting: its type, its range, what it means, and who reads it.
+"""`Setting`: the type of a row in the settings table (`settings_table.py`).
 
-`settings_table.py` holds all of them.  Everything that is known of a setting
-follows from here: the default in a config, the check of a value, how a value
-is written on the command line, the row on the reference page.
+A row defines everything about a setting: its default, the check of its values,
+how values are written on the command line, and its entry on the reference page.
 """
 
 import dataclasses
@@ -32,21 +31,21 @@ class Setting:
   """A key of the config.
 
   Attributes:
-    key: "section.name", or the name alone where it is in no section.
-    default: its value in `config.base_config()`; its type is the
-      setting's type.
-    meaning: a phrase or two, for the reference page.
-    unit: of the number, "" where it has none.
-    least: the value, or every item, is >= this.
-    above: ... is > this.
-    most: ... is <= this.
-    below: ... is < this.
-    choices: the value, or every item, is one of these.
-    item: the type of a tuple's items.
-    filled: a tuple is not empty.
-    stages: that read it, and "plan".
-    when: conditions under which they do, all of `settings_unread.CONDITIONS`.
-    path: it may name a file or folder.
+    key: "section.name", or only the name for a setting without a section.
+    default: default value; its type is the type of the setting.
+    meaning: one or two phrases for the reference page.
+    unit: unit of the number; "" = none.
+    least: lower bound, included, of the value or of every item; None = none.
+    above: lower bound, excluded; None = none.
+    most: upper bound, included; None = none.
+    below: upper bound, excluded; None = none.
+    choices: allowed values, or items of a tuple; () = any.
+    item: type of a tuple's items.
+    filled: whether a tuple must not be empty.
+    stages: stages that read the setting; may include "plan".
+    when: conditions under which they read it, keys of
+      `settings_unread.CONDITIONS`; all of them must hold.
+    path: whether the value may be a file or folder.
   """
 
   key: str
@@ -66,7 +65,7 @@ class Setting:
 
   @property
   def section(self) -> str:
-    """The part of the key before the dot, "" where there is none."""
+    """The part of the key before the dot; "" = no section."""
     return self.key.rpartition(".")[0]
 
   @property
@@ -80,7 +79,7 @@ class Setting:
     return type(self.default)
 
   def wrong(self, value: Any) -> str:
-    """What is wrong with a value, as in "must be > 0"; "" where nothing is."""
+    """The error in a value, as in "must be > 0"; "" = the value is allowed."""
     if self.kind is not tuple:
       return self._wrong(value, self.kind)
     if not isinstance(value, tuple | list):
@@ -111,7 +110,7 @@ class Setting:
 
   @property
   def range(self) -> str:
-    """As in ">= 0 and < 1", "" where every value of the type is allowed."""
+    """The bounds, as in ">= 0 and < 1"; "" = none."""
     bounds = (
       (">=", self.least),
       (">", self.above),
@@ -123,12 +122,12 @@ class Setting:
     )
 
   def parse(self, text: str) -> Any:
-    """The value that a user has typed.
+    """Parses a typed value.
 
     A tuple is typed as `bm25,dense`, `('bm25', 'dense')` or `["bm25"]`.
 
     Raises:
-      ValueError: it is of another type; the message is as of `wrong`.
+      ValueError: the text is not of the setting's type; message as of `wrong`.
     """
     if self.kind is not tuple:
       return _parse(text, self.kind)
@@ -136,7 +135,7 @@ class Setting:
     if inner[:1] in _BRACKETS and inner.endswith(_BRACKETS[inner[:1]]):
       inner = inner[1:-1]
     items = [_unquoted(each) for each in inner.split(",")]
-    if items[-1] == "":  # nothing, or a comma at the end
+    if items[-1] == "":  # empty text, or a trailing comma
       items.pop()
     try:
       return tuple(_parse(each, self.item) for each in items)
@@ -177,13 +176,13 @@ def section(
   rows: Iterable[Setting],
   when: tuple[str, ...] = (),
 ) -> tuple[Setting, ...]:
-  """The settings of a section, from rows with the name alone as their key.
+  """The settings of a section, from rows whose key is only the name.
 
   Args:
-    name: of the section.
-    stages: that read those which name none themselves.
-    rows: in the order of the config.
-    when: conditions that hold for all of them.
+    name: name of the section.
+    stages: stages of the rows that name none.
+    rows: settings in the order of the config.
+    when: conditions added to all rows.
   """
   return tuple(
     dataclasses.replace(

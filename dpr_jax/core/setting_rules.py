@@ -1,8 +1,8 @@
-"""Rules over several settings at once.
+"""Rules that involve several settings.
 
-They are asked twice: before anything starts, so that a mistake costs a second
-and not an hour, and by the code that relies on them, which can be called from
-Python as well.  Nothing here takes time to import.
+They are checked twice: before anything starts, so that a mistake costs a second
+instead of an hour, and by the code that relies on them, which can also be
+called from Python.  This module is fast to import.
 """
 
 import math
@@ -16,7 +16,7 @@ SCALE_RULES = ("none", "linear", "sqrt")
 
 
 def reader_lengths(length: int, question_length: int, overlap: int) -> None:
-  """`InputError` where a question leaves no room for a passage's windows."""
+  """`InputError` if a question leaves no tokens for a passage's windows."""
   if question_length < 1 or overlap < 0:
     raise errors.InputError(
       f"config.reader.question_length={question_length} must be >= 1"
@@ -31,7 +31,7 @@ def reader_lengths(length: int, question_length: int, overlap: int) -> None:
 
 
 def metric_names(config: Any) -> tuple[str, ...]:
-  """The dev figures of this config, those that models may be selected by.
+  """Names of the dev metrics of a config, for `train.best_metric`.
 
   Empty without dev questions.
 
@@ -48,17 +48,17 @@ def metric_names(config: Any) -> tuple[str, ...]:
 
 
 def sub_corpus_size(config: Any) -> int:
-  """Passages that dev top-k is measured over, 0 = none."""
+  """Number of passages that dev top-k is measured over; 0 = not measured."""
   size = config.train.dev_topk_passages
   return int(config_lib.at_least("train.dev_topk_passages", size, 0))
 
 
 def ranks(config: Any) -> tuple[int, ...]:
-  """The k of top-k, ascending."""
+  """The values of k for top-k, ascending."""
   found = config.evaluate.ranks
   if not len(found):
     raise errors.InputError(
-      "config.evaluate.ranks is empty: give the k of top-k, or set"
+      "config.evaluate.ranks is empty: give values of k for top-k, or set"
       " config.train.dev_topk_passages=0"
     )
   return tuple(
@@ -67,13 +67,14 @@ def ranks(config: Any) -> tuple[int, ...]:
 
 
 def selection(config: Any) -> tuple[str, int]:
-  """Which checkpoints of a training will be used.
+  """How the checkpoint to use is chosen after a training.
 
   Returns:
-    (a dev metric, "" = none; how many of the last are averaged, 1 = none).
+    (dev metric, "" = the last checkpoint; number of last checkpoints that are
+    averaged, 1 = no average).
 
   Raises:
-    InputError: a metric that this config does not give, or both rules.
+    InputError: the config does not measure the metric, or sets both rules.
   """
   settings = config.train
   metric, average = settings.best_metric, settings.average_checkpoints
@@ -82,7 +83,7 @@ def selection(config: Any) -> tuple[str, int]:
     names = metric_names(config)
     if metric not in names:
       raise errors.InputError(
-        f"config.train.best_metric={metric!r}: this config gives"
+        f"config.train.best_metric={metric!r}: this config measures"
         f" {', '.join(names) or 'no dev metrics (train.dev_questions=0)'}"
       )
     if average > 1:
@@ -105,7 +106,7 @@ def scaled(
   reference: int,
   rule: str,
 ) -> tuple[float, int]:
-  """Learning rate and warm-up for another batch size than they were found for.
+  """Scales learning rate and warm-up to another batch size.
 
   With k = `batch_size` / `reference`, "linear" multiplies the rate by k and
   "sqrt" by the square root of k; either keeps the warm-up at the same number of
@@ -125,13 +126,14 @@ def scaled(
 
   Args:
     learning_rate: peak rate for batches of `reference`.
-    warmup_steps: of batches of `reference`.
-    batch_size: questions in the global batch of this training.
-    reference: questions in the global batch that the first two are meant for.
-    rule: "none" (both as given), "linear" or "sqrt".
+    warmup_steps: number of steps for batches of `reference`.
+    batch_size: number of questions in the global batch of this training.
+    reference: number of questions in the global batch for which the first two
+      arguments were tuned.
+    rule: "none" (no scaling), "linear" or "sqrt".
 
   Raises:
-    InputError: `rule` is none of these, or a size is below 1.
+    InputError: `rule` is unknown, or a size is below 1.
   """
   config_lib.one_of("train.scale_rule", rule, SCALE_RULES)
   config_lib.at_least("train.warmup_steps", warmup_steps, 0)
@@ -148,13 +150,13 @@ def scaled(
 def total_steps(
   max_steps: int, epochs: float, questions: int, batch_size: int
 ) -> int:
-  """Steps of a training: `max_steps`, or what `epochs` gives where that is 0.
+  """Number of training steps: `max_steps`, or if that is 0, from `epochs`.
 
   Args:
-    max_steps: steps, 0 = by `epochs`.
-    epochs: how often every question is seen, rounded up to whole steps.
-    questions: in the training set.
-    batch_size: questions in the global batch.
+    max_steps: number of steps; 0 = use `epochs`.
+    epochs: number of passes over the questions, rounded up to whole steps.
+    questions: number of questions in the training set.
+    batch_size: number of questions in the global batch.
   """
   return max_steps or max(1, -int(-epochs * questions // batch_size))
 
@@ -163,8 +165,8 @@ def warm_up(train: Any, steps: int) -> tuple[float, int]:
   """Learning rate and warm-up steps of section `train`.
 
   Raises:
-    InputError: a setting is out of range, or the warm-up, for this batch size,
-      is no shorter than the training of so many steps.
+    InputError: a setting is out of range, or the scaled warm-up is not shorter
+      than the training of `steps` steps.
   """
   rule = train.scale_rule
   rate, warmup_steps = scaled(
@@ -187,7 +189,7 @@ def warm_up(train: Any, steps: int) -> tuple[float, int]:
 
 
 def below_steps(key: str, warmup_steps: int, steps: int) -> None:
-  """`InputError` where a warm-up is no shorter than the training."""
+  """`InputError` if a warm-up is not shorter than the training."""
   if warmup_steps >= steps:
     raise errors.InputError(
       f"config.{key}={warmup_steps} is not below the {steps} steps of the"
@@ -196,12 +198,12 @@ def below_steps(key: str, warmup_steps: int, steps: int) -> None:
 
 
 def profile_steps(key: str, steps: Sequence[int], last: float | int) -> None:
-  """`InputError` for what is not two steps in order, within the training.
+  """`InputError` unless two steps are in order and within the training.
 
   Args:
-    key: of the setting.
-    steps: (first, last) to be traced; () = none.
-    last: of the training; infinity where that is not known.
+    key: key of the setting.
+    steps: (first, last) step to trace; () = none.
+    last: last step of the training; infinity = not known.
   """
   if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1] <= last):
     end = "" if math.isinf(last) else f" <= {int(last)}"
@@ -215,37 +217,37 @@ def accumulation(steps: int) -> None:
   """`InputError` for `train.accumulate_steps` above 1."""
   if steps != 1:
     raise errors.InputError(
-      f"config.train.accumulate_steps={steps}: must be"
-      " 1; adding up gradients would not make the softmax bigger, for every"
-      " part would see its own negatives alone; set"
-      " config.train.gradient_cache=True and a bigger config.train.batch_size"
+      f"config.train.accumulate_steps={steps}: must be 1: gradient accumulation"
+      " is not supported: each micro-batch would only see its own negatives;"
+      " set config.train.gradient_cache=True and a larger"
+      " config.train.batch_size"
     )
 
 
 def answer_masks(mask_answers: bool, match: str) -> None:
-  """`InputError` where answers are to be masked that nobody looks for."""
+  """`InputError` if `train.mask_answers` is set with regex answers."""
   if mask_answers and match != "string":
     raise errors.InputError(
-      "config.train.mask_answers: looks for answers as they stand in the text,"
-      f" not for config.evaluate.match={match!r}: set one of"
-      " config.train.mask_answers=False, config.evaluate.match=string"
+      "config.train.mask_answers=True: supports only string answers, not"
+      f" config.evaluate.match={match!r}: set"
+      " config.train.mask_answers=False or config.evaluate.match=string"
     )
 
 
 def divides(batch_size: int, cores: int) -> None:
-  """`InputError` where a batch of the retriever cannot be dealt to cores."""
+  """`InputError` if the devices do not divide the retriever's batch size."""
   if batch_size % cores:
     raise errors.InputError(
       f"config.train.batch_size={batch_size}: must be a multiple of the"
-      f" {cores} cores"
+      f" {cores} devices"
     )
 
 
 def reader_source(train: str) -> None:
-  """`InputError` where a reader has nothing to learn from."""
+  """`InputError` if a reader has no training data."""
   if not train:
     raise errors.InputError(
-      'config.reader.train is empty: set it to "results" to learn from what'
-      " config.reader.method retrieves, or to a file in SQuAD's format or in"
+      'config.reader.train is empty: set it to "results" to train on the'
+      " results of config.reader.method, or to a file in SQuAD's format or"
       " DPR's results format"
     )

@@ -9,7 +9,7 @@ _RANDOM = ("model.checkpoint or reader.checkpoint is random",)
 SEED = Setting(
   "seed",
   0,
-  "of every random choice: the order of questions, dropout, negatives",
+  "seed of all random choices: order of questions, dropout, negatives",
   least=0,
   most=2**32 - 1,  # JAX takes the lower 32 bits
   stages=("train", "embed", "train-reader"),
@@ -22,39 +22,52 @@ DATA = section(
     Setting(
       "passages",
       "",
-      "the corpus: psgs_w100.tsv[.gz], or JSON in BEIR's or Pyserini's form;"
+      "corpus: psgs_w100.tsv[.gz], or JSON in BEIR's or Pyserini's format;"
       ' "sample" is the embedded sample',
       path=True,
     ),
     Setting(
       "train",
       "",
-      "questions to train on: DPR's JSON or JSONL, [.gz], or BEIR's; \"none\":"
-      " there is nothing to train on",
+      "training questions: DPR's JSON or JSONL, [.gz], or BEIR's format;"
+      ' "none": no training',
       path=True,
     ),
-    Setting("dev", "", "questions to measure with; also *.qa.csv", path=True),
+    Setting(
+      "dev",
+      "",
+      "dev questions: a format of `data.train`, or *.qa.csv",
+      path=True,
+    ),
     Setting(
       "max_passages",
       0,
-      "of the corpus; 0 = all; gold passages of kept questions come first",
+      "size of the corpus at most; 0 = all; gold passages of the kept questions"
+      " are kept first",
       "passages",
       least=0,
     ),
     Setting(
       "max_train",
       0,
-      "the first so many; 0 = all",
+      "number of training questions, from the start of the file; 0 = all",
       "questions",
       least=0,
       when=("data.train is not none",),
     ),
-    Setting("max_dev", 0, "the first so many; 0 = all", "questions", least=0),
+    Setting(
+      "max_dev",
+      0,
+      "number of dev questions, from the start of the file; 0 = all",
+      "questions",
+      least=0,
+    ),
     Setting(
       "quoting",
       "auto",
-      'of a corpus with tabs: "csv": fields in quotation marks may hold tabs'
-      ' and line breaks; "none": marks are text; "auto": what keeps the rows',
+      'quotation marks in a TSV corpus: "csv": quoted fields may contain tabs'
+      ' and line breaks; "none": marks are text; "auto": the reading that keeps'
+      " the rows",
       choices=("auto", "csv", "none"),
     ),
   ],
@@ -67,14 +80,15 @@ MODEL = section(
     Setting(
       "checkpoint",
       "starter",
-      '"starter", "random", "hf:NAME[@REVISION]" or a Hugging Face folder',
+      'pretrained BERT: "starter", "random", "hf:NAME[@REVISION]" or a Hugging'
+      " Face folder",
       stages=_MODELS,
       path=True,
     ),
     Setting(
       "random_layers",
       2,
-      "of a random BERT",
+      "number of layers of a random BERT",
       "layers",
       least=1,
       stages=_MODELS,
@@ -83,8 +97,8 @@ MODEL = section(
     Setting(
       "random_width",
       128,
-      "of a random BERT; a multiple of random_heads",
-      "numbers",
+      "hidden size of a random BERT; a multiple of random_heads",
+      "dimensions",
       least=1,
       stages=_MODELS,
       when=_RANDOM,
@@ -92,7 +106,7 @@ MODEL = section(
     Setting(
       "random_heads",
       2,
-      "of a random BERT",
+      "number of attention heads of a random BERT",
       "heads",
       least=1,
       stages=_MODELS,
@@ -101,14 +115,18 @@ MODEL = section(
     Setting(
       "pooling",
       "cls",
-      "from token vectors to one: the first token's (paper), or their mean",
+      "text vector: the first token's vector (paper), or the mean of all",
       choices=("cls", "mean"),
     ),
-    Setting("normalize", False, "unit vectors: cosine instead of dot product"),
+    Setting(
+      "normalize",
+      False,
+      "normalize vectors to length 1: cosine instead of dot product",
+    ),
     Setting(
       "temperature",
       1.0,
-      "scores are divided by it in the loss",
+      "divisor of the scores in the loss",
       above=0,
       stages=("train", "plan"),
     ),
@@ -116,35 +134,40 @@ MODEL = section(
     Setting(
       "title",
       "pair",
-      'beside the text (DPR), joined to it as "title text", or left out',
+      "title of a passage: paired with the text by [SEP] (DPR), joined to it as"
+      ' "title text", or left out',
       choices=("pair", "joined", "none"),
     ),
     Setting(
       "question_prefix",
       "",
-      'before every question, for encoders trained with "query: "',
+      'text put before every question, such as "query: " for E5',
     ),
-    Setting("passage_prefix", "", "before every passage"),
-    Setting("question_length", 32, "of a question at most", "tokens", least=3),
-    Setting("passage_length", 256, "of a passage at most", "tokens", least=3),
+    Setting("passage_prefix", "", "text put before every passage"),
+    Setting(
+      "question_length", 32, "length of a question at most", "tokens", least=3
+    ),
+    Setting(
+      "passage_length", 256, "length of a passage at most", "tokens", least=3
+    ),
     Setting(
       "dropout",
       -1.0,
-      "everywhere in the BERT; negative: what the checkpoint's config says",
+      "dropout rate of all of BERT; negative: the rates of the checkpoint",
       below=1,
       stages=("train", "plan"),
     ),
     Setting(
       "compute_dtype",
       "auto",
-      '"auto": bfloat16 on a TPU, float32 elsewhere',
+      'dtype of activations; "auto": bfloat16 on a TPU, float32 elsewhere',
       choices=("auto", "float32", "bfloat16"),
       stages=_MODELS,
     ),
     Setting(
       "attention",
       "plain",
-      '"fused": a TPU kernel, not yet run on one',
+      'attention; "fused": a TPU kernel, not yet run on a TPU',
       choices=("plain", "fused"),
       stages=_MODELS,
     ),

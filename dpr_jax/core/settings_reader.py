@@ -1,4 +1,4 @@
-"""Settings of the reader: its training, and reading."""
+"""Settings of the reader: its training, and extraction of answers."""
 
 from dpr_jax.core.setting import Setting, section
 from dpr_jax.core.settings_retrieval import METHODS
@@ -10,30 +10,30 @@ _SOURCES = [
   Setting(
     "train",
     "",
-    'what it learns from: "" = there is no reader; "results" = what'
-    " `reader.method` retrieves for the training questions; or a file, in"
-    " SQuAD's format or DPR's results format",
+    'training data: "" = no reader; "results" = passages that `reader.method`'
+    " retrieves for the training questions; or a file in SQuAD's format or"
+    " DPR's results format",
     path=True,
   ),
   Setting(
     "dev",
     "",
-    '"" = the dev set\'s results; or a file, as `reader.train`',
+    'dev data: "" = the results for the dev set; or a file, as `reader.train`',
     path=True,
     when=_DEV,
   ),
   Setting(
     "method",
     "dense",
-    'whose results are "results"',
+    'retrieval method whose results are "results"',
     choices=METHODS,
     when=("reader.train or reader.dev is results",),
   ),
   Setting(
     "checkpoint",
     "",
-    '"" = as `model.checkpoint`; also a DPRReader, a BertForQuestionAnswering,'
-    " or a workdir with a reader to go on from",
+    'initial weights: "" = as `model.checkpoint`; also a DPRReader, a'
+    " BertForQuestionAnswering, or a workdir with a reader",
     path=True,
   ),
 ]
@@ -42,110 +42,127 @@ _INPUTS = [
   Setting(
     "layout",
     "auto",
-    '"dpr", "dpr-hf" (token types all 0), "squad" (no title); "auto" = as the'
-    ' checkpoint was made, "dpr" for a BERT',
+    'order of the input: "dpr", "dpr-hf" (token types all 0), "squad" (no'
+    ' title); "auto" = that of the checkpoint, "dpr" for a BERT',
     choices=("auto", "dpr", "dpr-hf", "squad"),
   ),
   Setting(
     "length",
     350,
-    "of question, title and passage; >= 2 * (question_length + 3), and"
-    " >= 4 * overlap",
+    "length of question, title and passage together;"
+    " >= 2 * (question_length + 3), and >= 4 * overlap",
     "tokens",
     least=8,
   ),
-  Setting("question_length", 64, "of a question at most", "tokens", least=1),
   Setting(
-    "overlap", 64, "shared by two windows of a long passage", "tokens", least=0
+    "question_length", 64, "length of a question at most", "tokens", least=1
+  ),
+  Setting(
+    "overlap",
+    64,
+    "overlap of two windows of a long passage",
+    "tokens",
+    least=0,
   ),
   Setting(
     "from_top",
     200,
-    "retrieved passages that negatives are drawn from",
+    "number of top retrieved passages that negatives are drawn from",
     "passages",
     least=1,
   ),
   Setting(
     "passages",
     24,
-    "per question: a positive and negatives",
+    "passages per question: one positive, the rest negatives",
     "passages",
     least=1,
     most=1000,
   ),
-  Setting(
-    "spans", 10, "places of the answer in a passage, at most", "spans", least=1
-  ),
+  Setting("spans", 10, "answer spans per passage at most", "spans", least=1),
 ]
 
 _TRAINING = [
-  Setting("batch_size", 16, "in the global batch", "questions", least=1),
+  Setting("batch_size", 16, "size of the global batch", "questions", least=1),
   Setting(
     "epochs",
     10.0,
-    "how often every question is seen",
+    "passes over the training questions",
     "epochs",
     above=0,
     when=("reader.max_steps is 0",),
   ),
-  Setting("max_steps", 0, "0 = what `epochs` gives", "steps", least=0),
-  Setting("learning_rate", 1e-5, "at its peak, after warm-up", above=0),
+  Setting("max_steps", 0, "training steps; 0 = by `epochs`", "steps", least=0),
+  Setting("learning_rate", 1e-5, "peak learning rate, after warm-up", above=0),
   Setting(
     "warmup_steps",
     0,
-    "until the peak; below the steps of the training",
+    "linear warm-up to the peak; shorter than the training",
     "steps",
     least=0,
   ),
-  Setting("weight_decay", 0.0, "AdamW's, of matrices and tables", least=0),
   Setting(
-    "clip_norm", 2.0, "largest global norm of a gradient; 0 = any", least=0
+    "weight_decay",
+    0.0,
+    "AdamW's decay of matrices and embedding tables",
+    least=0,
+  ),
+  Setting(
+    "clip_norm",
+    2.0,
+    "gradients are clipped to this global norm; 0 = no clipping",
+    least=0,
   ),
   Setting(
     "dropout",
     -1.0,
-    "everywhere in the BERT; negative: what the checkpoint's config says",
+    "dropout rate of all of BERT; negative: the rates of the checkpoint",
     below=1,
   ),
   Setting(
     "chunk_size",
     0,
-    "read at once per core; 0 = a whole group",
+    "inputs read at once per device; 0 = a whole group",
     "inputs",
     least=0,
   ),
   Setting(
-    "remat", "none", "as `train.remat`", choices=("none", "inner", "layer")
+    "remat",
+    "none",
+    "rematerialization, as `train.remat`",
+    choices=("none", "inner", "layer"),
   ),
   Setting(
     "length_groups",
     1,
-    "groups by length, each padded to its own length",
+    "number of length groups, each padded to its own length",
     "groups",
     least=1,
   ),
   Setting(
     "length_step",
     0,
-    "padded to a multiple of it; 0 = to `reader.length`",
+    "inputs are padded to a multiple of it; 0 = to `reader.length`",
     "tokens",
     least=0,
   ),
   Setting(
     "sort_batches",
     1,
-    "whose questions are sorted by length together",
+    "number of batches whose questions are sorted by length together",
     "batches",
     least=1,
   ),
 ]
 
 _WATCHING = [
-  Setting("log_every", 10, "rows of metrics.jsonl", "steps", least=1),
+  Setting(
+    "log_every", 10, "interval of rows in metrics.jsonl", "steps", least=1
+  ),
   Setting(
     "profile_steps",
     (),
-    "(first, last): a trace of them in reader/profile; () = none",
+    "(first, last) step to trace to reader/profile; () = none",
     "steps",
     item=int,
     least=1,
@@ -153,7 +170,7 @@ _WATCHING = [
   Setting(
     "dev_every",
     0,
-    "between dev rows; 0 = at the end alone",
+    "interval of dev rows; 0 = only at the end",
     "steps",
     least=0,
     when=_DEV,
@@ -161,14 +178,14 @@ _WATCHING = [
   Setting(
     "dev_questions",
     500,
-    "for dev_em and dev_f1; 0 = no such figures",
+    "dev questions for dev_em and dev_f1; 0 = not measured",
     "questions",
     least=0,
   ),
   Setting(
     "dev_passages",
     20,
-    "retrieved ones read per dev question",
+    "retrieved passages read per dev question",
     "passages",
     least=1,
     when=_DEV,
@@ -176,17 +193,21 @@ _WATCHING = [
   Setting(
     "checkpoint_every",
     1000,
-    "between checkpoints; 0 = at the end alone",
+    "interval of checkpoints; 0 = only at the end",
     "steps",
     least=0,
   ),
   Setting(
-    "keep_checkpoints", 2, "the newest, and the best one", "files", least=1
+    "keep_checkpoints",
+    2,
+    "newest checkpoints to keep, besides the best one",
+    "checkpoints",
+    least=1,
   ),
   Setting(
     "best_metric",
     "dev_em",
-    'the best checkpoint by it is used; "" = the last one',
+    'dev metric that selects the checkpoint to use; "" = the last one',
     choices=("", "dev_em", "dev_f1"),
     when=_DEV,
   ),
@@ -206,20 +227,22 @@ READ = section(
     Setting(
       "reader",
       "",
-      '"" = the trained one; or a folder, as `reader.checkpoint`',
+      'reader: "" = the trained one; or a folder, as `reader.checkpoint`',
       path=True,
     ),
     Setting(
       "methods",
       ("dense",),
-      "whose results are read; the first one's answers count",
+      "retrieval methods whose results are read; the first one's answers are"
+      " reported",
       item=str,
       filled=True,
     ),
     Setting(
       "passages",
       (1, 10, 20, 50),
-      "numbers to compare, per question; the largest gives the answer",
+      "passage counts per question to compare; the largest gives the reported"
+      " answer",
       "passages",
       item=int,
       least=1,
@@ -228,7 +251,7 @@ READ = section(
     Setting(
       "span_tokens",
       10,
-      "of an answer at most, before it is widened to words",
+      "length of an answer at most, before it is widened to whole words",
       "tokens",
       least=1,
       stages=_ENGINE,
@@ -236,20 +259,21 @@ READ = section(
     Setting(
       "retriever_weight",
       0.0,
-      "of the retriever's score; negative: as `read --tune` stored it",
+      "weight of the retriever's score; negative: the weight that `read --tune`"
+      " stored",
       stages=("read", "retrieve"),
     ),
     Setting(
       "null_answers",
       "never",
-      'of a file in SQuAD\'s format: "tuned": no answer below the score that'
-      " `read --questions --tune` stored",
+      'empty answers for a file in SQuAD\'s format: "tuned": if the score is'
+      " below the threshold that `read --questions --tune` stored",
       choices=("never", "tuned"),
     ),
     Setting(
       "tokens_per_core",
       0,
-      "read at once; 0 = as `embed.tokens_per_core`",
+      "tokens read at once per device; 0 = as `embed.tokens_per_core`",
       "tokens",
       least=0,
       stages=_ENGINE,
@@ -265,7 +289,7 @@ READ = section(
     Setting(
       "rerank_depth",
       50,
-      "that `retrieve --rerank=reader` reorders",
+      "passages per question that `retrieve --rerank=reader` reorders",
       "passages",
       least=1,
       stages=("retrieve",),

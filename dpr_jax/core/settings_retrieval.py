@@ -24,13 +24,26 @@ BM25 = section(
   "bm25",
   ("mine", "retrieve"),
   [
-    Setting("k1", 0.9, "how soon repeated words stop to count", least=0),
-    Setting("b", 0.4, "how much long passages are held back", least=0, most=1),
     Setting(
-      "stemmer", "english", 'a Snowball name, "" for none', choices=STEMMERS
+      "k1",
+      0.9,
+      "saturation of term frequency: repeated words count more with larger k1",
+      least=0,
     ),
-    Setting("stopwords", "en", 'a bm25s list, "" for none', choices=STOPWORDS),
-    Setting("one_letter_words", False, "words of one letter count: vitamin C"),
+    Setting(
+      "b",
+      0.4,
+      "length normalization: 0 = none, 1 = in full proportion",
+      least=0,
+      most=1,
+    ),
+    Setting(
+      "stemmer", "english", 'Snowball stemmer; "" = none', choices=STEMMERS
+    ),
+    Setting(
+      "stopwords", "en", 'stopword list of bm25s; "" = none', choices=STOPWORDS
+    ),
+    Setting("one_letter_words", False, "index words of one letter: vitamin C"),
   ],
 )
 
@@ -38,8 +51,16 @@ MINE = section(
   "mine",
   ("mine", "train"),
   [
-    Setting("depth", 100, "searched for hard negatives", "passages", least=1),
-    Setting("keep", 30, "hard negatives per question", "passages", least=1),
+    Setting(
+      "depth",
+      100,
+      "retrieved passages per question to mine from",
+      "passages",
+      least=1,
+    ),
+    Setting(
+      "keep", 30, "hard negatives kept per question", "passages", least=1
+    ),
   ],
 )
 
@@ -50,7 +71,7 @@ EMBED = section(
     Setting(
       "rows_per_shard",
       50_000,
-      "of a file",
+      "rows per vector file",
       "vectors",
       least=1,
       when=("the corpus is embedded",),
@@ -58,22 +79,22 @@ EMBED = section(
     Setting(
       "dtype",
       "float32",
-      "of the vectors on disk",
+      "dtype of the vectors on disk",
       choices=("float32", "float16", "bfloat16"),
       when=("the corpus is embedded",),
     ),
     Setting(
       "shapes",
       12,
-      "widths that a corpus's passages are padded to, at most",
-      "widths",
+      "number of different lengths that passages are padded to, at most",
+      "lengths",
       least=1,
       when=("the corpus is embedded",),
     ),
     Setting(
       "tokens_per_core",
       0,
-      "encoded at once on a core; 0 = as fits the device",
+      "tokens encoded at once per device; 0 = as fits the device",
       "tokens",
       least=0,
       stages=(*_ENCODE, "plan"),
@@ -81,7 +102,7 @@ EMBED = section(
     Setting(
       "length_step",
       32,
-      "questions etc. are padded to a multiple of it",
+      "questions and other texts are padded to a multiple of it",
       "tokens",
       least=1,
       stages=_ENCODE,
@@ -96,13 +117,13 @@ INDEX = section(
     Setting(
       "factory",
       "Flat",
-      'a FAISS factory string, or "dpr" (the paper\'s HNSW)',
+      'FAISS factory string, or "dpr" (the paper\'s HNSW)',
       stages=("index", "retrieve", "mine"),
     ),
     Setting(
       "threads",
       0,
-      "that build and search use; 0 = all",
+      "CPU threads of build and search; 0 = all",
       "threads",
       least=0,
       stages=_SEARCH,
@@ -110,7 +131,7 @@ INDEX = section(
     Setting(
       "train_sample",
       262_144,
-      "that quantisers learn from, at most",
+      "vectors that quantizers are trained on, at most",
       "vectors",
       least=1,
       when=("index.factory learns from vectors",),
@@ -118,7 +139,7 @@ INDEX = section(
     Setting(
       "ef_construction",
       200,
-      "HNSW: neighbours looked at while building",
+      "HNSW: candidate list while building",
       "vectors",
       least=1,
       when=("index.factory has HNSW, and is not dpr",),
@@ -126,7 +147,7 @@ INDEX = section(
     Setting(
       "ef_search",
       0,
-      "HNSW: neighbours looked at; 0 = as the index's manifest says",
+      "HNSW: candidate list while searching; 0 = that of the index's manifest",
       "vectors",
       least=0,
       stages=(*_SEARCH, "mine"),
@@ -135,7 +156,7 @@ INDEX = section(
     Setting(
       "nprobe",
       0,
-      "IVF: lists searched; 0 = as the index's manifest says",
+      "IVF: lists searched; 0 = that of the index's manifest",
       "lists",
       least=0,
       stages=(*_SEARCH, "mine"),
@@ -144,7 +165,7 @@ INDEX = section(
     Setting(
       "refine_factor",
       0.0,
-      "Refine: hits looked at per hit; 0 = as the index's manifest says",
+      "Refine: candidates per hit; 0 = that of the index's manifest",
       "hits",
       least=0,
       stages=(*_SEARCH, "mine"),
@@ -153,36 +174,47 @@ INDEX = section(
     Setting(
       "rescore",
       True,
-      "hits of a compressed index are scored by their own vectors",
+      "score hits of a compressed index again with the stored vectors",
       stages=("retrieve",),
       when=("index.factory compresses",),
     ),
     Setting(
-      "mmap", True, "vectors stay in the file, where FAISS can", stages=_SEARCH
+      "mmap",
+      True,
+      "memory-map the index file instead of loading it, if FAISS can",
+      stages=_SEARCH,
     ),
     Setting(
-      "shards", 1, "index files, each of a range of rows", "files", least=1
+      "shards",
+      1,
+      "number of index files, each of a range of rows",
+      "files",
+      least=1,
     ),
     Setting(
       "memory_gb",
       0.0,
-      "that a build may take; 0 = what is free",
+      "memory that a build may use; 0 = the free memory",
       "GB",
       least=0,
       when=("index.allow_too_large is False",),
     ),
-    Setting("allow_too_large", False, "build what is predicted not to fit"),
+    Setting(
+      "allow_too_large",
+      False,
+      "build even if the index is predicted not to fit into memory",
+    ),
     Setting(
       "recall_questions",
       500,
-      "of the dev set, for recall and speed; 0 = they are not measured",
+      "dev questions to measure recall and speed with; 0 = not measured",
       "questions",
       least=0,
     ),
     Setting(
       "recall_target",
       0.98,
-      "recall@20 that `index --tune` looks for",
+      "recall@20 that `index --tune` aims for",
       least=0,
       most=1,
     ),
@@ -197,15 +229,16 @@ RETRIEVE = section(
     Setting(
       "methods",
       ("bm25", "dense"),
-      '"dense-start": towers untrained; "exact": on the cores, without an'
-      ' index; "hybrid": bm25 and dense together, see `fusion`',
+      'retrieval methods; "dense-start": towers before training; "exact": on'
+      ' the devices, without an index; "hybrid": bm25 and dense fused, see'
+      " `fusion`",
       item=str,
       choices=METHODS,
       filled=True,
       stages=("embed", "index", "retrieve"),
     ),
-    Setting("depth", 100, "per question", "passages", least=1),
-    Setting("pyserini", False, "also in Pyserini's format"),
+    Setting("depth", 100, "passages per question", "passages", least=1),
+    Setting("pyserini", False, "also write results in Pyserini's format"),
   ],
 )
 
@@ -216,14 +249,17 @@ EXACT = section(
     Setting(
       "storage",
       "float32",
-      '"bfloat16": half of the memory, hits are scored again',
+      'dtype of vectors in device memory; "bfloat16": half of the memory, hits'
+      " are scored again in float32",
       choices=("float32", "bfloat16"),
     ),
-    Setting("approximate", False, "lax.approx_max_k: on a TPU"),
+    Setting(
+      "approximate", False, "use lax.approx_max_k, which is faster on a TPU"
+    ),
     Setting(
       "recall_target",
       0.95,
-      "of `approximate`",
+      "recall that `approximate` aims for",
       above=0,
       most=1,
       when=("exact.approximate is True",),
@@ -231,7 +267,7 @@ EXACT = section(
     Setting(
       "core_gb",
       4.0,
-      "of each core's memory, for vectors; more are streamed",
+      "memory for vectors per device; the rest is streamed",
       "GB",
       least=0,
     ),
@@ -246,19 +282,26 @@ FUSION = section(
     Setting(
       "method",
       "linear",
-      'scores as they are (paper), "minmax" (Pyserini), "reciprocal" (ranks)',
+      'fusion of BM25 and dense: "linear": sum of scores (paper), "minmax": of'
+      ' normalized scores (Pyserini), "reciprocal": of reciprocal ranks',
       choices=("linear", "minmax", "reciprocal"),
     ),
     Setting(
       "weight",
       1.1,
-      "of dense; negative: as `retrieve --tune` stored it",
+      "weight of dense; negative: the weight that `retrieve --tune` stored",
     ),
-    Setting("depth", 2000, "hits of each that are joined", "passages", least=1),
+    Setting(
+      "depth",
+      2000,
+      "hits of each method that are fused",
+      "passages",
+      least=1,
+    ),
     Setting(
       "rank_constant",
       60,
-      'of "reciprocal": 1 / (it + rank)',
+      'c in 1 / (c + rank) of "reciprocal"',
       "ranks",
       least=0,
       when=("fusion.method is reciprocal",),
@@ -274,14 +317,14 @@ EVALUATE = section(
     Setting(
       "match",
       "string",
-      'how answers are looked for in a passage; "regex": they are patterns',
+      'how answers are matched in passages; "regex": answers are patterns',
       choices=("string", "regex"),
       stages=("mine", "train", "retrieve", "train-reader", "evaluate"),
     ),
     Setting(
       "ranks",
       (1, 5, 20, 100),
-      "the k of top-k",
+      "values of k for top-k",
       "passages",
       item=int,
       least=1,
@@ -291,8 +334,8 @@ EVALUATE = section(
     Setting(
       "drop_self",
       "auto",
-      "of judged measures: drop the hit that is the question itself, by its"
-      ' id; "auto": where questions have ids of their own, as BEIR does',
+      "for measures with judgements: drop the hit whose id is the question's;"
+      ' "auto": if questions have ids, as in BEIR',
       choices=("auto", "on", "off"),
     ),
   ],
@@ -305,14 +348,14 @@ PLAN = section(
     Setting(
       "train_questions",
       58_880,
-      "reckoned with; NaturalQuestions as DPR trains on it",
+      "assumed training questions; default: Natural Questions as in DPR",
       "questions",
       least=1,
     ),
     Setting(
       "passages",
       21_015_324,
-      "reckoned with; Wikipedia in blocks of 100 words",
+      "assumed corpus; default: Wikipedia in blocks of 100 words",
       "passages",
       least=1,
     ),

@@ -1,9 +1,9 @@
 """The table of all settings, in the order of the config.
 
-From it follow the defaults (`config.base_config`), the checks
-(`settings_checks`), what is not read (`settings_unread`), the command line
-(`settings_hints`), `dpr-jax config` and docs/reference/config.md.  A new
-setting is one row here, and a line where it is read.
+The defaults (`config.base_config`), the checks (`settings_checks`), warnings of
+unread settings (`settings_unread`), the command line (`settings_hints`),
+`dpr-jax config` and docs/reference/config.md all follow from it.  To add a
+setting, add a row to its section and a line where it is read.
 """
 
 from typing import Any

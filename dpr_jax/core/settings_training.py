@@ -5,20 +5,20 @@ from dpr_jax.core.setting import Setting, section
 _DEV = ("train.dev_questions > 0",)
 
 _BATCHES = [
-  Setting("batch_size", 128, "in the global batch", "questions", least=1),
+  Setting("batch_size", 128, "size of the global batch", "questions", least=1),
   Setting(
     "epochs",
     40.0,
-    "how often every question is seen",
+    "passes over the training questions",
     "epochs",
     above=0,
     when=("train.max_steps is 0",),
   ),
-  Setting("max_steps", 0, "0 = what `epochs` gives", "steps", least=0),
+  Setting("max_steps", 0, "training steps; 0 = by `epochs`", "steps", least=0),
   Setting(
     "hard_negatives",
     1,
-    "per question, from `train.negatives`",
+    "hard negatives per question, from `train.negatives`",
     "passages",
     least=0,
     most=1000,
@@ -26,8 +26,8 @@ _BATCHES = [
   Setting(
     "hard_negatives_from_top",
     1,
-    "each is drawn anew in every epoch from so many mined or given ones, the"
-    " best (first) of a question",
+    "number of top mined or given negatives of a question from which hard"
+    " negatives are drawn in every epoch",
     "passages",
     least=1,
     stages=("train",),
@@ -36,15 +36,16 @@ _BATCHES = [
   Setting(
     "negatives",
     "bm25",
-    '"bm25" (mined), "model" (mined with the trained towers), "given" (in the'
-    ' data), "random", or a mixture with counts: "bm25:1,random:1"',
+    'source of hard negatives: "bm25" (mined), "model" (mined with the trained'
+    ' towers), "given" (in the data), "random", or a mixture with counts:'
+    ' "bm25:1,random:1"',
     stages=("train",),
     when=("train.hard_negatives > 0",),
   ),
   Setting(
     "negatives_from",
     "",
-    'another workdir of this data, with mined negatives; "" = our own',
+    'workdir with the same data whose mined negatives are used; "" = this one',
     stages=("train",),
     when=("train.negatives are mined",),
     path=True,
@@ -52,32 +53,36 @@ _BATCHES = [
   Setting(
     "positives",
     "first",
-    'of several positives of a question "first" trains on the first alone,'
-    ' "drawn" on one drawn anew in every epoch; the others are no negatives',
+    'positive of a question with several: "first", or "drawn" at random in'
+    " every epoch; the others are not used as negatives",
     choices=("first", "drawn"),
   ),
-  Setting("mask_answers", False, "passages with an answer are no negatives"),
+  Setting(
+    "mask_answers",
+    False,
+    "do not use passages that contain an answer as negatives",
+  ),
 ]
 
 _OPTIMIZER = [
-  Setting("learning_rate", 2e-5, "at its peak, after warm-up", above=0),
+  Setting("learning_rate", 2e-5, "peak learning rate, after warm-up", above=0),
   Setting(
     "warmup_steps",
     1237,
-    "until the peak; below the steps of the training",
+    "linear warm-up to the peak; shorter than the training",
     "steps",
     least=0,
   ),
   Setting(
     "scale_rule",
     "none",
-    "how rate and warm-up follow the batch size",
+    "how learning rate and warm-up are scaled with the batch size",
     choices=("none", "linear", "sqrt"),
   ),
   Setting(
     "scale_reference",
     128,
-    "batch size that rate and warm-up are meant for",
+    "batch size that learning rate and warm-up were chosen for",
     "questions",
     least=1,
     when=("train.scale_rule is not none",),
@@ -85,24 +90,35 @@ _OPTIMIZER = [
   Setting(
     "dpr_compat_workers",
     0,
-    "W > 0: the gradient / W before clipping, as DPR on W workers",
+    "W > 0: divide the gradient by W before clipping, as DPR does on W workers",
     "workers",
     least=0,
   ),
   Setting(
     "dpr_compat_schedule",
     False,
-    "warm-up from a first rate of 0, and Adam's epsilon before the bias"
-    " correction, as in DPR's code",
+    "warm-up from a first learning rate of 0, and Adam's epsilon added before"
+    " the bias correction, as in DPR's code",
   ),
-  Setting("weight_decay", 0.0, "AdamW's, of matrices and tables", least=0),
   Setting(
-    "clip_norm", 2.0, "largest global norm of a gradient; 0 = any", least=0
+    "weight_decay",
+    0.0,
+    "AdamW's decay of matrices and embedding tables",
+    least=0,
   ),
-  Setting("adam_b1", 0.9, "decay of Adam's mean", least=0, below=1),
-  Setting("adam_b2", 0.999, "decay of Adam's mean square", least=0, below=1),
   Setting(
-    "adam_epsilon", 1e-8, "added to the root of the mean square", above=0
+    "clip_norm",
+    2.0,
+    "gradients are clipped to this global norm; 0 = no clipping",
+    least=0,
+  ),
+  Setting("adam_b1", 0.9, "decay of Adam's first moment", least=0, below=1),
+  Setting("adam_b2", 0.999, "decay of Adam's second moment", least=0, below=1),
+  Setting(
+    "adam_epsilon",
+    1e-8,
+    "added to the root of Adam's second moment",
+    above=0,
   ),
 ]
 
@@ -110,14 +126,14 @@ _COMPUTATION = [
   Setting(
     "passage_length",
     0,
-    "of a passage in training; 0 = as `model.passage_length`",
+    "length of a passage in training at most; 0 = `model.passage_length`",
     "tokens",
     least=0,
   ),
   Setting(
     "length_groups",
     1,
-    "groups by length, each padded to its own length",
+    "number of length groups, each padded to its own length",
     "groups",
     least=1,
     stages=("train",),
@@ -125,53 +141,55 @@ _COMPUTATION = [
   Setting(
     "chunk_size",
     0,
-    "encoded at once per core; 0 = a whole group",
+    "texts encoded at once per device; 0 = a whole group",
     "texts",
     least=0,
   ),
   Setting(
     "question_chunk_size",
     0,
-    "of questions, which are short; 0 = as `chunk_size`",
+    "as `chunk_size`, for questions, which are shorter; 0 = `chunk_size`",
     "texts",
     least=0,
   ),
   Setting(
     "gradient_cache",
     False,
-    "forget a chunk's activations and encode it twice: batches beyond memory",
+    "encode every chunk twice instead of keeping its activations: allows"
+    " batches that do not fit into memory",
   ),
   Setting(
     "layers",
     "auto",
-    '"scanned": one program for all layers, "unrolled": one for each; "auto" is'
-    " scanned on a TPU, where it compiles in a fraction of the time",
+    'loop over layers: "scanned" (one program for all layers; compiles faster)'
+    ' or "unrolled"; "auto" = scanned on a TPU',
     choices=("auto", "scanned", "unrolled"),
   ),
-  Setting("shard_optimizer", False, "Adam's moments are cut over the cores"),
+  Setting("shard_optimizer", False, "shard Adam's moments over the devices"),
   Setting(
     "reduce_dtype",
     "float32",
-    "of gradients between cores",
+    "dtype of gradients when summed over devices",
     choices=("float32", "bfloat16"),
   ),
   Setting(
     "remat",
     "none",
-    '"inner": the backward pass computes a third of a layer again, "layer":'
-    " all of it",
+    "rematerialization: the backward pass computes a third of a layer again"
+    ' ("inner"), or all of it ("layer")',
     choices=("none", "inner", "layer"),
   ),
   Setting(
     "loss",
     "gathered",
-    '"tiled", "ring": never holds a whole score row',
+    'in-batch loss: "gathered" holds all scores of a device\'s questions;'
+    ' "tiled" and "ring" hold a tile of them at a time',
     choices=("gathered", "tiled", "ring"),
   ),
   Setting(
     "loss_tile",
     0,
-    "scored at once; 0 = those of one core",
+    "passages scored at once; 0 = those of one device",
     "passages",
     least=0,
     when=("train.loss is tiled or ring",),
@@ -179,14 +197,15 @@ _COMPUTATION = [
   Setting(
     "accumulate_steps",
     1,
-    "only 1: see `gradient_cache`",
+    "must be 1: use `gradient_cache` for larger batches",
     "steps",
     least=1,
   ),
   Setting(
     "rounds",
     1,
-    "of train, embed, mine from the model, train",
+    "training rounds; between two, the corpus is embedded and negatives are"
+    " mined with the model",
     "rounds",
     least=1,
     stages=("train",),
@@ -194,8 +213,8 @@ _COMPUTATION = [
   Setting(
     "step_timeout",
     0.0,
-    "of several processes: a step that does not end ends all; 0 = ten times"
-    " the longest so far, at least 30",
+    "time after which a step that does not end stops all processes; 0 = ten"
+    " times the longest step so far, at least 30",
     "seconds",
     least=0,
     stages=("train",),
@@ -203,11 +222,13 @@ _COMPUTATION = [
 ]
 
 _WATCHING = [
-  Setting("log_every", 10, "rows of metrics.jsonl", "steps", least=1),
+  Setting(
+    "log_every", 10, "interval of rows in metrics.jsonl", "steps", least=1
+  ),
   Setting(
     "profile_steps",
     (),
-    "(first, last): a trace of them in training/profile; () = none",
+    "(first, last) step to trace to training/profile; () = none",
     "steps",
     item=int,
     least=1,
@@ -215,7 +236,7 @@ _WATCHING = [
   Setting(
     "dev_every",
     0,
-    "between dev rows; 0 = at the end alone",
+    "interval of dev rows; 0 = only at the end",
     "steps",
     least=0,
     when=_DEV,
@@ -223,14 +244,14 @@ _WATCHING = [
   Setting(
     "dev_questions",
     256,
-    "of the dev set, for dev loss and average rank; 0 = no dev rows",
+    "dev questions for dev loss and average rank; 0 = no dev rows",
     "questions",
     least=0,
   ),
   Setting(
     "dev_hard_negatives",
     30,
-    "per dev question in the pool",
+    "hard negatives per dev question in the average-rank pool",
     "passages",
     least=0,
     when=_DEV,
@@ -238,7 +259,7 @@ _WATCHING = [
   Setting(
     "dev_other_negatives",
     30,
-    "per dev question in the pool",
+    "other negatives per dev question in the average-rank pool",
     "passages",
     least=0,
     when=_DEV,
@@ -246,7 +267,7 @@ _WATCHING = [
   Setting(
     "dev_topk_passages",
     0,
-    "> 0: top-k over a sub-corpus of so many",
+    "size of the sub-corpus for dev top-k; 0 = not measured",
     "passages",
     least=0,
     when=_DEV,
@@ -254,23 +275,27 @@ _WATCHING = [
   Setting(
     "checkpoint_every",
     1000,
-    "between checkpoints; 0 = at the end alone",
+    "interval of checkpoints; 0 = only at the end",
     "steps",
     least=0,
   ),
   Setting(
-    "keep_checkpoints", 2, "the newest, and the best one", "files", least=1
+    "keep_checkpoints",
+    2,
+    "newest checkpoints to keep, besides the best one",
+    "checkpoints",
+    least=1,
   ),
   Setting(
     "best_metric",
     "",
-    'of the dev rows, as "dev_average_rank": the best checkpoint by it is'
-    ' used; "" = the last one',
+    'dev metric that selects the checkpoint to use, such as "dev_average_rank";'
+    ' "" = the last checkpoint',
   ),
   Setting(
     "average_checkpoints",
     1,
-    "> 1: the mean of the last so many is used",
+    "number of last checkpoints whose mean is used; 1 = no average",
     "checkpoints",
     least=1,
   ),

@@ -1,10 +1,10 @@
-"""A stage's output in numbered parts, each finished on its own.
+"""Stage outputs in numbered parts that can be resumed part by part.
 
-A part is one or several files and a record `part-<number>.json` beside them
-with their sha256.  Whoever starts again, with however many processes, makes
-only the parts that are not there; what another model, corpus or tokenizer left
-is refused.  Parts are dealt to processes by number alone (`mine`): nobody
-waits for anybody, until process 0 sees all of them and writes the manifest.
+A part is one or more files and a record `part-<number>.json` with their sha256.
+A restart, with any number of processes, makes only the missing or damaged
+parts; parts of another model, corpus or tokenizer are refused.  Parts are
+assigned to processes by number (`mine`), so processes do not wait for each
+other until process 0 has seen all parts and writes the manifest.
 """
 
 import contextlib
@@ -24,8 +24,7 @@ from dpr_jax.core import workdir as workdir_lib
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_LINES = 30.0
-# `vectors-00012.npy`, or what a killed process left of it under its temporary
-# name, that of older versions included.
+# `vectors-00012.npy`, or its temporary name, including that of older versions.
 _NAME = re.compile(
   r"(?P<kind>[a-z]+)-(?P<number>\d+)(?P<temporary>\.(dprjax-)?tmp-\d+)?\.\w+"
 )
@@ -34,14 +33,15 @@ STARTED = "started.json"
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """The parts of one stage.
+  """The parts of one stage's output.
 
   Attributes:
-    stage: whose output it is; its config and inputs say what belongs together.
-    count: how many parts there are in all.
-    patterns: globs of the parts' files.
-    process: number of this process.
-    processes: number of all processes.
+    stage: stage that writes the parts; parts with the same config and inputs
+      belong together.
+    count: total number of parts.
+    patterns: globs that match the parts' files.
+    process: number of this process, from 0.
+    processes: number of processes.
   """
 
   stage: workdir_lib.Stage
@@ -56,17 +56,18 @@ class Parts:
     return range(self.process, self.count, self.processes)
 
   def begin(self, overwrite: bool = False, replace: bool = False) -> bool:
-    """Looks at what is there; True where all is done, whole and ours.
+    """Prepares the folder; True if all parts are done, undamaged and current.
 
-    A part that is damaged will be made again.
+    Damaged parts will be made again.
 
     Args:
-      overwrite: nothing that is there is used.
-      replace: what was made from something else is thrown away, not refused.
+      overwrite: whether to discard all existing parts.
+      replace: whether to discard parts made from other inputs or settings;
+        False = refuse them.
 
     Raises:
-      InputError: what is there was made from something else, or is not ours,
-        or its manifest is damaged.
+      InputError: existing parts were made from other inputs or settings, the
+        folder is not ours, or its manifest is damaged.
     """
     folder = self.stage.folder
     if not self._is_ours():
@@ -76,8 +77,8 @@ class Parts:
     changed = self._changed()
     if changed and not (overwrite or replace):
       raise errors.InputError(
-        f"{folder} holds the work of another {self.stage.name}: other"
-        f" {', '.join(changed)}; --overwrite throws it away and starts anew"
+        f"{folder} was made by `dpr-jax {self.stage.name}` with other"
+        f" {', '.join(changed)}; --overwrite discards it and starts again"
       )
     with workdir_lib.writing(folder):
       self._remove_temporaries()
@@ -98,16 +99,17 @@ class Parts:
     return False
 
   def _sign(self) -> None:
-    """Says whose the folder is while there is no manifest."""
+    """Marks the folder as ours while there is no manifest."""
     workdir_lib.write_record(
       self.stage.folder / STARTED,
       {"stage": self.stage.name} | self._identity(),
     )
 
   def _is_whole(self, manifest: Mapping[str, Any]) -> bool:
-    """True where all files of a manifest are; else its parts are found again.
+    """True if all files of a manifest are undamaged.
 
-    A part that is damaged will be made again.
+    If not, the manifest is replaced by records of its parts, so that `find`
+    returns the undamaged parts and the others are made again.
     """
     folder = self.stage.folder
     wrong = {
@@ -118,13 +120,13 @@ class Parts:
     if not wrong:
       with workdir_lib.writing(folder):
         for path, _ in self._files_of_mine(records_only=True):
-          path.unlink()  # of a run that was killed after its last part
+          path.unlink()  # left by a run that was killed after its last part
         if self.process == 0:
           (folder / STARTED).unlink(missing_ok=True)
       logging.info("%s: done and unchanged, skipped", self.stage.name)
       return True
     logging.warning(
-      "%s: made again: %s",
+      "%s: will be made again: %s",
       self.stage.name,
       "; ".join(f"{folder / name} {what}" for name, what in wrong.items()),
     )
@@ -136,7 +138,7 @@ class Parts:
     return False
 
   def _check_manifest(self, replace: bool) -> None:
-    """Refuses a damaged manifest: it does not say what the files are."""
+    """Refuses a damaged manifest, which cannot identify the files."""
     path = self.stage.manifest
     if not path.exists():
       return
@@ -148,21 +150,21 @@ class Parts:
       if not replace:
         said = str(error).partition("; run ")[0]
         raise errors.InputError(
-          f"{said}: whose files these are is not known; `dpr-jax"
+          f"{said}: so its files cannot be identified; `dpr-jax"
           f" {self.stage.name} --overwrite` makes them again"
         ) from error
       logging.warning("%s: made again: %s", self.stage.name, error)
       if self.process == 0:
-        self._sign()  # before what else says whose the folder is goes
+        self._sign()  # before the manifest, which marks the folder, is removed
         with workdir_lib.writing(path):
           path.unlink(missing_ok=True)
 
   def _is_ours(self) -> bool:
-    """True where a record of a part says so; older versions left no other."""
+    """True if the folder has part records; older versions wrote no others."""
     return bool(self._records())
 
   def find(self, number: int) -> dict[str, Any] | None:
-    """The record of a part that is there and whole, or None."""
+    """The record of a complete, undamaged part; None = to be made."""
     path = self.stage.folder / _record(number)
     if not path.exists():
       return None
@@ -180,7 +182,7 @@ class Parts:
     return None if wrong else record
 
   def _read_part(self, path: pathlib.Path) -> dict[str, Any] | None:
-    """A part's record; None, and says so, where it is damaged."""
+    """A part's record; None, with a warning, if it is damaged."""
     try:
       record = workdir_lib.read_record(path)
       if not isinstance(record.get("files"), dict):
@@ -199,18 +201,19 @@ class Parts:
     """Records a part as done.
 
     Args:
-      number: of the part.
-      files: sha256 by name.
-      **extra: what else to remember of it.
+      number: number of the part.
+      files: sha256 of the part's files by name.
+      **extra: further keys of the record.
     """
     self._write_part(number, {"files": files, **extra})
 
   def collect(self) -> list[dict[str, Any]] | None:
-    """Waits for the parts of all processes.
+    """Waits until all processes have finished their parts.
 
     Returns:
-      In process 0 the records in order, without what they have in common; for
-      `close`.  None in the others, once the manifest is there.
+      In process 0: the records of all parts in order, without the config and
+      inputs that they share, for `close`.  In other processes: None, after
+      process 0 has written the manifest.
     """
     folder, said = self.stage.folder, time.monotonic()
     while True:
@@ -227,7 +230,7 @@ class Parts:
       if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
         said = time.monotonic()
         logging.info(
-          "%s: waits for other processes: %d files to come, first %s",
+          "%s: waiting for other processes: %d files missing, the first is %s",
           self.stage.name,
           len(missing),
           missing[0],
@@ -246,9 +249,10 @@ class Parts:
     ]
 
   def _is_closed(self) -> bool:
-    """True where the first process has taken our records into its manifest.
+    """True if process 0 has moved this process's records to the manifest.
 
-    A manifest alone could be that of an earlier run, soon to be replaced.
+    The existence of a manifest is not enough: it may be that of an earlier run,
+    which will be replaced.
     """
     if any((self.stage.folder / _record(n)).exists() for n in self.mine):
       return False
@@ -260,11 +264,11 @@ class Parts:
     counts: Mapping[str, int],
     **extra: Any,
   ) -> None:
-    """Writes the manifest; the records are then no longer needed.
+    """Writes the manifest and removes the records of the parts.
 
     Args:
       records: from `collect`.
-      counts: for the manifest.
+      counts: counts for the manifest.
       **extra: further keys of the manifest.
     """
     files = {
@@ -284,7 +288,7 @@ class Parts:
     }
 
   def _changed(self) -> list[str]:
-    """What of the stage is other than in what is there, with both values."""
+    """Inputs and settings that differ from those of the existing parts."""
     there = self._records()
     if self.stage.manifest.exists():
       there.append(self.stage.manifest)
@@ -297,7 +301,7 @@ class Parts:
       if not found:
         continue
       changed = [
-        f"{name} (there {manifests.short(theirs.get(name))}, now"
+        f"{name} (was {manifests.short(theirs.get(name))}, is"
         f" {manifests.short(ours.get(name))})"
         for theirs, ours in (
           (found.get("inputs", {}), self.stage.inputs),
@@ -313,7 +317,7 @@ class Parts:
     return []
 
   def _clear(self) -> None:
-    """Removes this process's parts; process 0 also the manifest."""
+    """Removes this process's parts; process 0 also removes the manifest."""
     if self.process == 0:
       for path in (self.stage.manifest, self.stage.folder / STARTED):
         path.unlink(missing_ok=True)
@@ -321,20 +325,23 @@ class Parts:
       path.unlink(missing_ok=True)
 
   def _remove_temporaries(self) -> None:
-    """Removes what killed runs left; nobody else writes these files now."""
+    """Removes temporary files of killed runs.
+
+    Safe, because no other process writes parts with these numbers.
+    """
     left = [path for path, temporary in self._files_of_mine() if temporary]
     if self.process == 0:  # the one that writes the manifest
       stems = [self.stage.manifest.stem]
-      if self.processes == 1:  # every process writes this at its beginning
+      if self.processes == 1:  # every process writes this file when it starts
         stems.append(STARTED.removesuffix(".json"))
       for stem in stems:
-        for mark in ("dprjax-tmp", "tmp"):  # the second of older versions
+        for mark in ("dprjax-tmp", "tmp"):  # "tmp": of older versions
           left += self.stage.folder.glob(f"{stem}.{mark}-*")
     for path in left:
       path.unlink(missing_ok=True)
 
   def _records(self) -> list[pathlib.Path]:
-    """The records that are there, of all processes."""
+    """Paths of the existing records of all processes."""
     found = self.stage.folder.glob(_record("*"))
     named = ((path, _NAME.fullmatch(path.name)) for path in found)
     return sorted(p for p, match in named if match and not match["temporary"])
@@ -342,7 +349,7 @@ class Parts:
   def _files_of_mine(
     self, records_only: bool = False
   ) -> Iterator[tuple[pathlib.Path, bool]]:
-    """Files and records of our numbers, and whether the name is temporary."""
+    """Files of this process's parts, and whether the name is temporary."""
     patterns = () if records_only else self.patterns
     for pattern in (_record("*"), *patterns):
       for path in sorted(self.stage.folder.glob(pattern)):
@@ -359,19 +366,20 @@ def write_array(path, array: np.ndarray) -> str:
   """
   with workdir_lib.replace_file(path) as temporary:
     with open(temporary, "wb") as file:
-      # NumPy writes to a real file by itself, and does not say why it cannot.
+      # Given a real file, NumPy writes with C's fwrite and its errors have no
+      # reason; an object with `write` keeps Python's errors.
       plain = types.SimpleNamespace(write=file.write)
       np.save(plain, array, allow_pickle=False)
     return workdir_lib.fingerprint_file(temporary)
 
 
 def check_whole(folder, files: Iterable[tuple[str, str]], command: str) -> None:
-  """`InputError` where a file is missing or its bytes are not those written.
+  """`InputError` if a file is missing or damaged.
 
   Args:
-    folder: where they are.
-    files: names and sha256.
-    command: mends it.
+    folder: folder of the files.
+    files: (name, expected sha256) pairs.
+    command: command that fixes it, for the message.
   """
   for name, what in manifests.damaged_files(folder, dict(files)).items():
     raise errors.InputError(

@@ -1,8 +1,8 @@
-"""SIGTERM and SIGINT end a command in order, and never in the middle of a step.
+"""Handles SIGTERM and SIGINT: a command cleans up, and training saves first.
 
-A signal raises `Interrupted` wherever the program is, so that temporary files
-are removed on the way out.  Inside `deferred()` it is only noted: training
-finishes its step, saves, and then ends.  A second signal does not wait.
+A signal raises `Interrupted` at the current line, so that temporary files are
+removed.  Inside `deferred()` it is only recorded: training finishes its step,
+saves a checkpoint and then ends.  A second signal ends it immediately.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-  """Ends the command; no handler of ordinary errors may swallow it.
+  """Ends the command; a BaseException, so that `except Exception` ignores it.
 
   Attributes:
-    exit_code: 128 + the signal's number: 130 or 143.
+    exit_code: 128 + the number of the signal: 130 or 143.
   """
 
   def __init__(self, number: int):
@@ -28,7 +28,7 @@ class Interrupted(BaseException):
 
 @dataclasses.dataclass
 class Request:
-  """The signal that asked for an end, or None."""
+  """The number of the recorded signal; None = none so far."""
 
   number: int | None = None
 
@@ -46,13 +46,13 @@ def _handle(number: int, frame: object) -> None:
 
 
 def listen() -> None:
-  """From here on both signals raise `Interrupted`; main thread only."""
+  """From now on both signals raise `Interrupted`; main thread only."""
   for number in SIGNALS:
     signal.signal(number, _handle)
 
 
 def ignore() -> None:
-  """From here on neither signal does anything: the program is ending anyway."""
+  """From now on both signals are ignored: the program is ending anyway."""
   if threading.current_thread() is threading.main_thread():
     for number in SIGNALS:
       signal.signal(number, signal.SIG_IGN)
@@ -60,9 +60,9 @@ def ignore() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Request]:
-  """A block that is told of the first signal instead of being broken off.
+  """A block in which the first signal is recorded instead of raised.
 
-  Without `listen` (in a program that uses us as a library) it never is.
+  Without `listen` (when used as a library) no signals are recorded.
   """
   _deferred.append(Request())
   try:
@@ -73,9 +73,9 @@ def deferred() -> Iterator[Request]:
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-  """A block inside `deferred()` that a signal breaks off all the same.
+  """A block inside `deferred()` that a signal interrupts nevertheless.
 
-  For long work that leaves nothing half-done; the caller may still save.
+  For long work that leaves nothing half-finished; the caller can still save.
   """
   _deferred.append(None)
   try:

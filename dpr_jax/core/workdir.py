@@ -1,8 +1,8 @@
-"""What lies where in a workdir, and who may write there.
+"""The layout of a workdir, and its lock.
 
 One experiment is one config and one workdir.  Every stage writes its own folder
-with a manifest (`manifests.py`); files and folders appear whole or not at all
-(`atomic_files.py`); one command at a time holds the workdir.
+with a manifest (`manifests.py`); files and folders are written atomically
+(`atomic_files.py`); only one command at a time can write to a workdir.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ __all__ = [
 ]
 
 _LOCK = ".lock"
-# What stages make in a workdir; nothing else there is ever looked into.
+# Folders that stages write; all others in a workdir are ignored.
 FOLDERS = (
   *("data", "negatives", "bm25", "tokens", "training", "reader"),
   *("embeddings", "index", "fusion", "results", "answers", "evaluation"),
@@ -78,7 +78,7 @@ FOLDERS = (
 
 
 def user_path(path: str | os.PathLike) -> pathlib.Path:
-  """A path as somebody gives it: `~` and `~name` are home folders.
+  """A path given by a user, with `~` and `~name` expanded.
 
   Raises:
     InputError: there is no such home folder.
@@ -94,7 +94,7 @@ def user_path(path: str | os.PathLike) -> pathlib.Path:
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-  """Names of everything in a workdir."""
+  """Paths of all files and folders in a workdir."""
 
   root: pathlib.Path
 
@@ -137,7 +137,7 @@ class Workdir:
     return self.root / "embeddings" / name
 
   def index(self, factory: str, model: str = "dense") -> pathlib.Path:
-    """`index/<factory>`; a comma cannot be confused with a folder."""
+    """`index/<factory>`, with "-start" for the towers before training."""
     return self.root / "index" / (factory + model.removeprefix("dense"))
 
   def results(self, questions: str, method: str) -> pathlib.Path:
@@ -156,12 +156,12 @@ class Workdir:
 
 @contextlib.contextmanager
 def locked(where: Workdir) -> Iterator[None]:
-  """Holds a workdir: no second process writes in it meanwhile.
+  """Locks a workdir for the block, and removes leftovers of killed processes.
 
-  The lock ends with the process, however that ends.
+  The operating system releases the lock when the process ends in any way.
 
   Raises:
-    InputError: another process holds it, or the folder cannot be written.
+    InputError: another process holds the lock, or the folder is not writable.
   """
   try:
     where.root.mkdir(parents=True, exist_ok=True)
@@ -169,8 +169,8 @@ def locked(where: Workdir) -> Iterator[None]:
     lock.acquire()
   except filelock.Timeout as error:
     raise errors.InputError(
-      f"--workdir={where.root} is in use by {_holder(where)}: wait for its end,"
-      " or give another --workdir"
+      f"--workdir={where.root} is in use by {_holder(where)}: wait until it"
+      " ends, or give another --workdir"
     ) from error
   except OSError as error:
     raise errors.DiskError(
@@ -192,7 +192,7 @@ def locked(where: Workdir) -> Iterator[None]:
 
 
 def in_use(where: Workdir) -> str:
-  """Which process holds a workdir; "" where none does, or nobody can tell."""
+  """The process that holds a workdir's lock; "" = none, or not known."""
   if not (where.root / _LOCK).exists():
     return ""
   lock = filelock.FileLock(where.root / _LOCK, timeout=0)
@@ -200,7 +200,7 @@ def in_use(where: Workdir) -> str:
     lock.acquire()
   except filelock.Timeout:
     return _holder(where)
-  except OSError:  # a folder that cannot be written is not written by anybody
+  except OSError:  # nobody can write to a read-only folder
     return ""
   lock.release()
   return ""
@@ -214,10 +214,10 @@ def _holder(where: Workdir) -> str:
 
 
 def dataset_inputs(workdir: Workdir, *names: str) -> dict[str, str]:
-  """Fingerprints of some of `data/{passages,train,dev}`, for `inputs`.
+  """Fingerprints of the named `data/{passages,train,dev}`, for `inputs`.
 
-  Each stands for that dataset alone: other dev questions do not make the
-  corpus another one.
+  Each covers one dataset: other dev questions do not change the fingerprint of
+  the corpus.
 
   Raises:
     InputError: the data was not prepared.

@@ -1,10 +1,10 @@
-"""Does a passage contain an answer?  The rule behind top-k accuracy.
+"""Decides whether a passage contains an answer, as top-k accuracy needs it.
 
-In come a question's answer strings and a passage's text, out comes a bool.
+Input: a question's answer strings and a passage's text.  Output: a bool.
 Mining uses it to keep answers out of the hard negatives, retrieval to mark
-its hits, evaluation to count them.  The rule is the field's own (tokens, not
-characters: "1, 2" is no answer in "11, 25"), so that numbers can be compared
-with published ones; it imports nothing else of this package.
+hits, evaluation to count them.  The rule is that of DPR's evaluation (it
+compares tokens, not characters: "1, 2" does not match "11, 25"), so that
+numbers can be compared with published ones.
 """
 
 import functools
@@ -19,13 +19,13 @@ from absl import logging
 MATCHES = ("string", "regex")
 
 _TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
-_ASCII_TOKEN = re.compile(r"[0-9A-Za-z]+|[!-~]")  # the same, and faster
+_ASCII_TOKEN = re.compile(r"[0-9A-Za-z]+|[!-~]")  # _TOKEN for ASCII, faster
 _WORD_REST = regex.compile(r"[\p{L}\p{N}\p{M}]*")
 _BLOCK = 1_000_000  # characters whose tokens are in memory at once
-# Of patterns, which are users': some take longer than the world is old.
-_SECONDS = 0.5  # of CPU, on one passage
-_LONGEST_PATTERN = 10_000
-_NAMED = 5
+# Limits for users' patterns, some of which would take exponential time.
+_SECONDS = 0.5  # CPU seconds on one passage
+_LONGEST_PATTERN = 10_000  # characters
+_NAMED = 5  # patterns named in a warning
 # A control character, so never part of a token: joining with it is reversible.
 _SEPARATOR = "\n"
 
@@ -48,25 +48,25 @@ def has_answer(
   match: str = "string",
   compat: bool = False,
 ) -> bool:
-  """True if some answer occurs in `text`; the title is the caller's matter.
+  """True if any answer occurs in `text`; titles are not considered here.
 
   Args:
     answers: accepted answer strings, or patterns with match="regex".
-    text: the passage's text.
+    text: text of the passage.
     match: "string": the answer's tokens are a contiguous part of the text's;
-      "regex" (CuratedTREC): the pattern, as the `regex` module has it, is found
-      in the text.  One that is invalid, matches the empty string or takes too
-      long never is, and a warning names it.
-    compat: an answer without a single token matches everything, as it does in
-      the original; otherwise it matches nothing.
+      "regex" (CuratedTREC): the pattern of the `regex` module is found in the
+      text.  A pattern that is invalid, matches the empty string or takes too
+      long never matches, and a warning names it.
+    compat: an answer without any token matches everything, as in DPR's code;
+      False = it matches nothing.
 
   Raises:
-    ValueError: `match` is neither of the two.
+    ValueError: `match` is not "string" or "regex".
   """
   matcher = AnswerMatcher(match=match, compat=compat, cache_size=0)
-  found = matcher.has_answer(answers, None, text)
+  answered = matcher.has_answer(answers, None, text)
   matcher.warn("has_answer")
-  return found
+  return answered
 
 
 class AnswerMatcher:
@@ -84,24 +84,27 @@ class AnswerMatcher:
     compat: bool = False,
     cache_size: int = 100_000,
   ):
-    """Keeps at most `cache_size` prepared passages, the oldest go first."""
+    """Keeps up to `cache_size` prepared passages; drops the oldest first."""
     if match not in MATCHES:
       raise ValueError(f"match={match!r}: must be one of {', '.join(MATCHES)}")
     self.match = match
     self.compat = compat
     self._cache_size = cache_size
     self._cache: dict[Hashable, str] = {}
-    # Patterns that are never found: why, and the first question with them.
+    # Patterns that never match: the reason, and the first question with them.
     self._refused: dict[str, tuple[str, int | None]] = {}
     self._warned = 0
 
   def has_answer(
     self, answers: Sequence[str], key: Hashable, text: str
   ) -> bool:
-    """As the function; `key` stands for `text` from the first call on.
+    """As the function `has_answer`, with a cache.
 
-    Two texts under one key would give wrong results: use the passage's row,
-    or its id.
+    Args:
+      answers: as in the function.
+      key: identifies `text` in the cache: the passage's row or id.  Two texts
+        with one key give wrong results.
+      text: text of the passage.
     """
     return self.hits(answers, [key], [text])[0]
 
@@ -114,9 +117,13 @@ class AnswerMatcher:
   ) -> list[bool]:
     """`has_answer` of one question's answers for many passages.
 
-    `question` is its row, for `warn`.
+    Args:
+      answers: as in `has_answer`.
+      keys: keys of the texts in the cache.
+      texts: texts of the passages.
+      question: row of the question, for `warn`; None = unknown.
     """
-    if isinstance(answers, str):  # would be searched letter by letter
+    if isinstance(answers, str):  # else each letter would be an answer
       raise TypeError(f"answers={answers!r}: must be a list of strings")
     if self.match == "regex":
       patterns = self._patterns(answers, question)
@@ -134,10 +141,10 @@ class AnswerMatcher:
     ]
 
   def warn(self, where: str) -> None:
-    """Names, in one line, the patterns that were refused since the last call.
+    """Logs one line with the patterns that were refused since the last call.
 
     Args:
-      where: what was done with them; begins the line.
+      where: begin of the line: the stage or file.
     """
     new = list(self._refused.items())[self._warned :]
     self._warned = len(self._refused)
@@ -151,7 +158,7 @@ class AnswerMatcher:
     ]
     more = f", and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
     logging.warning(
-      "%s: %d regular expressions of answers count as never found: %s%s",
+      "%s: %d regular expressions of answers never match: %s%s",
       where,
       len(new),
       ", ".join(named),
@@ -161,15 +168,15 @@ class AnswerMatcher:
   def _patterns(
     self, answers: Sequence[str], question: int | None
   ) -> list[regex.Pattern[str]]:
-    """The patterns that can be looked for."""
-    found = []
+    """The compiled patterns of the answers that are valid."""
+    compiled = []
     for answer in answers:
       pattern, why = _pattern(_decompose(answer))
       if pattern is None:
         self._refused.setdefault(answer, (why, question))
       else:
-        found.append(pattern)
-    return found
+        compiled.append(pattern)
+    return compiled
 
   def _finds(
     self, pattern: regex.Pattern[str], text: str, question: int | None
@@ -204,22 +211,21 @@ class AnswerMatcher:
 def answer_spans(
   answers: Sequence[str], text: str, *, match: str = "string"
 ) -> list[tuple[int, int]]:
-  """Where the answers stand in a text that `has_answer` accepts.
+  """Positions of the answers in a text.
 
   Args:
     answers: as in `has_answer`.
-    text: the passage's text.
+    text: text of the passage.
     match: as in `has_answer`.
 
   Returns:
-    Distinct (start, end) in characters of `text` itself, in order; [] where
-    `has_answer` is False.  A pattern that matches nothing but an empty string
-    has no span.
+    Distinct (start, end) in characters of `text`, in order; [] where
+    `has_answer` is False.  Empty matches are left out.
   """
   if match not in MATCHES:
     raise ValueError(f"match={match!r}: must be one of {', '.join(MATCHES)}")
   decomposed = _decompose(text)
-  found = set()
+  spans = set()
   if match == "regex":
     for answer in answers:
       pattern, _ = _pattern(_decompose(answer))
@@ -228,26 +234,26 @@ def answer_spans(
           pattern.finditer(decomposed, timeout=_SECONDS) if pattern else ()
         ):
           if hit.start() < hit.end():
-            found.add((hit.start(), hit.end()))
+            spans.add((hit.start(), hit.end()))
       except (TimeoutError, MemoryError):
         continue  # as in `has_answer`
   else:
-    found = _token_spans(answers, decomposed)
-  if not found or text.isascii():
-    return sorted(found)
-  places = _places(text, {p for start, end in found for p in (start, end - 1)})
-  return sorted({(places[s][0], places[e - 1][1]) for s, e in found})
+    spans = _token_spans(answers, decomposed)
+  if not spans or text.isascii():
+    return sorted(spans)
+  places = _places(text, {p for start, end in spans for p in (start, end - 1)})
+  return sorted({(places[s][0], places[e - 1][1]) for s, e in spans})
 
 
 def _token_spans(answers: Sequence[str], text: str) -> set[tuple[int, int]]:
   """(start, end) of the answers' tokens in a decomposed text."""
   joined = _joined_tokens(text)
-  spans = set()  # numbers of the first and last token
+  spans = set()  # indexes of the first and last token
   for wanted in {_joined_tokens(answer) for answer in answers} - {_SEPARATOR}:
     count = wanted.count(_SEPARATOR) - 1
     first = at = 0
     while (hit := joined.find(wanted, at)) >= 0:
-      # A token stands behind each separator.
+      # A token follows each separator, so counting separators gives indexes.
       first += joined.count(_SEPARATOR, at, hit)
       spans.add((first, first + count - 1))
       first, at = first + 1, hit + 1
@@ -263,16 +269,16 @@ def _token_spans(answers: Sequence[str], text: str) -> set[tuple[int, int]]:
 
 
 def _places(text: str, wanted: Collection[int]) -> dict[int, tuple[int, int]]:
-  """Where characters of the NFD of a text come from.
+  """Maps characters of the NFD of a text to characters of the text.
 
   Args:
-    text: as it is.
-    wanted: places in its NFD.
+    text: the text before normalisation.
+    wanted: positions in its NFD.
 
   Returns:
-    Start and end in `text` by place.
+    (start, end) in `text`, by position.
   """
-  found = {}
+  origins = {}
   left = sorted(wanted, reverse=True)
   length = 0
   for first, piece in _pieces(text):
@@ -282,20 +288,20 @@ def _places(text: str, wanted: Collection[int]) -> dict[int, tuple[int, int]]:
       while left and left[-1] < length + size:
         place = left.pop()
         inside = place - length
-        found[place] = first + starts[inside], first + ends[inside]
+        origins[place] = first + starts[inside], first + ends[inside]
     length += size
     if not left:
       break
-  return found
+  return origins
 
 
 def _starts_cluster(character: str) -> bool:
-  """Decomposition may reorder marks, but never across such a character."""
+  """True where a text can be cut: NFD never reorders marks across it."""
   return not unicodedata.combining(unicodedata.normalize("NFD", character)[0])
 
 
 def _pieces(text: str, size: int = 1000) -> Iterator[tuple[int, str]]:
-  """(first character, piece): the NFD of the text is that of its pieces."""
+  """Yields (first character, piece); NFD of the pieces is NFD of the text."""
   first = 0
   while first < len(text):
     end = first + size
@@ -306,7 +312,7 @@ def _pieces(text: str, size: int = 1000) -> Iterator[tuple[int, str]]:
 
 
 def _places_of_piece(text: str) -> tuple[list[int], list[int]]:
-  """Where each character of the NFD of a text starts and ends in it."""
+  """Start and end in a text of each character of its NFD."""
   starts, ends, first = [], [], 0
   for end in range(1, len(text) + 1):
     if end < len(text) and not _starts_cluster(text[end]):
@@ -323,21 +329,21 @@ def _decompose(text: str) -> str:
 
 
 def _tokens_of(text: str) -> re.Pattern[str] | regex.Pattern[str]:
-  """Finds the tokens of a decomposed text."""
+  """The pattern that finds the tokens of a decomposed text."""
   return _ASCII_TOKEN if text.isascii() else _TOKEN
 
 
 def _joined_tokens(text: str) -> str:
-  """Tokens, each between separators: a sub-list becomes a substring.
+  """The tokens, each between separators: a sub-list becomes a substring.
 
-  Lower-casing the joined string equals lower-casing each token: the one rule
-  of Unicode that looks at neighbours (the final sigma) does not look across a
+  Lower-casing the joined string equals lower-casing each token: the only
+  context-dependent rule of Unicode (the final sigma) does not apply across a
   control character.
   """
   text = _decompose(text)
   pieces, first = [""], 0
   while first < len(text):
-    # A piece ends where a word does.
+    # A piece ends at the end of a word.
     end = _WORD_REST.match(text, min(first + _BLOCK, len(text))).end()
     piece = text[first:end]
     tokens = _tokens_of(piece).findall(piece)
@@ -349,7 +355,7 @@ def _joined_tokens(text: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _pattern(pattern: str) -> tuple[regex.Pattern[str] | None, str]:
-  """The compiled pattern; None, and why, where it can match no answer."""
+  """(compiled pattern, ""), or (None, reason) for a pattern that is refused."""
   if len(pattern) > _LONGEST_PATTERN:
     return None, f"longer than {_LONGEST_PATTERN} characters"
   flags = regex.IGNORECASE | regex.UNICODE | regex.MULTILINE | regex.VERSION0

@@ -1,8 +1,8 @@
-"""What users hand to `Encoder`, `Retriever` and `Answerer`, checked.
+"""Checks the arguments of `Encoder`, `Retriever` and `Answerer`.
 
-A text that is taken for a list of letters, or a mapping for its keys, gives
-numbers that look right and are wrong.  So every argument is brought to one form
-here, and what has no such form is refused in one line that names it.
+A text that is treated as a list of letters, or a mapping as its keys, gives
+results that look right and are wrong.  So every argument is converted to one
+form here; other types are refused in one line that names the argument.
 """
 
 import math
@@ -19,8 +19,8 @@ import numpy as np
 from dpr_jax.core import errors
 from dpr_jax.data import records
 
-# Annotations of public functions: checked here, where the message says how to
-# mend it.
+# Annotations of public functions.  They are `Any` because the functions below
+# check them, with messages that say how to fix the call.
 Text = Any  # str
 Texts = Any  # str | Iterable[str]
 Passages = Any  # a passage (see `passages`), or an iterable of them
@@ -35,11 +35,11 @@ _PASSAGE = (
 
 
 def text(name: str, value: Text) -> str:
-  """A text; `InputError` for anything else.
+  """Returns a text; `InputError` for anything else.
 
   Args:
-    name: of the argument, for the message.
-    value: what the user gave.
+    name: name of the argument, for the message.
+    value: value from the user.
   """
   if not isinstance(value, str):
     raise errors.InputError(
@@ -49,7 +49,7 @@ def text(name: str, value: Text) -> str:
 
 
 def choice(name: str, value: Text, choices: Sequence[str]) -> str:
-  """One of some words; `InputError` for anything else."""
+  """Returns one of `choices`; `InputError` for anything else."""
   if text(name, value) not in choices:
     raise errors.InputError(
       f"{name}={reprlib.repr(value)}: must be one of {', '.join(choices)}"
@@ -58,14 +58,14 @@ def choice(name: str, value: Text, choices: Sequence[str]) -> str:
 
 
 def texts(name: str, value: Texts) -> list[str]:
-  """Texts as a list; one text is a list of one.
+  """Returns texts as a list; one text becomes a list of one.
 
   Args:
-    name: of the argument, for the message.
+    name: name of the argument, for the message.
     value: a str, or an iterable of them: a list, a generator, an array.
 
   Raises:
-    InputError: something else, also as an item, which is named by its number.
+    InputError: the value or an item, named by its index, has another type.
   """
   if isinstance(value, str):
     return [str(value)]
@@ -79,18 +79,19 @@ def texts(name: str, value: Texts) -> list[str]:
 
 
 def passages(name: str, value: Passages) -> list[records.Passage]:
-  """Passages as a list; one passage is a list of one.
+  """Returns passages as a list; one passage becomes a list of one.
 
   A passage is a text without a title, a (title, text), a mapping with "text"
-  and perhaps "title", or an object with `title` and `text` (`Passage`, `Hit`).
+  and optionally "title", or an object with `title` and `text` (`Passage`,
+  `Hit`).
 
   Args:
-    name: of the argument, for the message.
+    name: name of the argument, for the message.
     value: one of these, or an iterable of them.
 
   Raises:
-    InputError: something else, also as an item, which is named by its number;
-      or two texts in a tuple, which may be one passage or two.
+    InputError: the value or an item, named by its index, has another type; or
+      the value is a tuple of two texts, which may be one passage or two.
   """
   if isinstance(value, str | Mapping) or _has_fields(value):
     return [_passage(name, value)]
@@ -106,12 +107,12 @@ def passages(name: str, value: Passages) -> list[records.Passage]:
 
 
 def count(name: str, value: Count, least: int = 1) -> int:
-  """A whole number, NumPy's too; `InputError` for anything else.
+  """Returns a whole number, also of NumPy; `InputError` for anything else.
 
   Args:
-    name: of the argument, for the message.
-    value: what the user gave.
-    least: that it may be.
+    name: name of the argument, for the message.
+    value: value from the user.
+    least: smallest allowed value.
   """
   try:
     if isinstance(value, bool | np.bool_):
@@ -127,11 +128,11 @@ def count(name: str, value: Count, least: int = 1) -> int:
 
 
 def number(name: str, value: Number) -> float:
-  """A finite number; `InputError` for anything else.
+  """Returns a finite number; `InputError` for anything else.
 
   Args:
-    name: of the argument, for the message.
-    value: what the user gave.
+    name: name of the argument, for the message.
+    value: value from the user.
   """
   real = isinstance(value, numbers.Real) and not isinstance(value, bool)
   if not real or not math.isfinite(value):
@@ -142,7 +143,7 @@ def number(name: str, value: Number) -> float:
 
 
 def path(name: str, value: Path) -> str | os.PathLike:
-  """A path; `InputError` for what is none."""
+  """Returns a path; `InputError` for anything else."""
   if not isinstance(value, str | os.PathLike) or not value:
     raise errors.InputError(
       f"{name}={reprlib.repr(value)}: must be the path of a folder"
@@ -151,7 +152,7 @@ def path(name: str, value: Path) -> str | os.PathLike:
 
 
 def config(value: ConfigDict) -> ml_collections.ConfigDict | None:
-  """A config or None; `InputError` for anything else."""
+  """Returns a config or None; `InputError` for anything else."""
   if value is not None and not isinstance(value, ml_collections.ConfigDict):
     raise errors.InputError(
       f"config={reprlib.repr(value)}: must be a ConfigDict, as"
@@ -161,7 +162,7 @@ def config(value: ConfigDict) -> ml_collections.ConfigDict | None:
 
 
 def _items(name: str, value: Any, must: str) -> list[Any]:
-  # A set has no order, and of bytes and mappings the items are something else.
+  # Sets have no order; items of bytes are numbers, items of mappings keys.
   wrong = bytes | bytearray | memoryview | Mapping | set | frozenset
   if isinstance(value, Iterable) and not isinstance(value, wrong):
     try:
@@ -173,22 +174,22 @@ def _items(name: str, value: Any, must: str) -> list[Any]:
 
 def _passage(name: str, value: Any) -> records.Passage:
   if isinstance(value, records.Passage):
-    found = (value.id, value.title, value.text)
+    fields = (value.id, value.title, value.text)
   elif _has_fields(value):
-    found = ("", value.title, value.text)
+    fields = ("", value.title, value.text)
   elif isinstance(value, str):
-    found = ("", "", value)
+    fields = ("", "", value)
   elif isinstance(value, Mapping):
-    found = ("", value.get("title", ""), value.get("text"))
+    fields = ("", value.get("title", ""), value.get("text"))
   elif isinstance(value, tuple | list) and len(value) == 2:
-    found = ("", *value)
+    fields = ("", *value)
   else:
-    found = ()
-  if not found or not _are_texts(found):
+    fields = ()
+  if not fields or not _are_texts(fields):
     raise errors.InputError(
       f"{name}={reprlib.repr(value)}: {_PASSAGE}, all str"
     )
-  return records.Passage(*map(str, found))
+  return records.Passage(*map(str, fields))
 
 
 def _has_fields(value: Any) -> bool:

@@ -1,11 +1,11 @@
 """Training batches as a pure function of (seed, step, process).
 
-Global row r of step s is place `s * batch_size + r` in the concatenation of the
+Global row r of step s is item `s * batch_size + r` of the concatenation of the
 epochs' permutations, so that no question is dropped at the end of an epoch and
-the same run on 1, 8 or 2 x 4 cores sees the same batches.  A negative depends
-on (seed, epoch, question) alone.  In what order the texts of a batch stand is
-free, since every question knows the place of its positive: so they are sorted
-into groups by length, and little is padding.  Grain makes the batches in the
+the same run on 1, 8 or 2 x 4 devices sees the same batches.  A negative depends
+only on (seed, epoch, question).  The order of the texts in a batch is free,
+because every question has the index of its positive: texts are sorted into
+groups by length, which reduces padding.  Grain makes the batches in the
 background; the train loop gets NumPy arrays.
 """
 
@@ -20,16 +20,16 @@ from jaxtyping import Int
 from dpr_jax.core import errors, setting_rules
 from dpr_jax.data import negative_sampling, records, token_store, tokenization
 
-_COLUMNS = 32  # other positives of a question that a step compares with
-_LOOKED_AT = 20  # batches
+_COLUMNS = 32  # at most so many columns of `question_positives`
+_LOOKED_AT = 20  # batches that `check_negatives` reads
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Which question stands in which global row of which step.
+  """Maps each global row of each step to a question.
 
   Attributes:
-    seed: of the run.
+    seed: seed of the run.
     questions: number of training questions.
     batch_size: questions in the global batch.
   """
@@ -39,7 +39,7 @@ class Plan:
   batch_size: int
 
   def steps(self, epochs: float, max_steps: int = 0) -> int:
-    """Steps of a run, as of `setting_rules.total_steps`."""
+    """Steps of a run, from `setting_rules.total_steps`."""
     return setting_rules.total_steps(
       max_steps, epochs, self.questions, self.batch_size
     )
@@ -61,11 +61,11 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Some texts of every core that are padded to one length.
+  """Texts that are padded to one length, the same number on every device.
 
   Attributes:
-    rows: texts per core.
-    length: tokens.
+    rows: texts per device.
+    length: padded length in tokens.
   """
 
   rows: int
@@ -82,21 +82,21 @@ def length_groups(
   limit: int,
   draws: int = 500,
 ) -> tuple[Group, ...]:
-  """Groups by length that almost every batch fits, with the least padding.
+  """Length groups that fit almost every batch, with the least padding.
 
-  A process sorts its texts by length and deals them to its cores, the longest
-  first.  How long the r-th longest of a batch may be is seen in batches drawn
-  from a sample of texts; a batch that does not fit after all is padded to
-  `limit` (see `BatchSource`).
+  A process sorts its texts by length and deals them to its devices, the longest
+  first.  The length of the r-th longest text is estimated from batches drawn
+  from a sample of texts; a batch that does not fit is padded to `limit` (see
+  `BatchSource`).
 
   Args:
-    lengths: token counts of some texts of the training data.
+    lengths: token counts of a sample of the training data's texts.
     rows: texts of a process in one batch.
-    cores: of the process.
-    groups: wanted at most.
-    chunk: texts that a core encodes at once: groups are multiples of it.
-    limit: tokens of a text at most; the length of the first group.
-    draws: batches drawn; one in about so many will not fit.
+    cores: devices of the process.
+    groups: number of groups, at most.
+    chunk: texts that a device encodes at once; groups are multiples of it.
+    limit: tokens of a text, at most; the length of the first group.
+    draws: number of batches to draw; about one batch in so many will not fit.
   """
   each = rows // cores
   if groups <= 1 or not len(lengths):
@@ -106,16 +106,20 @@ def length_groups(
   generator = np.random.default_rng(4)
   drawn = generator.choice(np.asarray(lengths), (draws, rows))
   drawn = -np.sort(-drawn, axis=1)
-  # The longest text from each place on, were a group to begin there.
+  # A unit is a chunk (or a text) per device.  longest[u]: padded length of a
+  # group that begins at unit u, that of its longest text, a multiple of 8.
   longest = drawn[:, :: unit * cores].max(axis=0)
   longest = np.minimum(-(-longest // 8) * 8, limit)
   longest[0] = limit
-  # best[g][u]: least padded length of the units from u on, in g more groups.
+  # Dynamic program over the number of groups.  best[g][u]: least padded length
+  # of the units from u on in at most g + 1 groups, summed over units;
+  # ends[g][u]: the end of the first of these groups.
   best = [[longest[u] * (units - u) for u in range(units)] + [0]]
   ends = [[units] * (units + 1)]
   for _ in range(min(groups, units) - 1):
     costs, cuts = [], []
     for u in range(units):
+      # A first group of units u to end, and one group fewer for the rest.
       options = [
         (longest[u] * (end - u) + best[-1][end], end)
         for end in range(u + 1, units + 1)
@@ -125,21 +129,22 @@ def length_groups(
       cuts.append(end)
     best.append([*costs, 0])
     ends.append([*cuts, units])
-  found, u = [], 0
+  # Follow the choices, from the table with the most groups on.
+  chosen, u = [], 0
   for cuts in reversed(ends):
     if u < units:
-      found.append(Group((cuts[u] - u) * unit, int(longest[u])))
+      chosen.append(Group((cuts[u] - u) * unit, int(longest[u])))
       u = cuts[u]
-  return tuple(found)
+  return tuple(chosen)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Arranged:
-  """Texts of one kind, dealt to the cores.
+  """Texts of one kind, dealt to the devices.
 
   Attributes:
     groups: one `{"ids", "mask"}` per group.
-    order: which text stands in each place; places count core by core.
+    order: index of the text at each place; places count device by device.
   """
 
   groups: tuple[dict[str, np.ndarray], ...]
@@ -147,7 +152,7 @@ class _Arranged:
 
   @property
   def places(self) -> Int[np.ndarray, " texts"]:
-    """Where each text stands."""
+    """Place of each text: the inverse permutation of `order`."""
     places = np.empty_like(self.order)
     places[self.order] = np.arange(len(self.order))
     return places
@@ -160,7 +165,7 @@ def _arrange(
   cores: int,
   limit: int,
 ) -> _Arranged:
-  """Sorts texts into groups; where one does not fit, pads all to `limit`."""
+  """Sorts texts into groups; if one does not fit, pads all to `limit`."""
   lengths = np.array([len(row) for row in ids])
   order = np.argsort(-lengths, kind="stable")
   starts = np.cumsum([0, *(cores * group.rows for group in groups)])
@@ -170,6 +175,8 @@ def _arrange(
   ):
     groups = (Group(len(ids) // cores, limit),)
     order, starts = np.arange(len(ids)), np.array([0, len(ids)])
+  # Per group [devices, rows]; joined along the rows below, a device's places
+  # are consecutive.
   dealt = [
     order[start:end].reshape(cores, -1)
     for start, end in zip(starts[:-1], starts[1:], strict=True)
@@ -186,10 +193,10 @@ def _arrange(
 
 @runtime_checkable
 class AnswerRows(Protocol):
-  """Knows which passages hold an answer: see `training.answer_masks`."""
+  """Finds passages that contain an answer: see `training.answer_masks`."""
 
   def excluded(self, question_indexes: Any, keys: Any, labels: Any) -> Any:
-    """True [questions, passages] where a passage is no negative."""
+    """Bool [questions, passages]: True where a passage is not a negative."""
     ...
 
 
@@ -198,20 +205,20 @@ class BatchSource:
   """Random access to batches: `source[step]` is this process's share.
 
   Attributes:
-    plan: which question stands where.
+    plan: maps global rows to questions.
     steps: number of batches.
     questions: the training questions.
     sampler: chooses their passages.
     tokenizer: text to ids.
-    tokens: the corpus's ids, so that negatives need not be tokenized; None =
-      from their text.
-    question_groups: shapes, see `length_groups`; () = one, all of full length.
+    tokens: token ids of the corpus, so that negatives need not be tokenized;
+      None = tokenize their text.
+    question_groups: shapes, see `length_groups`; () = one of full length.
     passage_groups: shapes of the passages.
-    answer_rows: masks passages that hold an answer; None = no such mask.
-    positive_columns: see `positive_columns`.
-    cores: of this process.
-    process: number of this process.
-    processes: number of all processes.
+    answer_rows: masks passages that contain an answer; None = no mask.
+    positive_columns: number of columns, see the function `positive_columns`.
+    cores: devices of this process.
+    process: index of this process.
+    processes: number of processes.
   """
 
   plan: Plan
@@ -234,19 +241,18 @@ class BatchSource:
   def __getitem__(self, step: int) -> dict[str, Any]:
     """The batch of a step.
 
-    Texts stand in groups by length, dealt to the cores; what belongs to a text
-    stands in the order of the groups' rows, core by core.
+    Texts are in groups by length, dealt to the devices; all other arrays are in
+    the order of the groups' rows, device by device.
 
     Returns:
       `questions`, `passages`: a tuple of groups `{"ids", "mask"}` [rows,
-      length]; of each question `question_rows` (its row in the global batch),
-      `question_keys` (key of its positive, -1 = unknown) and `labels` (its
-      positive's place among the passages of all cores), with
-      `positive_columns` also `question_positives` [questions, columns] (keys of
-      other positives of the question, -1 = none); of each passage
-      `passage_rows` (question row * passages per question + number),
-      `passage_valid` and `passage_keys`; with `answer_rows` also `excluded`
-      [questions, passages of all cores].
+      length].  Per question: `question_rows` (its row in the global batch),
+      `question_keys` (key of its positive, -1 = unknown) and `labels` (index of
+      its positive among the passages of all devices); with `positive_columns`
+      also `question_positives` [questions, columns] (keys of its other
+      positives, -1 = none).  Per passage: `passage_rows` (question row *
+      passages per question + number), `passage_valid` and `passage_keys`.  With
+      `answer_rows` also `excluded` [questions, passages of all devices].
     """
     indexes, epochs = self.plan.rows(int(step))
     share = self.plan.batch_size // self.processes
@@ -273,6 +279,7 @@ class BatchSource:
       self.tokenizer.passage_length,
     )
     valid = np.array([passage is not None for passage in passages])
+    # Passage `each * q` of this process is the positive of its question q.
     labels = first * each + read.places[::each][asked.order]
     batch = {
       "questions": asked.groups,
@@ -289,7 +296,7 @@ class BatchSource:
       batch["question_positives"] = others[asked.order]
     if self.answer_rows is not None:
       everyone = batch["passage_keys"]
-      if self.processes > 1:  # then nothing is sorted, see `retriever_batches`
+      if self.processes > 1:  # texts are then not sorted: `retriever_batches`
         everyone = self.sampler.keys_of_batch(indexes, epochs)
       batch["excluded"] = self.answer_rows.excluded(
         indexes[mine][asked.order], everyone, labels
@@ -299,12 +306,10 @@ class BatchSource:
   def _other_positives(
     self, indexes: np.ndarray, epochs: np.ndarray, mine: slice, own: np.ndarray
   ) -> Int[np.ndarray, "questions columns"]:
-    """Keys of each question's positives but the one in the batch; -1 = none.
+    """Keys of each question's positives other than its own; -1 = none.
 
-    A question may have more of them than there are columns: then those that
-    are in the global batch count.  Where even these are too many, there are
-    twice as many columns, the same on all processes: this batch's step is
-    compiled for itself.
+    A question with more of them than columns keeps those in the global batch.
+    If these are too many, columns are doubled and the step recompiled.
     """
     columns = self.positive_columns
     positives = {
@@ -318,18 +323,18 @@ class BatchSource:
         positives[index] = [key for key in positives[index] if key in here]
       while max(len(positives[index]) for index in many) > columns + 1:
         columns *= 2
-    found = np.full((len(own), columns), -1, np.int32)
+    table = np.full((len(own), columns), -1, np.int32)
     for place, (index, key) in enumerate(
       zip(indexes[mine].tolist(), own.tolist(), strict=True)
     ):
       others = [other for other in positives[index] if other != key]
-      found[place, : len(others)] = others
-    return found
+      table[place, : len(others)] = others
+    return table
 
   def _passage_ids(
     self, passages: Sequence[records.Passage | int | None]
   ) -> list[Sequence[int] | np.ndarray]:
-    """Token ids: of a text, of a row of the corpus, of nothing."""
+    """Token ids of a passage's text, of a row of the corpus, or of no text."""
     empty = records.Passage("", "", "")
     texts = [each or empty for each in passages if not isinstance(each, int)]
     ids = iter(self.tokenizer.passage_ids(texts))
@@ -340,10 +345,9 @@ class BatchSource:
 
 
 def positive_columns(sampler: negative_sampling.Sampler) -> int:
-  """Columns of `question_positives`, for all batches: a power of two, or 0.
+  """Columns of `question_positives` in all batches: a power of two, or 0.
 
-  As many as any question has positives besides the one in the batch, and at
-  most `_COLUMNS`.
+  Enough for all other positives of a question, and at most `_COLUMNS`.
   """
   most = max((len(one.positives) for one in sampler.candidates), default=1) - 1
   if most < 1:
@@ -352,13 +356,10 @@ def positive_columns(sampler: negative_sampling.Sampler) -> int:
 
 
 def check_negatives(source: BatchSource) -> None:
-  """Refuses a run in which no question ever meets a negative.
-
-  Looks at the first batches; a softmax over the own positive alone has no
-  gradient.
+  """Refuses a run without negatives: a softmax over positives has no gradient.
 
   Raises:
-    InputError: in none of them any question has one.
+    InputError: no question has a negative in any of the first batches.
   """
   sampler = source.sampler
   for step in range(min(source.steps, _LOOKED_AT)):
@@ -371,9 +372,8 @@ def check_negatives(source: BatchSource) -> None:
     f"config.train.batch_size={source.plan.batch_size} with"
     f" {sampler.mixture.count} hard negatives: every passage of every batch is"
     f" a positive of its question ({len(source.questions)} training questions),"
-    " so that there is nothing to learn: set config.train.hard_negatives to at"
-    " least 1 (config.train.negatives=random needs nothing mined), a larger"
-    " batch, or give other questions"
+    " so there is nothing to learn: set config.train.hard_negatives to at least"
+    " 1 (config.train.negatives=random needs no mining), or a larger batch"
   )
 
 
@@ -393,7 +393,7 @@ class Source(Protocol):
 def in_background(
   source: Source, first_step: int, buffer: int = 4
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches from `first_step` on, made by Grain's threads ahead of time."""
+  """Batches from `first_step` on, `buffer` of them prefetched by Grain."""
   dataset = grain.MapDataset.source(source)[first_step:]
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=buffer)
   return iter(dataset.to_iter_dataset(options))

@@ -1,9 +1,9 @@
-"""Readers of BEIR's files: corpus, queries and judgements.
+"""Reads BEIR's files: corpus, queries and judgements.
 
-In comes a path of `corpus.jsonl`, `queries.jsonl` (each also gzipped, or a JSON
-list) or `qrels/*.tsv`; out come passages, questions with their ids, and
-judgements.  BEIR has no answer strings: its questions are judged by passage ids
-alone.
+Input: the path of a `corpus.jsonl`, `queries.jsonl` (each also gzipped, or a
+JSON list) or `qrels/*.tsv`.  Output: passages, questions with their ids, or
+judgements.  BEIR has no answer strings: its questions are judged by passage
+ids only.
 """
 
 import math
@@ -16,7 +16,7 @@ from absl import logging
 from dpr_jax.core import errors
 from dpr_jax.data import file_streams, json_objects, json_records, records
 
-# trec_eval counts per grade, from 0 to the greatest: so many fit into memory.
+# trec_eval allocates a counter per grade, up to the greatest one.
 MOST_GRADE = 1_000_000
 Judgements = dict[str, dict[str, int]]  # question id -> passage id -> grade
 
@@ -25,16 +25,16 @@ _HEADER = frozenset(
   " corpus-id corpus_id doc-id doc_id docid docno document pid passage_id"
   " score relevance rel label grade iter iteration".split()
 )
-_ITERATIONS = ("0", "q0")  # TREC's second column; also other whole numbers
+_ITERATIONS = ("0", "q0")  # TREC's second column; or any whole number
 
 
 def is_beir(path: str | os.PathLike) -> bool:
-  """Whether a `*.jsonl[.gz]` or `*.json[.gz]` has lines with ids and texts."""
+  """Whether a file (JSON or JSONL by its name) has rows with ids and texts."""
   name = pathlib.Path(path).name.lower().removesuffix(".gz")
   if not name.endswith((".jsonl", ".json", ".ndjson")):
     return False
   if not os.path.exists(path):
-    return False  # whoever reads it says so
+    return False  # the reader reports it
   value = json_objects.first(path)
   return isinstance(value, dict) and (
     "_id" in value or json_records.is_query(value)
@@ -47,7 +47,7 @@ def read_corpus(path: str | os.PathLike) -> Iterator[records.Passage]:
   Raises:
     InputError: naming the row, the field and its value.
   """
-  wanted = "a corpus is a JSON list of objects, or one JSON object a line"
+  wanted = "a corpus is a JSON list of objects, or one JSON object per line"
   for where, value, marked in json_objects.read(path, wanted):
     yield json_records.passage(value, where, marked)
 
@@ -56,7 +56,7 @@ def read_queries(
   path: str | os.PathLike,
 ) -> Iterator[tuple[str, records.Question]]:
   """Yields the ids and questions of a `queries.jsonl`; errors as above."""
-  wanted = "queries are one JSON object a line, with _id and text"
+  wanted = "queries are one JSON object per line, with _id and text"
   for where, value, marked in json_objects.read(path, wanted):
     if not isinstance(value, dict):
       raise errors.InputError(
@@ -68,14 +68,14 @@ def read_queries(
 def read_qrels(path: str | os.PathLike) -> Judgements:
   """Reads judgements: BEIR's TSV with a header or without, or TREC's columns.
 
-  A line with a tab is split at tabs, so that ids may hold spaces; any other is
-  split at spaces.  A pair that is judged twice counts once.
+  A line with a tab is split at tabs, so that ids may contain spaces; any other
+  line is split at spaces.  A pair that is judged twice counts once.
 
   Raises:
-    InputError: a line with other columns, a grade that is no whole number or
+    InputError: a line with other columns, a grade that is not a whole number or
       beyond `MOST_GRADE`, or two grades for one pair.
   """
-  found: Judgements = {}
+  judgements: Judgements = {}
   repeated = 0
   with (
     file_streams.open_bytes(path) as file,
@@ -91,30 +91,29 @@ def read_qrels(path: str | os.PathLike) -> Judgements:
       if number == 1 and _is_header(fields):
         continue
       question, passage, grade = _judgement(fields, where, line)
-      grades = found.setdefault(question, {})
+      grades = judgements.setdefault(question, {})
       if grades.get(passage, grade) != grade:
         raise errors.InputError(
           f"{where}: question {question!r} and passage {passage!r} have the"
-          f" grade {grade} here and {grades[passage]} before: take one out"
+          f" grade {grade} here and {grades[passage]} before: remove one"
         )
       repeated += passage in grades
       grades[passage] = grade
-  if not found:
-    raise errors.InputError(f"{path}: no judgements in it")
+  if not judgements:
+    raise errors.InputError(f"{path}: the file has no judgements")
   if repeated:
     logging.warning(
-      "%s: %d judgements stand there more than once, with the same grade: they"
-      " count once",
+      "%s: %d judgements are repeated with the same grade and count once",
       path,
       repeated,
     )
-  return found
+  return judgements
 
 
 def columns(line: str) -> list[str]:
-  """The fields of a line: between tabs where it has one, else between spaces.
+  """Fields of a line, split at tabs if it has any, else at spaces.
 
-  So ids with spaces are whole wherever tabs are used.
+  So ids may contain spaces where tabs are used.
   """
   if "\t" in line:
     return [field.strip() for field in line.strip("\r\n").split("\t")]
@@ -126,7 +125,7 @@ def _is_header(fields: Sequence[str]) -> bool:
 
 
 def _grade(text: str) -> float:
-  """A number, NaN for anything else."""
+  """The number in a text; NaN for anything else."""
   if not text.isascii() or "_" in text:
     return math.nan
   try:
@@ -145,8 +144,8 @@ def _judgement(
   if len(fields) != 3 or not all(fields):
     raise errors.InputError(
       f"{where}: {json_records.short(line.strip())}: must be a question's id, a"
-      " passage's id and a grade (BEIR), or these with a 0 behind the first"
-      " (TREC); ids with spaces in them need tabs between the columns"
+      " passage's id and a grade (BEIR), or these with a 0 after the first"
+      " (TREC); ids with spaces need tabs between the columns"
     )
   for field in fields:
     json_records.check_unicode(field, where, "id")

@@ -1,11 +1,11 @@
-"""Keys of every training question's positives and negatives.
+"""Computes the keys of every training question's positives and negatives.
 
-In come the question table, the corpus and mined ids, out comes a
-`negative_sampling.Candidate` per question.  The same title and text get the
-same key wherever they stand: in the corpus, twice in it, or in the question
-file alone.  So a batch can tell that a passage is a question's own positive,
-and neither it nor a positive of the same question in another row of the data
-is held against the question.  What is not used is counted and said.
+Input: the question table, the corpus and mined ids.  Output: a
+`negative_sampling.Candidate` per question.  Passages with the same title and
+text get the same key, whether they are in the corpus, in it twice, or only in
+the question file.  So a batch can tell that a passage is a positive of a
+question, also one from another row with the same question, and does not use it
+as a negative.  Passages that are not used are counted and logged.
 """
 
 import collections
@@ -23,16 +23,16 @@ from dpr_jax.data import (
   same_passages,
 )
 
-_BLOCK = 4096
+_BLOCK = 4096  # questions in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Mined:
-  """Negatives of one kind that were mined.
+  """Mined negatives of one kind.
 
   Attributes:
     ids: passage ids of every question, best first.
-    command: mines them, for messages.
+    command: command that mines them, for messages.
   """
 
   ids: Sequence[Sequence[str]]
@@ -40,7 +40,7 @@ class Mined:
 
 
 class Keys:
-  """Gives every passage its key, see `negative_sampling`."""
+  """Assigns a key to every passage, see `negative_sampling`."""
 
   def __init__(
     self, passages: datasets.PassageTable, copies: same_passages.Copies
@@ -62,15 +62,16 @@ class Keys:
     """Keys of passages of the question file.
 
     Args:
-      lists: passages of some questions.
-      new: they are positives: others are compared with their texts, also where
-        no row of the corpus has them.
+      lists: passages of each question.
+      new: the passages are positives: their texts are remembered, so that
+        other passages are compared with them; False = a passage with an id of
+        the corpus gets its row, whatever its text.
     """
-    found = self.of_ids([[p.id for p in passages] for passages in lists])
-    for keys, passages in zip(found, lists, strict=True):
+    all_keys = self.of_ids([[p.id for p in passages] for passages in lists])
+    for keys, passages in zip(all_keys, lists, strict=True):
       for place, passage in enumerate(passages):
         keys[place] = self._key(int(keys[place]), passage, new)
-    return found
+    return all_keys
 
   def _key(self, row: int, passage: records.Passage, new: bool) -> int:
     """The row, or that of an equal positive, or the next free number."""
@@ -96,16 +97,16 @@ def candidates(
   from_top: int,
   drawn: bool,
 ) -> list[negative_sampling.Candidate]:
-  """Candidates of every training question, in their order.
+  """Candidates of every training question, in the order of the questions.
 
   Args:
     questions: the training questions; each has a positive.
     passages: the corpus.
-    copies: which of its rows are copies.
-    mixture: negatives that are wanted.
-    mined: those of the mined kinds of the mixture, by kind.
-    from_top: see `negative_sampling.choose`; for the counts.
-    drawn: whether positives after the first are trained on; for the counts.
+    copies: copies among the rows of the corpus.
+    mixture: kinds and counts of negatives.
+    mined: mined negatives, by kind.
+    from_top: see `negative_sampling.choose`; for the counts only.
+    drawn: positives after the first are trained on; for the counts only.
 
   Raises:
     InputError: a mined passage is not in the corpus.
@@ -113,7 +114,7 @@ def candidates(
   keys = Keys(passages, copies)
   positives, groups = _positives(questions, keys)
   given = "given" in mixture.kinds
-  found: list[negative_sampling.Candidate] = []
+  result: list[negative_sampling.Candidate] = []
   dropped = 0
   for first in range(0, len(questions), _BLOCK):
     count = min(_BLOCK, len(questions) - first)
@@ -137,22 +138,22 @@ def candidates(
         own[1:],
         np.setdiff1d(np.union1d(everyone, same), own),
       )
-      found.append(one)
+      result.append(one)
       if given:
         dropped += int(np.isin(one.pools["given"], one.positives).sum())
-  _say_positives(found, len(passages), drawn)
+  _say_positives(result, len(passages), drawn)
   if dropped:
     logging.info(
-      "train: %d given negatives are positives of their question, by their"
-      " text: dropped",
+      "train: dropped %d negatives of the question file: their text is that of"
+      " a positive of their question",
       dropped,
     )
-  _say_negatives(found, mixture, from_top)
-  return found
+  _say_negatives(result, mixture, from_top)
+  return result
 
 
 class _Groups:
-  """Positives of every question, with those of rows with the same question."""
+  """Positives of every question, joined over rows with the same question."""
 
   def __init__(self, positives: Sequence[np.ndarray], digests: np.ndarray):
     self._positives = positives
@@ -164,7 +165,7 @@ class _Groups:
       self._members[int(digests[row])].append(row)
 
   def of(self, row: int) -> np.ndarray:
-    """Keys, ascending, each once."""
+    """Distinct keys of a row's question, ascending."""
     rows = self._members.get(int(self._digests[row]), [row])
     return np.unique(np.concatenate([self._positives[r] for r in rows]))
 
@@ -173,14 +174,14 @@ def _positives(
   questions: datasets.QuestionTable, keys: Keys
 ) -> tuple[list[np.ndarray], _Groups]:
   """Keys of each question's positives, in the order of the data."""
-  found: list[np.ndarray] = []
+  positives: list[np.ndarray] = []
   digests = np.zeros(len(questions), np.uint64)
   for first, block in questions.blocks(_BLOCK):
-    found += keys.of_passages([q.positives for q in block], new=True)
+    positives += keys.of_passages([q.positives for q in block], new=True)
     digests[first : first + len(block)] = [
       same_passages.text_digest(q.question) for q in block
     ]
-  return found, _Groups(found, digests)
+  return positives, _Groups(positives, digests)
 
 
 def _check_known(
@@ -188,9 +189,9 @@ def _check_known(
 ) -> None:
   """`InputError` where a mined passage is not in the corpus."""
   for kind, lists in pools.items():
-    for number, found in enumerate(lists):
-      if (found < 0).any():
-        unknown = mined[kind].ids[first + number][int(np.argmin(found))]
+    for number, keys in enumerate(lists):
+      if (keys < 0).any():
+        unknown = mined[kind].ids[first + number][int(np.argmin(keys))]
         raise errors.InputError(
           f"the {kind} negatives, line {first + number + 1}: passage"
           f" {unknown!r} is not in the corpus: run `{mined[kind].command}"
@@ -208,16 +209,16 @@ def _say_positives(
     several += len(candidate.other_positives) > 0
   if unknown:
     logging.warning(
-      "train: the gold passages of %d of %d questions are not in the corpus:"
-      " they are told from other passages by their text",
+      "train: the gold passages of %d of %d questions are not in the corpus and"
+      " are compared with other passages by their text",
       unknown,
       len(found),
     )
   if later and not drawn:
     logging.info(
-      "train: %d questions have several positives: the first is trained on, the"
-      " other %d are no negatives of theirs; config.train.positives=drawn"
-      " trains on all",
+      "train: %d questions have several positives: training uses the first; the"
+      " other %d are not used as negatives; config.train.positives=drawn trains"
+      " on all",
       several,
       later,
     )
@@ -235,8 +236,8 @@ def _say_negatives(
     few = int((sizes < count).sum())
     if few:
       logging.info(
-        "train: %d of %d questions have fewer than %d %s negatives: what is"
-        " missing is padded and masked",
+        "train: %d of %d questions have fewer than %d %s negatives: the missing"
+        " ones are padded and masked",
         few,
         len(found),
         count,
@@ -245,8 +246,9 @@ def _say_negatives(
     unused = int(np.maximum(sizes - max(count, from_top), 0).sum())
     if kind == "given" and unused:
       logging.info(
-        "train: %d of %d given negatives are never used: %s of each question"
-        " are; a larger config.train.hard_negatives_from_top draws from more",
+        "train: %d of %d negatives of the question file are never used, only"
+        " %s of each question; a larger"
+        " config.train.hard_negatives_from_top draws from more",
         unused,
         sizes.sum(),
         f"the first {max(count, from_top)}",

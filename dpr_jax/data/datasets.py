@@ -1,11 +1,11 @@
-"""Random access to the passages and questions that `prepare` has written.
+"""Gives random access to the passages and questions that `prepare` has written.
 
-In comes a folder that `tfds_builders.py` filled; out come `PassageTable` and
-`QuestionTable`, from which every later stage takes its rows, by row number, in
+Input: a folder that `tfds_builders.py` wrote.  Output: a `PassageTable` or
+`QuestionTable`, from which every later stage reads rows, by row number, in
 batches, or by passage id.
 
-A truncated array_record may read as one with 0 records, so a table counts its
-records before it opens; a flipped bit is found when its record is read.
+A truncated array_record may read as a file with 0 records, so a table counts
+its records when it opens; a flipped bit is detected when its record is read.
 """
 
 import abc
@@ -28,8 +28,8 @@ Record = TypeVar("Record", records.Passage, records.Question)
 class _Table(abc.ABC, Generic[Record]):
   """Random access to the rows of a written dataset.
 
-  Tables may be used from several threads; a pickled table opens its files
-  anew where it arrives.
+  Tables may be used from several threads; a table opens its files again when it
+  is unpickled.
   """
 
   def __init__(self, folder: str | os.PathLike):
@@ -38,10 +38,10 @@ class _Table(abc.ABC, Generic[Record]):
 
   @classmethod
   def open(cls, folder: str | os.PathLike):
-    """Opens what `write_passages` or `write_questions` left in `folder`.
+    """Opens what `write_passages` or `write_questions` wrote into `folder`.
 
     Raises:
-      InputError: it is not there, or not whole.
+      InputError: the dataset is missing or incomplete.
     """
     return cls(folder)
 
@@ -53,7 +53,7 @@ class _Table(abc.ABC, Generic[Record]):
   @staticmethod
   @abc.abstractmethod
   def _record(row: Mapping[str, Any]) -> Record:
-    """What TFDS returns for a row, as our record."""
+    """Converts a row of TFDS to our record."""
 
   def __reduce__(self) -> tuple[Callable, tuple]:
     return type(self), (self.folder,)
@@ -65,20 +65,20 @@ class _Table(abc.ABC, Generic[Record]):
     return self.take([row])[0]
 
   def take(self, rows: Sequence[int] | np.ndarray) -> list[Record]:
-    """Returns the records of `rows`, in that order; repeats are fine.
+    """Returns the records of `rows`, in that order; rows may repeat.
 
-    Far faster than one by one.
+    Much faster than one by one.
 
     Raises:
-      IndexError: a row is negative (an unknown id, say) or too large.
+      IndexError: a row is negative (for example of an unknown id) or too large.
       InputError: the file is damaged there (array_record has checksums).
     """
     keys = self._checked(rows).tolist()
     try:
-      found = self._source.__getitems__(keys)
+      records_read = self._source.__getitems__(keys)
     except RuntimeError as error:
       raise _damaged(self._files_of(keys), str(error)) from error
-    return [self._record(row) for row in found]
+    return [self._record(row) for row in records_read]
 
   def _files_of(self, rows: Sequence[int]) -> str:
     """The file, or the files, of some rows, for messages."""
@@ -139,14 +139,15 @@ class PassageTable(_Table[records.Passage]):
     return [i.decode("utf-8") for i in self._ids[self._checked(rows)].tolist()]
 
   def rows_of(self, ids: Sequence[str]) -> np.ndarray:
-    """Returns the int64 row of every id, -1 for an id that is not there."""
+    """Returns the int64 row of every id; -1 for an unknown id."""
     # NumPy ignores NULs at the end; no stored id has one, and none is empty.
     wanted = np.array(
       [b"" if "\0" in i else i.encode("utf-8") for i in ids], dtype="S"
     )
     if not wanted.size:
       return np.zeros(0, np.int64)
-    # Cast to the width of the stored ids: else NumPy would copy all of them.
+    # Cast to the width of the stored ids: otherwise NumPy would copy all of
+    # them to the width of the wanted ones.
     keys = wanted.astype(self._ids.dtype)
     places = np.searchsorted(self._ids, keys, sorter=self._order)
     rows = np.asarray(self._order[np.minimum(places, len(self) - 1)])
@@ -179,7 +180,7 @@ def _passage(identifier: bytes, title: bytes, text: bytes) -> records.Passage:
 def _open_source(
   folder: pathlib.Path, builder_class: type[tfds_builders.RowsBuilder]
 ) -> Sequence[Mapping[str, Any]]:
-  """Opens a dataset, after a look whether all its records are there."""
+  """Opens a dataset after checking that it has all its records."""
   path = folder / "dataset_info.json"
   if not path.exists():
     raise errors.InputError(
@@ -191,7 +192,8 @@ def _open_source(
     raise _damaged(path, str(error)) from error
   if name != builder_class.name:
     raise errors.InputError(
-      f"{path}: holds the dataset {name!r}, not {builder_class.name!r}"
+      f"{path} describes the dataset {name!r}, not {builder_class.name!r}: run"
+      " `dpr-jax prepare --overwrite`"
     )
   if not (folder / "features.json").exists():
     raise _damaged(folder / "features.json", "it is missing")
@@ -214,9 +216,9 @@ def _count_records(path: pathlib.Path) -> int:
       os.fspath(path), "readahead_buffer_size:0"
     )
     count = reader.num_records()
-    reader.close()  # this is what complains about a cut file, if anything does
+    reader.close()  # raises for some truncated files
   except (RuntimeError, ValueError) as error:
-    raise _damaged(path, str(error) or "it is cut short") from error
+    raise _damaged(path, str(error) or "it is truncated") from error
   return count
 
 

@@ -1,14 +1,14 @@
-"""Readers of the files that dense retrieval people have on disk.
+"""Reads corpora and question files in the formats of DPR, BEIR and Pyserini.
 
-In comes a path: a corpus (`psgs_w100.tsv`, or JSON in BEIR's or Pyserini's
-form), questions in DPR's JSON or JSONL, a bare question file (`*.qa.csv`), or
-BEIR's queries, each also gzipped.  Out goes a stream of `records.Passage` or
-`records.Question`, one row at a time, so that memory stays flat whatever the
-size of the file.  `prepare.py` stores what these yield.
+Input: the path of a corpus (`psgs_w100.tsv`, or JSON in BEIR's or Pyserini's
+format), of questions in DPR's JSON or JSONL, of a question file without
+passages (`*.qa.csv`), or of BEIR's queries, each also gzipped.  Output: a
+stream of `records.Passage` or `records.Question`, one row at a time, so that
+memory does not grow with the file.  `prepare.py` stores the rows.
 
-A row that is not what its format says raises `errors.InputError` with file,
-line or row, field and value; no row is skipped or repaired silently.
-docs/reference/formats.md has the table of what is read.
+A row that violates its format raises `errors.InputError` with file, line or
+row, field and value; no row is skipped or repaired silently.
+docs/reference/formats.md lists the formats.
 """
 
 import ast
@@ -36,12 +36,14 @@ def read_passages(
 ) -> Iterator[records.Passage]:
   """Yields the passages of a corpus in file order.
 
-  A file whose first character is `{` or `[` holds an object a passage, any
-  other is a table with tabs.  Ids are not compared here: the writer does that.
+  A file whose first character is `{` or `[` has one JSON object per passage;
+  any other is a table with tabs.  Repeated ids are detected by the writer, not
+  here.
 
   Args:
-    path: of the corpus.
-    quoting: of a table: "csv", "none", or "auto" = `tsv_corpus.choose`.
+    path: path of the corpus.
+    quoting: quoting of a table: "csv", "none", or "auto" = chosen by
+      `tsv_corpus.choose`.
     swallowing: as in `tsv_corpus.read`.
 
   Raises:
@@ -56,7 +58,7 @@ def read_passages(
 
 
 def is_json(path: str | os.PathLike) -> bool:
-  """Whether a file begins as JSON does, and no table with a header."""
+  """Whether a file begins as JSON does; a table begins with its header."""
   with file_streams.open_bytes(path) as file, file_streams.stream_errors(path):
     return file_streams.first_byte(file) in (b"{", b"[")
 
@@ -66,15 +68,15 @@ def read_questions(
 ) -> Iterator[records.Question]:
   """Yields the questions of a file in file order.
 
-  `*.csv` and `*.tsv` (before a `.gz`) hold a question, a tab and a Python list
-  of answers; any other name is a JSON list if its first character is `[`, JSONL
-  if it is `{`, and BEIR's `queries.jsonl` if that has ids and texts.  A row
-  without positives is yielded like the others.
+  A `*.csv` or `*.tsv` (also `.gz`) holds a question, a tab and a Python list of
+  answers per line.  Any other file is a JSON list if its first character is
+  `[`, and JSONL if it is `{`: BEIR's queries if its rows have ids and texts,
+  DPR's format otherwise.  Rows without positives are yielded too.
 
   Args:
-    path: of the questions.
-    unread: gets the fields that are not looked at, with how many rows have
-      them.
+    path: path of the questions.
+    unread: counter to update with the names of fields that are not read; None =
+      do not count.
 
   Raises:
     InputError: naming the row (and the line, where the format has lines), the
@@ -86,8 +88,8 @@ def read_questions(
     yield from (question for _, question in beir_files.read_queries(path))
   else:
     wanted = (
-      "a question file is a JSON array of objects, one JSON object a line, or"
-      " is called *.csv and holds a question, a tab and a list of answers"
+      "a question file is a JSON array of objects, one JSON object per line, or"
+      " a *.csv with a question, a tab and a list of answers per line"
     )
     for where, value, marked in json_objects.read(path, wanted):
       yield json_records.question(value, where, marked, unread)
@@ -123,10 +125,10 @@ def _read_question_answers(
 
 
 def _split_line(line: str) -> list[str]:
-  """Fields of one line: csv where it is csv, else what stands between tabs.
+  """Fields of one line, read as csv if it is valid csv, else split at tabs.
 
-  Some published files quote as csv does, some write a question that begins with
-  a quotation mark as it is.  The latter is not csv, and means itself.
+  Some published files use csv quoting, others write a question that begins with
+  a quotation mark unchanged, which is not valid csv.
   """
   line = line.rstrip("\r\n")
   try:
@@ -138,7 +140,8 @@ def _split_line(line: str) -> list[str]:
 def _answer_literal(literal: str, where: str) -> tuple[str, ...]:
   try:
     with warnings.catch_warnings():
-      # Regular expressions as answers ('\d+ BC'): the escapes mean themselves.
+      # Answers may be regular expressions ('\d+ BC'), whose escapes Python
+      # would warn about.
       warnings.simplefilter("ignore")
       answers = ast.literal_eval(literal.strip())
   except (ValueError, SyntaxError, RecursionError, MemoryError) as error:

@@ -1,10 +1,9 @@
-"""Bytes of users' files: unzipped, decoded, and with errors that say where.
+"""Opens users' files, unzips and decodes them, and adds positions to errors.
 
-`dpr_files.py` reads rows from what this opens.  The errors of the layers below
-(the disk, gzip, UTF-8, JSON) arise far from the row that they spoil; what
-stands here makes them `errors.InputError` with a position in the file.  All
-JSON of users comes through `parse_json` or `json_array`, which bound its
-nesting.
+`dpr_files.py` reads rows from these streams.  Errors of the disk, gzip, UTF-8
+or JSON arise in a layer that does not know the row; this module turns them into
+`errors.InputError` with a position in the file.  All JSON from users is read by
+`parse_json` or `json_array`, which limit its nesting.
 """
 
 import bisect
@@ -25,18 +24,18 @@ import ijson.backends.yajl2_c
 
 from dpr_jax.core import errors
 
-# Brackets of JSON within one another.  Files of the field need 6; ijson's
-# memory grows with the square of the depth, and Python's own parser fails at
-# a depth that depends on its caller.
+# Limit of nested brackets in JSON.  The formats here need 6; ijson's memory
+# grows with the square of the depth, and Python's own parser fails at a depth
+# that depends on its caller.
 DEEPEST = 100
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_TRUNCATED = "the .gz ends too early: the file is truncated, fetch it again"
+_TRUNCATED = "the .gz ends too early: the file is truncated, download it again"
 
 
 class Position:
-  """How far a reader has come, for errors that arise below it."""
+  """Current line and row of a reader, for errors of the layers below it."""
 
   def __init__(self):
     self.line = 0
@@ -50,7 +49,7 @@ class Position:
 
 @contextlib.contextmanager
 def stream_errors(path: str | os.PathLike) -> Iterator[Position]:
-  """Turns the errors of reading and unzipping into errors with a position."""
+  """Adds the position to errors of reading and unzipping, as `InputError`."""
   position = Position()
   try:
     yield position
@@ -64,7 +63,7 @@ def stream_errors(path: str | os.PathLike) -> Iterator[Position]:
 
 @contextlib.contextmanager
 def open_bytes(path: str | os.PathLike) -> Iterator[io.BufferedIOBase]:
-  """The file's bytes, unzipped where its first bytes say gzip."""
+  """Opens a file as bytes, unzipped if its first bytes are those of gzip."""
   try:
     raw = open(path, "rb")
   except OSError as error:
@@ -80,9 +79,9 @@ def open_bytes(path: str | os.PathLike) -> Iterator[io.BufferedIOBase]:
 
 
 def first_byte(file: io.BufferedIOBase) -> bytes:
-  """The first byte that is not white space; leaves the file at its start.
+  """The first byte that is not white space; resets the file to its start.
 
-  A byte order mark is passed over for good.
+  A byte order mark is skipped, also in later reads.
   """
   start = file.tell()
   if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
@@ -97,10 +96,10 @@ def first_byte(file: io.BufferedIOBase) -> bytes:
 
 @contextlib.contextmanager
 def open_text(file: io.BufferedIOBase) -> Iterator[io.TextIOWrapper]:
-  """Lines of text; bytes that are not UTF-8 survive as lone surrogates.
+  """Opens lines of text; bytes that are not UTF-8 become lone surrogates.
 
-  So the check of each field can name its line, which a decoder that reads
-  ahead cannot.
+  So the check of each field can name its line; a strict decoder reads ahead and
+  cannot.
   """
   text = io.TextIOWrapper(
     file, encoding="utf-8-sig", errors="surrogateescape", newline=""
@@ -112,17 +111,17 @@ def open_text(file: io.BufferedIOBase) -> Iterator[io.TextIOWrapper]:
 
 
 class Nesting:
-  """How deep a stream of JSON is nested, seen before a parser reads it.
+  """Measures the nesting of a stream of JSON before a parser reads it.
 
-  Exact for JSON; what is none may be counted wrongly, and is refused by the
-  parser.  Costs a few passes in C over each chunk, and a step in Python per
-  bracket where a chunk has more than are allowed.
+  Exact for valid JSON; the count of anything else may be wrong, but the parser
+  refuses it.  Takes a few passes in C over each chunk, and a loop in Python
+  over the brackets of a chunk that may exceed the limit.
 
   Attributes:
     in_string: the next byte is within a string.
   """
 
-  # Of the escapes only these matter; a run of backslashes begins with one.
+  # Only these escapes matter: they contain a quotation mark or a backslash.
   _ESCAPE = re.compile(rb"\\[\\\"]")
   _OTHERS = bytes(set(range(256)) - set(b'[]{}"'))
 
@@ -135,19 +134,19 @@ class Nesting:
     r"""Whether the nesting exceeds the limit within the next chunk.
 
     Args:
-      chunk: the bytes after those of the call before; must not begin or end
-        within an escape (`\"`).
+      chunk: the bytes that follow those of the previous call; must not begin or
+        end within an escape (`\"`).
     """
     if b"\\" in chunk:
       chunk = self._ESCAPE.sub(b"", chunk)
     marks = b'"' * self.in_string + chunk.translate(None, self._OTHERS)
-    # Pieces are outside and inside of strings in turn, also without those
-    # between two quotation marks that have nothing between them.
+    # Pieces are alternately outside and inside of strings; removing empty
+    # strings does not change that.
     pieces = marks.replace(b'""', b"").split(b'"')
     brackets = b"".join(pieces[::2])
     self.in_string = len(pieces) % 2 == 0
-    # Taking away all empty pairs lessens the depth by 1 at most: what is left
-    # of most chunks cannot be too deep, whatever its order.
+    # Removing innermost pairs reduces the depth by at most 2.  If even all
+    # opening brackets that are left cannot reach the limit, no loop is needed.
     left = brackets.replace(b"{}", b"").replace(b"[]", b"")
     opened = left.count(b"[") + left.count(b"{")
     if self._depth + opened + 2 <= self._deepest:
@@ -160,8 +159,8 @@ class Nesting:
     return False
 
 
-# Python writes NaN and Infinity, which are no JSON: in what nobody reads they
-# do no harm, and stand for "no value" here and in `json_array` alike.
+# Python writes NaN and Infinity, which are not JSON.  They are harmless in
+# fields that are not read, and become None here and in `json_array`.
 _DECODER = json.JSONDecoder(parse_constant=lambda name: None)
 _CONSTANT = re.compile(
   rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z)|(-?(?:NaN|Infinity))', re.DOTALL
@@ -176,11 +175,11 @@ def _loads(data: bytes | str) -> Any:
 
 
 def _without_constants(data: bytes, in_string: bool) -> bytes:
-  """`null` for NaN and Infinity outside of strings.
+  """Replaces NaN and Infinity outside of strings by `null`.
 
   Args:
-    data: a piece of JSON that cuts no word and no escape.
-    in_string: it starts within a string.
+    data: a piece of JSON that does not begin or end in a word or an escape.
+    in_string: the piece starts within a string.
   """
   start = _STRING_END.match(data).end() if in_string else 0
   return data[:start] + _CONSTANT.sub(
@@ -189,10 +188,14 @@ def _without_constants(data: bytes, in_string: bool) -> bytes:
 
 
 def parse_json(data: bytes | str, where: str) -> Any:
-  """`json.loads` of a line or of a small file; NaN and Infinity are None.
+  """`json.loads` of a line or of a small file; NaN and Infinity become None.
+
+  Args:
+    data: the JSON.
+    where: file and position, the begin of error messages.
 
   Raises:
-    InputError: beginning with `where`: it is not JSON, or nested too deeply.
+    InputError: the data is not JSON, or nested too deeply.
   """
   try:
     raw = data
@@ -203,15 +206,15 @@ def parse_json(data: bytes | str, where: str) -> Any:
     return _loads(data)
   except RecursionError as error:
     raise too_deep(where) from error
-  except ValueError as error:  # also of bytes that are not UTF-8
+  except ValueError as error:  # also for bytes that are not UTF-8
     raise errors.InputError(f"{where} is not JSON: {error}") from error
 
 
 def string(value: Any, where: str, field: str) -> str:
-  """`value`, if it is a string that can be written as UTF-8.
+  """`value`, if it is a string that can be encoded as UTF-8.
 
   Raises:
-    InputError: beginning with `where`, and naming `field`.
+    InputError: any other value; the message names `where` and `field`.
   """
   if not isinstance(value, str):
     raise errors.InputError(
@@ -221,7 +224,7 @@ def string(value: Any, where: str, field: str) -> str:
     value.encode("utf-8")
   except UnicodeEncodeError as error:
     raise errors.InputError(
-      f"{where}: the field {field} holds half of a surrogate pair: {error}"
+      f"{where}: the field {field} has half of a surrogate pair: {error}"
     ) from error
   return value
 
@@ -229,8 +232,8 @@ def string(value: Any, where: str, field: str) -> str:
 def too_deep(where: str) -> errors.InputError:
   """The error for JSON that is nested too deeply."""
   return errors.InputError(
-    f"{where}: JSON nested more than {DEEPEST} brackets deep: no format of"
-    " questions, passages or results is; the file is damaged or something else"
+    f"{where}: JSON nested more than {DEEPEST} brackets deep: the file is"
+    " damaged, or not one of questions, passages or results"
   )
 
 
@@ -244,24 +247,24 @@ def json_array(
   """Elements of a JSON array, one at a time.
 
   Args:
-    path: of the file, for errors.
-    file: its bytes, at their start.
-    position: gets the row, from 1.
-    noun: what errors call an element.
-    first: the number that errors give to the first one.
+    path: path of the file, for errors.
+    file: the file, at its start.
+    position: position to update; its row counts from 1.
+    noun: name of an element in errors.
+    first: number of the first element in errors.
 
   Yields:
-    (path and name of the element, the element, whether a lone surrogate may be
-    marked in it; see `LoneSurrogates`).
+    (path and name of the element, the element, whether it may contain the mark
+    of a lone surrogate, see `LoneSurrogates`).
 
   Raises:
-    InputError: naming path and element.
+    InputError: the file is malformed; the message names path and element.
   """
   start = first_byte(file)
   if start != b"[":
     said = "is empty" if not start else f"starts with {ascii(start)[1:]}"
     raise errors.InputError(
-      f"{path}: {said}: a list [...] of {noun}s is wanted"
+      f"{path}: {said}: it must be a list [...] of {noun}s"
     )
   checked = LoneSurrogates(file)
   items = ijson.backends.yajl2_c.items(checked, "item", use_float=True)
@@ -291,24 +294,24 @@ def _yajl_message(error: Exception) -> str:
   return " ".join(str(message).split()) or str(error)
 
 
-# No escape sequence contains one of these: behind it a chunk can be cut.
+# No escape sequence contains one of these: a chunk can be cut after them.
 _CUTS = (b",", b"[", b"{")
 
 
 class LoneSurrogates:
   r"""Marks halves of surrogate pairs in a stream of JSON before yajl sees them.
 
-  yajl reads `"\ud800"` as `"?"` without a word, and swallows the character
-  after it.  Here the escape becomes U+FFFF, which is no character, so that the
-  row can be named.
+  yajl silently reads `"\ud800"` as `"?"` and drops the next character.  Here
+  the escape becomes U+FFFF, which is not a character, so that the row can be
+  named.
 
-  The parser is fed no further than to where the nesting gets too deep: it then
-  ends within the row that is to be named.
+  The parser gets no bytes beyond the point where the nesting becomes too deep,
+  so that it fails within the row to name.
 
   Attributes:
-    found: some escape was replaced.
-    too_deep: the nesting exceeds `DEEPEST` behind what was read.
-    bytes_read: how far the parser has been fed.
+    found: an escape was replaced.
+    too_deep: the nesting exceeds `DEEPEST` after what was read.
+    bytes_read: number of bytes that the parser got.
   """
 
   MARK = "\uffff"
@@ -328,7 +331,7 @@ class LoneSurrogates:
     self._nesting = Nesting()
 
   def read(self, size: int = -1) -> bytes:
-    """About `size` bytes more; none are left where it returns none."""
+    """Returns about `size` more bytes; b"" at the end of the stream."""
     if size == 0 or self.too_deep:
       return b""
     pieces = [self._rest]
@@ -343,7 +346,7 @@ class LoneSurrogates:
     before = copy.copy(self._nesting)
     if self._nesting.too_deep(data):
       self.too_deep = True
-      # The shortest beginning that is too deep ends in the bracket at fault.
+      # The shortest prefix that is too deep ends with the bracket at fault.
       ends = range(len(data) + 1)
       deep = bisect.bisect_left(
         ends, True, key=lambda end: copy.copy(before).too_deep(data[:end])

@@ -1,8 +1,8 @@
-"""The positives of users' questions, and the rows of the corpus that they are.
+"""Finds the corpus ids of users' positive passages.
 
-In come the positives as the question file has them, out come their ids: a
-positive without an id, or with an id that the corpus does not have, gets that
-of the row with its title and text (`same_passages`).
+Input: the positives of a question file.  Output: their ids in the corpus.  A
+positive without an id, or with an id that the corpus does not have, gets the id
+of the row with the same title and text (`same_passages`).
 """
 
 import dataclasses
@@ -15,17 +15,17 @@ import numpy as np
 
 from dpr_jax.data import datasets, records, same_passages, tfds_builders
 
-_BLOCK = 1000
+_BLOCK = 1000  # rows in memory at once
 
 
 @dataclasses.dataclass(slots=True)
 class Gold:
-  """A positive of a kept question, as small as a comparison allows.
+  """The hashes of a kept question's positive: all that a comparison needs.
 
   Attributes:
-    id: in the file, or as it was found by its text.
-    digest: of the text alone.
-    same: of title and text, see `same_passages.digest`.
+    id: id in the file, or found by its text; "" = none.
+    digest: hash of the text.
+    same: hash of title and text, see `same_passages.digest`.
   """
 
   id: str
@@ -34,7 +34,7 @@ class Gold:
 
   @classmethod
   def of(cls, passage: records.Passage) -> "Gold":
-    """What is kept of a positive."""
+    """Hashes a positive."""
     return cls(passage.id, _digest(passage.text), same_passages.digest(passage))
 
 
@@ -49,33 +49,33 @@ def name_by_text(
   table: datasets.PassageTable,
   ids: Mapping[int, str],
 ) -> dict[str, int]:
-  """Gives positives that no id leads to the id of the passage that they are.
+  """Finds positives by their text where no row of the corpus has their id.
 
   Args:
-    split: of the questions, for the count's name.
-    folder: of its dataset, which is written again where any is found.
-    gold: of all its questions, in order; their ids are changed.
+    split: split of the questions, for the name of the count.
+    folder: folder of its dataset, rewritten if any positive is found.
+    gold: positives of all its questions, in order; their ids are changed.
     table: the corpus.
-    ids: of the passages in it, by `same_passages.digest`.
+    ids: ids of the corpus's passages, by `same_passages.digest`.
 
   Returns:
-    {"<split>_gold_found_by_text": how many}.
+    {"<split>_gold_found_by_text": number of positives found}.
   """
   rows = table.rows_of([positive.id for positive in gold])
-  found = set()
+  named = set()
   for place in np.flatnonzero(rows < 0).tolist():
     if gold[place].same in ids:
       gold[place].id = ids[gold[place].same]
-      found.add(place)
-  if found:
-    _write_again(folder, gold, found)
-  return {f"{split}_gold_found_by_text": len(found)}
+      named.add(place)
+  if named:
+    _write_again(folder, gold, named)
+  return {f"{split}_gold_found_by_text": len(named)}
 
 
 def _write_again(
   folder: pathlib.Path, gold: Sequence[Gold], named: set[int]
 ) -> None:
-  """Writes the questions with the ids that were found by text."""
+  """Rewrites the questions with the ids that were found by text."""
 
   def questions() -> Iterator[records.Question]:
     place = 0
@@ -99,7 +99,7 @@ def _write_again(
 def compare(
   split: str, gold: Sequence[Gold], table: datasets.PassageTable
 ) -> dict[str, int]:
-  """Counts positives that the corpus does not have, or has otherwise."""
+  """Counts positives without id, not in the corpus, or with another text."""
   named = [positive for positive in gold if positive.id]
   rows = table.rows_of([positive.id for positive in named])
   differs = 0

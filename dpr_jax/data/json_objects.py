@@ -1,9 +1,9 @@
-"""The rows of a JSON file: a list of objects, or one object a line.
+"""Reads the rows of a JSON file: a list of objects, or one object per line.
 
-In comes a path, out come its objects one at a time, with where each stands for
+Input: a path.  Output: its objects one at a time, each with its position for
 errors.  A file of another shape (one object around all rows, an object over
-several lines) is refused with what it is, what is wanted, and a command that
-makes it so.
+several lines) is refused with a line that names its shape, the expected one,
+and a command that converts it.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ import ijson
 from dpr_jax.core import errors
 from dpr_jax.data import file_streams
 
-SHAPE = "a list [...] of objects, or one object a line,"
+SHAPE = "a list [...] of objects, or one object per line,"
 
 _OF_A_ROW = {"question", "text", "contents", "_id", "query"}
-_MOST_EVENTS = 100_000  # of a parser, before a shape is settled
+_MOST_EVENTS = 100_000  # parser events to read for a file's outline
 
 
 def read(
@@ -31,15 +31,15 @@ def read(
 
   Args:
     path: JSON if its first character is `[`, JSONL if it is `{`.
-    wanted: for a file that is neither: what such a file is.
+    wanted: description of the expected file, for the error if it is neither.
 
   Yields:
-    (path and row, the row, whether a lone surrogate may be marked in it; see
-    `file_streams.LoneSurrogates`).  Whether a row is an object is the caller's
-    matter.
+    (path and row, the row, whether it may contain the mark of a lone surrogate,
+    see `file_streams.LoneSurrogates`).  The caller checks that a row is an
+    object.
 
   Raises:
-    InputError: naming the row, and the line where there are lines.
+    InputError: the file is malformed; names the row, and the line of JSONL.
   """
   with (
     file_streams.open_bytes(path) as file,
@@ -71,7 +71,7 @@ def read(
 
 
 def first(path: str | os.PathLike) -> Any:
-  """The first row of a file of lines; None where there is no such line."""
+  """The first row of a JSONL file; None for any other file."""
   with (
     file_streams.open_bytes(path) as file,
     file_streams.stream_errors(path),
@@ -86,7 +86,7 @@ def first(path: str | os.PathLike) -> Any:
 
 
 def around(value: Mapping[str, Any]) -> str:
-  """How to get at rows that an object has around them, "" where it has none."""
+  """How to extract the rows inside an object; "" where it has none."""
   for name, inner in value.items():
     if isinstance(inner, list) and inner and isinstance(inner[0], dict):
       return _fix([name], name)
@@ -98,7 +98,7 @@ def around(value: Mapping[str, Any]) -> str:
 def _fix(lists: Sequence[str], name: str) -> str:
   jq = f"`jq .{name} FILE`" if lists else "`jq -c '.[]' FILE`"
   what = f"the list in its field {name!r}" if lists else "its values"
-  return f"{SHAPE} is wanted: if the rows are {what}, {jq} writes them so"
+  return f"{SHAPE} is expected: if the rows are {what}, {jq} converts them"
 
 
 def _short_lines(file) -> Iterator[bytes]:
@@ -109,23 +109,23 @@ def _short_lines(file) -> Iterator[bytes]:
 def _shape_error(
   path: str | os.PathLike, line: bytes, error: errors.InputError
 ) -> errors.InputError:
-  """For a first line that is no JSON: perhaps it is only not all of it."""
+  """The error for a first line that is not JSON, or only part of an object."""
   with contextlib.suppress(ValueError):
     json.JSONDecoder().raw_decode(line.decode("utf-8-sig").lstrip())
-    return error  # a whole object, and something behind it
+    return error  # a whole object, followed by something else
   fields, lists, squad, whole = _outline(path)
   if not whole:
     return error
   named = ", ".join(list(fields)[:5])
   if fields.keys() & _OF_A_ROW:
     return errors.InputError(
-      f"{path}:1: the object that starts here, with the fields {named}, goes on"
-      f" in the next line: {SHAPE} is wanted; `jq -c . FILE` writes it so"
+      f"{path}:1: the object that starts here, with the fields {named}, spans"
+      f" several lines: {SHAPE} is expected; `jq -c . FILE` converts it"
     )
   fix = _fix(lists, lists[0] if lists else "")
   if squad:
     fix = "it is in SQuAD's format, which config.reader.train and `dpr-jax read"
-    fix += " --questions` take"
+    fix += " --questions` accept"
   return errors.InputError(
     f"{path}:1: the file is one object, with the fields {named}: {fix}"
   )
@@ -134,11 +134,11 @@ def _shape_error(
 def _outline(
   path: str | os.PathLike,
 ) -> tuple[dict[str, None], list[str], bool, bool]:
-  """The first object of a file, wherever it ends.
+  """Outline of the first object of a file, which may span many lines.
 
   Returns:
-    Its fields, those that are lists, whether it has SQuAD's paragraphs, and
-    whether it is JSON as far as it was looked at.
+    (its fields, the fields that are lists, whether it has SQuAD's paragraphs,
+    whether the part that was read is valid JSON).
   """
   fields: dict[str, None] = {}
   lists, squad, whole, depth, key = [], False, False, 0, ""

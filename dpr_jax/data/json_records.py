@@ -1,14 +1,14 @@
-"""Objects of users' JSON become passages and questions.
+"""Converts JSON objects of users' files to passages and questions.
 
-In comes one parsed object (a row of DPR's JSON, of BEIR's or Pyserini's JSONL,
-one context of a row), out comes a `records.Passage` or a `records.Question`.
-The names that people give to one field are listed here and nowhere else; of
-several names in one object the first with a value counts, so that an empty
-`passage_id` does not hide a good `psg_id`.
+Input: one parsed object (a row of DPR's JSON, of BEIR's or Pyserini's JSONL, or
+one context of a row).  Output: a `records.Passage` or a `records.Question`.
+The alternative names of a field are listed here only; of several names in one
+object the first with a value counts, so that an empty `passage_id` does not
+hide a valid `psg_id`.
 
-Everything that is not what its field wants is an `errors.InputError` that
-names row, field and value; what no reader looks at is counted by name, so that
-a file whose answers have another name is not a file without answers.
+A value of the wrong type is an `errors.InputError` that names row, field and
+value.  Fields that are not read are counted by name, so that messages can say
+where a file may have its answers.
 """
 
 import collections
@@ -26,24 +26,24 @@ CTX_LISTS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
 _QUERY_IDS = ("_id", "query_id", "qid", "id")
 _READ = frozenset(("question", *ANSWERS, *CTX_LISTS))
 
-# How many rows have a field that nobody reads, by its name.
+# Number of rows with a field that is not read, by name.
 Unread = collections.Counter
 
 
 def question(
   value: Any, where: str, marked: bool = False, unread: Unread | None = None
 ) -> records.Question:
-  """One question: an object of DPR's training JSON, or one of BEIR's.
+  """Converts an object of DPR's JSON, or of BEIR's queries, to a question.
 
   Args:
-    value: has `question`, or BEIR's `_id` and `text`.
-    where: for errors: file and row.
-    marked: a lone surrogate may be marked in it
+    value: object with `question`, or with BEIR's `_id` and `text`.
+    where: file and row, for errors.
+    marked: the object may contain the mark of a lone surrogate
       (`file_streams.LoneSurrogates`).
-    unread: gets the names of fields that are not looked at.
+    unread: counter to update with fields that are not read; None = no count.
 
   Raises:
-    InputError: naming row, field and value.
+    InputError: names row, field and value.
   """
   if not isinstance(value, dict):
     raise errors.InputError(
@@ -83,9 +83,9 @@ def is_query(value: Mapping[str, Any]) -> bool:
 def query(
   value: dict[str, Any], where: str, marked: bool = False
 ) -> tuple[str, records.Question]:
-  """Id and question of an object with an id of its own.
+  """Id and question of an object with an id.
 
-  The text is `text`, or `question` where answers come with it.
+  The text is `text`, or `question` in DPR's format.
   """
   identifier = _identifier(value, _QUERY_IDS, where, marked)
   if "question" in value:
@@ -95,9 +95,11 @@ def query(
 
 
 def passage(value: Any, where: str, marked: bool = False) -> records.Passage:
-  """One passage of a corpus: BEIR's `_id`, `title`, `text`, or other names.
+  """Converts an object of a corpus to a passage.
 
-  A title may be missing.  `contents` (Pyserini) is the text as it is.
+  Its fields are BEIR's `_id`, `title` and `text`, or have one of the other
+  names.  The title may be missing.  `contents` (Pyserini) is used as the text
+  unchanged.
   """
   if not isinstance(value, dict):
     raise errors.InputError(f"{where}: {short(value)} is not a JSON object")
@@ -105,7 +107,7 @@ def passage(value: Any, where: str, marked: bool = False) -> records.Passage:
   if name is None:
     raise errors.InputError(
       f"{where}: no field {' or '.join(TEXTS)}, only {short(sorted(value))}: a"
-      " corpus has an object a passage, with _id, title and text;"
+      " corpus has one object per passage, with _id, title and text;"
       f" {json_objects.around(value)}".rstrip("; ")
     )
   return records.Passage(
@@ -122,7 +124,7 @@ def context(
   marked: bool = False,
   unread: Unread | None = None,
 ) -> records.Passage:
-  """One passage of a row's lists; its id may be missing ("")."""
+  """Converts an object of a row's lists to a passage; "" = no id."""
   name = _first(value, TEXTS) if isinstance(value, dict) else None
   if name is None:
     raise errors.InputError(
@@ -141,9 +143,9 @@ def context(
 def context_id(
   value: Mapping[str, Any], where: str, field: str, marked: bool = False
 ) -> str:
-  """The first id with a value, without the prefix `wiki:`; "" for none.
+  """The first id with a value, without the prefix `wiki:`; "" = none.
 
-  A whole number is an id too: `psg_id` is one in DPR's own files.
+  Whole numbers are accepted: `psg_id` is one in DPR's own files.
   """
   for name in IDS:
     identifier = value.get(name)
@@ -151,24 +153,24 @@ def context_id(
       continue
     if isinstance(identifier, int) and not isinstance(identifier, bool):
       return str(identifier)
-    found = clean_id(string(identifier, where, f"{field}.{name}", marked))
-    if found.strip():
-      return found
+    text_id = clean_id(string(identifier, where, f"{field}.{name}", marked))
+    if text_id.strip():
+      return text_id
   return ""
 
 
 def clean_id(identifier: str) -> str:
-  """Released DPR files write `wiki:17` for passage 17."""
+  """Removes the prefix of `wiki:17`, as released DPR files write passage 17."""
   return identifier.removeprefix("wiki:")
 
 
 def straighten(text: str) -> str:
-  """The curly apostrophe becomes the plain one, as in all DPR training."""
+  """Replaces the curly apostrophe by the plain one, as DPR's code does."""
   return text.replace("\u2019", "'")
 
 
 def string(value: Any, where: str, field: str, marked: bool = False) -> str:
-  """`value`, if it is a string that UTF-8 can hold; `InputError` otherwise."""
+  """`value`, if it is a string that UTF-8 can encode; else `InputError`."""
   if not isinstance(value, str):
     raise errors.InputError(
       f"{where}, {field}: {short(value)} is a {type(value).__name__}, not a"
@@ -182,7 +184,7 @@ def string(value: Any, where: str, field: str, marked: bool = False) -> str:
 def strings(
   value: Any, where: str, field: str, marked: bool = False
 ) -> tuple[str, ...]:
-  """A list of strings, () for None; errors as of `string`."""
+  """A list of strings as a tuple, () for None; errors as in `string`."""
   return tuple(
     string(item, where, f"{field}[{i}]", marked)
     for i, item in enumerate(_list(value, where, field))
@@ -190,7 +192,7 @@ def strings(
 
 
 def check_unicode(value: str, where: str, field: str) -> str:
-  """`value`; `InputError` where UTF-8 cannot hold it."""
+  """Returns `value`; `InputError` if UTF-8 cannot encode it."""
   if value.isascii():
     return value
   try:
@@ -201,7 +203,7 @@ def check_unicode(value: str, where: str, field: str) -> str:
 
 
 def short(value: Any, length: int = 80) -> str:
-  """A value as an error shows it: on one line, and not a whole passage."""
+  """A value for an error message: on one line, and shortened."""
   if isinstance(value, str):
     value = value[: length + 1]
   text = ascii(value) if _has_surrogates(str(value)) else repr(value)
@@ -209,7 +211,7 @@ def short(value: Any, length: int = 80) -> str:
 
 
 def _first(value: Mapping[str, Any], names: Sequence[str]) -> str | None:
-  """The first name with a value; then one that is there, but empty."""
+  """The first name with a value; else the first one that is present."""
   there = [name for name in names if value.get(name) is not None]
   filled = [name for name in there if value[name] != ""]
   return next(iter([*filled, *there]), None)
@@ -218,7 +220,7 @@ def _first(value: Mapping[str, Any], names: Sequence[str]) -> str | None:
 def _identifier(
   value: Mapping[str, Any], names: Sequence[str], where: str, marked: bool
 ) -> str:
-  """The id that a passage of a corpus or a query must have."""
+  """The id of a passage of a corpus or of a query, which must have one."""
   for name in names:
     identifier = value.get(name)
     if identifier is None or identifier == "":
@@ -228,11 +230,11 @@ def _identifier(
         f"{where}: the field {name} is {short(identifier)}, not a string: ids"
         f' are texts, in quotation marks: "{name}": "{identifier}"'
       )
-    found = string(identifier, where, name, marked)
-    if name != "_id":  # BEIR's judgements have its ids as they are
-      found = clean_id(found)
-    if found.strip():
-      return found
+    text_id = string(identifier, where, name, marked)
+    if name != "_id":  # BEIR's judgements refer to its ids unchanged
+      text_id = clean_id(text_id)
+    if text_id.strip():
+      return text_id
   empty = [f"{name} is {value[name]!r}" for name in names if name in value]
   said = ", ".join(empty) or f"only {short(sorted(value))}"
   raise errors.InputError(
@@ -249,21 +251,21 @@ def _title(
 
 
 def _answers(value: Mapping[str, Any], where: str, marked: bool) -> tuple:
-  """`answers`, else NQ-open's `answer`: a list, or one text."""
+  """The answers, from `answers` or NQ-open's `answer`: a list, or one text."""
   name = next((name for name in ANSWERS if value.get(name)), ANSWERS[0])
-  found = value.get(name)
-  if name == "answer" and isinstance(found, str):
-    found = [found]
-  if isinstance(found, dict):
+  answers = value.get(name)
+  if name == "answer" and isinstance(answers, str):
+    answers = [answers]
+  if isinstance(answers, dict):
     raise errors.InputError(
-      f"{where}, {name}: {short(found)} is an object: a list of the accepted"
-      f' texts is wanted, "answers": ["a", "b"]'
+      f"{where}, {name}: {short(answers)} is an object: it must be a list of"
+      f' the accepted texts, "answers": ["a", "b"]'
     )
-  return strings(found, where, name, marked)
+  return strings(answers, where, name, marked)
 
 
 def _no_question(value: Mapping[str, Any], where: str) -> errors.InputError:
-  """What is wrong with an object that has no question, and the fix."""
+  """The error for an object without a question, with the fix."""
   said = f"{where}: no field question, only {short(sorted(value))}"
   if fix := json_objects.around(value):
     return errors.InputError(f"{said}: {fix}")
@@ -274,7 +276,7 @@ def _no_question(value: Mapping[str, Any], where: str) -> errors.InputError:
 
 
 def _list(value: Any, where: str, field: str) -> list:
-  """Any list may be missing: that is an empty one."""
+  """Returns a list; None, a missing list, becomes an empty one."""
   if value is None:
     return []
   if not isinstance(value, list):

@@ -1,8 +1,8 @@
-"""Which rows of users' files `prepare` keeps, and what it counts of the others.
+"""Selects the rows of users' files that `prepare` keeps, and counts the others.
 
-In come the readers' streams, out come the questions and passages that are
-stored, the counts of the manifest, and warnings on what is missing in all of a
-file and so is perhaps named otherwise.
+Input: the readers' streams.  Output: the questions and passages to store, the
+counts of the manifest, and warnings about fields that are missing in a whole
+file, which may have another name there.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ class KeptQuestions:
   """Iterates over the questions of a file that are kept; counts the others.
 
   Attributes:
-    counts: complete after the iteration.
-    gold: the positives of the questions kept, after the iteration.
+    counts: counts of the rows; complete after the iteration.
+    gold: positives of the kept questions; complete after the iteration.
   """
 
   def __init__(self, split: str, path: pathlib.Path, limit: int):
@@ -56,7 +56,7 @@ class KeptQuestions:
 
   @property
   def counts(self) -> dict[str, int]:
-    """As the manifest has them: `train` for those kept, `train_read`, …."""
+    """Counts for the manifest: `train` (kept questions), `train_read`, …."""
     counts = {f"{self._split}_{key}": n for key, n in self._counts.items()}
     return {self._split: counts.pop(f"{self._split}_kept"), **counts}
 
@@ -86,28 +86,28 @@ class KeptQuestions:
       yield kept
     if not counts["kept"]:
       raise errors.InputError(
-        f"{self._path}: no question is left for {self._split}: of"
+        f"{self._path}: no questions are left for {self._split}: of"
         f" {counts['read']} rows, {counts['without_question']} have an empty"
         f" question and {counts['without_positives']} no positive passage"
         f"{self._not_read()}"
       )
 
   def _not_read(self) -> str:
-    """The fields of the file that nobody looks at, for messages."""
+    """The fields of the file that are not read, for messages."""
     names = [name for name in self._unread if not name.startswith("ctx ")]
-    return f"; not read there: {', '.join(sorted(names)[:9])}" if names else ""
+    return f"; other fields: {', '.join(sorted(names)[:9])}" if names else ""
 
   def warn(self, counts: Mapping[str, int]) -> None:
-    """Says what is missing in all rows, and so is perhaps named otherwise.
+    """Warns about fields that are missing in all rows.
 
     Args:
-      counts: those of the manifest.
+      counts: counts of the manifest.
     """
     kept, positives = self._counts["kept"], self._counts["positives"]
     if self._counts["without_answers"] == kept:
       logging.warning(
-        "prepare: %s: no question has an answer, so answers are not looked for;"
-        " they are read from %s%s",
+        "prepare: %s: no question has an answer, so passages are not"
+        " searched for answers; they are read from %s%s",
         self._path,
         " or ".join(json_records.ANSWERS),
         self._not_read(),
@@ -121,12 +121,12 @@ class KeptQuestions:
         "prepare: %s: no positive passage has an id: ids are read from %s%s",
         self._path,
         ", ".join(json_records.IDS),
-        f"; not read there: {', '.join(others[:9])}" if others else "",
+        f"; other fields: {', '.join(others[:9])}" if others else "",
       )
     elif counts[f"{self._split}_gold_not_in_corpus"] == positives - nameless:
       logging.warning(
         "prepare: %s: none of the %d ids of positive passages (%s, ...) is in"
-        " the corpus: the corpus is another one, or has other ids",
+        " the corpus: it is another corpus, or its ids are different",
         self._path,
         positives - nameless,
         ", ".join(list(dict.fromkeys(g.id for g in self.gold if g.id))[:3]),
@@ -141,12 +141,12 @@ class KeptQuestions:
 
 
 def is_empty(passage: records.Passage) -> bool:
-  """A passage whose text has nothing to be seen."""
+  """True for a passage whose text is empty or white space."""
   return not passage.text.strip()
 
 
 def with_real_answers(question: records.Question) -> records.Question:
-  """Drops answers without a token: they would match every passage."""
+  """Drops answers without any token, which would match every passage."""
   kept = tuple(a for a in question.answers if answer_matching.answer_tokens(a))
   if len(kept) == len(question.answers):
     return question
@@ -156,13 +156,13 @@ def with_real_answers(question: records.Question) -> records.Question:
 class KeptPassages:
   """Iterates over the passages of a corpus that are kept, in file order.
 
-  With a limit the file is read twice: first to learn which of the gold passages
-  it holds, for these are kept before all others.
+  With a limit the file is read twice: first to find the gold passages in it,
+  which are kept before all others.
 
   Attributes:
-    counts: complete after the iteration.
-    quoting: of a table: "csv" or "none"; "" of JSON.
-    finder: has read along, to know passages by their texts.
+    counts: counts of the rows; complete after the iteration.
+    quoting: quoting of a table, "csv" or "none"; "" for JSON.
+    finder: hashes of all passages read, to find passages by their texts.
   """
 
   def __init__(
@@ -196,15 +196,15 @@ class KeptPassages:
       self.quoting = ""
     elif self._auto:
       self.quoting = tsv_corpus.choose(self._path)
-    room = self._room_for_others()
+    free = self._places_for_others()
     counts = self.counts
     for passage in self._read(self._swallowing):
       counts["passages_read"] += 1
-      if room is not None and passage.id not in self._gold_ids:
-        if not room:
+      if free is not None and passage.id not in self._gold_ids:
+        if not free:
           counts["passages_beyond_max"] += 1
           continue
-        room -= 1
+        free -= 1
       counts["passages"] += 1
       counts["passages_without_text"] += is_empty(passage)
       self.finder.see(passage)
@@ -212,7 +212,7 @@ class KeptPassages:
     counts["passages_with_tab_and_line_break"] = len(self._swallowing)
     if not counts["passages_read"]:
       raise errors.InputError(
-        f"{self._path}: the corpus is empty, there is only a header"
+        f"{self._path}: the corpus has a header but no passages"
       )
 
   def _read(
@@ -221,19 +221,19 @@ class KeptPassages:
     return dpr_files.read_passages(self._path, self.quoting, swallowing)
 
   def warn(self) -> None:
-    """Says how the file was read where that may be wrong."""
+    """Warns where the file may have been read with the wrong quoting."""
     if self._auto and self.quoting == "none":
       logging.warning(
-        "prepare: %s was written without quoting (as csv it would lose rows):"
-        " quotation marks are part of the texts; config.data.quoting=csv would"
-        " read it otherwise",
+        "prepare: %s is read without quoting (as csv it would lose rows):"
+        " quotation marks are part of the texts; set config.data.quoting=csv to"
+        " read it as csv",
         self._path,
       )
     if ids := self._swallowing:
       logging.warning(
-        "prepare: %s: %d passages hold both a tab and a line break, as those do"
-        " in which a quotation mark was left open and the rows behind it were"
-        " swallowed: %s%s; if quotation marks mean nothing in this file, set"
+        "prepare: %s: %d passages contain both a tab and a line break, which"
+        " may be an unclosed quotation mark that swallowed the next rows: %s%s;"
+        " if quotation marks are plain text in this file, set"
         " config.data.quoting=none",
         self._path,
         len(ids),
@@ -241,24 +241,27 @@ class KeptPassages:
         ", ..." if len(ids) > _NAMED else "",
       )
 
-  def _room_for_others(self) -> int | None:
-    """How many passages that are no gold ones may be kept; None = all."""
+  def _places_for_others(self) -> int | None:
+    """Number of other than gold passages that may be kept; None = all."""
     if not self._limit:
       return None
-    found, finder = set(), same_passages.Finder(one.same for one in self._gold)
+    gold_ids, finder = (
+      set(),
+      same_passages.Finder(one.same for one in self._gold),
+    )
     for passage in self._read():
       finder.see(passage)
       if passage.id in self._gold_ids:
-        found.add(passage.id)
+        gold_ids.add(passage.id)
     for one in self._gold:
-      if one.id not in found and one.same in finder.ids:
-        found.add(finder.ids[one.same])
-    self._gold_ids = found
-    if len(found) > self._limit:
+      if one.id not in gold_ids and one.same in finder.ids:
+        gold_ids.add(finder.ids[one.same])
+    self._gold_ids = gold_ids
+    if len(gold_ids) > self._limit:
       raise errors.InputError(
-        f"config.data.max_passages={self._limit}: the questions kept have"
-        f" {len(found)} different positive passages in {self._path}, and all"
-        f" of them are needed: set it to at least {len(found)}, or lower"
+        f"config.data.max_passages={self._limit}: the kept questions have"
+        f" {len(gold_ids)} different positive passages in {self._path}, which"
+        f" must all be kept: set it to at least {len(gold_ids)}, or lower"
         " config.data.max_train and max_dev"
       )
-    return self._limit - len(found)
+    return self._limit - len(gold_ids)

@@ -1,13 +1,13 @@
-"""Very long texts, made short enough to tokenize, with exactly the same ids.
+"""Shortens very long texts before tokenization without changing their ids.
 
-A tokenizer takes time and memory for the whole of a text, however few of its
-ids are wanted, and a text can be long without giving ids: a word of 10 MB is
-one `[UNK]`, half a million accents are nothing.  What the tokenizer of a BERT
-does with a character depends on that character alone: it vanishes, or is white
-space, or a word of its own (punctuation, Chinese), or it stays within the word
-around it, and too long a word is `[UNK]` whatever is in it.  So the middle of
-such a word, and what repeats nothing, can be left out.  Other tokenizers are
-let be.
+A tokenizer needs time and memory for a whole text, even if few of its ids are
+used, and a text can be long without having many ids: a word of 10 MB is one
+`[UNK]`, half a million accents have no id.  What BERT's tokenizer does with a
+character depends only on that character: it is removed, or is white space, or a
+word by itself (punctuation, Chinese), or part of the word around it; and a word
+that is too long is `[UNK]`, whatever its characters.  So the middle of such a
+word, and repeated white space or removed characters, can be left out.  Texts
+for other tokenizers are not changed.
 """
 
 import functools
@@ -19,19 +19,21 @@ import numpy as np
 import tokenizers
 from jaxtyping import Int
 
-_WORD_CHARACTERS = 100  # of a WordPiece that does not say; longer is [UNK]
-_BLOCK = 1_000_000  # characters that are made shorter at once
+_WORD_CHARACTERS = 100  # WordPiece's default limit; longer words are [UNK]
+_BLOCK = 1_000_000  # characters that are shortened at once
 _PLAIN_TOKEN = re.compile(r"\[[!-~]*\]")
 _SPACES = re.compile(r"[ \n]")
-_LOOKED_AT = 1000  # characters, for a place between words
+_LOOKED_AT = 1000  # characters to search for a position between words
+# What a tokenizer does with a character: removes it, keeps it in a word, takes
+# it as white space or as a word by itself; _UNSTEADY: depends on the context.
 _VANISHES, _STAYS, _SPACE, _ALONE, _UNSTEADY = range(5)
 
 
 class Shortened:
-  """A text without some stretches that give no ids.
+  """A text from which parts without ids were removed.
 
   Attributes:
-    text: what is left.
+    text: the shortened text.
   """
 
   def __init__(self, text: str):
@@ -39,7 +41,7 @@ class Shortened:
     self._removed: list[tuple[np.ndarray, np.ndarray]] = []
 
   def leave_out(self, pattern: re.Pattern[str]) -> None:
-    """Keeps of every match only what its groups have matched."""
+    """Removes from every match all but the text of its groups."""
     pieces, places, counts = [], [], []
     end = length = removed = 0
     for match in pattern.finditer(self.text):
@@ -59,17 +61,17 @@ class Shortened:
   def original(
     self, places: Int[np.ndarray, " places"]
   ) -> Int[np.ndarray, " places"]:
-    """Places in the whole text of characters of `text` that give ids."""
+    """Positions in the original text of characters of `text` with ids."""
     for at, removed in reversed(self._removed):
       places = places + removed[np.searchsorted(at, places, side="right")]
     return places
 
 
 class LongTexts:
-  """What of a text a tokenizer has to see.
+  """Shortens texts for one tokenizer.
 
   Attributes:
-    word: characters of a word at most that is not [UNK].
+    word: maximum characters of a word; longer words are [UNK].
   """
 
   def __init__(self, backend: tokenizers.Tokenizer):
@@ -81,7 +83,7 @@ class LongTexts:
 
   @functools.cached_property
   def shortens(self) -> bool:
-    """Whether `shorten` does: it knows the tokenizer, which is BERT's."""
+    """True if the tokenizer is BERT's; texts for others are not shortened."""
     backend = self._backend
     return (
       isinstance(backend.model, tokenizers.models.WordPiece)
@@ -103,7 +105,7 @@ class LongTexts:
     return "\u0301" not in self._backend.normalizer.normalize_str("e\u0301")
 
   def _is_plain(self, token: tokenizers.AddedToken) -> bool:
-    """Stands between brackets; nothing that is left out can make or undo it."""
+    """True for a token in brackets, which removals cannot create or destroy."""
     return (
       bool(_PLAIN_TOKEN.fullmatch(token.content))
       and len(token.content) <= self.word
@@ -112,11 +114,11 @@ class LongTexts:
     )
 
   def clip(self, text: str, limit: int) -> str:
-    """A text, cut and shortened so that its first `limit` ids do not change.
+    """Cuts and shortens a text without changing its first `limit` ids.
 
-    The cut may fall inside a word and change its tokens, at most as many as a
-    word has characters: so that many more than `limit` must be left, and more
-    of the text is taken until they are.
+    The cut may be inside a word and change its tokens, at most as many as a
+    word has characters.  So the kept text must have that many more ids than
+    `limit`; it is extended until it has.
     """
     size = self.word * limit
     if len(text) <= size:
@@ -133,7 +135,7 @@ class LongTexts:
       at += size
 
   def shorten(self, text: str) -> Shortened:
-    """A text without what gives no ids; itself for other tokenizers."""
+    """Removes parts without ids; no change for other tokenizers than BERT's."""
     short = Shortened(text)
     if not self.shortens:
       return short
@@ -146,21 +148,22 @@ class LongTexts:
     ends = spaces + by_kind[_ALONE]
     inner, stays = _class(ends, negated=True), _class(ends + gone, negated=True)
     one, space, blank = _class(gone), _class(spaces), _class(gone + spaces)
-    # The last character stays, for it is where the word ends.
+    # The last character is kept, because it marks the end of the word.
     head = f"(?:{one}*{stays}){{{self.word + 1}}}"
     short.leave_out(
       re.compile(f"(?<!{inner})({head}){inner}*({stays}{one}*)(?!{inner})")
     )
-    # One white space is as good as many, with whatever vanishes between; of
-    # what vanishes alone, one character still keeps its neighbours apart.
+    # One white space replaces several, with removed characters between them.
+    # Of a run of removed characters one is kept, to separate those around it.
     short.leave_out(re.compile(f"{one}*({space}){blank}+|({one}){one}+"))
     return short
 
   def pieces(self, text: str, size: int) -> Iterator[tuple[int, str]]:
-    """(first character, piece) of a text that is cut between words.
+    """Yields (first character, piece) of a text cut between words.
 
-    The pieces' tokens are the text's; each is a little longer than `size`, or
-    as long as the word at its end.  Of other tokenizers, the whole.
+    The tokens of the pieces are those of the text.  A piece is a little longer
+    than `size`, or as long as the word at its end requires.  For other
+    tokenizers than BERT's the text is one piece.
     """
     first = 0
     while self.shortens and len(text) - first > size:
@@ -171,7 +174,7 @@ class LongTexts:
       yield first, text[first:]
 
   def _between_words(self, text: str, start: int) -> int:
-    """The first place from `start` where a text can be cut; or its end."""
+    """The first position from `start` where a text can be cut, or its end."""
     for place in range(start, min(start + _LOOKED_AT, len(text))):
       if self._kind(text[place]) in (_SPACE, _ALONE) and not any(
         token in text[max(place - len(token) + 1, 0) : place + len(token) - 1]
@@ -182,7 +185,7 @@ class LongTexts:
     return space.start() if space else len(text)
 
   def _kind(self, character: str) -> int:
-    """What the tokenizer makes of a character, whatever stands around it."""
+    """What the tokenizer does with a character in any context."""
     kind = self._kinds.get(character)
     if kind is None:
       kind = self._kinds[character] = self._look(character)
@@ -192,7 +195,7 @@ class LongTexts:
     backend = self._backend
     try:
       normal = backend.normalizer.normalize_str(f"a{character}a")
-    except (TypeError, UnicodeEncodeError):  # a lone surrogate, to be refused
+    except (TypeError, UnicodeEncodeError):  # a lone surrogate, refused later
       return _ALONE
     words = [w for w, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]
     if words == ["aa"]:
@@ -201,7 +204,8 @@ class LongTexts:
       return _SPACE
     if len(words) != 1:
       return _ALONE
-    # Marks that stay are sorted, and what vanishes can keep them unsorted.
+    # Kept marks are sorted by the normalizer, but not across characters that
+    # it removes: their order would depend on what is left out.
     sorted_ = any(
       unicodedata.combining(c) or unicodedata.category(c) == "Cn"
       for c in normal
@@ -210,7 +214,7 @@ class LongTexts:
 
 
 def _class(characters: list[str], negated: bool = False) -> str:
-  """A regular expression for one of some characters, or none of them."""
+  """A regular expression for one of these characters, or for any other."""
   if not characters:
     return r"[\s\S]" if negated else r"[^\s\S]"
   return f"[{'^' * negated}{''.join(map(re.escape, characters))}]"

@@ -1,8 +1,9 @@
-"""Mined negatives on disk: `negatives/<ranker>.jsonl.gz`, one line a question.
+"""Reads and writes mined negatives: `negatives/<ranker>.jsonl.gz`.
 
-A line is `{"question", "hard_negatives": [passage ids]}`, best first, in the
-order of the dataset.  `retrieval.mine` and `retrieval.negative_refresh` write
-such files; training reads them, its own and those of another workdir.
+There is one line per question, `{"question", "hard_negatives": [passage ids]}`,
+best first, in the order of the dataset.  `retrieval.mine` and
+`retrieval.negative_refresh` write such files; training reads them, from its own
+workdir or another.
 """
 
 import gzip
@@ -26,7 +27,7 @@ RANKERS = ("bm25", "model")
 
 
 def files(ranker: str) -> dict[str, str]:
-  """Names of what one of `RANKERS` leaves in `negatives/`, by split."""
+  """Names of the files of one of `RANKERS` in `negatives/`, by split."""
   return {"train": f"{ranker}.jsonl.gz", "dev": f"{ranker}-dev.jsonl.gz"}
 
 
@@ -34,12 +35,12 @@ FILES = files("bm25")
 
 
 def command(ranker: str) -> str:
-  """What makes the files of one of `RANKERS`, for messages."""
+  """The command that makes the files of one of `RANKERS`, for messages."""
   return "dpr-jax mine" + (" --from=model" if ranker == "model" else "")
 
 
 def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What decides which ranked passages are kept; `InputError` if it is bad."""
+  """Settings that determine the kept passages; `InputError` if one is bad."""
   config_lib.at_least("mine.depth", config.mine.depth, 1)
   config_lib.at_least("mine.keep", config.mine.keep, 1)
   match = config_lib.one_of(
@@ -55,14 +56,14 @@ def write(
   label: str,
   keep: int,
 ) -> dict[str, int]:
-  """Writes one file, the same bytes for the same negatives.
+  """Writes one file: the same negatives always give the same bytes.
 
   Args:
-    path: of the file, `*.jsonl.gz`.
+    path: path of the file, `*.jsonl.gz`.
     mined: every question in order, with its hard negatives, best first.
     total: number of questions.
-    label: what the progress is shown as.
-    keep: hard negatives per question that were asked for.
+    label: label of the progress lines.
+    keep: wanted number of hard negatives per question.
 
   Returns:
     Counts of questions, and of those with fewer than `keep` hard negatives,
@@ -74,7 +75,7 @@ def write(
   with workdir_lib.replace_file(path) as temporary:
     with (
       open(temporary, "wb") as raw,
-      # No name and no time in the header: the same bytes every time.
+      # No name and no time in the header, so the bytes are reproducible.
       gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
       io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file,
       progress.Progress(total, label, "questions") as bar,
@@ -105,7 +106,7 @@ def write(
 
 
 def manifest_of(path: str | os.PathLike) -> dict[str, Any] | None:
-  """The manifest beside a file of negatives that lists it, if there is one."""
+  """The manifest that lists a file of negatives; None = there is none."""
   path = pathlib.Path(path)
   for place in sorted(path.parent.glob(f"*{workdir_lib.MANIFEST}")):
     manifest = workdir_lib.read_record(place)
@@ -118,13 +119,13 @@ def fingerprint_of(path: str | os.PathLike) -> str:
   """Fingerprint of a file of negatives, for a later stage's `inputs`.
 
   Raises:
-    InputError: it was not made in its folder.
+    InputError: no manifest in the folder lists the file.
   """
   manifest = manifest_of(path)
   if manifest is None:
     ranker = "model" if pathlib.Path(path).name.startswith("model") else "bm25"
     raise errors.InputError(
-      f"no manifest beside {path}: run `{command(ranker)}` with this --workdir"
+      f"no manifest lists {path}: run `{command(ranker)}` with this --workdir"
       " first"
     )
   manifest.pop("created", None)
@@ -139,9 +140,9 @@ def read(
   """Passage ids per question, in the order of the dataset, best first.
 
   Args:
-    path: `negatives/bm25.jsonl.gz`, or a file of this form (also unpacked).
-    questions: how many questions the dataset has, to compare.
-    command: makes such a file, for the messages.
+    path: `negatives/bm25.jsonl.gz`, or a file of this format, also unzipped.
+    questions: number of questions in the dataset; None = do not compare.
+    command: command that makes such a file, for messages.
 
   Raises:
     InputError: the file is missing, damaged, malformed, or of other questions.
@@ -181,7 +182,8 @@ def _parse_line(line: str, path: pathlib.Path, number: int) -> list[str]:
     ids = value["hard_negatives"]
   except (KeyError, TypeError) as error:
     raise errors.InputError(
-      f"{where} is not an object with `question` and `hard_negatives`"
+      f"{where} is not an object with `question` and `hard_negatives`: write"
+      " one such object per line"
     ) from error
   if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
     raise errors.InputError(

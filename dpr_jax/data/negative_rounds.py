@@ -1,9 +1,10 @@
-"""Rounds of training, and the negatives that the model mined for each.
+"""Divides a training run into rounds with newly mined negatives.
 
-A run with `config.train.rounds` > 1 is cut into equal parts.  Round 0 trains on
-what was mined before the run; `training/rounds/<number>/negatives.jsonl.gz`
-holds what the model of that moment mined for a later one.
-`retrieval.negative_refresh` writes these files, training reads them.
+A run with `config.train.rounds` > 1 has several rounds of equal length.  Round
+0 trains on the negatives that were mined before the run;
+`training/rounds/<number>/negatives.jsonl.gz` has those that the model mined at
+the beginning of a later round.  `retrieval.negative_refresh` writes these
+files, training reads them.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ _COMMAND = "dpr-jax train --overwrite"
 
 
 def boundaries(steps: int, rounds: int) -> tuple[int, ...]:
-  """How many steps have been done when each round begins; the first is 0.
+  """Number of finished steps at the beginning of each round; the first is 0.
 
   Raises:
     InputError: fewer than one round, or more than steps.
@@ -38,15 +39,15 @@ def boundaries(steps: int, rounds: int) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Rounds:
-  """How a run is cut, and how negatives are mined between two rounds.
+  """The rounds of a run, and how negatives are mined between them.
 
   Attributes:
-    seed: of the run.
-    questions: in the training set.
-    steps: of the whole run.
-    starts: steps done when each round begins; (0,) = one round.
-    mining: what decides which negatives are kept, `mined_negatives.settings`;
-      {} with one round, for which nothing is mined.
+    seed: seed of the run.
+    questions: number of training questions.
+    steps: steps of the whole run.
+    starts: finished steps at the beginning of each round; (0,) = one round.
+    mining: settings of the mining, `mined_negatives.settings`; {} with one
+      round, for which nothing is mined.
   """
 
   seed: int
@@ -72,10 +73,10 @@ class Rounds:
   def stage(
     self, workdir: workdir_lib.Workdir, number: int
   ) -> workdir_lib.Stage:
-    """What the negatives of a round depend on, besides the model.
+    """The stage of a round's negatives: all they depend on but the model.
 
     Raises:
-      InputError: there is no such round after the first.
+      InputError: there is no such round, or it is the first.
     """
     if not 0 < number < len(self.starts):
       raise errors.InputError(
@@ -98,29 +99,29 @@ class Rounds:
     """A round's negatives: passage ids per training question, best first.
 
     Raises:
-      InputError: there are none, or they are of other data, of another step or
-        mined with other settings.
+      InputError: the negatives are missing, or of other data, another step or
+        other settings.
     """
     stage = self.stage(workdir, number)
     if not stage.manifest.exists():
       raise errors.InputError(
-        f"{stage.manifest} is missing: the negatives of round {number} are"
-        f" gone, and the model that mined them; run `{_COMMAND}`"
+        f"{stage.manifest} is missing: the negatives of round {number} and the"
+        f" model that mined them no longer exist; run `{_COMMAND}`"
       )
     try:
-      found = workdir_lib.read_record(stage.manifest)
+      record = workdir_lib.read_record(stage.manifest)
     except errors.InputError as error:
       raise errors.InputError(f"{error}; run `{_COMMAND}`") from error
     wrong = [
       name
       for name, value in stage.inputs.items()
-      if found.get("inputs", {}).get(name) != value
+      if record.get("inputs", {}).get(name) != value
     ]
-    if found.get("config_hash") != stage.config_hash:
+    if record.get("config_hash") != stage.config_hash:
       wrong.append("step or settings")
     if wrong:
       raise errors.InputError(
-        f"{stage.folder} holds negatives of another run (other"
+        f"{stage.folder} has negatives of another run (different"
         f" {', '.join(wrong)}); run `{_COMMAND}`"
       )
     return mined_negatives.read(stage.folder / FILE, self.questions, _COMMAND)

@@ -1,14 +1,14 @@
-"""Which passages stand as negatives beside a question, and which are they.
+"""Draws the negatives of training questions.
 
-In come the candidates of every question (keys of its positives and of its
-ranked hard negatives) and the mixture that the config asks for; out comes, for
-any questions and epochs, what the batch needs: the positive first, then the
-negatives, with their keys.  A draw depends on (seed, epoch, question) alone,
-never on the batch, the process or the number of devices.
+Input: the candidates of every question (keys of its positives and of its ranked
+hard negatives) and the mixture of the config.  Output, for any questions and
+epochs: the passages of a batch, the positive first, then the negatives, with
+their keys.  A draw depends only on (seed, epoch, question), not on the batch,
+the process or the number of devices.
 
-A key stands for a title and a text: it is the first row of the corpus that has
-them, or a number from the size of the corpus on for a passage of the question
-files that no row has (`data.candidates` gives them out).
+A key identifies a title and a text: it is the first row of the corpus that has
+them, or, for a passage of the question files that no row has, a number from the
+size of the corpus on (assigned by `data.candidates`).
 """
 
 import dataclasses
@@ -21,17 +21,18 @@ from jaxtyping import Int
 from dpr_jax.core import errors
 from dpr_jax.data import records, same_passages
 
-# Mined by BM25; mined by the model; what stands in the data; the whole corpus.
+# Mined by BM25, mined by the model, those of the question file, random passages
+# of the corpus.
 KINDS = ("bm25", "model", "given", "random")
-# Which of several positives a question is trained with.
+# How one of several positives is chosen: the first, or drawn in every epoch.
 POSITIVES = ("first", "drawn")
-# Set these draws apart from the epochs' order under the same seed.
+# Parts of the seeds, which keep these draws independent of the epochs' order.
 _DRAW, _POSITIVE = 2, 5
 
 
 @runtime_checkable
 class Rows(Protocol):
-  """What is needed of a `datasets.QuestionTable` or `datasets.PassageTable`."""
+  """The methods of `QuestionTable` and `PassageTable` that are used here."""
 
   def __len__(self) -> int:
     """Number of rows."""
@@ -44,10 +45,10 @@ class Rows(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """How many negatives of which kind a question gets.
+  """Kinds and numbers of a question's negatives.
 
   Attributes:
-    parts: (kind, count >= 1), each kind once; columns stand in this order.
+    parts: (kind, count >= 1), each kind once, in the order of the columns.
   """
 
   parts: tuple[tuple[str, int], ...]
@@ -61,7 +62,7 @@ class Mixture:
       count: `config.train.hard_negatives`, which the counts must sum to.
 
     Raises:
-      InputError: an unknown kind, one that stands twice, or other counts.
+      InputError: an unknown or repeated kind, or counts with another sum.
     """
     where = f"config.train.negatives={text!r}"
     pieces = [piece.strip() for piece in text.split(",")]
@@ -75,7 +76,7 @@ class Mixture:
           " counts, as 'bm25:1,random:1'"
         )
       if kind in parts:
-        raise errors.InputError(f"{where}: {kind} stands there twice")
+        raise errors.InputError(f"{where}: {kind} is repeated: name it once")
       if not colon and len(pieces) == 1:
         parts[kind] = count
       elif number.isascii() and number.isdigit() and int(number) > 0:
@@ -89,7 +90,7 @@ class Mixture:
     if total != count:
       raise errors.InputError(
         f"{where} names {total} negatives, config.train.hard_negatives={count}:"
-        f" set config.train.hard_negatives={total}, or other counts"
+        f" set config.train.hard_negatives={total}, or change the counts"
       )
     return cls(tuple(part for part in parts.items() if part[1]))
 
@@ -98,17 +99,17 @@ class Mixture:
     """The negatives of section `train` of a config.
 
     Raises:
-      InputError: as of `parse`, or rounds that would mine for nobody.
+      InputError: as in `parse`, or rounds whose negatives would not be used.
     """
-    found = cls.parse(train.negatives, train.hard_negatives)
-    if train.rounds > 1 and "model" not in found.kinds:
+    mixture = cls.parse(train.negatives, train.hard_negatives)
+    if train.rounds > 1 and "model" not in mixture.kinds:
       raise errors.InputError(
         f"config.train.rounds={train.rounds}: what the model mines would not"
         f" be used by config.train.negatives={train.negatives!r} with"
         f" config.train.hard_negatives={train.hard_negatives}; set them to"
         " model and at least 1, or to a mixture as 'bm25:1,model:1'"
       )
-    return found
+    return mixture
 
   @property
   def count(self) -> int:
@@ -117,11 +118,11 @@ class Mixture:
 
   @property
   def kinds(self) -> tuple[str, ...]:
-    """The kinds that are used."""
+    """The kinds of the mixture, in order."""
     return tuple(kind for kind, _ in self.parts)
 
   def replace(self, old: str, new: str) -> "Mixture":
-    """The mixture with another kind in place of one, counts added up."""
+    """The mixture with kind `new` instead of `old`; adds up equal kinds."""
     parts: dict[str, int] = {}
     for kind, count in self.parts:
       kind = new if kind == old else kind
@@ -131,12 +132,12 @@ class Mixture:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """A question's passages as the sampler needs them: their keys.
+  """Keys of a question's passages.
 
   Attributes:
     positive: key of the gold passage, the first positive; -1 = unknown.
-    pools: keys by kind, best first; -1 (unknown) is passed over.  For "given",
-      an entry per passage of `hard_negatives`, then `negatives`.
+    pools: keys by kind, best first; -1 (unknown) is skipped.  For "given", an
+      entry per passage of `hard_negatives`, then `negatives`.
     other_positives: keys of the question's positives after the first.
     elsewhere: keys of the positives of the same question in other rows of the
       data, and rows of copies of any positive; they are never negatives.
@@ -154,7 +155,7 @@ class Candidate:
 
   @property
   def positives(self) -> list[int]:
-    """Keys of all that is no negative of this question."""
+    """Keys of all passages that are not negatives of this question."""
     keys = [*self.own, *map(int, self.elsewhere)]
     return [key for key in dict.fromkeys(keys) if key >= 0]
 
@@ -169,17 +170,17 @@ def choose(
 ) -> Int[np.ndarray, " count"]:
   """Keys of one question's negatives, in the order of the mixture.
 
-  No key comes twice, and none of a positive.  Where a kind has too few, its
-  last columns are -1; they are padded and masked.
+  Keys are distinct, and none is of a positive.  If a kind has too few, its last
+  columns are -1, which are padded and masked.
 
   Args:
     candidate: the question's passages.
-    mixture: how many of which kind.
-    from_top: mined and given negatives are drawn from the best (first) so many,
-      without replacement; where a kind wants as many or more, they are its
-      best.
-    corpus_size: passages in the corpus, which random ones are drawn from.
-    key: seeds the draw.
+    mixture: kinds and numbers of negatives.
+    from_top: mined and given negatives are drawn without replacement from the
+      first `from_top` of their list; a kind with a count of at least `from_top`
+      takes the first ones of its list.
+    corpus_size: passages in the corpus, from which random ones are drawn.
+    key: seed of the draw.
   """
   chosen = np.full(mixture.count, -1, np.int64)
   taken = set(candidate.positives)
@@ -203,7 +204,7 @@ def choose(
 
 
 def _distinct(pool: np.ndarray, taken: set[int]) -> np.ndarray:
-  """The pool in its order, without repeats, taken keys and -1."""
+  """The pool in its order, without repeated keys, taken keys and -1."""
   wanted = dict.fromkeys(pool.tolist())
   return np.array(
     [key for key in wanted if key not in taken and key >= 0], np.int64
@@ -217,10 +218,10 @@ def _random(
   taken: set[int],
   corpus_size: int,
 ) -> np.ndarray:
-  """Uniform over the corpus without the taken rows, without repetition.
+  """Distinct rows, uniform over the rows of the corpus that are not taken.
 
-  The seldom hit on another taken row is drawn again, so that it changes no
-  draw that was right.
+  Rows are drawn without the positive first; the few that are taken otherwise
+  are drawn again, which does not change the other draws.
   """
   gold = {positive} if 0 <= positive < corpus_size else set()
   drawn = _uniform(generator, count, gold, corpus_size).tolist()
@@ -242,7 +243,7 @@ def _uniform(
   excluded = sorted(row for row in without if 0 <= row < corpus_size)
   left = corpus_size - len(excluded)
   drawn = generator.choice(left, min(count, left), replace=False)
-  for row in excluded:  # ascending: each shifts the rows from it on
+  for row in excluded:  # ascending: each one shifts the rows from it on
     drawn += drawn >= row
   return drawn
 
@@ -253,14 +254,13 @@ class Sampler:
 
   Attributes:
     passages: the corpus.
-    candidates: one per training question; with a pool for each mined kind of
+    candidates: one per training question, with a pool for each mined kind of
       the mixture.
-    mixture: how many negatives of which kind.
+    mixture: kinds and numbers of negatives.
     from_top: see `choose`.
-    seed: of the run.
-    copies: which rows of the corpus have the same title and text.
-    drawn: a question's positive is drawn anew in every epoch, else it is the
-      first.
+    seed: seed of the run.
+    copies: rows of the corpus with the same title and text.
+    drawn: a question's positive is drawn in every epoch; False = its first one.
   """
 
   passages: Rows
@@ -275,7 +275,7 @@ class Sampler:
 
   @property
   def per_question(self) -> int:
-    """Passages of one question: its positive and its negatives."""
+    """Number of passages per question: a positive and the negatives."""
     return 1 + self.mixture.count
 
   def possible_rows(self) -> Int[np.ndarray, " rows"]:
@@ -286,7 +286,7 @@ class Sampler:
     for candidate in self.candidates:
       taken = set(candidate.positives)
       rows.update(candidate.own if self.drawn else [candidate.positive])
-      before = 0  # so many of a pool's best may be taken by the parts before
+      before = 0  # negatives of the kinds before, which may be in this pool too
       for kind, count in self.mixture.parts:
         pool = _distinct(candidate.pools[kind], taken)
         top = max(self.from_top, count)
@@ -303,8 +303,8 @@ class Sampler:
     """Keys of some questions' passages; no text is read.
 
     Args:
-      indexes: numbers of training questions.
-      epochs: the epoch of each.
+      indexes: indexes of training questions.
+      epochs: epoch of each question.
 
     Returns:
       Key of the positive, then of each negative, question by question; -1
@@ -323,15 +323,14 @@ class Sampler:
     """Some questions' passages, each one's positive first, then negatives.
 
     Args:
-      questions: the records of `indexes`.
-      indexes: numbers of training questions.
-      epochs: the epoch of each.
-      texts: False to get the row in place of a passage of the corpus, which is
-        then not read.
+      questions: records of the questions.
+      indexes: indexes of training questions.
+      epochs: epoch of each question.
+      texts: read the passages of the corpus; False = return their rows instead.
 
     Returns:
-      (passages, keys), both flat in the order of the questions; None where
-      there were too few negatives.  Keys as of `keys_of_batch`.
+      (passages, keys), both flat in the order of the questions; None instead of
+      a passage where a kind has too few.  Keys as in `keys_of_batch`.
     """
     chosen, numbers = self._chosen(indexes, epochs)
     given = np.array(
@@ -339,10 +338,10 @@ class Sampler:
       + [kind == "given" for kind, n in self.mixture.parts for _ in range(n)]
     )
     in_corpus = (chosen >= 0) & ~given
-    in_corpus[:, 0] = False  # the positive stands with the question
+    in_corpus[:, 0] = False  # the positive comes from the question's record
     rows = np.unique(chosen[in_corpus])
     read = self.passages.take(rows) if texts else rows.tolist()
-    found = dict(zip(rows.tolist(), read, strict=True))
+    by_row = dict(zip(rows.tolist(), read, strict=True))
     passages: list[records.Passage | int | None] = []
     for question, index, number, row in zip(
       questions, indexes, numbers, chosen, strict=True
@@ -354,13 +353,13 @@ class Sampler:
           in_data = (*question.hard_negatives, *question.negatives)
           passages.append(in_data[place])
         else:
-          passages.append(found.get(entry))
+          passages.append(by_row.get(entry))
     return passages, chosen.reshape(-1).tolist()
 
   def _chosen(self, indexes, epochs) -> tuple[np.ndarray, list[int]]:
-    """Keys [questions, 1 + negatives], and the number of each one's positive.
+    """Keys [questions, 1 + negatives], and the index of each one's positive.
 
-    Keys are of the positive, then as of `choose`.
+    The first key is of the positive, the others are those of `choose`.
     """
     corpus_size = len(self.passages)
     chosen = np.full((len(indexes), self.per_question), -1, np.int64)
@@ -380,5 +379,5 @@ class Sampler:
         corpus_size=corpus_size,
         key=(self.seed, _DRAW, int(epoch), int(index)),
       )
-    # What was drawn from the whole corpus may be a copy: its text is the same.
+    # A row drawn from the corpus may be a copy; its key is the first such row.
     return self.copies.first(chosen), numbers

@@ -1,9 +1,9 @@
-"""The stage `prepare`: from the user's files to `data/{passages,train,dev}`.
+"""The stage `prepare`: user files become `data/{passages,train,dev}`.
 
-In come the corpus and the question files that the config's `data` section
-names; out come three TFDS datasets, which every later stage opens with
-`open_passages` and `open_questions`, and a manifest.  What is left out, and
-why, is counted in the manifest and logged: nothing is dropped silently.
+Input: the corpus and the question files that section `data` of the config
+names.  Output: three TFDS datasets, which every later stage opens with
+`open_passages` and `open_questions`, and a manifest.  Rows that are left out
+are counted by reason in the manifest and logged.
 """
 
 import importlib.resources
@@ -28,7 +28,7 @@ from dpr_jax.data import (
 )
 
 SPLITS = ("train", "dev")
-NONE = "none"  # as `data.train`: a corpus to search, nothing to train on
+NONE = "none"  # as `data.train`: no training questions, only a corpus to search
 
 _SAMPLE_FILES = {
   "passages": "passages.tsv",
@@ -45,16 +45,16 @@ def prepare(
 ) -> None:
   """Writes the corpus and the questions into the workdir.
 
-  Questions come first: with `max_passages`, the passages that answer those kept
-  must be in the corpus, and the rest of it fills up in file order.
+  Questions are written first: with `max_passages`, the gold passages of the
+  kept questions must be in the corpus, which is then filled in file order.
 
   Args:
-    config: reads the section `data`.
-    workdir: writes `data/`, all of it or nothing.
-    overwrite: again, even if it is done and unchanged.
+    config: config of the experiment; section `data` is read.
+    workdir: its folder; `data/` is written completely or not at all.
+    overwrite: run even if the stage is done and unchanged.
 
   Raises:
-    InputError: a file is missing, malformed or empty, or a limit too low.
+    InputError: a file is missing, malformed or empty, or a limit is too low.
   """
   data = config.data
   for name in ("max_passages", "max_train", "max_dev"):
@@ -65,7 +65,7 @@ def prepare(
   quoting = config_lib.one_of("data.quoting", data.quoting, tsv_corpus.QUOTING)
   settings = config_lib.sections(config, "data")
   if quoting == tsv_corpus.QUOTING[0]:
-    # Workdirs from before this setting were made with its default.
+    # Workdirs from before this setting existed were made with its default.
     del settings["data"]["quoting"]
   stage = workdir_module.Stage(
     name="prepare",
@@ -122,10 +122,10 @@ def prepare(
 def open_passages(
   workdir: workdir_module.Workdir,
 ) -> datasets.PassageTable:
-  """Opens the corpus that `prepare` left in a workdir.
+  """Opens the corpus that `prepare` wrote into a workdir.
 
   Raises:
-    InputError: it is not there, or not what the manifest says.
+    InputError: the corpus is missing, or does not match the manifest.
   """
   return _open(workdir, "passages", datasets.PassageTable)
 
@@ -140,9 +140,10 @@ def open_questions(
 
 
 def _open(workdir: workdir_module.Workdir, name: str, table_class):
-  """A table, after comparing what has no checksums of its own.
+  """Opens a table after checking the sha256 of its files, except array_record.
 
-  The rows, in array_record, have: they are compared when they are read.
+  Array_record files have checksums of their own, which are checked when rows
+  are read.
   """
   folder = workdir.data / name
   manifest = workdir_module.read_manifest(workdir.data, "prepare")
@@ -168,7 +169,7 @@ def _open(workdir: workdir_module.Workdir, name: str, table_class):
 
 
 def _sources(data: ml_collections.ConfigDict) -> dict[str, pathlib.Path]:
-  """Paths by role; "sample" stands for the files in this package."""
+  """Paths by role; "sample" is the path of the files in this package."""
   sources = {}
   for role, sample_file in _SAMPLE_FILES.items():
     if role == "train" and data[role] == NONE:
@@ -201,7 +202,7 @@ def _file_hashes(folder: pathlib.Path) -> dict[str, str]:
 def _log_summary(
   counts: Mapping[str, int], sources: Mapping[str, pathlib.Path]
 ) -> None:
-  """One line a file: how many rows are kept, and what else was counted."""
+  """Logs one line per file: number of kept rows, and all counts above 0."""
   for role, path in sources.items():
     notes = [
       f"{count} {key.removeprefix(f'{role}_').replace('_', ' ')}"

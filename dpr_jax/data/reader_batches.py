@@ -1,11 +1,11 @@
 """The reader's batches as a pure function of (seed, step, process).
 
-Which question stands where is `batches.Plan`'s matter; which positive, window
-and negatives it is read with depends on (seed, epoch, question) alone.  The
-inputs of a process are sorted by length and dealt to its cores, each group
-padded to a length of its own: the loss does not mind, since every input knows
-its question.  With `sort_batches` the questions of some consecutive batches are
-sorted by length first, so that what is read together is about equally long.
+`batches.Plan` maps rows to questions; the positive, window and negatives of a
+question depend only on (seed, epoch, question).  The inputs of a process are
+sorted by length and dealt to its devices, and each group is padded to its own
+length; this does not change the loss, because every input has the index of its
+question.  With `sort_batches` the questions of several consecutive batches are
+sorted by length first, so that the inputs of a batch have similar lengths.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from dpr_jax.data import batches, reader_examples, reader_tokenization
 
 @dataclasses.dataclass(frozen=True)
 class _Drawn:
-  """One passage of one question, as it stands in a batch.
+  """One passage of one question in a batch.
 
   Attributes:
-    input: None where a negative is missing.
-    spans: places of the answers in the input; () for a negative.
+    input: the reader's input; None = a missing negative.
+    spans: positions (first, last) of the answers in the input; () = a negative.
   """
 
   input: reader_tokenization.ReaderInput | None
@@ -35,17 +35,19 @@ class ReaderBatches:
   """Random access to batches: `source[step]` is this process's share.
 
   Attributes:
-    plan: which question stands where.
+    plan: maps global rows to questions.
     steps: number of batches.
     data: the examples.
-    passages: per question: a positive and negatives.
-    spans: answers of a positive at most.
-    groups: by length, at most.
-    length_step: lengths are multiples of it; 0 = the tokenizer's length.
-    sort_batches: batches whose questions are sorted by length together.
-    cores: of this process.
-    process: number of this process.
-    processes: number of all processes.
+    passages: passages per question: a positive and the negatives.
+    spans: maximum number of answers in a positive.
+    groups: maximum number of length groups.
+    length_step: padded lengths are multiples of it; 0 = always the tokenizer's
+      length.
+    sort_batches: number of batches whose questions are sorted together; 1 = no
+      sorting.
+    cores: devices of this process.
+    process: index of this process.
+    processes: number of processes.
   """
 
   plan: batches.Plan
@@ -68,19 +70,20 @@ class ReaderBatches:
     """The batch of a step.
 
     Returns:
-      `inputs`: a tuple of groups with the arrays of `ReaderBatch`, of each
-      input `starts`, `ends` [inputs, spans] (positions of the answers, 0 where
-      there are fewer) and `spans` (how many there are), in the order of the
-      groups' rows, core by core: `rows` (question's row in the global batch *
-      passages + number; number 0 is the positive) and `valid`.
+      `inputs`: a tuple of groups with the arrays of `ReaderBatch`, and per
+      input `starts`, `ends` [inputs, spans] (positions of the answers, padded
+      with 0) and `spans` (their number).  In the order of the groups' rows,
+      device by device: `rows` (question's row in the global batch * passages +
+      number; number 0 is the positive) and `valid` (False = padding).
     """
     pairs = self._questions(int(step))
     share = self.plan.batch_size // self.processes
-    if not self.length_step:  # else lengths of all decide the shapes
+    if not self.length_step:  # else the lengths in all processes set the shapes
       pairs = pairs[self.process * share : (self.process + 1) * share]
     flat = [one for pair in pairs for one in self.draw(*pair)]
     count = share * self.passages
     lengths = np.array([len(o.input.ids) if o.input else 1 for o in flat])
+    # [processes, inputs], or [1, inputs] where only this process's are drawn.
     shares = lengths.reshape(-1, count)
     each = count // self.cores
     parts = np.array_split(np.arange(each), min(self.groups, each))
@@ -92,6 +95,8 @@ class ReaderBatches:
     order = np.argsort(-shares[own], kind="stable")
     groups, rows = [], []
     for first, end, width in zip(starts[:-1], starts[1:], widths, strict=True):
+      # [devices, rows of the group]: as in `batches`, a device's places are
+      # consecutive once the groups are joined.
       dealt = order[first:end].reshape(self.cores, -1)
       groups.append(self._group([mine[i] for i in dealt.reshape(-1)], width))
       rows.append(dealt)
@@ -105,7 +110,11 @@ class ReaderBatches:
   def _widths(
     self, shares: Int[np.ndarray, "processes inputs"], starts: np.ndarray
   ) -> list[int]:
-    """Padded length of every group, the same in all processes."""
+    """Padded length of every group, the same in all processes.
+
+    The longest input of a group in any process decides: inputs are sorted in
+    descending order, so it is the first one of the group.
+    """
     limit = self.data.tokenizer.length
     if not self.length_step:
       return [limit] * (len(starts) - 1)
@@ -135,21 +144,26 @@ class ReaderBatches:
     }
 
   def draw(self, question: int, epoch: int) -> list[_Drawn]:
-    """The inputs of a question in an epoch, the positive first."""
+    """The inputs of a question in an epoch, the positive first.
+
+    The positive is read in a window that holds one of its answers, negatives in
+    their first window.
+    """
     example = self.data.examples[question]
     generator = np.random.default_rng((self.plan.seed, 5, epoch, question))
     positive = example.positives[generator.integers(len(example.positives))]
     windows = self.data.windows(example.question, positive.row)
     windows = [w for w in windows if any(map(w.holds, positive.spans))]
     window = windows[generator.integers(len(windows))]
-    found = self._input(example, positive.row, window)
-    shift = found.passage - window.first
+    read = self._input(example, positive.row, window)
+    # From tokens of the passage to positions in the input.
+    shift = read.passage - window.first
     spans = tuple(
       (first + shift, last + shift)
       for first, last in positive.spans
       if window.holds((first, last))
     )
-    drawn = [_Drawn(found, spans)]
+    drawn = [_Drawn(read, spans)]
     wanted = self.passages - 1
     some = generator.permutation(len(example.negatives))[:wanted]
     for row in example.negatives[some].tolist():
@@ -179,7 +193,10 @@ class ReaderBatches:
     return self._block[first][step - first]
 
   def _sorted(self, first: int) -> list[list[tuple[int, int]]]:
-    """Batches from `first` on, their questions sorted by length."""
+    """`sort_batches` batches from `first` on, questions sorted by length.
+
+    The batches come in random order, so that lengths do not rise with the step.
+    """
     last = min(first + self.sort_batches, self.steps)
     pairs = []
     for step in range(first, last):

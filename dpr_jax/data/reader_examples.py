@@ -1,9 +1,10 @@
-"""What the reader learns from: questions with a positive and with negatives.
+"""Makes the reader's training examples: questions, positives and negatives.
 
-In come the entries of a results file (DPR's format) or the questions of a file
-in SQuAD's, out come `Example`s, which point into a `Passages` store where every
-passage is tokenized once.  A positive has the token spans of its answers, found
-through the tokenizer's offsets; what cannot be used is counted, by reason.
+Input: the entries of a results file in DPR's format, or the questions of a file
+in SQuAD's format.  Output: `Example`s, which refer to rows of a `Passages`
+store where every passage is tokenized once.  A positive has the token spans of
+its answers, found with the tokenizer's offsets; questions that cannot be used
+are counted by reason.
 """
 
 import collections
@@ -32,8 +33,8 @@ class Positive:
   """A passage that answers the question.
 
   Attributes:
-    row: in the store.
-    spans: first and last token of its answers.
+    row: row of the passage in the store.
+    spans: (first, last) token of each answer.
   """
 
   row: int
@@ -42,11 +43,11 @@ class Positive:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Example:
-  """A question to learn from.
+  """A training question.
 
   Attributes:
     question: token ids, see `ReaderTokenizer.question_ids`.
-    positives: one of them is drawn per epoch.
+    positives: positives, of which one is drawn per epoch.
     negatives: rows of passages without an answer, best first.
   """
 
@@ -56,7 +57,7 @@ class Example:
 
 
 class Passages:
-  """Passages by row, each once, as token ids."""
+  """A store of distinct passages as token ids, by row."""
 
   def __init__(self, tokenizer: reader_tokenization.ReaderTokenizer):
     """An empty store."""
@@ -96,7 +97,7 @@ class Passages:
     return self._ids[row]
 
   def title(self, row: int) -> Int[np.ndarray, " tokens"]:
-    """Token ids of its title."""
+    """Token ids of a passage's title."""
     if row >= len(self._ids):
       self._tokenize()
     return self._titles[self._title_of[row]]
@@ -104,13 +105,13 @@ class Passages:
 
 @dataclasses.dataclass
 class Examples:
-  """Examples, their passages, and what became of the questions.
+  """Examples, their passages, and counts of the questions.
 
   Attributes:
-    tokenizer: of questions and passages.
-    passages: the store.
-    examples: those that can be learnt from.
-    counts: by reason; see `log`.
+    tokenizer: tokenizer of questions and passages.
+    passages: store of the passages.
+    examples: the examples of usable questions.
+    counts: numbers of questions, by reason; see `log`.
   """
 
   tokenizer: reader_tokenization.ReaderTokenizer
@@ -120,7 +121,7 @@ class Examples:
 
   @classmethod
   def empty(cls, tokenizer: reader_tokenization.ReaderTokenizer) -> "Examples":
-    """None yet."""
+    """No examples, and all counts 0."""
     names = ("questions", "without_answers", "without_positive", "unalignable")
     names += ("kept", "questions_cut", "spans_left_out", "positives_windowed")
     counts = collections.Counter(dict.fromkeys(names, 0))
@@ -133,13 +134,13 @@ class Examples:
     negatives: Sequence[records.Passage],
     most_spans: int,
   ) -> None:
-    """Adds a question, unless none of its answers becomes tokens.
+    """Adds a question, unless none of its answers is found among the tokens.
 
     Args:
-      question: its text.
+      question: text of the question.
       positives: passages with (start, end) characters of their answers.
       negatives: passages without an answer.
-      most_spans: of one positive; later ones are left out.
+      most_spans: maximum number of spans per positive; later ones are left out.
     """
     tokenizer, counts = self.tokenizer, self.counts
     (ids,) = tokenizer.question_ids([question])
@@ -148,8 +149,8 @@ class Examples:
     for (passage, places), tokens in zip(
       positives, tokenizer.tokenize(texts), strict=True
     ):
-      found = [tokens.span_of(*place) for place in places]
-      spans = list(dict.fromkeys(span for span in found if span is not None))
+      located = [tokens.span_of(*place) for place in places]
+      spans = list(dict.fromkeys(span for span in located if span is not None))
       row = self.passages.add(passage)
       windows = self.windows(ids, row)
       spans = [
@@ -175,10 +176,13 @@ class Examples:
     return self.tokenizer.windows(len(head), len(self.passages.ids(row)))
 
   def log(self, source: str) -> None:
-    """Says what was kept and what was not, and why.
+    """Logs how many questions were kept, and the others by reason.
+
+    Args:
+      source: name of the file.
 
     Raises:
-      InputError: nothing was kept.
+      InputError: no question was kept.
     """
     notes = ", ".join(
       f"{count} {name.replace('_', ' ')}"
@@ -187,8 +191,9 @@ class Examples:
     )
     if not self.examples:
       raise errors.InputError(
-        f"{source}: no question can be learnt from, of"
-        f" {self.counts['questions']} ({notes or 'the file is empty'})"
+        f"{source}: none of {self.counts['questions']} questions can be used"
+        f" for training ({notes or 'the file is empty'}): give a file with"
+        " answers that occur in its passages"
       )
     logging.info(
       "train-reader: %d questions of %d in %s%s; %d passages",
@@ -211,20 +216,20 @@ def from_results(
 ) -> Examples:
   """Examples from retrieval results.
 
-  A positive contains an answer (the rule of `data/answer_matching.py`).  Gold
-  passages are preferred, retrieved or not, then other passages of a gold page,
-  by title, then any; only the best kind that there is is kept.
+  A positive contains an answer (by `data/answer_matching.py`).  Three kinds are
+  tried in order, and only the first one found is kept: gold passages, retrieved
+  or not; other passages with the title of a gold passage; any other passage.
 
   Args:
     entries: {question, answers, ctxs: [{id, title, text}]}, best first.
-    tokenizer: of the reader.
-    golden: gold passages of each entry, where they are known.
+    tokenizer: tokenizer of the reader.
+    golden: gold passages of each entry; () = unknown.
     match: "string" or "regex".
-    from_top: so many passages are looked at.
+    from_top: number of passages to use per question.
     most_spans: see `Examples.add`.
 
   Raises:
-    InputError: an entry is malformed; it is named by its row.
+    InputError: an entry is malformed; the message names its row.
   """
   examples = Examples.empty(tokenizer)
   counts = examples.counts
@@ -249,9 +254,9 @@ def from_results(
     ids = {passage.id for passage in gold if passage.id}
     retrieved = [passage for passage in passages if passage.id not in ids]
     keys = [(passage.id, passage.text) for passage in retrieved]
-    found = matcher.hits(answers, keys, [p.text for p in retrieved], row)
+    is_hit = matcher.hits(answers, keys, [p.text for p in retrieved], row)
     titles = {passage.title for passage in gold} - {""}
-    hits = [p for p, hit in zip(retrieved, found, strict=True) if hit]
+    hits = [p for p, hit in zip(retrieved, is_hit, strict=True) if hit]
     kinds = (gold, [p for p in hits if p.title in titles], hits)
     positives = []
     for kind in kinds:
@@ -265,7 +270,7 @@ def from_results(
     if not positives:
       counts["without_positive"] += 1
       continue
-    negatives = [p for p, hit in zip(retrieved, found, strict=True) if not hit]
+    negatives = [p for p, hit in zip(retrieved, is_hit, strict=True) if not hit]
     examples.add(question, positives, negatives, most_spans)
   matcher.warn("train-reader")
   return examples
@@ -277,10 +282,10 @@ def from_squad(
   *,
   most_spans: int = 10,
 ) -> Examples:
-  """Examples from SQuAD: a question, its paragraph, and its offsets.
+  """Examples from SQuAD: a question, its paragraph, and its answers' offsets.
 
-  Negatives are the paragraphs of the same article that hold no answer; they
-  are used where more than one passage a question is asked for.
+  Negatives are the paragraphs of the same article without an answer; they are
+  used if `reader.passages` is more than one.
   """
   examples = Examples.empty(tokenizer)
   matcher = answer_matching.AnswerMatcher()

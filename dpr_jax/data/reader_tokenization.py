@@ -1,11 +1,10 @@
-"""What the reader sees: a question and a window of a passage, as token ids.
+"""Builds the reader's inputs: token ids of a question and a passage window.
 
 The paper's layout is `[CLS] question [SEP] title [SEP] passage`.  A passage is
-tokenized once, with the characters that every token comes from; a passage that
-does not fit is cut into windows that overlap.  Answers are characters of the
-original text on both sides: they become tokens for training, and the tokens
-that the reader chooses become characters again, so that nothing is ever looked
-for among word pieces.
+tokenized once, with the character offsets of every token; a passage that does
+not fit is cut into overlapping windows.  Answers are characters of the original
+text: they are converted to tokens for training, and the tokens that the reader
+chooses back to characters, so that word pieces are never searched.
 """
 
 import dataclasses
@@ -20,30 +19,29 @@ from jaxtyping import Bool, Int
 from dpr_jax.core import errors, setting_rules
 from dpr_jax.data import long_texts, tokenization
 
-# "dpr": the paper's; "dpr-hf": the same with token types 0 throughout, as
-# Hugging Face's DPRReader encodes; "squad": without a title, and with `[SEP]`
-# at the end.
+# "dpr": the paper's layout; "dpr-hf": the same with all token types 0, as in
+# Hugging Face's DPRReader; "squad": no title, and `[SEP]` at the end.
 LAYOUTS = ("dpr", "dpr-hf", "squad")
-_BLOCK = 1000  # texts that are tokenized at once
+_BLOCK = 1000  # texts tokenized at once
 _LONG = 100_000  # characters; longer texts are tokenized in pieces
 _GRAPHEME = regex.compile(r"\X")
 _LONGEST_GRAPHEME = 256  # characters
 
 
 def whole_graphemes(text: str, start: int, end: int) -> tuple[int, int]:
-  """A span of characters, widened until it cuts no letter off from its marks.
+  """Widens a span of characters so that no letter is separated from its marks.
 
-  Tokenizers leave combining marks out, so the characters of a token end before
-  them.  An empty span stays as it is.
+  Tokenizers drop combining marks, so the characters of a token end before them.
+  An empty span is not changed.
   """
   if start >= end or text.isascii():
     return start, end
-  # Graphemes are found from their beginning, which is never this far away.
-  for found in _GRAPHEME.finditer(text, max(0, start - _LONGEST_GRAPHEME)):
-    if found.start() <= start < found.end():
-      start = found.start()
-    if found.end() >= end:
-      return start, found.end()
+  # Graphemes are matched from their beginning, which is never farther away.
+  for match in _GRAPHEME.finditer(text, max(0, start - _LONGEST_GRAPHEME)):
+    if match.start() <= start < match.end():
+      start = match.start()
+    if match.end() >= end:
+      return start, match.end()
   return start, end
 
 
@@ -52,9 +50,9 @@ class Tokens:
   """A text as tokens.
 
   Attributes:
-    ids: without special tokens.
-    starts: character of the text where each token starts.
-    ends: character behind each token.
+    ids: token ids without special tokens.
+    starts: index of each token's first character in the text.
+    ends: index after each token's last character.
   """
 
   ids: Int[np.ndarray, " tokens"]
@@ -62,9 +60,9 @@ class Tokens:
   ends: Int[np.ndarray, " tokens"]
 
   def span_of(self, start: int, end: int) -> tuple[int, int] | None:
-    """First and last token of characters `start` to `end`; None: there is none.
+    """First and last token of characters `start` to `end`; None = no token.
 
-    The tokens may reach further: an answer may begin within one.
+    The tokens may cover more: an answer may begin inside a token.
     """
     touched = np.flatnonzero((self.ends > start) & (self.starts < end))
     touched = touched[self.ends[touched] > self.starts[touched]]
@@ -73,18 +71,18 @@ class Tokens:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Window:
-  """Consecutive tokens of a passage that are read at once.
+  """Consecutive tokens of a passage that form one input.
 
   Attributes:
-    first: number of the first one.
-    count: how many.
+    first: index of the first token.
+    count: number of tokens.
   """
 
   first: int
   count: int
 
   def holds(self, span: tuple[int, int]) -> bool:
-    """True where the whole of a token span is in it."""
+    """True if the window contains all tokens of a (first, last) span."""
     return self.first <= span[0] and span[1] < self.first + self.count
 
 
@@ -93,10 +91,10 @@ class ReaderInput:
   """One row for the reader.
 
   Attributes:
-    ids: token ids with the special ones.
-    question_end: position behind the first `[SEP]`: there token type 1 begins.
+    ids: token ids, including special tokens.
+    question_end: position after the first `[SEP]`, where token type 1 begins.
     passage: position of the passage's first token.
-    window: which tokens of the passage stand there.
+    window: tokens of the passage that are in the row.
   """
 
   ids: Int[np.ndarray, " length"]
@@ -110,11 +108,12 @@ class ReaderBatch:
   """Rows padded to one length; `models/span_reader.py` takes the fields.
 
   Attributes:
-    ids: token ids, that of `[PAD]` where padded.
-    lengths: tokens in each row.
-    question_ends: where token type 1 begins; the length where it never does.
+    ids: token ids, padded with that of `[PAD]`.
+    lengths: number of tokens in each row.
+    question_ends: position where token type 1 begins; the padded length = no
+      token has type 1.
     passages: position of the passage's first token.
-    counts: tokens of the passage.
+    counts: number of the passage's tokens.
   """
 
   ids: Int[np.ndarray, "rows length"]
@@ -129,10 +128,10 @@ class ReaderTokenizer:
   """A fast tokenizer and the layout of the reader's inputs.
 
   Attributes:
-    backend: from the checkpoint's folder, without truncation or padding.
-    length: tokens of an input at most.
-    question_length: tokens of a question at most; it is cut there.
-    overlap: tokens that two windows of a long passage share.
+    backend: tokenizer of the checkpoint, without truncation or padding.
+    length: maximum tokens of an input.
+    question_length: maximum tokens of a question; longer ones are cut.
+    overlap: tokens shared by consecutive windows of a long passage.
     layout: one of `LAYOUTS`.
   """
 
@@ -153,7 +152,7 @@ class ReaderTokenizer:
     )
 
   def text_format(self) -> dict[str, int | str]:
-    """The settings that decide an input's ids, vocabulary aside."""
+    """All settings, besides the vocabulary, that determine an input's ids."""
     names = [field.name for field in dataclasses.fields(self)]
     return {name: getattr(self, name) for name in names if name != "backend"}
 
@@ -171,8 +170,8 @@ class ReaderTokenizer:
     return table
 
   def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-    """Tokens of texts, however long, with their characters."""
-    found = []
+    """Tokens of texts of any length, with their character offsets."""
+    result = []
     for first in range(0, len(texts), _BLOCK):
       some = list(texts[first : first + _BLOCK])
       short = ["" if len(text) > _LONG else text for text in some]
@@ -180,29 +179,29 @@ class ReaderTokenizer:
       for place, text in enumerate(some):
         if len(text) > _LONG:
           tokens[place] = self._tokenize_long(text)
-      found += tokens
-    return found
+      result += tokens
+    return result
 
   def _tokenize(self, texts: list[str]) -> list[Tokens]:
     try:
       encodings = self.backend.encode_batch(texts, add_special_tokens=False)
     except TypeError as error:
       raise errors.InputError(tokenization.name_bad_text(texts)) from error
-    found = []
+    result = []
     for encoding in encodings:
       offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
       ids = np.array(encoding.ids, np.int32)
-      found.append(Tokens(ids, offsets[:, 0], offsets[:, 1]))
-    return found
+      result.append(Tokens(ids, offsets[:, 0], offsets[:, 1]))
+    return result
 
   def _tokenize_long(self, text: str) -> Tokens:
-    """Tokens of a long text, piece by piece, as if of the whole."""
+    """Tokens of a long text, piece by piece; the same as of the whole text."""
     parts = []
     for first, piece in self._long_texts.pieces(text, _LONG):
       short = self._long_texts.shorten(piece)
       (tokens,) = self._tokenize([short.text])
       starts = short.original(tokens.starts)
-      # Of its last character, for what is left out stands before or behind it.
+      # Map the last character, not the end: removed text may follow it.
       ends = short.original(np.maximum(tokens.ends - 1, tokens.starts)) + 1
       ends = np.where(tokens.ends > tokens.starts, ends, starts)
       parts.append((tokens.ids, starts + first, ends + first))
@@ -218,9 +217,9 @@ class ReaderTokenizer:
   def question_ids(
     self, questions: Sequence[str]
   ) -> list[Int[np.ndarray, " tokens"]]:
-    """Ids of questions, cut to one more than `question_length`.
+    """Ids of questions, cut to `question_length` + 1.
 
-    The one more shows that a question is cut; `compose` leaves it out.
+    The extra id shows that a question is too long; `head` leaves it out.
     """
     limit = self.question_length + 1
     try:
@@ -234,31 +233,36 @@ class ReaderTokenizer:
     question: Int[np.ndarray, " question"],
     title: Int[np.ndarray, " title"],
   ) -> tuple[Int[np.ndarray, " head"], int]:
-    """What stands before the passage, and the position behind its first [SEP].
+    """The ids before the passage, and the position after their first [SEP].
 
-    Question and title have half of the length at most; what is too long is cut.
+    Question and title together get at most half of the length; the title is cut
+    to fit.
     """
     cls, separator = self._special
     question = question[: self.question_length]
     parts = [[cls], question, [separator]]
     if self.layout != "squad":
-      room = self.length // 2 - len(question) - 3
-      parts += [title[: max(room, 0)], [separator]]
+      free = self.length // 2 - len(question) - 3
+      parts += [title[: max(free, 0)], [separator]]
     ids = np.concatenate([np.asarray(part, np.int32) for part in parts])
     return ids, len(question) + 2
 
   def windows(self, head: int, count: int) -> list[Window]:
-    """The windows of a passage of `count` tokens behind a head; at least one.
+    """The windows of a passage; at least one.
 
-    All but the last are as long as they can be; each shares `overlap` tokens
-    with the one before.
+    All but the last have the maximum length; consecutive windows share
+    `overlap` tokens.
+
+    Args:
+      head: number of tokens before the passage.
+      count: number of the passage's tokens.
     """
-    room = self.length - head - (self.layout == "squad")
-    found = [Window(0, min(count, room))]
-    while found[-1].first + found[-1].count < count:
-      first = found[-1].first + room - self.overlap
-      found.append(Window(first, min(room, count - first)))
-    return found
+    size = self.length - head - (self.layout == "squad")
+    windows = [Window(0, min(count, size))]
+    while windows[-1].first + windows[-1].count < count:
+      first = windows[-1].first + size - self.overlap
+      windows.append(Window(first, min(size, count - first)))
+    return windows
 
   def compose(
     self,
@@ -267,7 +271,7 @@ class ReaderTokenizer:
     passage: Int[np.ndarray, " tokens"],
     window: Window,
   ) -> ReaderInput:
-    """One input from what `head` and `windows` gave."""
+    """Builds one input from the results of `head` and `windows`."""
     parts = [head, passage[window.first : window.first + window.count]]
     if self.layout == "squad":
       parts.append(np.array(self._special[1:], np.int32))
@@ -298,7 +302,7 @@ class ReaderTokenizer:
   def whole_words(
     self, ids: Int[np.ndarray, " tokens"], first: int, last: int
   ) -> tuple[int, int]:
-    """A token span widened until it neither begins nor ends within a word."""
+    """Widens a token span so that it does not begin or end inside a word."""
     continues = self.continues
     while first > 0 and continues[ids[first]]:
       first -= 1

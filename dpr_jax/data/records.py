@@ -1,7 +1,7 @@
-"""The records that flow through every stage: passages and questions.
+"""Defines the records that all stages use: `Passage` and `Question`.
 
-`dpr_files.py` reads them from users' files, `tfds_builders.py` stores them, the
-other rooms only ever see these two classes.
+`dpr_files.py` reads them from users' files, `tfds_builders.py` stores them; all
+other modules only use these two classes.
 """
 
 import dataclasses
@@ -11,10 +11,10 @@ _SPACE = re.compile(r"\s+")
 
 
 def trec_id(identifier: str) -> str:
-  """An id as a TREC run can hold it: `_` stands for white space.
+  """An id for a TREC run: white space is replaced by `_`.
 
-  Runs are written with it and judgements compared through it, so that an id
-  with a space is the same one on both sides.
+  Runs are written with it, and judgements are compared through it, so that an
+  id with a space matches.
   """
   return _SPACE.sub("_", identifier)
 
@@ -24,9 +24,9 @@ class Passage:
   """One retrievable block of text (about 100 words in DPR's Wikipedia).
 
   Attributes:
-    id: the corpus's own identifier; "" for a passage that is in no corpus.
-    title: the article's title; "" where the source has none.
-    text: the body that retrieval returns and answers are looked for in.
+    id: identifier in the corpus; "" = the passage has none.
+    title: title of the article; "" = none.
+    text: the text that is retrieved and searched for answers.
   """
 
   id: str
@@ -36,14 +36,14 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-  """A question with what is known about its answer.
+  """A question with its answers and passages.
 
   Attributes:
-    question: the question's text.
+    question: text of the question.
     answers: accepted answer strings; may be empty.
-    positives: passages that answer it, the first is the gold passage; empty
-      for a bare question file.
-    hard_negatives: passages that look right and are not (DPR:
+    positives: passages that answer the question, the gold passage first; empty
+      if the question file has no passages.
+    hard_negatives: similar passages that do not answer it (DPR:
       `hard_negative_ctxs`).
     negatives: other negatives (DPR: `negative_ctxs`).
   """

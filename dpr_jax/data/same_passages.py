@@ -1,14 +1,15 @@
-"""Passages with the same title and text are one passage, whatever their ids.
+"""Detects passages with the same title and text, whatever their ids.
 
-While `prepare` writes the corpus, `Finder` reads along: it finds the corpus row
-of a positive that has no id, or an id of another corpus, and the rows whose
-title and text stood in an earlier row (`data/passages/copies.npy`).  Training,
-validation and mining then compare passages by `Copies.first` of their rows: a
-copy of a question's own positive is no negative of that question.
+While `prepare` writes the corpus, `Finder` hashes every passage.  It finds the
+corpus row of a positive that has no id, or an id of another corpus, and the
+rows that repeat the title and text of an earlier row
+(`data/passages/copies.npy`).  Training, validation and mining then compare
+passages by `Copies.first` of their rows, so that a copy of a question's
+positive is not used as its negative.
 
-White space does not count, everything else does.  Texts are compared by 64 bits
-of BLAKE2b: among the 21 million passages of Wikipedia two different texts have
-the same bits with a probability of 1e-5.
+White space is ignored.  Texts are compared by 64 bits of BLAKE2b: the
+probability that any two different texts among the 21 million passages of
+Wikipedia have the same bits is 1e-5.
 """
 
 import array
@@ -28,13 +29,13 @@ FILE = "passages/copies.npy"
 
 
 def digest(passage: records.Passage) -> int:
-  """64 bits of title and text; white space does not count."""
+  """64-bit hash of title and text; ignores white space."""
   words = (*passage.title.split(), "\0", *passage.text.split())
   return _digest(words)
 
 
 def text_digest(text: str) -> int:
-  """64 bits of any text; white space does not count."""
+  """64-bit hash of any text; ignores white space."""
   return _digest(text.split())
 
 
@@ -44,31 +45,32 @@ def _digest(words: Iterable[str]) -> int:
 
 
 class Finder:
-  """Reads a corpus along, to know what is in it by its text.
+  """Hashes the passages of a corpus, to find passages by their text.
 
   Attributes:
-    ids: of the wanted passages that have been seen, by digest: the id of the
-      first row with that title and text.
+    ids: id of the first row with each wanted digest, for those seen.
   """
 
   def __init__(self, wanted: Iterable[int] = ()):
-    """Looks for the passages of these digests; copies are found in any case."""
+    """Searches for passages with the `wanted` digests, and for all copies."""
     self.ids: dict[int, str] = {}
     self._wanted = frozenset(wanted)
     self._digests = array.array("Q")
 
   def see(self, passage: records.Passage) -> None:
-    """The next row of the corpus."""
-    found = digest(passage)
-    self._digests.append(found)
-    if found in self._wanted:
-      self.ids.setdefault(found, passage.id)
+    """Adds the next row of the corpus."""
+    hashed = digest(passage)
+    self._digests.append(hashed)
+    if hashed in self._wanted:
+      self.ids.setdefault(hashed, passage.id)
 
   def copies(self) -> Int[np.ndarray, "copies 2"]:
     """(row, first row with the same title and text) of every copy."""
     digests = np.frombuffer(self._digests, np.uint64)
     order = np.argsort(digests, kind="stable")  # equal ones stay ascending
     ordered = digests[order]
+    # Equal digests are now consecutive, their first row at the front: spread
+    # the position of each front over its group.
     begins = np.ones(len(ordered), bool)
     begins[1:] = ordered[1:] != ordered[:-1]
     first = order[
@@ -80,11 +82,11 @@ class Finder:
 
 @dataclasses.dataclass(frozen=True)
 class Copies:
-  """Which rows of the corpus are copies of an earlier row.
+  """The rows of the corpus that are copies of an earlier row.
 
   Attributes:
-    rows: of the copies, ascending.
-    firsts: the first row with the same title and text, of each.
+    rows: rows of the copies, ascending.
+    firsts: first row with the same title and text, per copy.
   """
 
   rows: Int[np.ndarray, " copies"]
@@ -92,14 +94,15 @@ class Copies:
 
   @classmethod
   def none(cls) -> "Copies":
-    """Of a corpus without copies."""
+    """The value for a corpus without copies."""
     return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
   def first(self, rows: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
-    """The first row with the same title and text; negative ones stay."""
+    """The first row with the same title and text; keeps negative values."""
     rows = np.asarray(rows, np.int64)
     if not len(self.rows):
       return rows
+    # Binary search; a row that is not a copy finds another row's place.
     places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
     return np.where(self.rows[places] == rows, self.firsts[places], rows)
 
@@ -112,8 +115,8 @@ class Copies:
     """These ids, then those of the copies of their passages.
 
     Args:
-      ids: of passages, in the PassageTable or not.
-      passages: the PassageTable whose rows these are.
+      ids: ids of passages; they need not be in the PassageTable.
+      passages: PassageTable that the rows of these copies refer to.
     """
     if not len(self.rows) or not ids:
       return list(ids)
@@ -124,7 +127,7 @@ class Copies:
 
 
 def open_copies(workdir: workdir_lib.Workdir) -> Copies:
-  """What `prepare` has found; none where an older version has prepared.
+  """The copies that `prepare` found; none if an older version ran it.
 
   Raises:
     InputError: the file is damaged.
@@ -138,7 +141,7 @@ def open_copies(workdir: workdir_lib.Workdir) -> Copies:
 
 
 def load(path: pathlib.Path) -> Int[np.ndarray, "copies 2"]:
-  """The pairs in a file `copies.npy`; `InputError` if it holds none such."""
+  """The pairs in a file `copies.npy`; `InputError` for any other content."""
   try:
     pairs = np.load(path)
   except (OSError, ValueError, EOFError) as error:

@@ -1,10 +1,10 @@
-"""Reader of SQuAD's JSON: questions with their paragraph and answer offsets.
+"""Reads SQuAD's JSON: questions with their paragraph and answer offsets.
 
-In comes `train-v1.1.json`, `dev-v2.0.json`, or what the library `datasets`
-writes of them (a row a line or in a list, answers as two lists), each also
-gzipped; out come `SquadQuestion`s: each has the one paragraph that it was asked
-about, and its answers with the characters where they stand.  Mistakes in the
-file are `errors.InputError` with article, paragraph and question.
+Input: `train-v1.1.json`, `dev-v2.0.json`, or the rows that the library
+`datasets` writes of them (one per line or in a list, answers as two lists),
+each also gzipped.  Output: `SquadQuestion`s, each with its paragraph, and its
+answers with their character offsets.  Errors in the file are
+`errors.InputError` with article, paragraph and question.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ import ijson
 from dpr_jax.core import errors
 from dpr_jax.data import file_streams, json_objects, records
 
-_ROW = ("context", "question")  # of `datasets`, a row a question
-_MOST_EVENTS = 10_000  # of a parser, before the first row must have ended
+_ROW = ("context", "question")  # keys of a row of `datasets`
+_MOST_EVENTS = 10_000  # parser events to read of the first row
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,13 +27,12 @@ class SquadQuestion:
   """A question about one paragraph.
 
   Attributes:
-    id: SQuAD's own.
-    question: its text.
-    answers: accepted answers, repeats included; () where there is none, or
-      none is known.
-    starts: character of the paragraph where each answer starts.
-    paragraph: what it is asked about; its id is `<article>.<paragraph>`.
-    impossible: the paragraph has no answer (v2.0), and none is the right one.
+    id: SQuAD's id.
+    question: text of the question.
+    answers: accepted answers, with repetitions; () = none, or unknown.
+    starts: index of each answer's first character in the paragraph.
+    paragraph: the paragraph; its id is `<article>.<paragraph>`.
+    impossible: the paragraph has no answer (v2.0): "no answer" is correct.
   """
 
   id: str
@@ -45,7 +44,7 @@ class SquadQuestion:
 
 
 def is_squad(path: str | os.PathLike) -> bool:
-  """True where a file has SQuAD's first key, or rows as `datasets` has them."""
+  """True if a file has SQuAD's first key, or rows of `datasets`."""
   with file_streams.open_bytes(path) as file, file_streams.stream_errors(path):
     first = file_streams.first_byte(file)
     if first not in (b"{", b"["):
@@ -74,13 +73,13 @@ def is_squad(path: str | os.PathLike) -> bool:
 def read_squad(path: str | os.PathLike) -> Iterator[SquadQuestion]:
   """Yields the questions of a file in its order.
 
-  A question is impossible where the file says so, and where its list of
-  answers is empty while the file has answers and says so of none (`datasets`).
-  One without that list (a test set) has answers that nobody knows.
+  A question is impossible if it has that flag, or, in a file with answers but
+  without the flag (`datasets`), if its list of answers is empty.  The answers
+  of a question without that list (test sets) are unknown.
 
   Raises:
-    InputError: the file is not in SQuAD's format; an answer does not stand
-      where it says.
+    InputError: the file is not in SQuAD's format, or an answer is not at its
+      offset.
   """
   rows = list(_rows(path))
   flagged = any(row.get("is_impossible") for row, _, _ in rows)
@@ -95,7 +94,7 @@ def read_squad(path: str | os.PathLike) -> Iterator[SquadQuestion]:
 def _rows(
   path: str | os.PathLike,
 ) -> Iterator[tuple[dict[str, Any], records.Passage, str]]:
-  """Questions as the file has them, with their paragraph and place."""
+  """Yields (question as in the file, its paragraph, position for errors)."""
   with file_streams.open_bytes(path) as file, file_streams.stream_errors(path):
     nested = file_streams.first_byte(file) == b"{" and _has_data(path)
     content = file_streams.parse_json(file.read(), str(path)) if nested else {}
@@ -133,7 +132,7 @@ def _rows(
 
 
 def _has_data(path: str | os.PathLike) -> bool:
-  """Whether an object is around the rows, and not one a line."""
+  """True if one object contains all rows; False if each line is a row."""
   first = json_objects.first(path)
   return not isinstance(first, dict) or not first.keys() >= set(_ROW)
 
@@ -141,7 +140,7 @@ def _has_data(path: str | os.PathLike) -> bool:
 def _flat_rows(
   values: Iterable[tuple[Any, str]],
 ) -> Iterator[tuple[dict[str, Any], records.Passage, str]]:
-  """The same of rows that each have their title and context."""
+  """As `_rows`, for rows with a title and a context each."""
   articles: dict[str, dict[str, records.Passage]] = {}
   for row, where in values:
     try:
@@ -166,7 +165,7 @@ def _malformed(where: str, error: Exception) -> errors.InputError:
 
 
 def _pairs(row: Mapping[str, Any], where: str) -> list[tuple[Any, Any]]:
-  """(text, start) of a question's answers, [] where it has none."""
+  """(text, start) of a question's answers; [] = none."""
   answers = row.get("answers")
   try:
     if answers is None:

@@ -1,14 +1,14 @@
-"""Passages and questions as TFDS datasets: written once, then read at random.
+"""Writes passages and questions as TFDS datasets for random access.
 
-In come the streams of `dpr_files.py`; `prepare.py` has them written to
+Input: the streams of `dpr_files.py`.  `prepare.py` writes them to
 `data/{passages,train,dev}` of a workdir as array_record, and `datasets.py`
-reads them back: row i of the stream is row i of the dataset.  Anybody else
-reads the folders with
+reads them: row i of the stream is row i of the dataset.  Other programs can
+read the folders with
 `tfds.builder_from_directory(folder).as_data_source("passages")`.
 
-TFDS' own `GeneratorBasedBuilder` keeps up to 1 GB of rows in memory and needs
-TensorFlow beyond that, so `RowsBuilder` writes its shards itself, in one pass,
-for a corpus of any size.
+The `GeneratorBasedBuilder` of TFDS keeps up to 1 GB of rows in memory and needs
+TensorFlow for more, so `RowsBuilder` writes its shards itself, in one pass, for
+a corpus of any size.
 """
 
 import abc
@@ -38,9 +38,9 @@ def _passage_features() -> dict[str, Any]:
 
 
 class _Info(tfds.core.DatasetInfo):
-  """Looks for nothing in TFDS's bucket, where our datasets are not.
+  """Disables the search in TFDS's bucket, which does not have our datasets.
 
-  TFDS would leave an empty folder among the temporary files for each.
+  The search would leave an empty temporary folder for each dataset.
   """
 
   def initialize_from_bucket(self) -> None:
@@ -54,8 +54,8 @@ class RowsBuilder(dataset_builder.FileReaderBuilder):
   SPLIT: ClassVar[str]
   ROWS_PER_SHARD: ClassVar[int]
 
-  # Where TFDS looks for checksums of downloads.  We have none, and the search
-  # needs importlib_resources, which TFDS does not install.
+  # Path where TFDS searches for checksums of downloads.  There are none, and
+  # the search needs importlib_resources, which TFDS does not install.
   code_path = None
 
   def __init__(self, rows: Iterable[Mapping[str, Any]] = (), **kwargs: Any):
@@ -75,7 +75,7 @@ class RowsBuilder(dataset_builder.FileReaderBuilder):
     )
 
   def _download_and_prepare(self, dl_manager, download_config=None) -> None:
-    """Writes shard after shard; their number need not be known before."""
+    """Writes shard after shard; their number is not known in advance."""
     del dl_manager, download_config
     template = self._get_filename_template(self.SPLIT).replace(
       template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"
@@ -106,19 +106,19 @@ class RowsBuilder(dataset_builder.FileReaderBuilder):
     for key, row in enumerate(self._rows):
       example = features.encode_example(row)
       proto = serializer.get_tf_example(example)
-      # Else the order of the columns is another in every process: the same data
-      # shall be the same bytes, in any workdir.
+      # Otherwise the order of the columns would differ between processes; the
+      # same data must always give the same bytes.
       yield key, proto.SerializeToString(deterministic=True)
 
   def _log_download_bytes(self) -> None:
-    """Nothing is downloaded: keeps TFDS from printing that it is."""
+    """Keeps TFDS from printing a message about a download: there is none."""
 
   def _log_download_done(self) -> None:
     """See `_log_download_bytes`."""
 
 
 class _Counted:
-  """Counts the examples that are drawn from `rest`, and their bytes."""
+  """Counts the examples read from `rest`, and their bytes."""
 
   def __init__(self, examples: Iterable[tuple[int, bytes]]):
     self.count = 0
@@ -164,16 +164,17 @@ class DprQuestions(RowsBuilder):
 def write_passages(
   passages: Iterable[records.Passage], folder: str | os.PathLike
 ) -> int:
-  """Writes a corpus into `folder`, which is made if need be.
+  """Writes a corpus into `folder`, which is created if necessary.
 
-  Beside the dataset stand `ids.npy`, the ids in row order, and `id_order.npy`,
-  the rows in the order of their ids: both are read memory-mapped.
+  Next to the dataset it writes `ids.npy`, the ids in row order, and
+  `id_order.npy`, the rows in the order of their ids; both are memory-mapped
+  when read.
 
   Returns:
     The number of passages.
 
   Raises:
-    InputError: two passages share an id, an id is empty or holds a NUL, or
+    InputError: two passages share an id, an id is empty or contains a NUL, or
       there is no passage.
   """
   ids = _IdCollector()
@@ -192,13 +193,13 @@ def write_passages(
 def write_questions(
   questions: Iterable[records.Question], folder: str | os.PathLike
 ) -> int:
-  """Writes questions into `folder`, which is made if need be.
+  """Writes questions into `folder`, which is created if necessary.
 
   Returns:
     The number of questions.
 
   Raises:
-    InputError: there is none.
+    InputError: there is no question.
   """
   rows = (
     {
@@ -224,7 +225,7 @@ def _write(
   folder: str | os.PathLike,
   label: str,
 ) -> int:
-  """Lets TFDS prepare a dataset, then lifts its files up into `folder`."""
+  """Lets TFDS prepare a dataset, then moves its files into `folder`."""
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   inner = folder / "tfds.tmp"
@@ -242,7 +243,7 @@ def _write(
 
 
 def _with_progress(rows: Iterable[Any], label: str) -> Iterator[Any]:
-  """Passes rows on and shows how many there were."""
+  """Yields the rows and shows their number as progress."""
   with progress.Progress(None, f"write {label}", "rows") as bar:
     for row in rows:
       yield row
@@ -250,7 +251,7 @@ def _with_progress(rows: Iterable[Any], label: str) -> Iterator[Any]:
 
 
 class _IdCollector:
-  """Keeps the ids that flow by as fixed-width bytes: 8 a passage, not 60."""
+  """Collects ids as fixed-width bytes: 8 per passage, instead of 60."""
 
   def __init__(self):
     self._blocks: list[np.ndarray] = []
@@ -260,7 +261,7 @@ class _IdCollector:
   def collect(
     self, passages: Iterable[records.Passage]
   ) -> Iterator[records.Passage]:
-    """Passes passages on."""
+    """Yields the passages, and collects their ids."""
     for passage in passages:
       self._count += 1
       if not passage.id or "\0" in passage.id:

@@ -1,10 +1,10 @@
-"""The corpus as token ids, tokenized once: `tokens/passages/`.
+"""Stores the corpus as token ids, tokenized once, in `tokens/passages/`.
 
-In come the corpus and a tokenizer; out come memory-mapped blocks of ids
-(`ids-*.npy`, uint16 where the vocabulary allows) with where each passage ends
-(`ends-*.npy`), and a manifest.  Embedding and training read passages from here,
-whatever their model, as long as it has the same tokenizer and text format; who
-cuts passages shorter than the store does gets them cut shorter.
+Input: the corpus and a tokenizer.  Output: memory-mapped blocks of ids
+(`ids-*.npy`, uint16 if the vocabulary is small enough) with the end of each
+passage (`ends-*.npy`), and a manifest.  Embedding and training of all models
+with the same tokenizer and text format read passages from here; a model with a
+smaller passage length gets the passages cut to it.
 """
 
 import concurrent.futures
@@ -32,9 +32,10 @@ from dpr_jax.data import datasets, tokenization
 STAGE = "tokens"
 BLOCK = 32_768  # passages
 _PIECE = 1024  # passages tokenized at once
-# A process of its own starts in seconds, in which a thread does this many.
+# Passages that one process tokenizes in the seconds that another takes to
+# start: with fewer, a further process is not worth it.
 _WORTH_A_PROCESS = 20_000
-_MOST_UNKNOWN = 0.05  # of the tokens of texts, before a warning
+_MOST_UNKNOWN = 0.05  # share of [UNK] in the texts' tokens that is a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,8 @@ class TokenStore:
 
   Attributes:
     folder: `tokens/passages`.
-    manifest: its manifest.
-    limit: tokens of a passage at most; the rest is cut as in tokenization.
+    manifest: manifest of the store.
+    limit: maximum tokens of a passage; longer ones are cut as in tokenization.
   """
 
   folder: pathlib.Path
@@ -68,25 +69,25 @@ class TokenStore:
     return TokenStore, (self.folder, self.manifest, self.limit)
 
   def lengths(self, first: int, last: int) -> Int[np.ndarray, " rows"]:
-    """Tokens of the passages from row `first` to before `last`."""
-    found = []
+    """Number of tokens of the passages from row `first` to `last` - 1."""
+    pieces = []
     while first < last:
       number, start = divmod(first, self.manifest["block"])
       ends = self._blocks[number][1][start : start + last - first + 1]
-      found.append(np.diff(ends))
+      pieces.append(np.diff(ends))
       first += len(ends) - 1
-    lengths = np.concatenate(found) if found else np.zeros(0)
+    lengths = np.concatenate(pieces) if pieces else np.zeros(0)
     return np.minimum(lengths, self.limit).astype(np.int64)
 
   def ids(self, row: int) -> UInt[np.ndarray, " tokens"]:
     """Token ids of one passage."""
     number, place = divmod(int(row), self.manifest["block"])
     ids, ends = self._blocks[number]
-    found = ids[ends[place] : ends[place + 1]]
-    if len(found) > self.limit:
-      found = found[: self.limit].copy()
-      found[-1] = self.manifest["separator"]
-    return found
+    tokens = ids[ends[place] : ends[place + 1]]
+    if len(tokens) > self.limit:
+      tokens = tokens[: self.limit].copy()
+      tokens[-1] = self.manifest["separator"]
+    return tokens
 
   def histogram(self) -> Int[np.ndarray, " lengths"]:
     """Number of passages of each length from 0 to `limit`."""
@@ -107,19 +108,19 @@ def make(
   processes: int = 1,
   workers: int = 0,
 ) -> TokenStore:
-  """The token store of a workdir; made, or made whole, where it is not there.
+  """Opens the token store of a workdir; makes or completes it if necessary.
 
-  Another tokenizer or corpus, or longer passages, make a new one.
+  The store is replaced for another tokenizer or corpus, or longer passages.
 
   Args:
     where: the workdir; the store is its `tokens/passages`.
-    passages: the workdir's corpus.
-    tokenizer: says what a passage's ids are, and where it is cut.
-    overwrite: make it again.
-    process: number of this process; blocks are dealt to all.
-    processes: number of all processes.
-    workers: processes of our own that tokenize; 0 = as many as cores, and none
-      for a small corpus.
+    passages: the corpus of the workdir.
+    tokenizer: tokenizer and text format of the passages.
+    overwrite: make the store even if it is complete.
+    process: index of this process; blocks are dealt to all processes.
+    processes: number of processes.
+    workers: child processes that tokenize; 0 = one per CPU, and none for a
+      small corpus.
   """
   stage = workdir_lib.Stage(
     STAGE,
@@ -167,7 +168,7 @@ def make(
 
 def _unknown_share(parts: Sequence[Mapping[str, Any]]) -> float:
   """Share of `[UNK]` in the tokens of texts, over all parts."""
-  # A part that an older version has left to be finished was not counted.
+  # Parts that an older version wrote have no counts.
   counted = [part for part in parts if "unknown" in part]
   tokens = sum(part["text_tokens"] for part in counted)
   unknown = sum(part["unknown"] for part in counted)
@@ -179,15 +180,15 @@ def _log_unknown(share: float) -> None:
     logging.WARNING if share > _MOST_UNKNOWN else logging.INFO,
     "tokens: %.2f %% of the passages' tokens are [UNK]%s",
     100 * share,
-    ": the vocabulary of config.model.checkpoint does not know these words; is"
-    " it a model of the corpus's language?"
+    ": the vocabulary of config.model.checkpoint lacks these words; is it a"
+    " model for the language of the corpus?"
     if share > _MOST_UNKNOWN
     else "",
   )
 
 
 def fingerprint(tokenizer: tokenization.TextTokenizer) -> str:
-  """sha256 of what decides a passage's ids, but for the cut."""
+  """sha256 of all that determines a passage's ids, except the length."""
   settings = tokenizer.text_format()
   return workdir_lib.fingerprint(
     [
@@ -199,22 +200,25 @@ def fingerprint(tokenizer: tokenization.TextTokenizer) -> str:
 
 
 def _find(stage: workdir_lib.Stage) -> dict[str, Any] | None:
-  """The manifest of a store that is whole and will do, or None."""
+  """The manifest of a store that is complete and can be used, or None."""
   if not stage.manifest.exists():
     return None
   try:
-    found = workdir_lib.read_manifest(stage.folder, STAGE)
-    length = int(found["config"]["passage_length"])
-    parts_of_it = len(found["parts"])
+    manifest = workdir_lib.read_manifest(stage.folder, STAGE)
+    length = int(manifest["config"]["passage_length"])
+    parts_of_it = len(manifest["parts"])
   except (errors.InputError, KeyError, TypeError, ValueError):
-    return None  # `Parts.begin` says why, and makes it again
-  if found["inputs"] != stage.inputs or length < stage.config["passage_length"]:
+    return None  # `Parts.begin` logs the reason, and makes it again
+  if (
+    manifest["inputs"] != stage.inputs
+    or length < stage.config["passage_length"]
+  ):
     return None
   there = dataclasses.replace(
     stage, config={**stage.config, "passage_length": length}
   )
   whole = sharded_output.Parts(there, parts_of_it, ()).begin()
-  return found if whole else None
+  return manifest if whole else None
 
 
 def _name(kind: str, number: int) -> str:
@@ -227,7 +231,7 @@ def _tokenize(
   tokenizer: tokenization.TextTokenizer,
   workers: int,
 ) -> int:
-  """Makes the blocks that are missing; returns how many passages they have."""
+  """Makes the missing blocks; returns the number of passages in them."""
   missing = [number for number in blocks.mine if blocks.find(number) is None]
   rows = {
     number: range(number * BLOCK, min((number + 1) * BLOCK, len(passages)))
@@ -276,15 +280,15 @@ _worker: dict[
 def _start_worker(
   folder: pathlib.Path, backend: str, settings: dict[str, Any], parent: int
 ) -> None:
-  """In a new process: opens the corpus; signals are the parent's business."""
+  """Opens the corpus in a child process; only the parent handles signals."""
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
-  if sys.platform == "linux":  # the parent may be killed: so are we then
+  if sys.platform == "linux":  # if the parent is killed, so is this process
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent:
       os._exit(1)
-  os.environ["TOKENIZERS_PARALLELISM"] = "false"  # we are parallel already
+  os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are parallel
   _worker["passages"] = datasets.PassageTable.open(folder)
   _worker["tokenizer"] = tokenization.TextTokenizer(
     tokenizers.Tokenizer.from_str(backend), **settings
@@ -302,7 +306,7 @@ def _make_block(
   passages: datasets.PassageTable,
   tokenizer: tokenization.TextTokenizer,
 ) -> dict[str, Any]:
-  """Writes one block; returns what `Parts.finish` needs to know of it."""
+  """Writes one block; returns its record for `Parts.finish`."""
   small = tokenizer.backend.get_vocab_size() <= 1 << 16
   dtype = np.uint16 if small else np.uint32
   pieces, ends = [], [0]

@@ -1,12 +1,12 @@
-"""Text to token ids: the one place where it happens.
+"""Converts the texts of the retriever to token ids.
 
 Questions become `[CLS] question [SEP]`, passages `[CLS] title [SEP] text [SEP]`
-(`[CLS] text [SEP]` without a title), cut to a fixed length whose last token is
-then `[SEP]`; token types are all 0 and need not be stored.  This is DPR's
-format but for its second `[SEP]` at the last place of padded texts, and for
-titles longer than half of what fits, which DPR would cut before the text; here
-a shorter cut is a prefix of a longer one, so that one token store serves all.
-`title="joined"` and prefixes are for encoders made otherwise.
+(`[CLS] text [SEP]` without a title), cut to a maximum length with `[SEP]` as
+the last token; token types are all 0 and are not stored.  This is DPR's format
+except for the second `[SEP]` that DPR puts at the last position of padded
+texts, and for titles longer than half of the maximum, which DPR cuts before the
+text; here a shorter cut is a prefix of a longer one, so that one token store
+serves every length.  `title="joined"` and prefixes are for other encoders.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class TokenBatch:
   """Token ids of some texts, padded to one length.
 
   Attributes:
-    ids: token ids, that of `[PAD]` where padded.
+    ids: token ids, padded with that of `[PAD]`.
     mask: False where padded.
   """
 
@@ -43,12 +43,13 @@ class TextTokenizer:
   """A fast tokenizer and the format of questions and passages.
 
   Attributes:
-    backend: from the checkpoint's folder, without truncation or padding.
-    question_length: tokens of a question at most.
-    passage_length: tokens of a passage at most.
+    backend: tokenizer of the checkpoint, without truncation or padding.
+    question_length: maximum tokens of a question.
+    passage_length: maximum tokens of a passage.
     title: "pair" (DPR), "joined" (title and text as one string) or "none".
-    question_prefix: put before every question.
-    passage_prefix: put before every title, or text where there is no title.
+    question_prefix: text before every question.
+    passage_prefix: text before every title, or before the text if there is no
+      title.
   """
 
   backend: tokenizers.Tokenizer
@@ -70,7 +71,7 @@ class TextTokenizer:
         )
 
   def text_format(self) -> dict[str, int | str]:
-    """The settings that decide a text's ids, vocabulary aside."""
+    """All settings, besides the vocabulary, that determine a text's ids."""
     names = [field.name for field in dataclasses.fields(self)]
     return {name: getattr(self, name) for name in names if name != "backend"}
 
@@ -81,7 +82,7 @@ class TextTokenizer:
 
   @property
   def padding(self) -> int:
-    """Id that texts are padded with."""
+    """Id of padding."""
     return pad_id(self.backend)
 
   def questions(
@@ -120,11 +121,11 @@ class TextTokenizer:
     return TokenBatch(batch, mask)
 
   def question_text(self, question: str) -> str:
-    """What is tokenized of a question."""
+    """The text of a question to tokenize."""
     return self.question_prefix + question
 
   def passage_text(self, passage: records.Passage) -> str | tuple[str, str]:
-    """What is tokenized of a passage; a pair is joined by `[SEP]`."""
+    """The text or pair of a passage to tokenize; `[SEP]` joins a pair."""
     title, text = passage.title, passage.text
     if not title or self.title == "none":
       return self.passage_prefix + text
@@ -154,7 +155,7 @@ class TextTokenizer:
     return cut
 
   def _clip(self, text: str, limit: int) -> str:
-    """What of a text has to be tokenized for its first `limit` ids."""
+    """Shortens a text without changing its first `limit` ids."""
     try:
       return self._long_texts.clip(text, limit)
     except TypeError as error:
@@ -166,7 +167,7 @@ class TextTokenizer:
 
 
 def name_bad_text(texts: Sequence) -> str:
-  """Which of some texts a tokenizer has refused, and why."""
+  """Message that names the text that a tokenizer refused, and why."""
   for text in texts:
     try:
       "".join(text).encode()
@@ -184,7 +185,7 @@ def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
   """The fast WordPiece tokenizer of a checkpoint folder.
 
   Raises:
-    InputError: the folder holds no tokenizer, or not a BERT's.
+    InputError: the folder has no tokenizer, or not one of BERT's.
   """
   folder = pathlib.Path(folder)
   if (
@@ -192,14 +193,14 @@ def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
     and not (folder / "vocab.txt").exists()
   ):
     raise errors.InputError(
-      f"{folder} holds neither tokenizer.json nor vocab.txt: copy the"
+      f"{folder} has neither tokenizer.json nor vocab.txt: copy the"
       " tokenizer's files of the checkpoint there"
     )
   try:
     backend = transformers.AutoTokenizer.from_pretrained(
       str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
     ).backend_tokenizer
-  # The files are read by many hands, in Rust too, whose panic is no Exception.
+  # Many libraries read the files, one in Rust, whose panic is no Exception.
   except BaseException as error:
     if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
       raise
@@ -216,20 +217,20 @@ def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
   if missing:
     raise errors.InputError(
       f"{folder}: the tokenizer does not know {', '.join(missing)}: it is not"
-      " that of a BERT"
+      " BERT's; give a BERT checkpoint"
     )
   return backend
 
 
 def pad_id(backend: tokenizers.Tokenizer) -> int:
-  """Id of `[PAD]`, 0 in a vocabulary without one; masks hide what has it."""
+  """Id of `[PAD]`; 0 if the vocabulary has none: padding is always masked."""
   return backend.token_to_id("[PAD]") or 0
 
 
 def unknown_id(backend: tokenizers.Tokenizer) -> int | None:
-  """Id of words that the vocabulary cannot spell, `[UNK]`; None: there is none.
+  """Id of `[UNK]`, for words that the vocabulary cannot spell; None = no such.
 
-  Tokenizers that spell everything, as those of bytes, have no such token.
+  Tokenizers that can spell everything, for example in bytes, do not have it.
   """
   token = getattr(backend.model, "unk_token", None)
   return None if token is None else backend.token_to_id(token)

@@ -1,11 +1,11 @@
-"""A corpus as a table with tabs: `psgs_w100.tsv` and files like it.
+"""Reads a corpus from a tab-separated file, such as `psgs_w100.tsv`.
 
-In comes a path, out come passages in file order.  Two kinds of such files are
-in use.  DPR's own is csv: a field in quotation marks may hold tabs, line breaks
-and doubled quotation marks.  Others are lines joined with tabs, in which a
-quotation mark is a character like any other.  Read as csv, a quotation that
-opens in one row of the latter and closes in another swallows the rows between.
-`choose` tells the two apart by reading the whole file.
+Input: a path.  Output: passages in file order.  Two kinds of such files are in
+use.  DPR's own is csv: a field in quotation marks may contain tabs, line breaks
+and doubled quotation marks.  In others, a quotation mark is a normal character.
+If the second kind is read as csv, a quotation mark that opens in one row and
+closes in a later one swallows the rows between.  `choose` reads the whole file
+to detect the kind.
 """
 
 import collections
@@ -18,14 +18,16 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dpr_jax.core import errors
 from dpr_jax.data import file_streams, json_records, records
 
-QUOTING = ("auto", "csv", "none")  # of config.data.quoting
+QUOTING = ("auto", "csv", "none")  # values of config.data.quoting
 COLUMNS = ("id", "text", "title")
 
-# Longer than any passage, short enough that an open quote at the top of a 13 GB
-# corpus is reported before it has filled the memory.
+# Bytes: longer than any passage, short enough that an unclosed quote at the top
+# of a 13 GB corpus is reported before memory is full.
 LONGEST_FIELD = 1 << 24
 
-_FIX = "if quotation marks mean nothing in this file, set config.data.quoting="
+_FIX = (
+  "if quotation marks are plain text in this file, set config.data.quoting="
+)
 
 
 def read(
@@ -34,14 +36,14 @@ def read(
   """Yields the passages of a file in its order.
 
   Args:
-    path: tab separated; the header names the columns id, text and title in any
-      order, others beside them are not read.
-    quoting: "csv" or "none" (`choose` says which).
-    swallowing: gets the ids of passages that hold both a tab and a line break,
-      as those do that have swallowed the rows behind them.
+    path: path of the file; its header names the columns id, text and title in
+      any order, and other columns are not read.
+    quoting: "csv" or "none" (see `choose`).
+    swallowing: list to extend with the ids of passages that contain both a tab
+      and a line break, which may have swallowed the next rows; None = no list.
 
   Raises:
-    InputError: naming the line where a row starts, and what is wrong there.
+    InputError: a row is malformed; the message names the line where it starts.
   """
   with (
     file_streams.open_bytes(path) as file,
@@ -71,12 +73,12 @@ def read(
 
 
 def choose(path: str | os.PathLike) -> str:
-  """How a file was written: "csv" or "none".
+  """Detects the quoting of a file: "csv" or "none".
 
-  As csv, unless that fails or swallows rows while every line is a row as it is.
-  Then the fields vote: a csv writer doubles the marks within a field in marks,
-  and puts in marks every field that has one; a field that breaks either rule
-  was written without quoting.
+  It is csv, unless reading it as csv fails or swallows rows, while every line
+  is a valid row without quoting.  Then each field with a quotation mark is a
+  vote: a csv writer puts such a field in marks and doubles the marks inside; a
+  field that violates either rule was written without quoting.
 
   Raises:
     InputError: the file cannot be read.
@@ -94,7 +96,7 @@ def choose(path: str | os.PathLike) -> str:
       place = _columns(path, header)[0]
       for _, fields in lines:
         if len(fields) != len(header) or not fields[place].strip():
-          return "csv"  # lines are no rows: what is wrong is said by `read`
+          return "csv"  # lines are not rows: `read` reports the error
         votes["rows"] += 1
         votes.update(filter(None, map(_vote, fields)))
     except errors.InputError:
@@ -105,10 +107,10 @@ def choose(path: str | os.PathLike) -> str:
 
 
 def _vote(field: str) -> str:
-  """The rule by which a field was written; "" where it has no mark."""
+  """The quoting of a field: "csv", "none" or "either"; "" = no mark in it."""
   if '"' not in field:
     return ""
-  # Of a field that was torn apart at a tab or a line break, one end is here.
+  # A field that was split at a tab or a line break has only one of its marks.
   inner = field.removeprefix('"').removesuffix('"')
   if '"' in inner:
     return "none" if '"' in inner.replace('""', "") else "csv"
@@ -117,7 +119,7 @@ def _vote(field: str) -> str:
 
 
 def _is_whole_csv(path: str | os.PathLike) -> bool:
-  """Whether csv reads the file, and no row has swallowed others."""
+  """True if the file is valid csv in which no row has swallowed others."""
   with (
     file_streams.open_bytes(path) as file,
     file_streams.stream_errors(path) as position,
@@ -136,12 +138,12 @@ def _is_whole_csv(path: str | os.PathLike) -> bool:
 
 
 def _swallows(fields: Sequence[str]) -> bool:
-  """A field with a tab and a line break: other rows may lie in it."""
+  """True if a field has a tab and a line break: it may contain other rows."""
   return any("\t" in field and "\n" in field for field in fields)
 
 
 def _columns(path: str | os.PathLike, header: Sequence[str]) -> list[int]:
-  """Where the header has id, text and title."""
+  """Indexes of id, text and title in the header."""
   missing = [name for name in COLUMNS if name not in header]
   if missing:
     raise errors.InputError(
@@ -158,7 +160,7 @@ def _rows(
   position: file_streams.Position,
   quoting: str,
 ) -> Generator[tuple[int, list[str]], None, None]:
-  """Yields (line where the row starts, fields); blank lines hold no row."""
+  """Yields (line where the row starts, fields); skips blank lines."""
   if quoting == "none":
     yield from _lines(path, file, position)
     return
@@ -182,7 +184,7 @@ def _csv_rows(
       raise errors.InputError(
         f"{path}:{line}: the row that starts here is not tab-separated csv:"
         f" {error}; a field that begins with a quotation mark must end with"
-        f" one, and those within it are doubled; {_FIX}none"
+        f" one, and marks inside it must be doubled; {_FIX}none"
       ) from error
     if fields:
       yield line, fields
@@ -193,15 +195,15 @@ def _lines(
   file: io.BufferedIOBase,
   position: file_streams.Position,
 ) -> Iterator[tuple[int, list[str]]]:
-  """The same of a file without quoting: a line is a row."""
+  """As `_rows`, for a file without quoting: a line is a row."""
   number = 0
   while data := file.readline(LONGEST_FIELD + 1):
     position.line = number
     number += 1
     if len(data) > LONGEST_FIELD:
       raise errors.InputError(
-        f"{path}:{number}: a line of more than {LONGEST_FIELD} bytes: no corpus"
-        " has such passages"
+        f"{path}:{number}: a line of more than {LONGEST_FIELD} bytes, longer"
+        " than a passage can be: is this file a corpus?"
       )
     text = data.decode(
       "utf-8-sig" if number == 1 else "utf-8", "surrogateescape"

@@ -1,9 +1,9 @@
-"""The stage `embed`: a checkpoint becomes vectors of a corpus.
+"""The stage `embed`: computes the vectors of a corpus with a trained model.
 
-`embeddings/passages/` gets shards of fixed row ranges (`vectors-*.npy`,
-`ids-*.npy`) and a manifest that names the model.  Shards are dealt to the
-processes by number, each is renamed into place when it is whole, and a run
-that was interrupted does only those that are missing, on however many cores.
+It writes shards of fixed row ranges (`vectors-*.npy`, `ids-*.npy`) and a
+manifest that names the model into `embeddings/passages/`.  Shards are dealt to
+the processes by number, and each is renamed into place when it is complete.  An
+interrupted run is resumed with the missing shards, on any number of devices.
 """
 
 import time
@@ -42,14 +42,14 @@ def embed(
   """Stage `embed`: vectors of the whole corpus.
 
   Args:
-    config: the experiment.
-    workdir: its folder; the corpus and the checkpoint are read there.
+    config: config of the experiment.
+    workdir: its folder, with the corpus and the checkpoint.
     model: "dense" = the trained towers, "dense-start" = before training.
-    overwrite: do it again even if nothing has changed.
+    overwrite: run even if nothing has changed.
 
   Raises:
-    InputError: the vectors there are of another model or corpus, or a setting
-      is bad, or not what the towers were trained with.
+    InputError: the existing vectors are of another model or corpus, or a
+      setting is bad or contradicts the training.
   """
   config_lib.one_of("retrieve.methods", model, ("dense", START))
   config = model_settings.settle(config, workdir, starts=True)
@@ -68,7 +68,7 @@ def embed(
     _check_settings(stage, model, loaded)
 
   def keep() -> None:
-    """Beside the vectors, what they are made with."""
+    """Stores the untrained model next to its vectors."""
     if model == START and jax.process_index() == 0:
       stored_towers.store(
         loaded,
@@ -92,45 +92,45 @@ def embed(
     overwrite=overwrite,
   )
   if not model_files.is_sealed(stage.folder / model_settings.FOLDER):
-    keep()  # an older version has embedded
+    keep()  # an older version made the vectors
 
 
 def _check_settings(
   stage: workdir_lib.Stage, model: str, loaded: retriever_model.Towers
 ) -> None:
-  """`InputError` where the vectors there were made with other settings.
+  """`InputError` if existing vectors were made with other settings.
 
-  Those of other weights alone are refused with the rest, by `embed_corpus`.
+  Vectors of the same settings but other weights are refused by `embed_corpus`.
   """
   fingerprint, made_with = None, None
   try:
     manifest = workdir_lib.read_manifest(stage.folder, STAGE)
     fingerprint = manifest["inputs"].get("model")
     made_with = manifest.get("model_settings")
-  except errors.InputError:  # not there, or damaged: `embed_corpus` says so
+  except errors.InputError:  # missing or damaged: `embed_corpus` reports it
     pass
   if made_with is None and model == START:
     made_with = model_settings.of_start_in(stage.folder)
   if made_with is None or fingerprint == loaded.fingerprint:
     return
   keys = model_settings.DECIDING
-  found = model_settings.differences(made_with, loaded.settings, keys)
-  if not found:
+  differing = model_settings.differences(made_with, loaded.settings, keys)
+  if not differing:
     return
   fix = "embed with those settings, or give another --workdir"
   if model != START:
     fix = (
-      "the towers were trained anew since; give another --workdir to keep these"
-      " vectors, --overwrite replaces them by vectors of the new towers"
+      "the towers were trained again since; give another --workdir to keep"
+      " these vectors, --overwrite replaces them by vectors of the new towers"
     )
   raise errors.InputError(
-    f"{stage.folder} holds vectors of another model:"
-    f" {model_settings.listed(found)}: {fix}"
+    f"{stage.folder} has vectors of another model:"
+    f" {model_settings.listed(differing)}: {fix}"
   )
 
 
 def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What of the config decides the shards, for a Stage; checked."""
+  """Settings that determine the shards, checked, for a Stage."""
   rows = config_lib.at_least(
     "embed.rows_per_shard", config.embed.rows_per_shard, 1
   )
@@ -154,23 +154,23 @@ def embed_corpus(
   process: int | None = None,
   processes: int | None = None,
 ) -> None:
-  """Writes this process's shards of a corpus; the first, their manifest too.
+  """Writes this process's shards of a corpus; process 0 writes the manifest.
 
   Args:
-    make: gives the encoder; called where there is something to do.
+    make: returns the encoder; only called if shards are missing.
     passages: the corpus.
-    workdir: where its token store is, or will be.
-    stage: the folder and what the vectors depend on; its config is of
-      `settings`, its inputs name the "model".
-    label: what the progress is shown as.
-    shapes: widths that passages are padded to, at most.
-    overwrite: nothing that is there is used.
-    replace: what was made from something else is thrown away, not refused.
-    process: number of this process; None = JAX's.
-    processes: number of all of them.
+    workdir: workdir of the token store.
+    stage: folder and inputs of the vectors; its config is that of `settings`,
+      its inputs include "model".
+    label: label of the progress lines.
+    shapes: maximum number of widths that passages are padded to.
+    overwrite: do not use existing shards.
+    replace: delete shards that were made from other inputs; False = refuse.
+    process: index of this process; None = JAX's.
+    processes: number of processes; None = JAX's.
 
   Raises:
-    InputError: what is there was made from something else.
+    InputError: existing shards were made from other inputs.
   """
   rows_per_shard = stage.config["rows_per_shard"]
   shards = sharded_output.Parts(
@@ -191,7 +191,13 @@ def embed_corpus(
     processes=shards.processes,
   )
   widths = length_tiles.choose_widths(tokens.histogram(), shapes)
-  started, done = time.monotonic(), 0
+  logging.info(
+    "%s: encoding in widths of %s tokens; the first batch of each width takes"
+    " longer, while it is compiled",
+    label,
+    ", ".join(map(str, widths)),
+  )
+  started, done, written = time.monotonic(), 0, 0
   everything = range(len(passages))
   mine = {
     number: everything[number * rows_per_shard : (number + 1) * rows_per_shard]
@@ -209,18 +215,19 @@ def embed_corpus(
       vectors = _encode_rows(encoder, tokens, rows, bar, widths, stage, work)
       _write_shard(shards, number, rows, passages, vectors, work)
       done += len(rows)
+      written += 1
   seconds = max(time.monotonic() - started, 1e-9)
   _finish(shards, encoder, len(passages), done, seconds, widths)
   logging.info(
-    "%s: %d passages in %.0f s, %.1f passages/s, %.1f %% of the tokens were"
-    " padding, %d shards of %d were this process's",
+    "%s: wrote %d of %d shards: %d passages in %.0f s, %.1f passages/s, %.1f %%"
+    " of the tokens were padding",
     label,
+    written,
+    shards.count,
     done,
     seconds,
     done / seconds,
     100 * encoder.work.padding,
-    len(mine),
-    shards.count,
   )
 
 
@@ -243,16 +250,16 @@ def _encode_rows(
   ):
     if not np.isfinite(result).all():
       raise errors.InputError(
-        f"the vector of passage row {rows[some[0]]} or one of its"
-        f" {len(some)} neighbours is not finite (NaN or infinite): the model is"
-        " broken; train again"
+        f"the vector of passage row {rows[some[0]]} or of another of the"
+        f" {len(some)} rows encoded with it is not finite (NaN or infinite):"
+        " the model is broken; train again"
       )
     vectors[some] = result
     if dtype == "float16" and not np.isfinite(vectors[some]).all():
       raise errors.InputError(
-        f"config.embed.dtype=float16 holds no number above 65504, and passage"
-        f" row {rows[some[0]]} or one of its {len(some)} neighbours has one:"
-        " use bfloat16 or float32"
+        f"config.embed.dtype=float16 has no number above 65504, which passage"
+        f" row {rows[some[0]]} or another of the {len(some)} rows encoded with"
+        " it needs: use bfloat16 or float32"
       )
     bar.update(len(some))
   work.tokens = encoder.work.tokens - before[0]
@@ -268,7 +275,7 @@ def _write_shard(
   vectors: np.ndarray,
   work: encoder_lib.Work,
 ) -> None:
-  """The two files, under temporary names and renamed, then their record."""
+  """Writes the two files of a shard, renamed into place, then its record."""
   folder, names = shards.stage.folder, vector_shards.names(number)
   ids = np.array([i.encode() for i in passages.ids(rows)])
   arrays = (vector_shards.as_stored(vectors), ids)
@@ -289,7 +296,7 @@ def _finish(
   seconds: float,
   widths: tuple[int, ...],
 ) -> None:
-  """Waits for the other processes' shards and writes the manifest."""
+  """Waits for the shards of all processes and writes the manifest."""
   records = shards.collect()
   if records is None:
     return

@@ -1,13 +1,13 @@
-"""Vectors in the formats of other libraries, out and in.
+"""Exports and imports vectors in the formats of other libraries.
 
   dpr        a pickle per shard: list of (id, float32 [dim]); ids may begin
              with "wiki:"
   tevatron   a pickle per shard: (float32 [rows, dim], list of ids)
   contriever a pickle per shard: (list of ids, float32 [rows, dim])
-  npy        vectors-*.npy (float32) and ids-*.txt, an id a line
+  npy        vectors-*.npy (float32) and ids-*.txt, one id per line
 
-Pickles can run any code: `vector_pickles.py` reads them, and makes arrays,
-lists, tuples, texts and numbers, and nothing else.
+Pickles can run any code, so `vector_pickles.py` reads them: it creates only
+arrays, lists, tuples, texts and numbers.
 """
 
 import pathlib
@@ -28,25 +28,25 @@ FORMATS = ("dpr", "tevatron", "contriever", "npy")
 WIKI = "wiki:"
 _IDS_SUFFIX = ".txt"
 _ZIP_MAGIC = b"PK\x03\x04"
-_LONGEST_ID = 1000  # bytes; all ids of a file are stored as wide as the longest
-_ROWS = 10_000  # looked at at once
+_LONGEST_ID = 1000  # bytes; all ids of a file take the width of the longest
+_ROWS = 10_000  # rows checked at once
 
 
 def export(
   source: vector_shards.Vectors, form: str, folder: pathlib.Path
 ) -> list[pathlib.Path]:
-  """Writes vectors, a file or two per shard of ours.
+  """Writes vectors, one or two files per shard.
 
   Args:
-    source: what is written; a shard at a time is in memory.
+    source: the vectors; one shard at a time is in memory.
     form: one of `FORMATS`.
-    folder: where to; an export of ours that is there is replaced.
+    folder: output folder; an earlier export in it is replaced.
 
   Returns:
-    The files.
+    The paths of the files.
 
   Raises:
-    InputError: an unknown format, or the folder holds something else.
+    InputError: an unknown format, or the folder contains something else.
   """
   if form not in FORMATS:
     raise errors.InputError(
@@ -87,22 +87,22 @@ def _pickled(form: str, ids: list[str], vectors: np.ndarray) -> Any:
 
 
 def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
-  """Reads vectors of any of the formats into shards of ours.
+  """Reads vectors in any of the formats and writes them as our shards.
 
-  What a file is, is seen by what it holds.  The prefix "wiki:" of ids is taken
-  off.
+  The format is detected from a file's content.  The prefix "wiki:" of ids is
+  removed.
 
   Args:
-    source: a file, or a folder of files, which are taken in order of the
+    source: a file, or a folder of files, which are read in the order of the
       numbers in their names.
-    folder: gets shards and manifest, as `embed` leaves them.
+    folder: output folder for shards and manifest, as of `embed`.
 
   Returns:
-    How many vectors there are.
+    The number of vectors.
 
   Raises:
-    InputError: a file is none of the formats, asks for code, or does not fit
-      the others.
+    InputError: a file has none of the formats, would run code, or has another
+      width than the files before.
   """
   workdir_lib.refuse_inside("--from", source, folder)
   _check_export(source)
@@ -122,7 +122,8 @@ def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
     ids, vectors = read(path)
     if dim is not None and vectors.shape[1] != dim:
       raise errors.InputError(
-        f"{path}: vectors of width {vectors.shape[1]}, those before have {dim}"
+        f"{path}: vectors of width {vectors.shape[1]}, the files before have"
+        f" {dim}: import files of one model"
       )
     dim = vectors.shape[1]
     hashes.append(np.array([hash(i) for i in ids], np.int64))
@@ -146,8 +147,8 @@ def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
   repeated = count - len(np.unique(np.concatenate(hashes)))
   if repeated:
     logging.warning(
-      "import: %d of %d vectors repeat the id of another: a search gives that"
-      " passage more than once",
+      "import: %d of %d vectors repeat the id of another: a search may return"
+      " such a passage more than once",
       repeated,
       count,
     )
@@ -166,10 +167,10 @@ def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
 
 
 def _check_export(source: pathlib.Path) -> None:
-  """Compares files with the record that an export of ours has beside them.
+  """Compares files with the record in the folder, if `export` wrote one.
 
   Raises:
-    InputError: one is damaged or missing.
+    InputError: a file is damaged or missing.
   """
   folder = source if source.is_dir() else source.parent
   if not model_files.is_sealed(folder):
@@ -185,21 +186,23 @@ def _check_export(source: pathlib.Path) -> None:
 def _files(source: pathlib.Path) -> list[pathlib.Path]:
   """The files of vectors, in order."""
   if source.is_dir():
-    found = [
+    paths = [
       path
       for path in source.iterdir()
       if path.is_file() and path.suffix in (".npy", ".pkl", ".pickle", "")
     ]
-    found.sort(key=lambda path: _numbers(path.name))
+    paths.sort(key=lambda path: _numbers(path.name))
   else:
-    found = [source]
-  if not found:
-    raise errors.InputError(f"{source} holds no .pkl and no .npy")
-  return found
+    paths = [source]
+  if not paths:
+    raise errors.InputError(
+      f"{source} has no .pkl and no .npy: give the folder of the vectors"
+    )
+  return paths
 
 
 def _numbers(name: str) -> tuple[list[int], str]:
-  """For sorting: `passages_10` comes after `passages_9`."""
+  """Key for sorting: `passages_10` comes after `passages_9`."""
   text = "".join(c if c.isdecimal() else " " for c in name)
   return [int(number) for number in text.split()], name
 
@@ -208,13 +211,15 @@ def read(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
   """Ids and float32 vectors of one file.
 
   Raises:
-    InputError: it is none of the formats, asks for code, is damaged, or a
-      vector is not finite.
+    InputError: the file has none of the formats, would run code, is damaged, or
+      a vector is not finite.
   """
   try:
     with open(path, "rb") as file:
       if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
-        raise errors.InputError(f"{path} is a .npz: give the .npy within it")
+        raise errors.InputError(
+          f"{path} is a .npz: unpack its .npy and give it"
+        )
     if path.suffix == ".npy":
       ids, vectors = _read_npy(path)
     else:
@@ -231,20 +236,20 @@ def read(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
       " expected floats, [ids, dim]"
     )
   if not vectors.shape[1]:
-    raise errors.InputError(f"{path}: vectors of width 0")
+    raise errors.InputError(f"{path}: vectors of width 0: export them again")
   names = [_identifier(path, row, name) for row, name in enumerate(ids)]
-  with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+  with np.errstate(over="ignore"):  # values beyond float32 become infinite
     vectors = vectors.astype(np.float32, copy=False)
   _check_finite(path, names, vectors)
   return names, vectors
 
 
 def _read_npy(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
-  """Ids and vectors of a .npy and the .txt beside it; the array is mapped."""
+  """Ids and vectors of a .npy and its .txt; the array is memory-mapped."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("error")
-      # Mapped, not read: a header cannot ask for more than the file has.
+      # Memory-mapped: a header cannot allocate more than the file's size.
       vectors = np.load(path, mmap_mode="r", allow_pickle=False)
   except OSError:
     raise
@@ -263,7 +268,7 @@ def _read_npy(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
 def _check_finite(
   path: pathlib.Path, ids: Sequence[str], vectors: np.ndarray
 ) -> None:
-  """Refuses vectors that no search could rank; the rows are counted."""
+  """Refuses vectors that are not finite; the message counts them."""
   finite = np.ones(len(vectors), bool)
   for first in range(0, len(vectors), _ROWS):
     some = slice(first, first + _ROWS)
@@ -273,7 +278,7 @@ def _check_finite(
     raise errors.InputError(
       f"{path}: {len(bad)} of {len(vectors)} vectors are not finite (or too"
       f" large for float32), the first in row {bad[0]} (id"
-      f" {ids[bad[0]]!r}): make them again, or leave them out"
+      f" {ids[bad[0]]!r}): compute them again, or leave them out"
     )
 
 
@@ -293,18 +298,18 @@ def _of_pickle(path: pathlib.Path, found: Any) -> tuple[Sequence, np.ndarray]:
       if _is_ids(second):
         return list(second), first  # Tevatron
   raise errors.InputError(
-    f"{path} holds neither a list of (id, vector) nor a pair of ids and an"
-    " array of vectors"
+    f"{path} has neither a list of (id, vector) nor a pair of ids and an"
+    " array of vectors: see docs/reference/formats.md"
   )
 
 
 def _real(value: Any) -> Any:
-  """The array that a stand-in stands for."""
+  """The NumPy array of a stand-in; other values unchanged."""
   return value.real if isinstance(value, vector_pickles.Array) else value
 
 
 def _vector(value: Any) -> np.ndarray | None:
-  """One vector, also written as a list of numbers; None for anything else."""
+  """A vector, from an array or a list of floats; None for anything else."""
   value = _real(value)
   if isinstance(value, np.ndarray) and value.ndim == 1:
     return value
@@ -320,7 +325,7 @@ def _is_ids(value: Any) -> bool:
 
 
 def _identifier(path: pathlib.Path, row: int, value: Any) -> str:
-  """A passage's id, without its prefix, as it can be stored."""
+  """A passage's id without its prefix; `InputError` if it cannot be stored."""
   try:
     if isinstance(value, bytes):
       value = value.decode()
@@ -330,12 +335,12 @@ def _identifier(path: pathlib.Path, row: int, value: Any) -> str:
         return name
   except ValueError:  # not UTF-8, or too many digits to print
     pass
-  shown = f"a {type(value).__name__}"  # what it holds may be without end
+  shown = f"a {type(value).__name__}"  # its content may be infinite
   if isinstance(value, str | bytes):
     shown = repr(value[:80])
   elif value is None or isinstance(value, float | bool):
     shown = repr(value)
   raise errors.InputError(
-    f"{path}, row {row}: {shown} is no passage id: a text of at most"
-    f" {_LONGEST_ID} bytes, or a number"
+    f"{path}, row {row}: {shown} is not a passage id: it must be a text of at"
+    f" most {_LONGEST_ID} bytes, or a number"
   )

@@ -1,10 +1,11 @@
-"""Pickles of vectors, read without trusting a byte of them.
+"""Reads pickles of vectors safely, without running code from them.
 
-A pickle is a program.  It is read twice: `_check` walks over its opcodes and
-runs none, and refuses those that no file of vectors needs, those that point
-beyond the file, and as many as would make more than the file could mean.  Then
-Python's own unpickler runs the rest, and gets our stand-ins for the few names
-of NumPy that vectors need: nothing is imported, and NumPy unpickles nothing.
+A pickle is a program.  It is read twice.  `_check` scans the opcodes without
+running them and refuses opcodes that a file of vectors does not need, lengths
+beyond the end of the file, and programs that would allocate much more than the
+size of the file.  Then Python's unpickler runs the rest, with stand-ins for the
+few names of NumPy that vectors need: nothing is imported, and NumPy's own
+unpickling is not used.
 """
 
 import mmap
@@ -17,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-# Memory beyond twice the file: what many small files may need at most.
+# Bytes of memory allowed beyond twice the size of the file.
 _SPARE = 150_000_000
-_LONG = 1 << 20  # texts and frames of more bytes are looked at more closely
-# Plain numbers and texts; no objects, no records.
+_LONG = 1 << 20  # bytes; longer texts and frames are counted separately
+# Dtypes of plain numbers and texts; no objects, no records.
 _DTYPE = re.compile(r"[fiuUS]([1-9][0-9]{0,8})")
 
-# Bytes of what an opcode makes, beside those that stand behind it in the file;
-# a place on the stack, and one in a list or tuple, are counted with it.  What
-# is not here is refused: it makes dicts (whose keys could take for ever to
-# hash), instances, or names things outside of the file.
+# Bytes that an opcode allocates, besides those of its argument in the file; a
+# place on the stack, and one in a list or tuple, are included.  Opcodes that
+# are not listed are refused: they make dicts (hashing their keys could take
+# arbitrarily long) or instances, or refer to objects outside of the file.
 _OBJECT_BYTES = {
   "STOP": 0, "PROTO": 0, "FRAME": 0, "POP": 0, "POP_MARK": 0, "APPEND": 0,
   "APPENDS": 0, "PUT": 0, "BINPUT": 0, "LONG_BINPUT": 0, "MEMOIZE": 24,
@@ -42,7 +43,8 @@ _OBJECT_BYTES = {
   "GLOBAL": 200, "STACK_GLOBAL": 200, "REDUCE": 240, "BUILD": 160,
 }  # fmt: skip
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
-# Texts, and the bytes that make all of their characters as wide as the widest.
+# Texts, and the bytes of a character that makes a text use 2 or 4 bytes per
+# character instead of 1.
 _WIDE_UTF8 = re.compile(rb"[\xc4-\xff]")
 _WIDE_ESCAPE = re.compile(rb"\\u(?!00)|\\U")
 _WIDE = {
@@ -51,13 +53,13 @@ _WIDE = {
   "BINUNICODE8": _WIDE_UTF8,
 }
 
-# What stands behind an opcode: so many bytes, a length and its bytes, a line,
+# Arguments of opcodes: a fixed number of bytes, a length and its bytes, a line,
 # two lines, the memo's index as a number or as a line, a frame's length.
 _PLAIN, _LENGTH, _LINE, _TWO_LINES, _MEMO, _MEMO_LINE, _FRAME = range(7)
 
 
 def _table() -> list[tuple[int, int, int, str] | None]:
-  """By opcode: bytes of its object, fixed bytes behind it, what they are."""
+  """By opcode: (bytes of its object, bytes of its argument, kind, name)."""
   table: list[tuple[int, int, int, str] | None] = [None] * 256
   sizes = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
@@ -88,17 +90,17 @@ _NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
 
 
 class Refused(Exception):
-  """A pickle is not run, or not to its end; says why."""
+  """Raised for a pickle that is refused; the message has the reason."""
 
 
 def load(path: pathlib.Path) -> Any:
-  """What a pickle holds: lists, tuples, texts, numbers and NumPy arrays.
+  """Loads a pickle of lists, tuples, texts, numbers and NumPy arrays.
 
-  Needs memory of about twice the file at most.
+  Uses at most about twice the size of the file in memory.
 
   Raises:
-    Refused: it asks for anything else, or is damaged.
-    OSError: it cannot be read.
+    Refused: the pickle needs anything else, or is damaged.
+    OSError: the file cannot be read.
   """
   with open(path, "rb") as file:
     with _mapped(file) as data:
@@ -120,7 +122,7 @@ def _mapped(file) -> mmap.mmap:
 
 
 def _check(data: mmap.mmap) -> None:
-  """Refuses a pickle by its opcodes; none of them is run."""
+  """Scans the opcodes of a pickle without running them; raises `Refused`."""
   size = len(data)
   budget = 2 * size + _SPARE
   at = spent = memo = largest_frame = 0
@@ -145,7 +147,7 @@ def _check(data: mmap.mmap) -> None:
       at += length
       spent += cost + length
     elif kind == _FRAME:
-      # Read as a whole, and then again what it holds.
+      # The unpickler reads a frame at once, in addition to its content.
       end = at + int.from_bytes(data[begin:at], "little")
       _check_end(name, begin, end, size)
       largest_frame = max(largest_frame, end - at if end - at > _LONG else 0)
@@ -169,9 +171,9 @@ def _check(data: mmap.mmap) -> None:
       spent += 3 * (at - begin) * bool(_WIDE[name].search(data, begin, at))
     if spent > budget - largest_frame:
       raise Refused(
-        f"{name} at byte {begin - 1}: what it makes needs more memory than"
-        f" twice the file and {_SPARE // 1_000_000} MB; if the file is to be"
-        " trusted, write it in smaller files"
+        f"{name} at byte {begin - 1}: its objects need more memory than twice"
+        f" the file's size and {_SPARE // 1_000_000} MB; if you trust the file,"
+        " split it into smaller files"
       )
     if name == "STOP":
       return
@@ -180,7 +182,7 @@ def _check(data: mmap.mmap) -> None:
 def _check_end(name: str, begin: int, end: int, size: int) -> None:
   if end > size:
     raise Refused(
-      f"{name} at byte {begin - 1} reaches to byte {end} of {size}: the file is"
+      f"{name} at byte {begin - 1} extends to byte {end} of {size}: the file is"
       " damaged or truncated"
     )
 
@@ -199,7 +201,7 @@ def _index(line: bytes, at: int) -> int:
 
 
 class _StandIn:
-  """Stands for a function or class of NumPy; takes no state."""
+  """Replaces a function or class of NumPy; accepts no state."""
 
   __slots__ = ("_call",)
 
@@ -214,7 +216,7 @@ class _StandIn:
 
 
 class _DType:
-  """Stands for a NumPy dtype of plain numbers or texts."""
+  """Replaces a NumPy dtype of plain numbers or texts."""
 
   __slots__ = ("_code", "_order")
 
@@ -231,12 +233,12 @@ class _DType:
     self._order = order
 
   def real(self) -> np.dtype:
-    """The dtype itself."""
+    """The NumPy dtype."""
     return np.dtype(self._order + self._code)
 
 
 class Array:
-  """Stands for a NumPy array.
+  """Replaces a NumPy array.
 
   Attributes:
     real: the array; None until its state has been read.
@@ -253,7 +255,7 @@ class Array:
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-  """An array over the bytes of a pickle, which must be as many as it needs."""
+  """An array over bytes of a pickle, whose number must match its shape."""
   if isinstance(data, str):  # as Python 2 wrote bytes
     data = data.encode("latin1")
   if not isinstance(data, bytes | bytearray) or not isinstance(dtype, _DType):
@@ -306,7 +308,7 @@ def _refuse(*arguments: Any) -> None:
 
 
 _NDARRAY = _StandIn(_refuse)
-# What NumPy's own pickles name, in both of its versions.
+# Names in the pickles that NumPy writes, of versions 1 and 2.
 _ALLOWED = {
   (f"{package}.{module}", name): stand_in
   for module, name, stand_in in (
@@ -323,7 +325,7 @@ _ALLOWED = {
 
 
 class _Unpickler(pickle.Unpickler):
-  """Knows our stand-ins, and refuses every other name."""
+  """Python's unpickler with our stand-ins; refuses every other name."""
 
   def find_class(self, module: str, name: str) -> Any:
     """The stand-in for what a pickle asks for; nothing is imported."""
@@ -334,5 +336,5 @@ class _Unpickler(pickle.Unpickler):
     return _ALLOWED[module, name]
 
   def persistent_load(self, pid: Any) -> None:
-    """Nothing lies outside of the file."""
+    """Refuses references to objects outside of the file."""
     raise Refused("it asks for something outside of the file")

@@ -1,8 +1,8 @@
-"""The vectors of a corpus: one view over the shards that `embed` wrote.
+"""Reads the vectors of a corpus from the shards that `embed` wrote.
 
-Shards are memory-mapped; whoever reads them (index, rounds, search, export)
-takes bounded blocks or single rows and gets float32, however they are stored.
-No shard is used before its bytes have been compared with their sha256.
+Shards are memory-mapped; index, rounds, search and export read blocks of
+limited size or single rows, always as float32, whatever the stored dtype.  The
+sha256 of a shard is checked before it is used.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ PATTERNS = ("vectors-*.npy", "ids-*.npy")
 
 
 def names(number: int) -> tuple[str, str]:
-  """Files of a shard: vectors and ids."""
+  """Names of a shard's files: vectors and ids."""
   return f"vectors-{number:05d}.npy", f"ids-{number:05d}.npy"
 
 
@@ -35,17 +35,17 @@ def storage(dtype: str) -> np.dtype:
 
 
 def as_stored(vectors: np.ndarray) -> np.ndarray:
-  """What goes into the `.npy`: which knows no bfloat16, so uint16."""
+  """The array to write: `.npy` has no bfloat16, which is stored as uint16."""
   return vectors.view(np.uint16) if vectors.dtype.kind == "V" else vectors
 
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-  """The vectors of a corpus, row i that of passage i.
+  """The vectors of a corpus; row i is the vector of passage i.
 
   Attributes:
     folder: `embeddings/passages`.
-    manifest: its manifest.
+    manifest: manifest of the folder.
   """
 
   folder: pathlib.Path
@@ -72,7 +72,7 @@ class Vectors:
     vectors = np.load(path, mmap_mode="r")
     if vectors.shape != (shard["rows"], self.dim):
       raise errors.InputError(
-        f"{path} holds an array of {vectors.shape}, the manifest says"
+        f"{path} has an array of {vectors.shape}, the manifest says"
         f" {(shard['rows'], self.dim)}: run `dpr-jax embed --overwrite`"
       )
     dtype = self.manifest["dtype"]
@@ -90,26 +90,26 @@ class Vectors:
   def take(
     self, rows: Sequence[int] | Int[np.ndarray, " rows"]
   ) -> Float[np.ndarray, "rows dim"]:
-    """float32 vectors of any rows, in that order; repeats are fine.
+    """Float32 vectors of any rows, in that order; rows may repeat.
 
     Raises:
       IndexError: there is no such row.
     """
     wanted = np.asarray(rows, np.int64)
-    found = np.empty((len(wanted), self.dim), np.float32)
+    vectors = np.empty((len(wanted), self.dim), np.float32)
     for shard, places, some in self._by_shard(wanted):
-      found[places] = self._shards[shard][some]
-    return found
+      vectors[places] = self._shards[shard][some]
+    return vectors
 
   def check(self, command: str, rows: range | None = None) -> None:
     """Compares files with their sha256.
 
     Args:
-      command: made them, and mends what is damaged.
-      rows: contiguous; only files that hold some of them. None = all files.
+      command: command that makes the files, for messages.
+      rows: contiguous rows whose files are checked; None = all files.
 
     Raises:
-      InputError: one is damaged or missing.
+      InputError: a file is damaged or missing.
     """
     names = {
       shard[kind]
@@ -125,15 +125,15 @@ class Vectors:
     )
 
   def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
-    """Passage ids of any rows, as `take`."""
+    """Passage ids of any rows, in that order; errors as in `take`."""
     wanted = np.asarray(rows, np.int64)
-    found = [""] * len(wanted)
+    names = [""] * len(wanted)
     for shard, places, some in self._by_shard(wanted):
       file = self.manifest["shards"][shard]["ids"]
       ids = np.load(self.folder / file, mmap_mode="r")
       for place, identifier in zip(places, ids[some].tolist(), strict=True):
-        found[place] = identifier.decode("utf-8")
-    return found
+        names[place] = identifier.decode("utf-8")
+    return names
 
   def _by_shard(
     self, rows: np.ndarray
@@ -157,13 +157,13 @@ def open_vectors(
   """Opens `embeddings/…` after comparing every file with its sha256.
 
   Args:
-    folder: where they are.
-    command: made them, and mends what is damaged.
-    check: False where it has just been done.
+    folder: folder of the vectors.
+    command: command that makes the files, for messages.
+    check: compare the files; False = the caller does.
 
   Raises:
-    InputError: there are none, or one is damaged or missing, or the manifest
-      does not make sense.
+    InputError: there are no vectors, a file is damaged or missing, or the
+      manifest contradicts itself.
   """
   vectors = Vectors(folder, read_manifest(folder))
   if check:
@@ -175,7 +175,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
   """The manifest of `embeddings/…`, validated.
 
   Raises:
-    InputError: there is none, or its shards are not all rows in order.
+    InputError: there is no manifest, or its shards are not all rows in order.
   """
   manifest = workdir_lib.read_manifest(folder, STAGE)
   if wrong := _nonsense(manifest):
@@ -187,7 +187,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _nonsense(manifest: dict[str, Any]) -> str:
-  """What in a manifest of vectors contradicts itself, "" for nothing."""
+  """Names a contradiction in a manifest of vectors; "" = none."""
   if manifest.get("dtype") not in DTYPES:
     return f"dtype is {manifest.get('dtype')!r}"
   for key in ("count", "dim"):

@@ -1,9 +1,9 @@
-"""Exact match and F1 of a whole file of answers.
+"""Computes exact match and F1 of a whole file of answers.
 
-In comes `answers/<questions>.json`, out come means over the questions that can
-be judged, and how many cannot.  A file in which some question is impossible
-(SQuAD v2.0) is scored by v2's protocol: no answer is the right answer to those,
-and the share of both kinds is reported.
+Input: `answers/<questions>.json`.  Output: means over the questions with known
+answers, and the number of the others.  A file with impossible questions (SQuAD
+v2.0) is scored by v2's protocol: "no answer" is correct for them, and the
+scores of both kinds are reported.
 """
 
 import pathlib
@@ -16,16 +16,16 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.evaluation import exact_match
 
-IMPOSSIBLE = "impossible"  # in a row: the right answer is none
+IMPOSSIBLE = "impossible"  # key of a row: "no answer" is correct
 
 
 def v2_scores(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
   """(exact match, F1) by the rules of SQuAD v2.0's own evaluation.
 
   Args:
-    prediction: "" for no answer.
-    answers: accepted ones; those that normalise to nothing do not count, and
-      where none is left, no answer is the right one.
+    prediction: the predicted answer; "" = no answer.
+    answers: accepted answers; those that normalise to "" are ignored, and if
+      none is left, "no answer" is correct.
   """
   right = [each for each in answers if exact_match.normalize(each)]
   if not right or not exact_match.normalize(prediction):
@@ -41,18 +41,20 @@ def file_scores(path: pathlib.Path) -> dict[str, float | int]:
   """Scores of an answers file (`dpr-jax read` writes them).
 
   Returns:
-    "em" and "f1"; where several numbers of passages were read also "em_1",
-    "f1_1", "em_10", … by that number.  With impossible questions also
-    "em_answerable" and "em_impossible", and their number as
-    "questions_impossible"; the number of questions without an answer as
-    "questions_not_scored", where there are some.  {} where none has one.
+    "em" and "f1"; if several passage counts were compared, also "em_1", "f1_1",
+    "em_10", … by count.  With impossible questions also "em_answerable",
+    "em_impossible" and "questions_impossible" (their number).  If some
+    questions have no known answers, "questions_not_scored" is their number; no
+    scores if none has.
 
   Raises:
     InputError: the file is malformed or empty.
   """
   rows: list[Mapping[str, Any]] = workdir_lib.read_json(path)
   if not isinstance(rows, list) or not rows:
-    raise errors.InputError(f"{path}: no questions in it")
+    raise errors.InputError(
+      f"{path}: the file has no questions: run `dpr-jax read --overwrite`"
+    )
   try:
     impossible = [bool(row.get(IMPOSSIBLE)) for row in rows]
     answers = [row["answers"] for row in rows]
@@ -60,8 +62,8 @@ def file_scores(path: pathlib.Path) -> dict[str, float | int]:
     scores: dict[str, float | int] = {}
     if unknown:
       logging.warning(
-        "evaluate: %s: %d of %d questions have no answers to compare with: EM"
-        " and F1 are of the others",
+        "evaluate: %s: %d of %d questions have no accepted answers: EM and F1"
+        " are over the others",
         path.name,
         unknown,
         len(rows),
@@ -82,7 +84,7 @@ def file_scores(path: pathlib.Path) -> dict[str, float | int]:
 
 
 def is_judged(answers: Sequence[str], impossible: bool) -> bool:
-  """Whether it is known what is right: an answer, or none."""
+  """True if the correct result is known: an answer, or "no answer"."""
   return impossible or bool(answers)
 
 
@@ -91,13 +93,13 @@ def means(
   answers: Sequence[Sequence[str]],
   impossible: Sequence[bool],
 ) -> dict[str, float | int]:
-  """Means over the questions that are judged, {} where none is.
+  """Means over the questions with a known result; {} if there are none.
 
   Args:
-    predictions: "" for no answer.
-    answers: accepted ones; none where nobody knows.
-    impossible: questions to which no answer is the right one; where there is
-      one, v2.0's rules hold for all.
+    predictions: predicted answers; "" = no answer.
+    answers: accepted answers; empty = unknown.
+    impossible: True where "no answer" is correct; if any is True, v2.0's rules
+      apply to all questions.
   """
   judged = [
     row
@@ -111,16 +113,16 @@ def means(
       [prediction for prediction, _, _ in judged],
       [right for _, right, _ in judged],
     )
-  found = [
+  scored = [
     (none, *v2_scores(prediction, [] if none else right))
     for prediction, right, none in judged
   ]
   shares: dict[str, float | int] = {
-    "em": sum(em for _, em, _ in found) / len(found),
-    "f1": sum(f1 for _, _, f1 in found) / len(found),
+    "em": sum(em for _, em, _ in scored) / len(scored),
+    "f1": sum(f1 for _, _, f1 in scored) / len(scored),
   }
   for name, kind in (("em_impossible", True), ("em_answerable", False)):
-    ems = [em for none, em, _ in found if none == kind]
+    ems = [em for none, em, _ in scored if none == kind]
     if ems:
       shares[name] = sum(ems) / len(ems)
   return shares | {"questions_impossible": sum(impossible)}

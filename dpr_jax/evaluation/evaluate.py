@@ -1,9 +1,10 @@
-"""Top-k accuracy: how often is an answer among the first k passages?
+"""The stage `evaluate`: top-k accuracy, judged measures, and answer scores.
 
-In come `results/<name>.<method>.json` (ours or any in DPR's results format),
-out come `evaluation/<name>.json` and a table.  "top20" is the share of all
+Input: `results/<name>.<method>.json` (ours or any in DPR's results format).
+Output: `evaluation/<name>.json` and a table.  "top20" is the share of all
 questions with an answer string in one of the first 20 passages, "gold_top20"
-the share with one of their own positive passages there, where those are known.
+the share with one of their positive passages there, of the questions that have
+some.
 """
 
 import os
@@ -34,7 +35,7 @@ from dpr_jax.evaluation.ranked_results import (
   sidecar_of,
 )
 
-DROP_SELF = ("auto", "on", "off")  # of config.evaluate.drop_self
+DROP_SELF = ("auto", "on", "off")  # values of config.evaluate.drop_self
 _METHOD = re.compile(r"[\w-]+")
 
 
@@ -44,12 +45,12 @@ def top_k_accuracy(
   """Share of all questions whose first hit has a rank below k.
 
   Args:
-    first_hit_ranks: one per question, from 0; None where nothing was hit or
-      nothing was retrieved, which is a miss.
-    ks: numbers of passages looked at.
+    first_hit_ranks: rank of the first hit per question, from 0; None = no hit
+      or nothing retrieved, which counts as a miss.
+    ks: values of k.
 
   Raises:
-    ValueError: no questions: there is no share of nothing.
+    ValueError: there are no questions.
   """
   if not len(first_hit_ranks):
     raise ValueError("top-k accuracy of no questions is not defined")
@@ -71,26 +72,26 @@ def evaluate(
   """Measures every results file of a question set, writes and prints them.
 
   Args:
-    config: reads `evaluate`.
-    workdir: holds `results/<name>.<method>.json`.
-    name: the question set, as it was retrieved.
-    match: "string" or "regex", instead of `config.evaluate.match`.
-    qrels: judgements in BEIR's or TREC's format, or "gold": the questions' own
-      positives; measures over them are added, and the counts of
-      `qrels_measures.measures`.
-    judged: "asked" (the default): the measures are over the questions that
-      were both asked and judged; "all": over all that are judged.
+    config: config of the experiment; section `evaluate` is read.
+    workdir: its folder, with `results/<name>.<method>.json`.
+    name: name of the question set, as in `retrieve`.
+    match: "string" or "regex"; None = `config.evaluate.match`.
+    qrels: path of judgements in BEIR's or TREC's format, or "gold" for the
+      questions' own positives; adds measures over them, and the counts of
+      `qrels_measures.measures`.  None = no judged measures.
+    judged: "asked" (the default) = measures over the questions that were both
+      asked and judged; "all" = over all judged questions.
     compare: two methods whose difference is tested, and reported question by
-      question in `evaluation/<name>.<one>-vs-<other>.json`.
-    overwrite: also where nothing has changed.
+      question in `evaluation/<name>.<one>-vs-<other>.json`; None = no test.
+    overwrite: run even if nothing has changed.
 
   Returns:
     {method: {"top1": fraction, ..., "gold_top1": fraction, ..., "em":
-    fraction, "f1": fraction, "em_10": ..., ...}}; the last ones of a method
-    whose results were read, with the numbers of passages read.
+    fraction, "f1": fraction, "em_10": ..., ...}}; the answers' scores only for
+    methods whose results were read, by the number of passages read.
 
   Raises:
-    InputError: no results of this name, or malformed or damaged ones.
+    InputError: there are no results of this name, or malformed or damaged ones.
   """
   match = config_lib.one_of(
     "evaluate.match", match or config.evaluate.match, answer_matching.MATCHES
@@ -181,7 +182,7 @@ def _name_missing(
   name: str,
   paths: Mapping[str, pathlib.Path],
 ) -> None:
-  """Says which methods have no results: of the config, and those that had."""
+  """Warns about methods without results: of the config, or that had some."""
   suffix = ".manifest"
   had = _by_method(workdir.results(name, "").parent, name, f"{suffix}.json")
   missing = [
@@ -203,13 +204,13 @@ def _name_missing(
 def _pair(
   compare: Sequence[str] | None, paths: Mapping[str, pathlib.Path]
 ) -> tuple[str, str] | None:
-  """The two methods to compare; `InputError` where they are not two."""
+  """The two methods to compare; `InputError` if they are not two."""
   if not compare:
     return None
   if len(set(compare)) != 2 or not set(compare) <= paths.keys():
     raise errors.InputError(
       f"--compare={','.join(compare)}: must be two of the methods with results:"
-      f" {', '.join(paths)}"
+      f" {', '.join(paths) or 'none'}"
     )
   return compare[0], compare[1]
 
@@ -219,7 +220,7 @@ def _judging(
   qrels: str | os.PathLike | None,
   judged: str | None,
 ) -> dict[str, str]:
-  """How judgements are used, for the manifest; {} where there are none."""
+  """How judgements are used, for the manifest; {} = no judgements."""
   drop_self = config_lib.one_of(
     "evaluate.drop_self", config.evaluate.drop_self, DROP_SELF
   )
@@ -242,7 +243,7 @@ def _judged(
   ranks: Ranks,
   judging: Mapping[str, str],
 ) -> dict[str, float | int]:
-  """Measures over judgements of one method's run; None = its gold passages."""
+  """Judged measures of one method's run; judgements None = gold passages."""
   ids = sidecar.get("ids", [])
   if judgements is None:
     judgements = qrels_measures.of_gold(sidecar.get("gold", []), ids)
@@ -256,7 +257,7 @@ def _judged(
   rows = [str(row) for row in range(len(ranks.answer))] if sidecar else None
   run = path.with_suffix(".trec")
   if rows and not ids and not set(trec_runs.read(run)) <= set(rows):
-    rows = None  # of an older version, which did not write down BEIR's ids
+    rows = None  # of an older version, which did not record BEIR's ids
   own = bool(ids) or bool(sidecar and rows is None)
   asked = qrels_measures.Asked(
     questions=ids or rows,
@@ -276,7 +277,7 @@ def _has_corpus(workdir: workdir_lib.Workdir) -> bool:
 def _in_corpus(
   workdir: workdir_lib.Workdir,
 ) -> Callable[[list[str]], Sequence[bool]] | None:
-  """Whether the corpus has ids; None where the workdir has no corpus."""
+  """Function that tests ids for the corpus; None = there is no corpus."""
   if not _has_corpus(workdir):
     return None
   from dpr_jax.data import prepare
@@ -293,28 +294,28 @@ def _compare(
   pair: tuple[str, str],
   output: pathlib.Path,
 ) -> None:
-  """Tests and reports the difference of two methods."""
+  """Tests the difference of two methods; writes and prints the result."""
   one, other = (
     read_ranks(paths[method], sidecars[method], match) for method in pair
   )
   if len(one.answer) != len(other.answer) or len(one.gold) != len(other.gold):
     raise errors.InputError(
-      f"--compare={','.join(pair)}: {len(one.answer)} and {len(other.answer)}"
-      " questions: retrieve both again"
+      f"--compare={','.join(pair)}: they have {len(one.answer)} and"
+      f" {len(other.answer)} questions: retrieve both again"
     )
   shown = [k for k in ks if k <= min(one.depth, other.depth)]
-  found = significance.compare(
+  report = significance.compare(
     pair, (one.answer, other.answer), (one.gold, other.gold), shown
   )
-  found["disagreements"] = {
+  report["disagreements"] = {
     f"top{k}": significance.disagreements(
       read_results(paths[pair[0]]), (one.answer, other.answer), k
     )
     for k in shown
   }
   path = significance.file_of(output, pair)
-  workdir_lib.write_json(path, found)
-  tables.print_table(significance.table(found))
+  workdir_lib.write_json(path, report)
+  tables.print_table(significance.table(report))
   print(significance.NOTE)
   logging.info("evaluate: question by question in %s", path)
 
@@ -336,21 +337,21 @@ def answer_files(
 def _by_method(
   folder: pathlib.Path, name: str, suffix: str = ".json"
 ) -> dict[str, pathlib.Path]:
-  found = {}
+  paths = {}
   for path in sorted(folder.glob("*.json")):
     method = path.name.removeprefix(f"{name}.").removesuffix(suffix)
     # `dev.bm25.manifest.json` and, for `nq`, `nq.test.bm25.json` are others.
     if path.name == f"{name}.{method}{suffix}" and _METHOD.fullmatch(method):
-      found[method] = path
-  return found
+      paths[method] = path
+  return paths
 
 
 def _measures(ranks: Ranks, ks: Sequence[int], file: str) -> dict[str, float]:
-  """The columns of one method; those beyond its depth are left out."""
+  """The measures of one method, without those beyond its depth."""
   shown = [k for k in ks if k <= ranks.depth]
   if shown != list(ks):
     logging.warning(
-      "evaluate: %s holds %d passages per question, so no top-%s",
+      "evaluate: %s has %d passages per question, so there is no top-%s",
       file,
       ranks.depth,
       ", top-".join(str(k) for k in ks if k > ranks.depth),

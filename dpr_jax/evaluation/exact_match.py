@@ -1,12 +1,13 @@
-"""Exact match and F1 of answers, by SQuAD's rules.
+"""Computes exact match and F1 of one answer, by SQuAD's rules.
 
-In come a prediction and the accepted answers, out come numbers between 0 and 1.
-Both are the rules of SQuAD v1.1's own evaluation (Rajpurkar et al. 2016), and
-exact match is what DPR reports: lower-case, ASCII punctuation deleted, the
-words a, an and the replaced by a space, white space collapsed; the best over
-the accepted answers counts, and a question without a prediction counts as 0.
-One thing is added: how an accent is encoded makes no difference (NFC), as in
-`data/answer_matching.py`.  F1 counts tokens between spaces.
+Input: a prediction and the accepted answers.  Output: numbers from 0 to 1.  The
+rules are those of SQuAD v1.1's own evaluation (Rajpurkar et al. 2016), and
+exact match is what DPR reports.  Texts are lower-cased, ASCII punctuation is
+deleted, the words a, an and the are replaced by a space, and white space is
+collapsed; the best of the accepted answers counts, and a question without a
+prediction counts as 0.  In addition, texts are normalised (NFC), so that the
+encoding of accents does not matter, as in `data/answer_matching.py`.  F1 counts
+tokens between spaces.
 """
 
 import collections
@@ -16,8 +17,8 @@ import unicodedata
 from collections.abc import Sequence
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-# Of a letter with a combining mark that has no composed form, NFC leaves two
-# characters: the a in it is no article.
+# NFC leaves two characters of a letter with a mark that has no composed form:
+# an "a" before such a mark is not an article.
 _ARTICLES = re.compile(
   r"\b(a|an|the)\b(?![\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff])"
 )
@@ -34,14 +35,14 @@ def normalize(text: str) -> str:
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
   """1.0 where the prediction equals an answer, both normalised, else 0.0."""
-  found = normalize(prediction)
-  return float(any(found == normalize(answer) for answer in answers))
+  normalized = normalize(prediction)
+  return float(any(normalized == normalize(answer) for answer in answers))
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
   """Best F1 over the answers, of bags of normalised tokens.
 
-  Without a common token it is 0.0, also where both are empty: v1.1's rule.
+  It is 0.0 without a common token, even if both are empty, as in v1.1.
   """
   return max((_f1(prediction, answer) for answer in answers), default=0.0)
 
@@ -62,7 +63,7 @@ def mean_scores(
   """{"em", "f1"}: means over all questions, as fractions.
 
   Raises:
-    ValueError: no questions, or not one prediction for each.
+    ValueError: there are no questions, or not one prediction for each.
   """
   if not predictions:
     raise ValueError("exact match of no questions is not defined")

@@ -1,18 +1,18 @@
-"""Measures over judged passages (qrels): nDCG, recall, MRR, MAP.
+"""Computes measures over judged passages (qrels): nDCG, recall, MRR, MAP.
 
-In come a TREC run and the grades of passages, out come the field's measures as
-ir-measures computes them, and over how many questions.  Three rules come
-before it:
+Input: a TREC run and the grades of passages.  Output: the measures as
+ir-measures computes them, and the number of questions.  Three rules are applied
+first:
 
-  * A passage's rank is the order in which it was retrieved.  trec_eval orders
-    equal scores by id, backwards, for some measures and not for others: here
-    scores are made from ranks, and all measures see one order.
-  * The means are over the questions that were both asked and judged, a
-    question without a hit counts as 0, and a judged passage that the corpus
-    does not have, which nothing can find, is left out.  With `every`, all
-    judged questions and passages count.
-  * A hit with the question's own id is dropped where that is asked for: in
-    ArguAna and Quora a question is itself a passage.
+  * A passage's rank is its position in the run.  trec_eval sorts equal scores
+    by id, descending, for some measures and not for others; here scores are
+    derived from ranks, so that all measures use the same order.
+  * The means are over the questions that were both asked and judged.  A
+    question without hits counts as 0.  Judged passages that the corpus does not
+    have, which no method can find, are ignored.  With `every`, all judged
+    questions and passages count.
+  * With `drop_self`, a hit with the question's own id is dropped: in ArguAna
+    and Quora the questions are passages too.
 """
 
 import dataclasses
@@ -27,23 +27,23 @@ from dpr_jax.data import beir_files, records
 from dpr_jax.evaluation import trec_runs
 
 GOLD = "gold"  # in place of a file: the questions' own positive passages
-JUDGED = ("asked", "all")  # of `--judged`: which judged questions count
+JUDGED = ("asked", "all")  # values of `--judged`: which questions count
 MEASURES = (nDCG @ 10, R @ 20, R @ 100, RR @ 10, AP @ 100)
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-  """What is known of a run beside its lines.
+  """How a run was made, and which of its questions and hits count.
 
   Attributes:
-    questions: ids of all questions asked, those without a hit included; None =
+    questions: ids of all questions asked, including those without hits; None =
       those in the run.
-    depth: passages per question in the run: measures that look deeper are left
-      out; None = as deep as any.
-    in_corpus: whether the corpus has each of some ids; None = not known.
+    depth: passages per question in the run; measures with a greater cutoff are
+      left out; None = no limit.
+    in_corpus: function that tells which ids the corpus has; None = unknown.
     drop_self: drop hits with the id of their question.
-    every: also judged questions that were not asked, and judged passages that
-      the corpus does not have.
+    every: also count judged questions that were not asked, and judged passages
+      that the corpus does not have.
   """
 
   questions: Collection[str] | None = None
@@ -56,11 +56,11 @@ class Asked:
 def of_gold(
   gold: Sequence[Sequence[str]], ids: Sequence[str] = ()
 ) -> beir_files.Judgements:
-  """Positive passages as judgements; questions without are left out.
+  """Positive passages as judgements, of the questions that have some.
 
   Args:
     gold: ids of each question's positives.
-    ids: of the questions; by default their rows.
+    ids: ids of the questions; () = their row numbers.
   """
   return {
     (ids[row] if ids else str(row)): dict.fromkeys(identifiers, 1)
@@ -72,21 +72,22 @@ def of_gold(
 def measures(
   path: pathlib.Path, judgements: beir_files.Judgements, asked: Asked
 ) -> dict[str, float | int]:
-  """Means over the questions that count, and counts of all others.
+  """Means over the questions that count, and counts of the others.
 
   Args:
-    path: of a run in TREC's format.
+    path: path of a run in TREC's format.
     judgements: grades; 0 and below are not relevant.
-    asked: what else is known of the run.
+    asked: how the run was made, and what counts.
 
   Returns:
-    The measures, as fractions, and "judged_questions" (over how many),
-    "judged_not_asked", "asked_not_judged", "judged_passages_not_in_corpus"
-    (where the corpus is known) and "own_hits_dropped" (where they are).
+    The measures, as fractions, and the counts "judged_questions" (over which
+    the measures are means), "judged_not_asked", "asked_not_judged",
+    "judged_passages_not_in_corpus" (if the corpus is known) and
+    "own_hits_dropped" (with `drop_self`).
 
   Raises:
-    InputError: no run, none of its questions is judged, or two ids that a run
-      cannot tell apart.
+    InputError: the run is missing, none of its questions is judged, or two ids
+      are the same in a run.
   """
   run = trec_runs.read(path)
   counts: dict[str, float | int] = {}
@@ -141,7 +142,7 @@ def _missing(
 def _as_in_runs(
   path: pathlib.Path, judgements: beir_files.Judgements, without: set[str]
 ) -> dict[str, dict[str, int]]:
-  """Judgements with ids as a run writes them, without some passages."""
+  """Judgements with ids as in TREC runs, without the passages `without`."""
   for identifiers in (judgements, {p for j in judgements.values() for p in j}):
     names: dict[str, str] = {}
     for identifier in identifiers:
@@ -162,10 +163,11 @@ def _as_in_runs(
 
 
 def note(measured: Mapping[str, Mapping[str, float | int]]) -> list[str]:
-  """Lines for below a table: over how many questions the measures are means.
+  """Lines to print below a table: counts of the questions of the measures.
 
   Args:
-    measured: `measures` by method; methods with the same counts share a line.
+    measured: results of `measures`, by method; methods with the same counts
+      share a line.
   """
   lines: dict[str, list[str]] = {}
   for method, found in measured.items():

@@ -1,8 +1,8 @@
-"""Results files, read question by question: who is right at which rank.
+"""Reads results files and finds the rank of each question's first hit.
 
-In comes `results/<name>.<method>.json`, ours with its manifest or one in DPR's
-results format from elsewhere; out come its questions, and the rank of the first
-passage with an answer and of the first gold passage of each.
+Input: `results/<name>.<method>.json`, ours with its manifest, or one in DPR's
+results format from other software.  Output: its questions, and for each the
+rank of the first passage with an answer and of the first gold passage.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from dpr_jax.data import answer_matching, file_streams
 
 @dataclasses.dataclass
 class Ranks:
-  """What one results file says.
+  """First ranks of one results file, from 0; None = no hit.
 
   Attributes:
     answer: rank of the first passage with an answer, per question.
-    gold: rank of the first positive passage, per question that has one.
-    depth: passages retrieved per question, at most.
-    with_answers: questions that have answer strings.
+    gold: rank of the first positive passage, per question that has positives.
+    depth: maximum number of passages per question.
+    with_answers: number of questions with answer strings.
   """
 
   answer: list[int | None]
@@ -39,17 +39,17 @@ def read_ranks(
 ) -> Ranks:
   """First ranks from a results file, read question by question.
 
-  The answers are looked for again where the file was not written with this
-  `match`, or not by us.
+  Passages are searched for answers again if the file was not written with this
+  `match`, or by other software.
 
   Args:
-    path: in DPR's results format.
-    sidecar: the manifest beside it, {} for a file from elsewhere.
+    path: path of a file in DPR's results format.
+    sidecar: manifest of the file; {} = the file is from other software.
     match: "string" or "regex".
 
   Raises:
-    InputError: the file is malformed, empty, or of other questions than its
-      manifest.
+    InputError: the file is malformed, empty, or has another number of questions
+      than its manifest.
   """
   trusted = sidecar.get("match") == match
   gold = sidecar.get("gold", [])
@@ -59,11 +59,11 @@ def read_ranks(
   for row, entry in enumerate(read_results(path)):
     try:
       hits = entry["ctxs"]
-      found = (
+      is_hit = (
         [bool(hit["has_answer"]) for hit in hits]
         if trusted
         else matcher.hits(
-          # By text: elsewhere one id may stand for many passages.
+          # Keys are texts: in other files several passages may share an id.
           entry["answers"],
           [hit["text"] for hit in hits],
           [hit["text"] for hit in hits],
@@ -76,7 +76,7 @@ def read_ranks(
         f"{path}, question {row}: not in DPR's results format ({error!r}):"
         " {question, answers, ctxs: [{id, title, text, score, has_answer}]}"
       ) from error
-    ranks.answer.append(_first(found))
+    ranks.answer.append(_first(is_hit))
     ranks.with_answers += bool(entry.get("answers"))
     wanted = set(gold[row]) if row < len(gold) else ()
     if wanted:
@@ -84,7 +84,7 @@ def read_ranks(
     if not sidecar:
       ranks.depth = max(ranks.depth, len(hits))
   if row < 0:
-    raise errors.InputError(f"{path}: no questions in it")
+    raise errors.InputError(f"{path}: the file has no questions")
   matcher.warn(f"evaluate: {path}")
   if sidecar and len(gold) != row + 1:
     raise errors.InputError(
@@ -95,11 +95,11 @@ def read_ranks(
 
 
 def sidecar_of(path: pathlib.Path, stage: str = "retrieve") -> dict[str, Any]:
-  """The manifest beside results or answers; {} for a file from elsewhere.
+  """The manifest of results or answers; {} = the file is from other software.
 
   Args:
-    path: of the file.
-    stage: that writes such files, "retrieve" or "read".
+    path: path of the file.
+    stage: stage that writes such files, "retrieve" or "read".
 
   Raises:
     InputError: the file is not the one that its manifest describes.
@@ -108,8 +108,8 @@ def sidecar_of(path: pathlib.Path, stage: str = "retrieve") -> dict[str, Any]:
   if not manifest.exists():
     if stage == "retrieve":
       logging.warning(
-        "%s has no manifest (it is from elsewhere): gold passages are"
-        " not known and answers are looked for again",
+        "%s has no manifest (it is not from `dpr-jax retrieve`): its gold"
+        " passages are unknown, and its passages are searched for answers",
         path,
       )
     return {}
@@ -120,7 +120,7 @@ def sidecar_of(path: pathlib.Path, stage: str = "retrieve") -> dict[str, Any]:
     raise errors.InputError(
       f"{path} is not the file that {manifest.name} describes (its sha256 is"
       f" {workdir_lib.short(found)}, {workdir_lib.short(expected)} was"
-      " recorded): it is damaged, was replaced, or was not finished; run"
+      " recorded): it is damaged, replaced, or incomplete; run"
       f" `dpr-jax {stage} --overwrite`, or delete {manifest.name} to evaluate"
       " the file as it is"
     )
@@ -134,7 +134,7 @@ def read_results(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
   """Questions of a results file in DPR's format, one at a time.
 
   Raises:
-    InputError: the file is no JSON list, or is cut off.
+    InputError: the file is not a JSON list, or is truncated.
   """
   with (
     file_streams.open_bytes(path) as file,
@@ -143,7 +143,9 @@ def read_results(path: pathlib.Path) -> Iterator[Mapping[str, Any]]:
     rows = file_streams.json_array(path, file, position, "question", first=0)
     for where, entry, _ in rows:
       if not isinstance(entry, dict):
-        raise errors.InputError(f"{where}: {str(entry)[:80]} is no JSON object")
+        raise errors.InputError(
+          f"{where}: {str(entry)[:80]} is not a JSON object"
+        )
       yield entry
 
 

@@ -1,7 +1,7 @@
-"""What a reader reads: questions of a file, each with its passages.
+"""Reads the reader's input: questions of a file, each with its passages.
 
-In comes a results file in DPR's format, or a file in SQuAD's, whose questions
-each have their paragraph; out comes a `Task` a question.
+Input: a results file in DPR's format, or a file in SQuAD's format, whose
+questions have one paragraph each.  Output: one `Task` per question.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ from dpr_jax.evaluation import evaluate as evaluate_lib
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A question with what is to be read for it.
+  """A question with the passages to read.
 
   Attributes:
-    question: its text.
-    answers: accepted ones; may be empty.
-    passages: best first.
-    scores: the retriever's, of each.
-    id: SQuAD's, "" elsewhere.
-    impossible: SQuAD v2.0 says that its paragraph has no answer.
+    question: text of the question.
+    answers: accepted answers; may be empty.
+    passages: passages to read, best first.
+    scores: the retriever's score of each passage.
+    id: SQuAD's id; "" for other files.
+    impossible: the paragraph has no answer (SQuAD v2.0).
   """
 
   question: str
@@ -38,8 +38,8 @@ def tasks_of(path: pathlib.Path, depth: int) -> Iterator[Task]:
   """Questions of a results file or of a file in SQuAD's format.
 
   Args:
-    path: of the file.
-    depth: passages of a question at most.
+    path: path of the file.
+    depth: maximum number of passages per question.
 
   Raises:
     InputError: the file is malformed.

@@ -1,9 +1,9 @@
-"""Two methods on the same questions: is the difference more than chance?
+"""Tests whether the difference of two methods is statistically significant.
 
-In come the first ranks of two methods, question by question, out comes
-`evaluation/<questions>.<one>-vs-<other>.json`: exact McNemar tests of what is
-found among the first k, a paired permutation test of the mean reciprocal rank,
-and every question that one of them finds and the other misses.
+Input: the first ranks of two methods on the same questions.  Output:
+`evaluation/<questions>.<one>-vs-<other>.json` with exact McNemar tests of top-k
+accuracy, a paired permutation test of the mean reciprocal rank, and all
+questions that only one of the methods answers.
 """
 
 import pathlib
@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import rich.table
 
-RESAMPLES = 9999
-_LEVEL = 0.95
-# The smallest p of a two-sided test: one of as many orders, in either tail.
+RESAMPLES = 9999  # permutations
+_LEVEL = 0.95  # confidence level of the interval
+# Smallest two-sided p of a permutation test: 1 of RESAMPLES + 1 in each tail.
 FLOOR = 2 / (RESAMPLES + 1)
 NOTE = (
   f"p: McNemar's exact test of top-k, permutation test of the reciprocal rank"
   f" ({RESAMPLES:,} resamples: never below {FLOOR:.4f}); not corrected for"
-  " several tests"
+  " multiple testing"
 )
 
-Rank = int | None  # from 0; None where nothing was found
+Rank = int | None  # from 0; None = no hit
 
 
 def mcnemar(
@@ -31,23 +31,23 @@ def mcnemar(
 ) -> dict[str, Any]:
   """Exact McNemar test of paired hits and misses, two-sided.
 
-  Only questions that exactly one of the two finds say anything: were both as
-  good, either would have found half of them.
+  Only questions with exactly one hit matter: under the null hypothesis each
+  method has half of these hits, a binomial distribution.
   """
-  import scipy.stats  # takes a second, and few evaluations compare
+  import scipy.stats  # takes a second, and is rarely needed
 
   one, other = np.asarray(one, bool), np.asarray(other, bool)
   only_one = int(np.sum(one & ~other))
   only_other = int(np.sum(other & ~one))
   apart = only_one + only_other
-  found = scipy.stats.binomtest(only_one, apart).pvalue if apart else 1.0
+  p_value = scipy.stats.binomtest(only_one, apart).pvalue if apart else 1.0
   return {
     "one": float(np.mean(one)),
     "other": float(np.mean(other)),
     "difference": float(np.mean(one) - np.mean(other)),
     "only_one": only_one,
     "only_other": only_other,
-    "p": float(found),
+    "p": float(p_value),
   }
 
 
@@ -58,19 +58,19 @@ def permutation(
 ) -> dict[str, Any]:
   """Paired permutation test of a difference of means, two-sided.
 
-  Under the null hypothesis a question's two values might as well be swapped.
-  The interval is a bootstrap over questions, at 95 %.  With so few questions
-  that all swaps can be tried, p is exact; else it is at least `FLOOR`.
+  Under the null hypothesis the two values of a question can be swapped.  The
+  interval is a bootstrap over questions, at 95 %.  p is exact if there are so
+  few questions that all swaps can be tried; otherwise it is at least `FLOOR`.
   """
   one, other = np.asarray(one, float), np.asarray(other, float)
   difference = one - other
-  found = {
+  summary = {
     "one": float(np.mean(one)),
     "other": float(np.mean(other)),
     "difference": float(np.mean(difference)),
   }
   if not np.any(difference) or len(difference) < 2:
-    return {**found, "p": 1.0, "interval": 2 * [found["difference"]]}
+    return {**summary, "p": 1.0, "interval": 2 * [summary["difference"]]}
   import scipy.stats
 
   test = scipy.stats.permutation_test(
@@ -89,7 +89,7 @@ def permutation(
   ]
   tail = 100 * (1 - _LEVEL) / 2
   return {
-    **found,
+    **summary,
     "p": float(test.pvalue),
     "interval": [float(np.percentile(means, p)) for p in (tail, 100 - tail)],
   }
@@ -101,13 +101,14 @@ def compare(
   gold: tuple[Sequence[Rank], Sequence[Rank]],
   ks: Sequence[int],
 ) -> dict[str, Any]:
-  """Tests of everything that is measured of two methods.
+  """Tests of all measures of two methods.
 
   Args:
-    methods: their names.
-    answer: rank of the first passage with an answer, of the same questions.
-    gold: of the first positive passage, of those that have one.
-    ks: numbers of passages looked at.
+    methods: names of the methods.
+    answer: ranks of the first passage with an answer, per method; both of the
+      same questions.
+    gold: ranks of the first positive passage, of questions that have some.
+    ks: values of k for top-k.
   """
   tests: dict[str, Any] = {}
   for prefix, ranks in (("", answer), ("gold_", gold)):
@@ -133,23 +134,23 @@ def disagreements(
   answer: tuple[Sequence[Rank], Sequence[Rank]],
   k: int,
 ) -> dict[str, list[dict[str, Any]]]:
-  """Questions with an answer in the first k of one method alone.
+  """Questions with an answer in the first k passages of only one method.
 
   Args:
     questions: objects with "question" and "answers", in order.
-    answer: as of `compare`.
-    k: passages looked at.
+    answer: as in `compare`.
+    k: number of passages.
 
   Returns:
     "only_one" and "only_other": {"row", "question", "answers", "rank_one",
     "rank_other"}, ranks from 1, null where there is no hit at all.
   """
-  found: dict[str, list[dict[str, Any]]] = {"only_one": [], "only_other": []}
+  rows: dict[str, list[dict[str, Any]]] = {"only_one": [], "only_other": []}
   for row, (entry, one, other) in enumerate(
     zip(questions, *answer, strict=True)
   ):
     if _within(one, k) != _within(other, k):
-      found["only_one" if _within(one, k) else "only_other"].append(
+      rows["only_one" if _within(one, k) else "only_other"].append(
         {
           "row": row,
           "question": entry["question"],
@@ -158,11 +159,11 @@ def disagreements(
           "rank_other": None if other is None else other + 1,
         }
       )
-  return found
+  return rows
 
 
 def table(report: Mapping[str, Any]) -> rich.table.Table:
-  """The tests of a comparison, for people."""
+  """A table of the tests of a comparison."""
   one, other = report["one"], report["other"]
   shown = rich.table.Table(
     title=f"{one} against {other}, {report['questions']} questions",
@@ -191,7 +192,7 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
 
 
 def file_of(output: pathlib.Path, methods: tuple[str, str]) -> pathlib.Path:
-  """Beside `evaluation/<questions>.json`."""
+  """Path of the comparison, in the folder of `evaluation/<questions>.json`."""
   return output.with_name(f"{output.stem}.{methods[0]}-vs-{methods[1]}.json")
 
 

@@ -1,9 +1,9 @@
-"""Are results still those of what the workdir holds?
+"""Refuses results whose inputs in the workdir have changed since.
 
-In comes the manifest beside a file of results or answers, which knows what they
-were made from; what has changed since is refused, with both fingerprints and
-the command that makes them again.  What is no longer there (vectors that were
-deleted, say) cannot be compared and is not.
+Input: the manifest of a file of results or answers, which records the
+fingerprints of their inputs.  If an input has changed, the error names both
+fingerprints and the command that makes the file again.  Inputs that no longer
+exist (for example deleted vectors) are not compared.
 """
 
 import pathlib
@@ -26,13 +26,13 @@ def check_results(
   """Refuses results whose corpus, questions, towers or index have changed.
 
   Args:
-    workdir: holds them.
-    name: the question set.
-    method: that found them.
-    manifest: of the results, {} for those from elsewhere.
+    workdir: workdir of the results.
+    name: name of the question set.
+    method: method of the results.
+    manifest: manifest of the results; {} = they are from other software.
 
   Raises:
-    InputError: they are of something else than what the workdir holds now.
+    InputError: the corpus, questions, towers or index have changed.
   """
   inputs = manifest.get("inputs", {})
   now = _datasets(workdir, inputs)
@@ -47,7 +47,7 @@ def check_results(
     now |= _of_stage(folder, "index", "index")
   again = f"dpr-jax retrieve --name={name} --method="
   command = again + method
-  if "results" in inputs:  # reordered by the reader
+  if "results" in inputs:  # results of another method, reranked by the reader
     before, _, _ = method.rpartition("-")
     now |= _of_file(workdir.results(name, before), "results")
     now |= _of_reader(workdir, manifest)
@@ -64,7 +64,7 @@ def check_answers(
 ) -> None:
   """Refuses answers read from other results, or by another reader.
 
-  Args and errors as of `check_results`.
+  Arguments and errors as in `check_results`.
   """
   now = _of_file(workdir.results(name, method), "questions")
   now |= _of_reader(workdir, manifest)
@@ -85,8 +85,8 @@ def _refuse(
   changed = workdir_lib.changes({key: inputs.get(key) for key in now}, now)
   if changed:
     raise errors.InputError(
-      f"{path} was made from what has changed since: {', '.join(changed)}; run"
-      f" `{command}` again"
+      f"{path} is out of date, its inputs have changed: {', '.join(changed)};"
+      f" run `{command}` again"
     )
 
 
@@ -110,15 +110,15 @@ def _of_file(path: pathlib.Path, key: str) -> dict[str, str]:
 
 
 def reader_training(workdir: workdir_lib.Workdir) -> str | None:
-  """Fingerprint of the reader's training, which answers remember."""
-  found = _of_stage(workdir.reader, "train-reader", "reader")
-  return found.get("reader")
+  """Fingerprint of the reader's training, which manifests of answers record."""
+  fingerprints = _of_stage(workdir.reader, "train-reader", "reader")
+  return fingerprints.get("reader")
 
 
 def _reader(manifest: Mapping[str, Any]) -> dict[str, str]:
-  """What `reader_training` was; {} of older versions and other readers."""
-  found = manifest.get("reader_training")
-  return {"reader_training": found} if found else {}
+  """The recorded `reader_training`; {} of older versions and other readers."""
+  fingerprint = manifest.get("reader_training")
+  return {"reader_training": fingerprint} if fingerprint else {}
 
 
 def _of_reader(

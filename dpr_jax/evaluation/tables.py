@@ -1,9 +1,9 @@
-"""Tables for people: methods side by side, in percent.
+"""Prints tables that compare methods, in percent.
 
-In come the fractions of `evaluation/<questions>.json`, out comes a rich table.
-On a terminal it has the terminal's width: columns that do not fit are left out,
-top-100 first, and named below.  Off a terminal it is plain text, whole: no
-lines, nothing left out, wrapped or cut.
+Input: the fractions of `evaluation/<questions>.json`.  Output: a rich table.
+On a terminal it fits the width: columns that do not fit are left out, top-100
+first, and named below.  Elsewhere it is plain text without lines, complete,
+never wrapped or cut.
 """
 
 import io
@@ -19,22 +19,23 @@ _MEASURE = re.compile(r"(gold_)?top(\d+)|[A-Za-z]+@(\d+)")
 _ANSWERS = re.compile(r"(em|f1)(?:_(\d+))?")
 _NAMES = {"em": "EM", "f1": "F1"}
 _WIDTH = 1000  # wider than any table: rich wraps and cuts at this width
-# A column that may be left out where it is tight, the deepest first.
+# Columns that may be left out to fit the width, the deepest first.
 _DEPTH = re.compile(r"top-(\d+)|@(\d+)")
 
 
 def comparison_table(
   rows: Mapping[str, Mapping[str, float | int]], title: str
 ) -> rich.table.Table:
-  """Methods as rows; answer top-k, gold top-k, judged measures, in percent.
+  """A table with methods as rows and measures as columns, in percent.
 
-  Behind them EM and F1 of the answers, also by the number of passages read, but
-  the last, which is that of EM and F1 themselves.
+  Columns are answer top-k, gold top-k, judged measures, then EM and F1 of the
+  answers, also by the number of passages read, except the largest, whose scores
+  are EM and F1 themselves.
 
   Args:
-    rows: {"dense": {"top20": 0.784, "gold_top20": 0.65}, ...}; keys that are
-      not such measures (counts) are not shown.
-    title: above the table.
+    rows: {"dense": {"top20": 0.784, "gold_top20": 0.65}, ...}; other keys
+      (counts) are not shown.
+    title: title above the table.
   """
   columns = _columns([*rows.values()])
   table = rich.table.Table(title=title, title_justify="left")
@@ -47,7 +48,7 @@ def comparison_table(
 
 
 def _title(column: str) -> str:
-  """A measure as people read it."""
+  """Title of a measure's column."""
   if match := _ANSWERS.fullmatch(column):
     name = _NAMES[match[1]]
     return f"{name}, {match[2]} read" if match[2] else name
@@ -56,9 +57,9 @@ def _title(column: str) -> str:
 
 
 def _columns(rows: Sequence[Mapping[str, float | int]]) -> list[str]:
-  """Measures of any row: answers, gold passages, judgements; by rank."""
+  """Measures in any row, sorted: answers, gold passages, judgements; by k."""
   keys = {key for row in rows for key in row}
-  found = sorted(
+  measures = sorted(
     filter(_MEASURE.fullmatch, keys),
     key=lambda key: (
       "@" in key,
@@ -70,7 +71,7 @@ def _columns(rows: Sequence[Mapping[str, float | int]]) -> list[str]:
   read = filter(None, map(_ANSWERS.fullmatch, keys))
   counts = sorted({int(match[2]) for match in read if match[2]})
   suffixes = ["", *(f"_{count}" for count in counts[:-1])]
-  return found + [
+  return measures + [
     name + suffix
     for suffix in reversed(suffixes)
     for name in _NAMES
@@ -85,11 +86,11 @@ def _percent(fraction: float | int | None) -> str:
 def print_table(
   table: rich.table.Table, file: io.TextIOBase | None = None
 ) -> None:
-  """Prints a table as the module says, to standard output unless told.
+  """Prints a table, narrowed for a terminal, or as plain text elsewhere.
 
   Args:
-    table: changed where it has to be narrower or plain.
-    file: a terminal, or anything else.
+    table: the table; it is changed to be narrower or plain.
+    file: output file; None = standard output.
   """
   file = file or sys.stdout
   terminal = file.isatty()
@@ -115,7 +116,7 @@ def print_table(
 
 
 def _terminal_width(file: io.TextIOBase) -> int:
-  """Columns of a terminal: COLUMNS, or as it says itself."""
+  """Width of a terminal in characters: COLUMNS, or the terminal's own size."""
   typed = os.environ.get("COLUMNS", "")
   if typed.isdigit() and int(typed):
     return int(typed)
@@ -126,9 +127,10 @@ def _terminal_width(file: io.TextIOBase) -> int:
 
 
 def _fit(table: rich.table.Table, width: int) -> list[str]:
-  """Takes columns out of a table until it fits; their names.
+  """Removes columns of a table until it fits; returns their names.
 
-  A table that is too wide without any of them stays so: figures are never cut.
+  A table that is still too wide without them is not changed further: figures
+  are never cut.
   """
   console = rich.console.Console(width=_WIDTH)
   left_out = []
@@ -136,7 +138,7 @@ def _fit(table: rich.table.Table, width: int) -> list[str]:
     deep = [column for column in table.columns if _depth(column)]
     if not deep:
       break
-    # Of one depth the last goes first: gold before answers.
+    # Of equal depth the last column is removed first: gold before answers.
     deepest = max(reversed(deep), key=_depth)
     table.columns.remove(deepest)
     left_out.append(str(deepest.header))

@@ -1,9 +1,9 @@
-"""TREC runs: what was retrieved, in the order in which it was.
+"""Reads TREC runs: the retrieved passages of each question, by rank.
 
-In comes a file of lines `question Q0 passage rank score tag`, out come the
-passages of each question by rank.  The rank is the order; scores only say
-something where ranks do not, so that equal scores are no reason for one measure
-to see another order than the next.
+Input: a file of lines `question Q0 passage rank score tag`.  Output: the
+passages of each question, best first.  Ranks determine the order, and scores
+only where ranks are equal, so that all measures use the same order, also of
+equal scores.
 """
 
 import math
@@ -20,13 +20,13 @@ Run = dict[str, list[str]]  # question id -> passage ids, best first
 def read(path: pathlib.Path) -> Run:
   """Reads a run.
 
-  Passages are ordered by rank; where ranks are equal, by score, and then as
-  they stand in the file.  A passage that a question has twice keeps its first
-  place, and is counted in a warning; so are questions whose scores rise along
-  their ranks.
+  Passages are sorted by rank, equal ranks by score, and equal scores by their
+  line in the file.  A passage that a question has twice keeps its better rank,
+  and is counted in a warning; so are questions whose scores contradict their
+  ranks.
 
   Raises:
-    InputError: the file is missing, or a line is none of a run.
+    InputError: the file is missing, or a line is not one of a run.
   """
   rows: dict[str, list[tuple[int, float, int, str]]] = {}
   with (
@@ -48,11 +48,11 @@ def read(path: pathlib.Path) -> Run:
       try:
         place, value = int(rank), float(score)
         if math.isnan(value):
-          raise ValueError("NaN is no score")
+          raise ValueError("NaN is not a score")
       except ValueError as error:
         raise errors.InputError(
           f"{path}:{number} is not a line of a TREC run: the rank {rank[:80]!r}"
-          f" or the score {score[:80]!r} is no number"
+          f" or the score {score[:80]!r} is not a number"
         ) from error
       rows.setdefault(records.trec_id(question), []).append(
         (place, -value, number, records.trec_id(passage))
@@ -68,12 +68,11 @@ def _ordered(rows: list[tuple[int, float, int, str]]) -> list[str]:
 def _warn(
   path: pathlib.Path, rows: dict[str, list[tuple[int, float, int, str]]]
 ) -> None:
-  """Says where a run contradicts itself."""
+  """Warns where a run contradicts itself."""
   twice = sum(len(r) - len({row[-1] for row in r}) for r in rows.values())
   if twice:
     logging.warning(
-      "%s: %d passages stand there twice for one question: the better rank"
-      " counts",
+      "%s: %d passages are repeated for one question: the better rank counts",
       path,
       twice,
     )
@@ -83,8 +82,8 @@ def _warn(
     rising += scores != sorted(scores)
   if rising:
     logging.warning(
-      "%s: the scores of %d of %d questions rise along their ranks: passages"
-      " are taken by rank",
+      "%s: the scores of %d of %d questions contradict their ranks: passages"
+      " are sorted by rank",
       path,
       rising,
       len(rows),

@@ -1,11 +1,11 @@
-"""Search by all processes: each holds and searches its own passages.
+"""Distributes a search over all processes, each with its own passages.
 
-All processes call the same search at the same time.  The first has the
+All processes call the same search at the same time.  Process 0 has the
 questions: their vectors are broadcast, every process searches its own rows, and
-the hits are gathered and merged, so that all have what one process with all
-passages would have found.  Shard n of an index is held by process n modulo
-their number; for exact search every process has an even range of rows on its
-devices.
+the hits are gathered and merged, so that all processes get the result that one
+process with all passages would get.  Shard n of an index belongs to process n
+modulo the number of processes; in exact search every process has an equal range
+of rows on its devices.
 """
 
 from typing import Any
@@ -23,22 +23,22 @@ Hits = tuple[np.ndarray, np.ndarray]  # rows and scores, [questions, hits]
 
 
 class AllProcessesIndex(faiss_search.ShardedIndex):
-  """An index of which every process holds some shards.
+  """An index whose shards are distributed over the processes.
 
   Attributes:
-    shards: those of this process.
-    ntotal: vectors in the shards of all processes.
+    shards: shards of this process.
+    ntotal: number of vectors in the shards of all processes.
   """
 
   def __init__(self, own: faiss_search.ShardedIndex, count: int):
-    """Takes this process's shards, and the number of vectors in all."""
+    """Takes this process's shards, and the number of vectors in all shards."""
     super().__init__(own.shards, own.first_rows, own.d)
     self.ntotal = count
 
   def search(
     self, questions: Float[np.ndarray, "questions dim"], k: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and rows of the first process's questions, in all of them."""
+    """Scores and rows of process 0's questions, returned in all processes."""
     return self.search_for(*_of_first(questions, k, self.d))[::-1]
 
   def search_for(self, questions: np.ndarray, k: int) -> Hits:
@@ -52,18 +52,18 @@ class AllProcessesExact:
 
   Attributes:
     d: width of a vector.
-    streams: whether vectors go through some devices again for every call.
+    streams: in some process, every call copies the vectors to devices again.
   """
 
   def __init__(self, own, count: int, dim: int):
-    """Takes this process's search, all vectors and their width."""
+    """Takes this process's search, the number of all vectors, their width."""
     self._own, self._count, self.d = own, count, dim
     self.streams = bool(multiprocess.gather(np.int32([own.streams])).any())
 
   def search(
     self, questions: Float[np.ndarray, "questions dim"], k: int
   ) -> Hits:
-    """As `ExactSearch.search`, of the first process's questions."""
+    """As `ExactSearch.search`, for process 0's questions."""
     return self.search_for(*_of_first(questions, k, self.d))
 
   def search_for(self, questions: np.ndarray, k: int) -> Hits:
@@ -71,6 +71,8 @@ class AllProcessesExact:
     k = min(k, self._count)
     wanted = min(self._own.candidates(k), self._count)
     rows, scores = _merged(*self._own.search_only(questions, wanted), wanted)
+    # Each process computes float32 scores for the candidates in its own rows;
+    # a second merge gives the best k.
     if self._own.scores_again:
       rows = np.where(self._own.holds(rows), rows, -1)
       rows, scores = self._own.score_again(questions, rows, k)
@@ -86,19 +88,20 @@ def open_index(
 ) -> tuple[faiss_search.Index, dict[str, Any]]:
   """As `faiss_files.load_index`; all processes call it, for their shards.
 
-  Each reads and checks the files of its own shards alone, in its own workdir.
+  Each process only reads and checks the files of its own shards, in its own
+  workdir.
 
   Args:
-    workdir: of this process.
-    factory: the index.
-    model: whose vectors, "dense" or "dense-start".
-    mmap: as of `load_index`.
+    workdir: workdir of this process.
+    factory: factory string of the index.
+    model: model of the vectors, "dense" or "dense-start".
+    mmap: as in `load_index`.
 
   Returns:
-    The index, and the manifest of the first process.
+    The index, and the manifest of process 0.
 
   Raises:
-    InputError: as `load_index`; or the index here is not the first process's.
+    InputError: as in `load_index`; or the index is not that of process 0.
   """
   folder = workdir.index(factory, model)
   if multiprocess.count() == 1:
@@ -115,23 +118,23 @@ def open_index(
     processes=multiprocess.count(),
   )
   _check_same(folder, own_manifest["shards"], manifest["shards"])
-  multiprocess.barrier()  # so that none waits in a collective meanwhile
+  multiprocess.barrier()  # so that no process waits in a collective
   return AllProcessesIndex(own, manifest["count"]), manifest
 
 
 def open_exact(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, model: str
 ):
-  """Exact search; all processes call it, each for a range of the rows.
+  """Opens exact search; all processes call it, each for a range of the rows.
 
   Args:
-    config: reads `exact`.
-    workdir: of this process; the files of its rows are read and checked.
-    model: whose vectors, "dense" or "dense-start".
+    config: config of the experiment; section `exact` is read.
+    workdir: workdir of this process; only files of its rows are read.
+    model: model of the vectors, "dense" or "dense-start".
 
   Raises:
-    InputError: there are no vectors, or a file of these rows is damaged, or the
-      vectors here are not the first process's.
+    InputError: there are no vectors, a file of these rows is damaged, or the
+      vectors are not those of process 0.
   """
   from dpr_jax.index import exact_search  # starts JAX
 
@@ -154,9 +157,9 @@ def open_exact(
 
 
 def follow(search: Search) -> None:
-  """Searches whenever the first process does, until it calls `end`.
+  """Takes part in every search of process 0, until that calls `end`.
 
-  For the others, where the first alone has the questions.
+  For all other processes, if only process 0 has the questions.
   """
   nothing = np.zeros((0, search.d), np.float32)
   while True:
@@ -167,14 +170,14 @@ def follow(search: Search) -> None:
 
 
 def end() -> None:
-  """Tells those that `follow` that the first process has no more questions."""
+  """Ends `follow` in the other processes: process 0 has no more questions."""
   _of_first(np.zeros((0, 0), np.float32), 0, 0)
 
 
 def _of_first(
   questions: np.ndarray, k: int, dim: int
 ) -> tuple[Float[np.ndarray, "questions dim"], int]:
-  """The question vectors and the k of the first process, in all of them."""
+  """The question vectors and the k of process 0, in all processes."""
   asked = [len(questions), int(k)]
   count, k = multiprocess.first_alone(lambda: asked)
   if not k:
@@ -189,8 +192,9 @@ def _merged(
   scores: Float[np.ndarray, "questions hits"],
   k: int,
 ) -> Hits:
-  """The best k of all processes; these are the best that this one has."""
-  # One array to gather, of one width: a row is two words, a score is one.
+  """The best k hits of all processes, from the best hits of this one."""
+  # Rows (int64, two words) and scores (float32, one word) are packed into one
+  # uint32 array, so that one collective gathers both.
   shape = (len(rows), k)
   packed = np.empty((*shape, 3), np.uint32)
   packed[:, :, :2] = _padded(rows, shape, np.int64, -1).view(np.uint32)
@@ -210,7 +214,7 @@ def _merged(
 def _padded(
   array: np.ndarray, shape: tuple[int, int], dtype: Any, value: int
 ) -> np.ndarray:
-  """[questions, k, 1]: what this process did not find is `value`."""
+  """Pads hits to [questions, k, 1] with `value`."""
   whole = np.full((*shape, 1), value, dtype)
   whole[:, : array.shape[1], 0] = array
   return whole
@@ -219,6 +223,6 @@ def _padded(
 def _check_same(folder: Any, here: list[Any], there: list[Any]) -> None:
   if here != there:
     raise errors.InputError(
-      f"{folder} on the machine of process {multiprocess.number()} is not what"
-      " process 0 has there: copy its manifest and files again"
+      f"{folder} on the machine of process {multiprocess.number()} differs from"
+      " that of process 0: copy its manifest and files again"
     )

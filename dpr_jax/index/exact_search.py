@@ -1,14 +1,14 @@
-"""Exact search on the devices: every passage is compared with every question.
+"""Exact search on the devices: compares every passage with every question.
 
-In come a corpus's vectors and question vectors, out come the rows with the
-largest inner products, equal ones in the order of their rows, as a sort of all
-scores would give them.  The rows are split over the devices; each multiplies
-block after block and keeps its best so far; the devices' lists are gathered and
-merged.  A corpus that is too large for the devices is streamed through them in
-parts, once for all the questions of a call.
+Input: the vectors of a corpus and of questions.  Output: the rows with the
+largest inner products, equal scores in the order of their rows, as a sort of
+all scores would give.  The rows are split over the devices; each device
+computes the scores of one block of rows after another and keeps its best hits;
+then the hits of all devices are gathered and merged.  A corpus that is too
+large for the devices is streamed through them in parts, once per call.
 
-No index, no approximation, and on a pod no disk: 21 million vectors of 768 in
-bfloat16 are 30 GiB over all devices.  Of several processes each searches its
+There is no index and no approximation: 21 million vectors of 768 in bfloat16
+take 30 GiB over all devices.  With several processes each one searches its
 share of the rows (`all_processes`).
 """
 
@@ -30,23 +30,23 @@ from dpr_jax.core import forks, memory
 from dpr_jax.index import faiss_build, faiss_search
 
 STORAGES = ("float32", "bfloat16")
-QUESTIONS = 256  # compared at once; the last batch is filled up
+QUESTIONS = 256  # questions compared at once; the last batch is padded
 BLOCK = 4096  # rows that a device compares at once
-CANDIDATES = 4  # per hit wanted, where they are scored again in float32
-_NONE = np.iinfo(np.int32).max  # row of a place without a hit
-_ALIGNMENT = 64  # bytes: JAX takes such an array as a CPU device's own
+CANDIDATES = 4  # candidates per hit, where float32 scores are computed later
+_NONE = np.iinfo(np.int32).max  # row number of padding
+_ALIGNMENT = 64  # bytes: JAX uses an aligned array without a copy on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How exactly, and in how much memory.
+  """Precision and memory of the search.
 
   Attributes:
-    storage: "float32", or "bfloat16": half the memory; the best
-      `CANDIDATES` x k are then scored again in float32.
-    approximate: `lax.approx_max_k` in place of a sort; fast on a TPU alone.
-    recall_target: of approximate.
-    core_bytes: of each device's memory, for vectors.
+    storage: "float32", or "bfloat16" with half the memory, where float32 scores
+      are computed for the best `CANDIDATES` x k.
+    approximate: use `lax.approx_max_k` instead of a sort; only fast on a TPU.
+    recall_target: expected recall of `approximate`, 0 to 1.
+    core_bytes: bytes of each device's memory to use for vectors.
     block: rows that a device compares at once.
   """
 
@@ -73,11 +73,11 @@ class Settings:
 class ExactSearch:
   """`ExactSearch(vectors).search(question_vectors, k)`.
 
-  Where all that is searched fits on the devices it stays there between calls.
+  Vectors that fit on the devices stay there between calls.
 
   Attributes:
-    rows: that this process searches.
-    scores_again: whether hits are scored again, in float32.
+    rows: rows that this process searches.
+    scores_again: float32 scores are computed for the best candidates.
   """
 
   def __init__(
@@ -90,19 +90,20 @@ class ExactSearch:
   ):
     """Splits the rows evenly over the devices of all processes.
 
-    A device multiplies blocks of the same rows, whichever process it is of: so
-    scores are the same bits on 1 process of 4 devices and on 2 of 2.
+    Blocks have the same rows for any division into processes, so that scores
+    are bit-identical on 1 process with 4 devices and on 2 with 2 each.
 
     Args:
-      vectors: of the corpus; only this process's rows are read.
-      settings: how exactly, and in how much memory.
-      process: number of this process, from 0.
-      processes: that search together, with as many devices each.
+      vectors: vectors of the corpus; only this process's rows are read.
+      settings: precision and memory.
+      process: index of this process.
+      processes: number of processes, all with the same number of devices.
     """
     self._home = forks.Home()
     self._vectors = vectors
     self._settings = settings
     self._cores = devices_lib.cores()
+    # Rows per device, rounded up to whole blocks: `share` rows per process.
     even = max(-(-len(vectors) // (self._cores * processes)), 1)
     self._block = min(settings.block, even)
     blocks = -(-even // self._block)
@@ -117,7 +118,7 @@ class ExactSearch:
 
   @property
   def streams(self) -> bool:
-    """Whether the corpus goes through the devices again for every call."""
+    """True if every call copies the vectors to the devices again."""
     return len(self.rows) > self._cores * self._per_core
 
   def search(
@@ -126,15 +127,15 @@ class ExactSearch:
     """The rows with the largest inner products.
 
     Args:
-      questions: float32.
-      k: hits wanted; columns are min(k, vectors searched).
+      questions: float32 vectors.
+      k: number of hits; columns are min(k, vectors searched).
 
     Returns:
-      int64 rows of all vectors and float32 scores, both [questions, columns],
+      int64 rows in the corpus and float32 scores, both [questions, columns],
       best first.
 
     Raises:
-      InputError: a vector is not finite, or questions have another width.
+      InputError: a vector is not finite, or the questions have another width.
     """
     k = min(k, len(self.rows))
     rows, scores = self.search_only(questions, self.candidates(k))
@@ -143,13 +144,13 @@ class ExactSearch:
     return rows, scores
 
   def candidates(self, k: int) -> int:
-    """Hits to search for, where k are wanted."""
+    """Number of candidates to search for k hits."""
     return CANDIDATES * k if self.scores_again else k
 
   def search_only(
     self, questions: Float[np.ndarray, "questions dim"], k: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """As `search`, with the scores of the stored vectors."""
+    """As `search`, with scores in the stored precision."""
     self._home.check(self)
     faiss_search.check_width(questions, self._vectors.dim)
     k = min(k, len(self.rows))
@@ -164,13 +165,13 @@ class ExactSearch:
     rows: Int[np.ndarray, "questions hits"],
     k: int,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """The best k of some rows of this process (-1: none), in float32."""
+    """The best k by float32 scores of rows of this process; -1 = no row."""
     return faiss_search.score_again(self._vectors, questions, rows, k)
 
   def holds(
     self, rows: Int[np.ndarray, "questions hits"]
   ) -> Bool[np.ndarray, "questions hits"]:
-    """Which rows this process searches."""
+    """True for rows that this process searches."""
     return (self.rows.start <= rows) & (rows < self.rows.stop)
 
   def _search(
@@ -196,10 +197,10 @@ class ExactSearch:
       for first in range(0, len(filled), QUESTIONS):
         some = filled[first : first + QUESTIONS]
         pending.append((first, function(some, part)))
-        if len(pending) > 1:  # one batch is on the devices meanwhile
+        if len(pending) > 1:  # fetch one batch while the next one is computed
           _fetch(*pending.pop(0), rows, scores)
-      for first, found in pending:
-        _fetch(first, found, rows, scores)
+      for first, hits in pending:
+        _fetch(first, hits, rows, scores)
       rows, scores = rows[:count], scores[:count]
       rows = np.where(rows == _NONE, -1, rows)
       best_rows, best_scores = faiss_search.in_order(
@@ -208,7 +209,7 @@ class ExactSearch:
     return best_rows, best_scores
 
   def _parts(self) -> Iterator[dict[str, Array]]:
-    """The corpus on the devices, part after part."""
+    """Yields the corpus on the devices, part after part."""
     if self._resident is not None:
       yield from self._resident
       return
@@ -220,9 +221,9 @@ class ExactSearch:
       yield from self._resident
 
   def _placed_parts(self) -> Iterator[dict[str, Array]]:
-    """Consecutive rows, split over the devices; the last part is filled up.
+    """Yields consecutive rows, split over the devices; pads the last part.
 
-    The host holds one device's rows at a time.
+    Host memory has the rows of one device at a time.
     """
     devices = jax.local_devices()
     placed: list[dict[str, Array]] = []
@@ -235,7 +236,7 @@ class ExactSearch:
         placed = []
 
   def _host_rows(self) -> Iterator[dict[str, np.ndarray]]:
-    """The next device's rows; empty ones where a part is not full."""
+    """Yields the rows of one device after another; pads the last part."""
     size, count = self._per_core, len(self.rows)
     shape = (1, size, self._vectors.dim)
     dtype = jnp.dtype(self._settings.storage)
@@ -259,13 +260,13 @@ class ExactSearch:
 
 
 def _numbers(first: int, size: int, end: int) -> Int[np.ndarray, "1 rows"]:
-  """Rows from `first`, `_NONE` from `end` on."""
+  """Row numbers from `first`; `_NONE` from `end` on."""
   rows = np.arange(first, first + size)
   return np.where(rows < end, rows, _NONE).astype(np.int32)[None]
 
 
 def _aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-  """Zeros that a CPU's device can take as they are, without a copy."""
+  """Zeros that a CPU device can use without a copy."""
   size = math.prod(shape) * dtype.itemsize
   raw = np.zeros(size + _ALIGNMENT, np.uint8)
   start = -raw.ctypes.data % _ALIGNMENT
@@ -273,9 +274,10 @@ def _aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def _core_bytes(settings: Settings) -> int:
-  """Of each device's memory; devices on a CPU share the host's, twice over.
+  """Bytes of each device's memory to use for vectors.
 
-  There the next part is in memory, while one is searched, where they stream.
+  CPU devices share the host's memory, in which, when streaming, the next part
+  is loaded while one is searched.
   """
   available = memory.available_memory()
   if jax.default_backend() != "cpu" or available is None:
@@ -306,19 +308,19 @@ def best_of_core(
   approximate: bool = False,
   recall_target: float = 0.95,
 ) -> tuple[Int[Array, "questions k"], Float[Array, "questions k"]]:
-  """The k best rows and scores of all devices.
+  """The k best rows and scores of all devices, computed on each device.
 
-  Blocks come in the order of their rows, and of equal scores the sort keeps
-  the first: so ties stand in the order of rows.
+  Ties are in the order of rows: blocks are in that order, and `top_k` keeps the
+  first of equal scores.
 
   Args:
-    questions: float32, the same on every device.
-    part: "vectors" [rows, dim] and "rows" [rows], `_NONE` for none; rows is a
-      multiple of `block`.
-    k: at most the rows of all devices together.
+    questions: float32 vectors, the same on every device.
+    part: "vectors" [rows, dim] and "rows" [rows], the row numbers, `_NONE` for
+      padding; rows is a multiple of `block`.
+    k: number of hits, at most the rows of all devices.
     block: rows compared at once.
     approximate: see `Settings`.
-    recall_target: of approximate.
+    recall_target: see `Settings`.
   """
   vectors, rows = part["vectors"], part["rows"]
   blocks = rows.shape[0] // block
@@ -336,7 +338,7 @@ def best_of_core(
       precision=precision,
       preferred_element_type=jnp.float32,
     )
-    # -0 would stand behind 0.
+    # `top_k` sorts -0 after 0: make them equal.
     scores = jnp.where(scores == 0, 0.0, scores)
     scores = jnp.where(this["rows"] == _NONE, -jnp.inf, scores)
     if approximate:
@@ -345,6 +347,7 @@ def best_of_core(
       )
     else:
       scores, places = jax.lax.top_k(scores, k_block)
+    # [questions, k_core + k_block], earlier rows first, so that ties keep them.
     both_rows = jnp.concatenate([best_rows, this["rows"][places]], axis=1)
     both_scores = jnp.concatenate([best_scores, scores], axis=1)
     scores, places = jax.lax.top_k(both_scores, k_core)
@@ -360,7 +363,8 @@ def best_of_core(
   }
   best, _ = jax.lax.scan(step, start, split)
   all_rows, all_scores = (
-    # Side by side in the order of the devices, which is that of the rows.
+    # [devices, questions, k] to [questions, devices * k]; the order of the
+    # devices is that of the rows.
     jnp.moveaxis(each, 0, 1).reshape(each.shape[1], -1)
     for each in jax.lax.all_gather(best, devices_lib.AXIS)
   )
@@ -371,6 +375,6 @@ def best_of_core(
 def _fetch(
   first: int, found: tuple[Array, Array], rows: np.ndarray, scores: np.ndarray
 ) -> None:
-  """Copies one device's results of a batch: all devices have the same."""
+  """Copies the results of a batch from one device: all have the same."""
   for each, place in zip(found, (rows, scores), strict=True):
     place[first : first + QUESTIONS] = each.addressable_shards[0].data[0]

@@ -1,13 +1,13 @@
-"""From vectors to a FAISS index in memory: made, trained, filled.
+"""Builds a FAISS index in memory: creates, trains and fills it.
 
-In come a factory string and the corpus's vectors, block by block; out comes an
-index whose scores are inner products, whatever its type.  FAISS does not see
-to that by itself: some types drop the metric that they are given, some
-transformations do not keep inner products.  Those are mended here, or refused.
+Input: a factory string and the vectors of the corpus, block by block.  Output:
+an index whose scores are inner products, whatever its type.  FAISS does not
+guarantee that: some types ignore the metric, some transformations do not
+preserve inner products.  These are corrected here, or refused.
 
-A build holds the finished index, the sample that it learns from (freed before
-the filling) and one block: arrays get their final size before they are filled,
-because arrays that grow are copied and end up to twice as large.
+Memory during a build is the finished index, the training sample (freed before
+filling) and one block: arrays are allocated with their final size, because
+arrays that grow are copied and end up to twice as large.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import faiss
 import ml_collections
 import numpy as np
+from absl import logging
 from jaxtyping import Float, Int
 
 from dpr_jax.core import config as config_lib
@@ -25,7 +26,7 @@ from dpr_jax.core import errors, progress
 
 METRIC = "inner_product"
 BLOCK = 16_384  # vectors handed to FAISS at once
-DPR = "dpr"  # names the paper's own index
+DPR = "dpr"  # name of the paper's index
 PRESETS = {DPR: {"factory": "HNSW512", "ef_construction": 200}}
 _FOLDER_NAME = re.compile(r"[\w(),+\-\[\]=]+")
 _HNSW_PQ = re.compile(r"HNSW(\d+)[_,]PQ(\d+)(?:x(\d+))?")
@@ -34,7 +35,7 @@ _INNER = ("index", "base_index", "refine_index", "quantizer", "storage")
 
 @runtime_checkable
 class Vectors(Protocol):
-  """What an index needs of `vector_shards.Vectors` or a benchmark's file."""
+  """Interface of `vector_shards.Vectors` and of a benchmark's file."""
 
   manifest: dict[str, Any]
   dim: int
@@ -46,19 +47,19 @@ class Vectors(Protocol):
     ...
 
   def take(self, rows: np.ndarray) -> np.ndarray:
-    """float32 vectors of some rows; others are not read."""
+    """Float32 vectors of some rows; other rows are not read."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What an index depends on, besides its vectors.
+  """Settings of an index: all that it depends on, besides its vectors.
 
   Attributes:
-    factory: a string for FAISS's index factory.
-    ef_construction: how far HNSW looks for neighbours while building.
-    train_sample: vectors that quantisers are trained on, at most.
-    threads: while building; 0 = all.  The index hardly depends on it.
+    factory: string for FAISS's index factory.
+    ef_construction: HNSW's search depth while building.
+    train_sample: maximum number of vectors to train quantisers on.
+    threads: threads while building; 0 = all.  It hardly changes the index.
   """
 
   factory: str
@@ -68,9 +69,9 @@ class Settings:
 
   @classmethod
   def of(cls, config: ml_collections.ConfigDict) -> "Settings":
-    """From `config.index`; `InputError` for a value that makes no sense."""
+    """Settings from `config.index`; `InputError` for an invalid value."""
     index = config.index
-    found = cls(
+    settings = cls(
       check_factory(index.factory),
       int(
         config_lib.at_least("index.ef_construction", index.ef_construction, 1)
@@ -78,10 +79,10 @@ class Settings:
       int(config_lib.at_least("index.train_sample", index.train_sample, 1)),
       int(config_lib.at_least("index.threads", index.threads, 0)),
     )
-    return dataclasses.replace(found, **PRESETS.get(found.factory, {}))
+    return dataclasses.replace(settings, **PRESETS.get(settings.factory, {}))
 
   def plain(self) -> dict[str, Any]:
-    """For manifests: what a change of means another index."""
+    """Settings for manifests: with another value it is another index."""
     values = dataclasses.asdict(self)
     values.pop("threads")
     return values
@@ -91,8 +92,8 @@ def check_factory(factory: str) -> str:
   """Returns `factory`; `InputError` where it cannot name a folder."""
   if not _FOLDER_NAME.fullmatch(factory):
     raise errors.InputError(
-      f"config.index.factory={factory!r}: must be a FAISS factory string, as"
-      f" Flat, HNSW32 or IVF1024,Flat, or {DPR!r}"
+      f"config.index.factory={factory!r}: must be a FAISS factory string, such"
+      f" as Flat, HNSW32 or IVF1024,Flat, or {DPR!r}"
     )
   return factory
 
@@ -104,23 +105,23 @@ def build_index(
   rows: range | None = None,
   trained: faiss.Index | None = None,
 ) -> faiss.Index:
-  """A FAISS index over vectors, for the inner product.
+  """Builds a FAISS index over vectors, for the inner product.
 
   Args:
-    vectors: read in blocks; only the index itself is held in memory.
-    settings: which index.
-    rows: a contiguous part of the vectors; None = all of them.
-    trained: an empty index that has learnt already, from `train_index`.
+    vectors: vectors, read in blocks; only the index is kept in memory.
+    settings: settings of the index.
+    rows: contiguous rows of the vectors; None = all.
+    trained: empty, trained index from `train_index`; None = train one.
 
   Raises:
-    InputError: no vectors, not finite ones, or a factory string that FAISS
-      does not know or that does not fit the vectors' number or width.
+    InputError: there are no vectors, one is not finite, or FAISS does not
+      accept the factory string for this number or width of vectors.
   """
   rows = range(len(vectors)) if rows is None else rows
   built = train_index(vectors, settings) if trained is None else trained
   try:
     _fill(built, vectors, rows)
-  except RuntimeError as error:  # what faiss raises for everything
+  except RuntimeError as error:  # FAISS raises it for all errors
     raise _refused(settings, vectors, error) from error
   if built.ntotal != len(rows):
     raise ValueError(f"{built.ntotal} vectors in the index of {len(rows)}")
@@ -128,7 +129,7 @@ def build_index(
 
 
 def train_index(vectors: Vectors, settings: Settings) -> faiss.Index:
-  """An empty index that has learnt what it must from evenly spaced rows."""
+  """An empty index, trained on evenly spaced rows if its type needs that."""
   count, dim = len(vectors), vectors.dim
   if not count or not dim:
     raise errors.InputError(
@@ -137,7 +138,14 @@ def train_index(vectors: Vectors, settings: Settings) -> faiss.Index:
   try:
     made = make_index(dim, settings)
     if not made.is_trained:
-      _train(made, sample(vectors, settings.train_sample))
+      rows = sample(vectors, settings.train_sample)
+      logging.info(
+        "index: training %s on %d of %d vectors",
+        settings.factory,
+        len(rows),
+        count,
+      )
+      _train(made, rows)
   except RuntimeError as error:
     raise _refused(settings, vectors, error) from error
   return made
@@ -147,12 +155,12 @@ def make_index(dim: int, settings: Settings) -> faiss.Index:
   """An empty, untrained index whose scores will be inner products.
 
   Raises:
-    InputError: a type or a transformation that cannot give them.
-    RuntimeError: FAISS does not understand the string.
+    InputError: the type or a transformation does not support inner products.
+    RuntimeError: FAISS does not accept the string.
   """
-  found = _HNSW_PQ.fullmatch(settings.factory)
-  if found:  # the factory makes one for L2, whatever it is told
-    links, parts, bits = found.groups()
+  match = _HNSW_PQ.fullmatch(settings.factory)
+  if match:  # FAISS's factory ignores the metric and makes it for L2
+    links, parts, bits = match.groups()
     made = faiss.IndexHNSWPQ(
       dim, int(parts), int(links), int(bits or 8), faiss.METRIC_INNER_PRODUCT
     )
@@ -168,9 +176,9 @@ def make_index(dim: int, settings: Settings) -> faiss.Index:
       )
     if layer.metric_type != faiss.METRIC_INNER_PRODUCT:
       raise errors.InputError(
-        f"config.index.factory={settings.factory!r}: FAISS makes a"
-        f" {type(layer).__name__} for L2 distances of it, not for the inner"
-        " product; take another type"
+        f"config.index.factory={settings.factory!r}: FAISS's"
+        f" {type(layer).__name__} is for L2 distances, not for the inner"
+        " product; use another type"
       )
     if isinstance(layer, faiss.IndexPreTransform):
       for transform in _transforms(layer):
@@ -178,14 +186,14 @@ def make_index(dim: int, settings: Settings) -> faiss.Index:
     if isinstance(layer, faiss.IndexHNSW):
       layer.hnsw.efConstruction = settings.ef_construction
     if getattr(layer, "do_polysemous_training", False):
-      # Sorts codes for a search by Hamming distance, which we never do, and
-      # takes far longer than all other training.
+      # It sorts codes for search by Hamming distance, which is not used here,
+      # and takes far longer than the rest of the training.
       layer.do_polysemous_training = False
   return made
 
 
 def layers(index: faiss.Index) -> Iterator[faiss.Index]:
-  """An index and all that are inside of it, each as what it is."""
+  """Yields an index and all indexes inside it, each with its actual type."""
   index = faiss.downcast_index(index)
   yield index
   for name in _INNER:
@@ -202,7 +210,7 @@ def _transforms(index: faiss.IndexPreTransform) -> list:
 
 
 def _check_transform(transform, factory: str) -> None:
-  """`InputError` for what changes inner products on purpose."""
+  """`InputError` for a transformation that changes inner products."""
   kept = isinstance(
     transform, faiss.OPQMatrix | faiss.RandomRotationMatrix | faiss.PCAMatrix
   )
@@ -215,10 +223,10 @@ def _check_transform(transform, factory: str) -> None:
 
 
 def _train(index: faiss.Index, vectors: Float[np.ndarray, "rows dim"]) -> None:
-  """As `index.train`, with a PCA that does not move the origin.
+  """As `index.train`, but a PCA does not subtract the mean.
 
-  A PCA subtracts the mean, which adds to every inner product a term that
-  depends on the passage.
+  Subtracting the mean would add a term to every inner product that depends on
+  the passage.
   """
   index = faiss.downcast_index(index)
   if isinstance(index, faiss.IndexPreTransform):
@@ -254,7 +262,7 @@ def _add(
   block: Float[np.ndarray, "rows dim"],
   lists: Int[np.ndarray, " rows"] | None,
 ) -> None:
-  """As `index.add`, with inverted lists that are known already."""
+  """As `index.add`, with the inverted list of each row, if it is known."""
   index = faiss.downcast_index(index)
   if lists is None:
     index.add(block)
@@ -277,10 +285,10 @@ def _add(
 def _reserve(
   index: faiss.Index, vectors: Vectors, rows: range
 ) -> np.ndarray | None:
-  """Gives arrays their final size.
+  """Allocates the arrays of an index with their final size.
 
   Returns:
-    The inverted list of every row, int32, where they had to be counted.
+    The inverted list of every row, int32, if the index has lists; else None.
   """
   count = len(rows)
   assigned = None
@@ -294,17 +302,17 @@ def _reserve(
         sizes = np.bincount(assigned, minlength=layer.nlist)
         for number, size in enumerate(sizes.tolist()):
           lists.resize(number, size)
-          lists.resize(number, 0)  # the memory stays
+          lists.resize(number, 0)  # keeps the allocated memory
     elif type(getattr(layer, "codes", None)) is faiss.MaybeOwnedVectorUInt8:
-      if not layer.ntotal:  # a coarse quantiser is filled already
+      if not layer.ntotal:  # a coarse quantiser is already filled
         layer.codes.resize(count * layer.code_size)
         layer.codes.resize(0)
   return assigned
 
 
 def _reserve_links(hnsw: faiss.HNSW, count: int) -> None:
-  """Room for the neighbours of `count` vectors at the expected levels."""
-  if hnsw.levels.size():  # a coarse quantiser is filled already
+  """Allocates the graph links of `count` vectors at the expected levels."""
+  if hnsw.levels.size():  # a coarse quantiser is already filled
     return
   links = links_per_vector(hnsw) * count
   hnsw.neighbors.resize(int(links * 1.01) + 1024)
@@ -312,7 +320,7 @@ def _reserve_links(hnsw: faiss.HNSW, count: int) -> None:
 
 
 def links_per_vector(hnsw: faiss.HNSW) -> float:
-  """Expected places for neighbours, over all levels of a vector."""
+  """Expected number of graph links of a vector, over all levels."""
   shares = faiss.vector_to_array(hnsw.assign_probas)
   upto = faiss.vector_to_array(hnsw.cum_nneighbor_per_level)
   return float(sum(shares * upto[1 : len(shares) + 1]))
@@ -328,21 +336,21 @@ def _assign(
     if isinstance(layer, faiss.IndexPreTransform)
     for transform in _transforms(layer)
   ]
-  found = np.empty(len(rows), np.int32)
+  lists = np.empty(len(rows), np.int32)
   with progress.Progress(len(rows), "index: lists", "vectors") as bar:
     for first_row, block in finite_blocks(vectors, rows):
       for transform in chain:
         block = transform.apply(block)
       start = first_row - rows.start
-      found[start : start + len(block)] = ivf.quantizer.assign(block, 1)[:, 0]
+      lists[start : start + len(block)] = ivf.quantizer.assign(block, 1)[:, 0]
       bar.update(len(block))
-  return found
+  return lists
 
 
 def finite_blocks(
   vectors: Vectors, rows: range | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """(first row, float32 block) over contiguous rows, all of them finite.
+  """Yields (first row, float32 block) over contiguous rows; checks the values.
 
   Raises:
     InputError: a vector is not finite.
@@ -368,17 +376,17 @@ def _part(vectors: Vectors, rows: range) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def sample(vectors: Vectors, size: int) -> np.ndarray:
-  """At most `size` evenly spaced rows: the same for the same vectors."""
+  """Vectors of at most `size` evenly spaced rows: no random choice."""
   count = len(vectors)
   rows = np.linspace(0, count - 1, min(size, count)).round().astype(np.int64)
-  found = vectors.take(rows)
-  finite = np.isfinite(found).all(axis=1)
+  sampled = vectors.take(rows)
+  finite = np.isfinite(sampled).all(axis=1)
   if not finite.all():
     raise errors.InputError(
       f"index: the vector of passage row {rows[np.argmin(finite)]} is not"
       " finite (NaN or infinite): the model is broken; train and embed again"
     )
-  return found
+  return sampled
 
 
 def reason(error: RuntimeError) -> str:

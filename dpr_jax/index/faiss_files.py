@@ -1,8 +1,9 @@
-"""Opening index files: checked before FAISS sees a byte of them.
+"""Opens index files, after checking them.
 
-FAISS files carry no checksum and are parsed by C++ code that trusts them: the
-sha256 of the manifest is compared first, and FAISS is told that no array in
-the file can be larger than the file, or the tables of the manifest's factory.
+FAISS files have no checksum, and the C++ code that parses them trusts their
+content.  So the sha256 in the manifest is compared first, and FAISS refuses
+arrays that are larger than the file, or than the tables of the manifest's
+factory.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import faiss
+from absl import logging
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
@@ -19,7 +21,7 @@ from dpr_jax.index import faiss_build, faiss_search
 from dpr_jax.index.faiss_build import METRIC
 
 FILE = "index.faiss"
-_LOOP_LIMIT = 100_000_000  # inverted lists, levels and the like in one file
+_LOOP_LIMIT = 100_000_000  # maximum inverted lists, levels etc. in one file
 
 
 def load_index(
@@ -29,19 +31,18 @@ def load_index(
   process: int = 0,
   processes: int = 1,
 ) -> tuple[faiss_search.Index, dict[str, Any]]:
-  """The index in `folder` and its manifest, after all checks.
+  """Loads the index in `folder` and its manifest, after all checks.
 
   Args:
     folder: `index/<factory>`.
-    mmap: leaves vectors in the file, where FAISS can; the system reads the
+    mmap: memory-map the vectors, if FAISS supports it: the system reads the
       pages that are needed and shares them between processes.
-    process: number of this process, from 0.
-    processes: how many share the shards of the index; each has every such
-      one, and the index returned holds those of this process alone.
+    process: index of this process.
+    processes: number of processes that share the shards; the index returned has
+      the shards `process`, `process` + `processes`, ... only.
 
   Raises:
-    InputError: there is none, its bytes are not those written, or it does not
-      hold what the manifest says.
+    InputError: there is no index, or a file does not match the manifest.
   """
   folder = pathlib.Path(folder)
   manifest = workdir_lib.read_manifest(folder, "index")
@@ -51,10 +52,10 @@ def load_index(
   parts = []
   shards = manifest["shards"][process::processes]
   for shard in shards:
-    part, found = load_file(folder / shard["folder"], mmap=mmap)
-    if (there := found["files"][FILE]) != shard["sha256"]:
+    part, part_manifest = load_file(folder / shard["folder"], mmap=mmap)
+    if (there := part_manifest["files"][FILE]) != shard["sha256"]:
       raise errors.InputError(
-        f"{folder / shard['folder']} is part {workdir_lib.short(there)}, the"
+        f"{folder / shard['folder']} has part {workdir_lib.short(there)}, the"
         f" manifest of {folder} names {workdir_lib.short(shard['sha256'])}: run"
         " `dpr-jax index --overwrite`"
       )
@@ -68,7 +69,7 @@ def load_index(
 
 
 def _check_shards(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
-  """`InputError` where the parts of an index are not all rows in order."""
+  """`InputError` if the shards of an index are not all rows in order."""
   row = 0
   for number, shard in enumerate(manifest["shards"]):
     try:
@@ -93,16 +94,19 @@ def _check_shards(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
 def load_file(
   folder: pathlib.Path, *, mmap: bool
 ) -> tuple[faiss.Index, dict[str, Any]]:
-  """The one index in a folder; errors as of `load_index`."""
+  """Loads an index of one file; errors as in `load_index`."""
   manifest = workdir_lib.read_manifest(folder, "index")
   if FILE not in manifest.get("files", {}):
     raise errors.InputError(
       f"{folder / workdir_lib.MANIFEST} does not list {FILE}: run `dpr-jax"
       " index --overwrite`"
     )
-  workdir_lib.check_files(folder, manifest)  # before FAISS sees a byte of it
   path = folder / FILE
-  # The table that is skipped is for L2 distances, and larger than the file.
+  if path.is_file():
+    size = path.stat().st_size
+    logging.info("loading the index %s (%.1f MB)", path, size / 1e6)
+  workdir_lib.check_files(folder, manifest)  # before FAISS sees a byte of it
+  # The skipped table is for L2 distances, and can be larger than the file.
   flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
   try:
     with _deserialization_limits(max(path.stat().st_size, _tables(manifest))):
@@ -123,14 +127,14 @@ def _check_what_it_is(
   loaded: faiss_search.Index,
   manifest: dict[str, Any],
 ) -> None:
-  found = {
+  values = {
     "count": loaded.ntotal,
     "dim": loaded.d,
     "metric": METRIC
     if loaded.metric_type == faiss.METRIC_INNER_PRODUCT
     else str(loaded.metric_type),
   }
-  for key, value in found.items():
+  for key, value in values.items():
     if manifest.get(key) != value:
       raise errors.InputError(
         f"{path}: {key} is {value}, the manifest says {manifest.get(key)}: run"
@@ -139,17 +143,17 @@ def _check_what_it_is(
 
 
 def _tables(manifest: dict[str, Any]) -> int:
-  """Bytes of what FAISS would compute for IVF with PQ, and not find stored.
+  """Bytes of the tables that FAISS may compute for IVF with PQ when loading.
 
-  It looks whether there is room for them, also where it is told not to make
-  them, and they can be larger than an index of few vectors.
+  It compares them with the byte limit even if they are skipped, and they can be
+  larger than an index of few vectors.
   """
   if not isinstance(manifest.get("parameters"), dict):
     return 0
   settings = faiss_build.Settings(**manifest["parameters"])
   empty = faiss_build.make_index(manifest["dim"], settings)
   return max(
-    4 * (layer.nlist * layer.pq.M * layer.pq.ksub + 1)  # there must be more
+    4 * (layer.nlist * layer.pq.M * layer.pq.ksub + 1)  # the limit is exclusive
     if isinstance(layer, faiss.IndexIVF) and hasattr(layer, "pq")
     else 0
     for layer in faiss_build.layers(empty)
@@ -158,7 +162,7 @@ def _tables(manifest: dict[str, Any]) -> int:
 
 @contextlib.contextmanager
 def _deserialization_limits(size: int) -> Iterator[None]:
-  """No array of a file is larger than this; the limits are global."""
+  """Limits the bytes of arrays that FAISS loads; the limit is global."""
   old_bytes = faiss.get_deserialization_vector_byte_limit()
   old_loops = faiss.get_deserialization_loop_limit()
   faiss.set_deserialization_vector_byte_limit(size)

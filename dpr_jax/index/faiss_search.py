@@ -1,7 +1,7 @@
-"""Searching a FAISS index: how carefully, in which order, over its shards.
+"""Searches a FAISS index: sets its parameters, sorts ties, merges shards.
 
-In come an index of `faiss_build` and question vectors, out come the rows
-with the largest inner products, equal ones in the order of their rows.
+Input: an index of `faiss_build` and question vectors.  Output: the rows with
+the largest inner products, equal scores in the order of their rows.
 """
 
 import contextlib
@@ -16,24 +16,24 @@ from dpr_jax.core import errors
 from dpr_jax.index import faiss_build
 
 _AGAIN = 50_000  # hits whose vectors are in memory at once
-TIES = 16  # equal scores at the end of a list that are put in order
-# Names of FAISS's parameters, and what they are before anything is tuned.
+TIES = 16  # extra hits to fetch, to sort equal scores at the end of a list
+# Search parameters and their defaults, used until an index is tuned.
 DEFAULTS = {"ef_search": 128, "nprobe": 64, "refine_factor": 4.0}
 
 
 class ShardedIndex:
-  """Indexes of ranges of rows, searched as if they were one.
+  """Indexes of ranges of rows, searched as one index.
 
-  Not `faiss.IndexShards`: of equal scores it keeps any, and it numbers rows
-  without gaps, which the shards of one process among several have.
+  `faiss.IndexShards` is not used, because it does not sort equal scores, and
+  numbers rows without gaps, which the shards of one of several processes have.
 
   Attributes:
-    shards: the parts, in the order of their rows.
-    first_rows: the row where each begins.
-    ntotal: vectors in all of them.
+    shards: the shards, in the order of their rows.
+    first_rows: first row of each shard.
+    ntotal: number of vectors in all shards.
     d: width of a vector.
     metric_type: FAISS's number for the inner product.
-    parameters: as `set_parameters` has set them last.
+    parameters: parameters that `set_parameters` has set last.
   """
 
   metric_type = faiss.METRIC_INNER_PRODUCT
@@ -41,7 +41,7 @@ class ShardedIndex:
   def __init__(
     self, shards: Sequence[faiss.Index], first_rows: Sequence[int], dim: int
   ):
-    """Takes the parts, the row where each begins, and the vectors' width."""
+    """Takes the shards, the first row of each, and the vectors' width."""
     self.shards = list(shards)
     self.ntotal = sum(shard.ntotal for shard in self.shards)
     self.d = dim
@@ -55,9 +55,9 @@ class ShardedIndex:
     none = (len(questions), 0)
     rows, scores = [np.zeros(none, np.int64)], [np.zeros(none, np.float32)]
     for shard, first in zip(self.shards, self.first_rows, strict=True):
-      found, numbers = shard.search(questions, min(k, shard.ntotal))
+      scored, numbers = shard.search(questions, min(k, shard.ntotal))
       rows.append(np.where(numbers < 0, -1, numbers + first))
-      scores.append(found)
+      scores.append(scored)
     rows, scores = in_order(np.hstack(rows), np.hstack(scores), k)
     return scores, rows
 
@@ -66,32 +66,32 @@ Index = faiss.Index | ShardedIndex
 
 
 def layers(index: Index) -> Iterator[faiss.Index]:
-  """As `faiss_build.layers`, of all shards."""
+  """As `faiss_build.layers`, over all shards."""
   for part in getattr(index, "shards", [index]):
     yield from faiss_build.layers(part)
 
 
 def searchable_by(index: Index) -> tuple[str, ...]:
-  """Which of `DEFAULTS` make a difference to this index."""
-  found = []
+  """The parameters of `DEFAULTS` that this type of index uses."""
+  names = []
   kinds = list(layers(index))
   if any(isinstance(layer, faiss.IndexHNSW) for layer in kinds):
-    found.append("ef_search")
+    names.append("ef_search")
   if any(isinstance(layer, faiss.IndexIVF) for layer in kinds):
-    found.append("nprobe")
+    names.append("nprobe")
   if any(isinstance(layer, faiss.IndexRefine) for layer in kinds):
-    found.append("refine_factor")
-  return tuple(found)
+    names.append("refine_factor")
+  return tuple(names)
 
 
 def set_parameters(
   index: Index, parameters: Mapping[str, float | int]
 ) -> dict[str, float | int]:
-  """Sets how carefully is searched; returns what holds for this index.
+  """Sets the search parameters; returns those that this index uses.
 
   Args:
-    index: changed in place.
-    parameters: any of `DEFAULTS`; others of them keep their default.
+    index: the index, changed in place.
+    parameters: values for any of `DEFAULTS`; the others get their default.
   """
   values = {**DEFAULTS, **parameters}
   if isinstance(index, ShardedIndex):
@@ -103,7 +103,7 @@ def set_parameters(
       layer.nprobe = min(int(values["nprobe"]), layer.nlist)
     elif isinstance(layer, faiss.IndexRefine):
       layer.k_factor = float(values["refine_factor"])
-  for layer in layers(index):  # a graph over the lists must see them all
+  for layer in layers(index):  # a graph over the lists must find nprobe lists
     if isinstance(layer, faiss.IndexIVF):
       quantizer = faiss.downcast_index(layer.quantizer)
       if isinstance(quantizer, faiss.IndexHNSW):
@@ -114,7 +114,7 @@ def set_parameters(
 
 
 def scores_are_exact(index: Index) -> bool:
-  """Whether its scores are inner products of the vectors themselves."""
+  """True if scores are inner products of the original vectors."""
   return all(
     _keeps_vectors(faiss.downcast_index(part))
     for part in getattr(index, "shards", [index])
@@ -133,10 +133,10 @@ def _keeps_vectors(index: faiss.Index) -> bool:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[int]:
-  """FAISS works with so many threads inside the block, 0 = as it likes.
+  """Sets FAISS's number of threads inside the block; 0 = unchanged.
 
   Yields:
-    How many those are.
+    The number of threads.
   """
   before = faiss.omp_get_max_threads()
   if count:
@@ -152,19 +152,19 @@ def search_index(
 ) -> tuple[np.ndarray, np.ndarray]:
   """The rows with the largest inner products.
 
-  Equal scores stand in the order of their rows, also where the list is cut
-  off (FAISS leaves it open there: a few more hits are asked for and sorted).
-  Only where more than 16 other passages have the very score of the last hit,
-  which of them are in the list is FAISS's own choice.
+  Equal scores are in the order of their rows, also at the end of the list:
+  FAISS does not define their order, so `TIES` more hits are fetched and sorted.
+  Only if more than 16 other passages have the score of the last hit, FAISS
+  decides which of them are in the list.
 
   Args:
-    loaded: from `build_index` or `load_index`.
-    questions: float32 [questions, dim].
-    k: hits wanted; columns are min(k, vectors in the index).
+    loaded: index from `build_index` or `load_index`.
+    questions: float32 vectors [questions, dim].
+    k: number of hits; columns are min(k, vectors in the index).
 
   Returns:
     int64 rows and float32 scores, both [questions, columns], best first; row
-    -1 with score 0 after the last hit, where an approximate index found fewer.
+    -1 with score 0 where an approximate index found fewer hits.
 
   Raises:
     InputError: the questions have another width than the index.
@@ -179,7 +179,7 @@ def search_index(
 
 
 def check_width(questions: np.ndarray, dim: int) -> None:
-  """`InputError` where question vectors have another width than passages."""
+  """`InputError` if question vectors have another width than passages."""
   if questions.ndim != 2 or questions.shape[1] != dim:
     raise errors.InputError(
       f"question vectors of shape {list(questions.shape)} for passage vectors"
@@ -191,21 +191,20 @@ def check_width(questions: np.ndarray, dim: int) -> None:
 def search_vectors(
   vectors: faiss_build.Vectors, questions: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """As `search_index` of a Flat index, without one: a block at a time.
+  """As `search_index` with a Flat index, without building it.
 
-  Memory is that of the questions, their hits and one block, however many
-  vectors there are.
+  Memory is that of the questions, their hits and one block of vectors.
 
   Args:
-    vectors: read once, in blocks.
-    questions: float32 [questions, dim].
-    k: hits wanted; columns are min(k, vectors).
+    vectors: vectors, read once, in blocks.
+    questions: float32 vectors [questions, dim].
+    k: number of hits; columns are min(k, vectors).
 
   Returns:
-    As of `search_index`.
+    As in `search_index`.
 
   Raises:
-    InputError: a vector is not finite, or questions have another width.
+    InputError: a vector is not finite, or the questions have another width.
   """
   questions = np.ascontiguousarray(questions, np.float32)
   check_width(questions, vectors.dim)
@@ -223,16 +222,15 @@ def score_again(
   rows: Int[np.ndarray, "questions hits"],
   columns: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Hits of a compressed index, scored and sorted by their own vectors.
+  """Scores and sorts the hits of a compressed index by the original vectors.
 
-  Reads the distinct rows and nothing else of the vectors, those of a bounded
-  number of hits at a time.
+  Only reads the rows of the hits, of a limited number of hits at a time.
 
   Args:
-    vectors: those that the index was made from.
-    questions: float32.
-    rows: what was found, -1 for no hit.
-    columns: hits to return.
+    vectors: vectors that the index was built from.
+    questions: float32 vectors.
+    rows: rows of the hits; -1 = no hit.
+    columns: number of hits to return.
   """
   scores = np.zeros(rows.shape, np.float32)
   step = max(1, _AGAIN // max(rows.shape[1], 1))
@@ -241,19 +239,19 @@ def score_again(
     distinct = np.unique(batch[batch >= 0])
     if not len(distinct):
       continue
-    found = vectors.take(distinct)
+    originals = vectors.take(distinct)
     for number, some in enumerate(batch, start=first):
       places = np.searchsorted(distinct, np.maximum(some, distinct[0]))
-      scores[number] = found[places] @ questions[number]
+      scores[number] = originals[places] @ questions[number]
   return in_order(rows, scores, columns)
 
 
 def in_order(
   rows: np.ndarray, scores: np.ndarray, columns: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The first columns by score, then by row; those without a hit last."""
+  """The first columns, sorted by score, then row; places without hit last."""
   scores = np.where(rows < 0, -np.inf, scores).astype(np.float32)
-  # Only lists with ties, or put together from several, need to be sorted.
+  # Only lists with ties, or joined from several lists, need sorting.
   mixed = ~(scores[:, 1:] < scores[:, :-1]).all(axis=1)
   if mixed.any():
     order = np.lexsort((rows[mixed], -scores[mixed]), axis=-1)

@@ -1,9 +1,9 @@
-"""Writing an index: one file, or several parts that are one together.
+"""Writes an index as one file, or as several shards.
 
-In come vectors and settings, out come `index/<factory>/index.faiss` with its
-manifest, or the folders `trained` and `shard-…` beside a manifest that lists
-them.  All parts share what was learnt, so that vectors are compressed alike:
-the same hits and scores as of one index, except for graphs.
+Input: vectors and settings.  Output: `index/<factory>/index.faiss` with its
+manifest, or the folders `trained` and `shard-…` and a manifest that lists them.
+All shards use the same trained quantiser, so that hits and scores are the same
+as of one index, except with graphs.
 """
 
 import dataclasses
@@ -82,10 +82,10 @@ def write_shards(
   only: int | None,
   overwrite: bool = False,
 ) -> bool:
-  """Builds the parts that are not there; True when the index is whole.
+  """Builds the missing shards; True when the index is complete.
 
-  All processes call it: the first learns and writes the manifest, each builds
-  the shards that it will search.
+  All processes call it: process 0 trains the quantiser and writes the manifest,
+  each process builds the shards that it will search.
   """
   wanted = multiprocess.first_alone(
     lambda: _begin_shards(stage, settings, vectors, shards, only, overwrite)
@@ -110,7 +110,7 @@ def _finish_shards(
   learnt: workdir_lib.Stage,
   parts: Sequence[workdir_lib.Stage],
 ) -> bool:
-  """Writes the manifest of all parts; False where some are missing."""
+  """Writes the manifest of all shards; False if some are missing."""
   missing = [part.folder.name for part in parts if not part.is_current()]
   if missing:
     logging.info("index: still missing: %s", ", ".join(missing))
@@ -127,11 +127,11 @@ def _finish_shards(
     shards=[
       {
         "folder": part.folder.name,
-        "first_row": found["first_row"],
-        "rows": found["count"],
-        "sha256": found["files"][FILE],
+        "first_row": manifest["first_row"],
+        "rows": manifest["count"],
+        "sha256": manifest["files"][FILE],
       }
-      for part, found in zip(parts, manifests, strict=True)
+      for part, manifest in zip(parts, manifests, strict=True)
     ],
   )
   return True
@@ -145,12 +145,12 @@ def _begin_shards(
   only: int | None,
   overwrite: bool,
 ) -> list[int]:
-  """Claims `index/<factory>` and writes what all parts share.
+  """Prepares `index/<factory>` and writes the trained, empty index.
 
-  An index in one file there is no longer one.
+  An index of one file in the folder is removed.
 
   Returns:
-    Numbers of the parts that are to be built.
+    Indexes of the shards to build.
   """
   workdir_lib.check_ours(stage.folder, stage.name, whole=False)
   stage.begin([])
@@ -168,7 +168,7 @@ def _begin_shards(
 
 
 def _remove_others(folder: pathlib.Path, ours: set[pathlib.Path]) -> None:
-  """Removes parts of another division; what is not ours stays."""
+  """Removes shards of another division; files of others are kept."""
   for path in sorted(folder.glob("shard-*-of-*")):
     if path not in ours:
       workdir_lib.remove_folder(path, "index")
@@ -177,7 +177,7 @@ def _remove_others(folder: pathlib.Path, ours: set[pathlib.Path]) -> None:
 def division(
   stage: workdir_lib.Stage, count: int, shards: int
 ) -> tuple[workdir_lib.Stage, list[workdir_lib.Stage]]:
-  """What was learnt, which is there already, and every shard."""
+  """The stages of the trained, empty index (already written) and the shards."""
   learnt = dataclasses.replace(stage, folder=stage.folder / "trained")
   files = workdir_lib.read_manifest(learnt.folder, "index")["files"]
   bounds = np.linspace(0, count, shards + 1).astype(np.int64).tolist()

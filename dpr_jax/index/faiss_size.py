@@ -1,9 +1,9 @@
-"""How large an index will be, before it is built, and what to choose instead.
+"""Predicts the size and build time of an index, and suggests alternatives.
 
-In come a number of vectors, their width and a limit of memory; out comes, for
-a factory string, the size of the index, the most memory that building it
-takes, and about how long.  Sizes are read off an empty index of that type, so
-they hold for any factory string that FAISS understands; times are estimates.
+Input: a number of vectors, their width and a limit of memory.  Output, for a
+factory string: the size of the index, the peak memory of building it, and an
+estimate of the time.  Sizes are computed from an empty index of that type, so
+that any factory string of FAISS works.
 """
 
 import dataclasses
@@ -22,17 +22,17 @@ from dpr_jax.index import faiss_build
 from dpr_jax.index.faiss_build import Settings, Vectors
 
 GB = 1e9
-# Blocks, heaps, the interpreter and the libraries: however large the index is.
+# Bytes of blocks, heaps, the interpreter and libraries, for any index.
 BUFFER = 300e6
-_LIST_ROW = 4  # bytes of a row's inverted list, while building
+_LIST_ROW = 4  # bytes per row for its inverted list, while building
 _KMEANS_STEPS = 10
-_POINTS_PER_LIST = 256  # that FAISS's k-means looks at, at most
-# Seconds of one distance, one thread: fixed, and per dimension; and the share
-# of neighbours that HNSW really looks at.  Fitted to a core's time for HNSW32
-# over 20,000 vectors of 64 and of 768.  In larger graphs more is looked at, and
-# less of it is in the cache: the power fits 100,000 to 1,000,000 vectors, and
-# gives 11.5 hours for the 21 million of the paper on 40 threads; that tells of
-# 8.5 "on a single server".
+_POINTS_PER_LIST = 256  # maximum points per list in FAISS's k-means
+# Seconds per distance on one thread: fixed, and per dimension; and the share of
+# graph links that HNSW visits.  Fitted to the time of one CPU core for HNSW32
+# over 20,000 vectors of 64 and of 768.  Larger graphs need more visits, with
+# more cache misses: the power fits 100,000 to 1,000,000 vectors, and gives 11.5
+# hours for the paper's 21 million on 40 threads; the paper reports 8.5 hours
+# "on a single server".
 _DISTANCE = (57e-9, 0.20e-9)
 _GRAPH_SHARE = 0.16
 _GRAPH_GROWTH = (20_000, 0.35)
@@ -40,15 +40,15 @@ _GRAPH_GROWTH = (20_000, 0.35)
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What an index will take.
+  """Predicted size and build time of an index.
 
   Attributes:
-    factory: its factory string.
-    count: vectors.
-    vector_bytes: per vector.
-    index_bytes: all of it, on disk and in memory.
-    build_bytes: the most that building takes.
-    seconds: of building, with all of this machine's cores; an estimate.
+    factory: factory string.
+    count: number of vectors.
+    vector_bytes: bytes per vector.
+    index_bytes: bytes of the index, on disk and in memory.
+    build_bytes: peak memory of building, in bytes.
+    seconds: estimated time of building, with all CPU cores of this machine.
   """
 
   factory: str
@@ -65,14 +65,14 @@ def plan(
   """Predicts an index.
 
   Args:
-    settings: which index.
-    count: vectors.
-    dim: their width.
-    flops: floating point operations a second in matrix products, of all
-      cores; None = measured now, in a few hundredths of a second.
+    settings: settings of the index.
+    count: number of vectors.
+    dim: width of the vectors.
+    flops: FLOP/s of matrix products on all CPU cores; None = measured now, in a
+      few hundredths of a second.
 
   Raises:
-    InputError: FAISS does not understand the factory string.
+    InputError: FAISS does not accept the factory string.
   """
   try:
     empty = faiss_build.make_index(dim, settings)
@@ -87,7 +87,7 @@ def plan(
     isinstance(layer, faiss.IndexIVF) for layer in faiss_build.layers(empty)
   )
   learning = 0.0
-  if not empty.is_trained:  # the sample, and as much again in FAISS's hands
+  if not empty.is_trained:  # the sample, and FAISS's copy of it
     learning = 2 * 4 * dim * min(count, settings.train_sample)
   filling = index_bytes + (_LIST_ROW * count if is_ivf else 0)
   return Plan(
@@ -101,7 +101,7 @@ def plan(
 
 
 def _bytes(index: faiss.Index) -> tuple[float | int, float | int]:
-  """Bytes of each vector, and of what does not depend on their number."""
+  """(bytes per vector, bytes that do not depend on their number)."""
   index = faiss.downcast_index(index)
   if isinstance(index, faiss.IndexPreTransform):
     each, fixed = _bytes(index.index)
@@ -124,7 +124,7 @@ def _bytes(index: faiss.Index) -> tuple[float | int, float | int]:
 
 
 def _codebook(index: faiss.Index) -> int:
-  """Bytes of what a quantiser has learnt."""
+  """Bytes of a trained quantiser."""
   if hasattr(index, "pq"):
     return 4 * index.pq.M * index.pq.ksub * index.pq.dsub
   return 8 * index.d
@@ -133,7 +133,7 @@ def _codebook(index: faiss.Index) -> int:
 def _seconds(
   index: faiss.Index, settings: Settings, count: int, flops: float
 ) -> float:
-  """Products of matrices at `flops`, graphs by distances in memory."""
+  """Estimated build time: matrix products by `flops`, graphs by distances."""
   seconds, cores = 0.0, faiss.omp_get_max_threads()
   kept = faiss.downcast_index(index)
   for layer in faiss_build.layers(kept):
@@ -167,7 +167,7 @@ def _is_quantizer(index: faiss.Index, part: faiss.Index) -> bool:
 
 
 def _matrix_speed(size: int = 1024) -> float:
-  """FLOP/s of a product of two matrices, the better of two."""
+  """FLOP/s of a product of two matrices, the best of two runs."""
   matrix = np.ones((size, size), np.float32)
   best = math.inf
   for _ in range(2):
@@ -178,7 +178,7 @@ def _matrix_speed(size: int = 1024) -> float:
 
 
 def candidates(count: int, dim: int) -> list[str]:
-  """Factory strings worth a look, from the best recall to the smallest."""
+  """Factory strings to compare, from the best recall to the smallest size."""
   lists = usual_lists(count)
   parts = most_parts(dim, 96)
   return [
@@ -196,28 +196,28 @@ def candidates(count: int, dim: int) -> list[str]:
 
 
 def usual_lists(count: int, times: float = 4.0) -> int:
-  """Inverted lists for so many vectors: about `times` the root of them."""
+  """Number of inverted lists: about `times` the square root of `count`."""
   return 2 ** max(1, round(math.log2(max(times * math.sqrt(count), 2))))
 
 
 def most_parts(dim: int, most: int) -> int:
-  """Into how many parts of one width a vector can be cut, at most `most`."""
+  """The greatest divisor of `dim` that is at most `most`, for PQ."""
   return max(m for m in range(1, max(most, 1) + 1) if dim % m == 0)
 
 
 def fast_codes(count: int, dim: int) -> str:
-  """Codes of a bit a dimension, to be looked at again with Refine.
+  """Factory string with one bit per dimension, to be used with Refine.
 
-  In fewer lists, because codes are scanned faster than lists are compared.
+  It has fewer lists, because scanning codes is faster than comparing lists.
   """
   return f"IVF{usual_lists(count, 1.0)},PQ{most_parts(dim, dim // 4)}x4fs"
 
 
 def advice(plans: list[Plan], limit: float) -> str:
-  """The plan to choose within a limit of bytes, in a sentence.
+  """A sentence that names the best plan within a limit of bytes.
 
-  A graph is the fastest at high recall, so HNSW32 comes first and the most
-  compressed last; Flat, which compares with everything, is for few vectors.
+  A graph is the fastest at high recall, so HNSW32 is preferred, then smaller
+  indexes; Flat, which compares all vectors, is for few vectors.
   """
   order = ["HNSW32", "HNSW32_SQ8", "IVF", "OPQ"]
   if plans and plans[0].count <= 20_000:
@@ -227,7 +227,7 @@ def advice(plans: list[Plan], limit: float) -> str:
       exact = each.factory == start
       if (exact or start in ("IVF", "OPQ")) and each.factory.startswith(start):
         if each.build_bytes <= limit:
-          return f"take {each.factory}"
+          return f"use {each.factory}"
   smallest = min(plans, key=lambda each: each.build_bytes)
   shards = math.ceil(smallest.index_bytes / max(limit - BUFFER, 1))
   return (
@@ -238,7 +238,7 @@ def advice(plans: list[Plan], limit: float) -> str:
 
 
 def memory_limit(config: ml_collections.ConfigDict) -> float:
-  """Bytes that a build may take: what the config says, or what is free."""
+  """Bytes that a build may use: the config's limit, or the free memory."""
   limit = config_lib.at_least("index.memory_gb", config.index.memory_gb, 0)
   return float(limit * GB or memory.available_memory() or math.inf)
 
@@ -249,7 +249,7 @@ def check_fits(
   vectors: Vectors,
   shards: int,
 ) -> None:
-  """`InputError` where the build would need more memory than there is."""
+  """`InputError` if the build would need more memory than the limit."""
   count, dim = -(-len(vectors) // shards), vectors.dim
   limit = memory_limit(config)
   if config.index.allow_too_large or not count:
@@ -260,9 +260,9 @@ def check_fits(
   plans = _plans(settings, len(vectors), dim, flops=math.inf)
   raise errors.InputError(
     f"config.index.factory={settings.factory!r}: building it over {count}"
-    f" vectors of width {dim} takes {needed.build_bytes / GB:.1f} GB, there are"
+    f" vectors of width {dim} needs {needed.build_bytes / GB:.1f} GB, there are"
     f" {limit / GB:.1f} GB: {advice(plans, limit)}; --plan shows the others,"
-    " --config.index.allow_too_large=True builds it all the same"
+    " --config.index.allow_too_large=True builds it anyway"
   )
 
 
@@ -278,7 +278,7 @@ def _plans(
 def print_plan(
   config: ml_collections.ConfigDict, count: int, dim: int
 ) -> list[Plan]:
-  """Prints and returns the plans of the config's index and of others."""
+  """Prints and returns the plans of the config's index and of alternatives."""
   for flag, value in (("vectors", count), ("dim", dim)):
     if value < 1:
       raise errors.InputError(f"--{flag}={value}: must be >= 1")

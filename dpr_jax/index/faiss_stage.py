@@ -1,11 +1,10 @@
-"""FAISS on the host's CPUs: passage vectors become an index to search.
+"""The stage `index`: builds a FAISS index of the passage vectors, on the CPU.
 
-In come the vectors of `embeddings/`, block by block, out comes
-`index/<factory>/index.faiss` with its manifest: what it is, what it was made
-from, and how much of exact search it finds on real questions.  Row i of the
-index is passage i.  With `index.shards` there are several such files, each of
-a range of rows, in folders of their own, and several processes each build
-those that they will search.
+Input: the vectors of `embeddings/`, block by block.  Output:
+`index/<factory>/index.faiss` and a manifest with its settings, its inputs, and
+its recall against exact search on dev questions.  Row i of the index is passage
+i.  With `index.shards` there are several such files, each of a range of rows in
+its own folder, and each of several processes builds those that it will search.
 """
 
 import functools
@@ -51,7 +50,7 @@ __all__ = [
   "search_vectors",
 ]
 
-# Which towers encode the questions that a model's vectors are compared with.
+# By model: the towers that encode questions for its vectors.
 ENCODERS = {"dense": "best", "dense-start": "start"}
 
 
@@ -67,13 +66,13 @@ def index(
   """Writes `index/<factory>` from the vectors of `model`.
 
   Args:
-    config: reads `index`.
-    workdir: holds `embeddings/passages` (or `-start`, for "dense-start").
-    model: which towers' vectors, "dense" or "dense-start".
-    overwrite: also where the index is current.
-    shard: builds this part of `index.shards` alone, from 0; the call without
-      it, when all parts are there, makes them one index.
-    tune: finds the fastest search at `index.recall_target` and stores it.
+    config: config of the experiment; section `index` is read.
+    workdir: its folder, with `embeddings/passages` (or `-start`).
+    model: model of the vectors, "dense" or "dense-start".
+    overwrite: build even if the index is current.
+    shard: build only this one of `index.shards`, from 0; None = all, or, if all
+      shards are there, only the manifest that joins them.
+    tune: find the fastest search at `index.recall_target` and store it.
 
   Raises:
     InputError: no vectors, a factory string that does not fit them, or an
@@ -104,9 +103,9 @@ def _index(
   shard: int | None,
   tune: bool,
 ) -> None:
-  """As `index`, of checked settings; where there are shards, on all processes.
+  """As `index`, with checked settings; with shards, called in all processes.
 
-  The workdir is the same in all of them.
+  All processes have the same workdir.
   """
   source = workdir.embeddings(model)
   embeddings = vector_shards.read_manifest(source)
@@ -118,7 +117,7 @@ def _index(
   current = multiprocess.first_alone(
     lambda: _is_current(stage, embeddings["count"], shards, overwrite)
   )
-  # An interruption may have come between the index and its measures.
+  # The last run may have been interrupted before recall was measured.
   if (
     current
     and not tune
@@ -146,9 +145,9 @@ def _encoder(
   embeddings: dict[str, Any],
   source: pathlib.Path,
 ):
-  """What encodes questions for these vectors; None where nothing here does.
+  """The encoder of questions for these vectors; None = there is none.
 
-  That is so for imported ones, and where only the vectors are on this machine.
+  That is the case for imported vectors, and if the workdir has no model.
 
   Raises:
     InputError: the workdir's towers are not those that made the vectors.
@@ -179,7 +178,7 @@ def _encoder(
 def _is_current(
   stage: workdir_lib.Stage, count: int, shards: int, overwrite: bool
 ) -> bool:
-  """True where the index is done, whole and unchanged, all of its parts."""
+  """True if the index and all its shards are complete and unchanged."""
   if not stage.is_current(overwrite):
     return False
   if shards == 1:
@@ -199,7 +198,7 @@ def _shards(config: ml_collections.ConfigDict) -> int:
 def _stage(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, model: str
 ) -> workdir_lib.Stage:
-  """What the index depends on."""
+  """The stage of the index: its folder, settings and inputs."""
   source = workdir.embeddings(model)
   return workdir_lib.Stage(
     name="index",
@@ -217,13 +216,14 @@ def _stage(
 def check_origin(
   embeddings: dict[str, Any], passages: str, source: pathlib.Path
 ) -> None:
-  """`InputError` where vectors are not of the workdir's passages."""
-  found = embeddings.get("inputs", {}).get("passages")
-  if found != passages:
+  """`InputError` if vectors are not of the workdir's passages."""
+  fingerprint = embeddings.get("inputs", {}).get("passages")
+  if fingerprint != passages:
     raise errors.InputError(
-      f"{source}: these vectors are of passages {workdir_lib.short(found)}, not"
-      f" of the passages {workdir_lib.short(passages)} in this workdir's data;"
-      " run `dpr-jax embed` again"
+      f"{source}: these vectors are of passages"
+      f" {workdir_lib.short(fingerprint)}, not of the passages"
+      f" {workdir_lib.short(passages)} in this workdir's data; run `dpr-jax"
+      " embed` again"
     )
 
 
@@ -236,9 +236,9 @@ def _report(
   tune: bool,
   encoder: Any,
 ) -> None:
-  """Adds to the manifest what the index finds of exact search, and how fast.
+  """Measures recall and speed, tunes if asked, and adds both to the manifest.
 
-  All processes call it that have built the index; the first has the encoder.
+  All processes that built the index call it; process 0 has the encoder.
   """
   loaded, manifest = all_processes.open_index(
     workdir, config.index.factory, model, mmap=config.index.mmap
@@ -250,10 +250,10 @@ def _report(
     lambda: [0 if questions is None else len(questions), why]
   )
   if not asked:
-    found: dict[str, Any] = {"recall": {"skipped": why}}
+    measured: dict[str, Any] = {"recall": {"skipped": why}}
   else:
-    found = {}
-    if questions is None:  # the first's are searched for, on all processes
+    measured = {}
+    if questions is None:  # not process 0, whose questions are broadcast
       questions = np.zeros((asked, vectors.dim), np.float32)
     chosen = set_parameters(config, loaded, manifest)
     measured_on = questions
@@ -265,7 +265,7 @@ def _report(
       )
       tuned_on, held_out = faiss_tune.halves(questions)
       chosen, tried = faiss_tune.tune(loaded, vectors, tuned_on, target)
-      found["tuning"] = {
+      measured["tuning"] = {
         "target": target,
         "tried": tried,
         "questions": len(tuned_on),
@@ -273,11 +273,11 @@ def _report(
         "held_out": len(held_out) > 0,
       }
       measured_on = held_out if len(held_out) else questions
-    found["search"] = chosen
-    found["recall"] = faiss_tune.measure(loaded, vectors, measured_on)
+    measured["search"] = chosen
+    measured["recall"] = faiss_tune.measure(loaded, vectors, measured_on)
   if multiprocess.is_first():
-    _log_recall(found["recall"], found.get("tuning"))
-    workdir_lib.write_record(stage.manifest, manifest | found)
+    _log_recall(measured["recall"], measured.get("tuning"))
+    workdir_lib.write_record(stage.manifest, manifest | measured)
 
 
 def _log_recall(
@@ -303,7 +303,7 @@ def _log_recall(
       tuning["questions"],
       f"{recall['recall@20']:.4f} on {recall['questions']} that were held out"
       if tuning["held_out"]
-      else "none were held out: one question is all there is",
+      else "none were held out: there is only one question",
     )
 
 
@@ -313,7 +313,7 @@ def _question_vectors(
   vectors: Vectors,
   encoder: Any,
 ) -> tuple[np.ndarray | None, str]:
-  """Vectors of some dev questions; None, and why, where there are none."""
+  """(vectors of dev questions, ""), or (None, reason)."""
   from dpr_jax.data import prepare
 
   wanted = int(
@@ -328,20 +328,20 @@ def _question_vectors(
   if encoder is None:
     return None, (
       f"the vectors are of model {str(vectors.manifest['model'])[:21]}, and"
-      " nothing in this workdir encodes questions as that does"
+      " this workdir has no question encoder for it"
     )
   table = prepare.open_questions(workdir, "dev")
   rows = np.unique(
     np.linspace(0, len(table) - 1, min(wanted, len(table))).astype(np.int64)
   )
   texts = [question.question for question in table.take(rows)]
-  found = np.asarray(encoder.encode_questions(texts), np.float32)
-  if found.shape[1] != vectors.dim:
+  encoded = np.asarray(encoder.encode_questions(texts), np.float32)
+  if encoded.shape[1] != vectors.dim:
     return None, (
       f"the vectors have width {vectors.dim}, those of questions"
-      f" {found.shape[1]}"
+      f" {encoded.shape[1]}"
     )
-  return found, ""
+  return encoded, ""
 
 
 def set_parameters(
@@ -349,10 +349,10 @@ def set_parameters(
   loaded: faiss_search.Index,
   manifest: dict[str, Any],
 ) -> dict[str, float | int]:
-  """How carefully is searched: the config where it says, else the manifest.
+  """Sets search parameters from the config, or else from the manifest.
 
   Returns:
-    What holds for this index.
+    The parameters that this index uses.
   """
   return faiss_search.set_parameters(
     loaded, {**manifest.get("search", {}), **search_overrides(config)}
@@ -362,7 +362,7 @@ def set_parameters(
 def search_overrides(
   config: ml_collections.ConfigDict | None,
 ) -> dict[str, float | int]:
-  """What the config says on searching, where it does not leave it open."""
+  """Search parameters that the config sets; 0 there = not set."""
   if config is None:
     return {}
   values = {

@@ -1,11 +1,10 @@
-"""How much an index finds of what exact search finds, and how fast.
+"""Measures the recall and speed of an index, and tunes its search parameters.
 
-In come an index, the vectors that it was made from and vectors of real
-questions; out come recall@20 and recall@100 against exact search, questions a
-second with one thread and with all, and how far the reported scores are from
-the inner products.  `tune` finds how carefully to search for a recall; what it
-finds is the best of many tries, so its recall is measured on other questions
-(`halves`).
+Input: an index, the vectors that it was built from and vectors of questions.
+Output: recall@20 and recall@100 against exact search, questions per second with
+one thread and with all, and the mean error of the reported scores.  `tune`
+finds the fastest search parameters for a target recall; as they are the best of
+many tries, their recall is measured on other questions (`halves`).
 """
 
 import functools
@@ -22,11 +21,11 @@ from dpr_jax.core import multiprocess
 from dpr_jax.index import faiss_build, faiss_search
 
 RANKS = (20, 100)
-TUNED_ON = 20  # the recall that `tune` looks at
+TUNED_ON = 20  # k of the recall that `tune` uses
 BATCH = 256  # questions searched at once
-LEAST_SECONDS = 0.3  # that a speed is measured for, at least
-MOST_SECONDS = 10.0  # that one is measured for: then fewer questions will do
-SURE = 1.645  # standard errors above the target: 95 of 100 samples
+LEAST_SECONDS = 0.3  # minimum time of a speed measurement
+MOST_SECONDS = 10.0  # a measurement stops here, even with questions left
+SURE = 1.645  # standard errors of a one-sided 95 % bound
 _RECALL, _BOUND = "recall@20", "recall@20, lower bound"
 _FACTORS = (16.0, 8.0, 4.0, 2.0, 1.0)  # of Refine
 _LEAST_EF_SEARCH, _MOST_EF_SEARCH = 8, 16_384
@@ -46,10 +45,10 @@ def recalls(
   exact: Int[np.ndarray, "questions best"],
   k: int,
 ) -> Float[np.ndarray, " questions"]:
-  """Of every question: share of the k best rows among the first k found.
+  """Per question: share of the k best rows among the first k found.
 
-  Of a corpus with fewer rows all of them count.  (FAISS's own
-  `knn_intersection_measure` gives the mean alone, and wants k columns of both.)
+  With fewer than k rows in the corpus, k is their number.  (FAISS's
+  `knn_intersection_measure` only gives the mean, and needs k columns of both.)
   """
   k = min(k, exact.shape[1])
   both = [
@@ -65,9 +64,10 @@ def questions_per_second(
   threads: int,
   k: int = RANKS[-1],
 ) -> float:
-  """Speed of searching for k hits in batches, once warm; by the first's clock.
+  """Speed of searching for k hits in batches, after a warm-up.
 
-  Of several processes all call it, and search as often as the first.
+  With several processes all call it; process 0 measures the time and decides
+  when to stop.
   """
   with faiss_search.threads(threads):
     faiss_search.search_index(index, questions[:BATCH], k)
@@ -92,15 +92,15 @@ def measure(
   questions: Float[np.ndarray, "questions dim"],
   exact: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-  """What stands as "recall" in an index's manifest.
+  """Measures recall and speed, the entry "recall" of an index's manifest.
 
-  Of several processes all call it; only of the first the result counts.
+  With several processes all call it; only process 0 gets the result.
 
   Args:
-    index: its parameters are set.
-    vectors: those that it was made from.
-    questions: float32, at least one.
-    exact: what `search_vectors` finds, where that is known already.
+    index: the index, with its search parameters set.
+    vectors: vectors that it was built from.
+    questions: float32 vectors, at least one.
+    exact: result of `search_vectors`; None = computed here.
   """
   depth = RANKS[-1]
   rows, scores = faiss_search.search_index(index, questions, depth)
@@ -114,7 +114,7 @@ def measure(
     exact = faiss_search.search_vectors(vectors, questions, depth)
   _, again = faiss_search.score_again(vectors, questions, rows, rows.shape[1])
   spread = float(np.std(again[rows >= 0])) or 1.0
-  # Both sorted: how far the reported scores are off, not which rows are.
+  # Both are sorted: the error of the reported scores, not of the ranking.
   error = np.abs(np.sort(scores, axis=1) - np.sort(again, axis=1))
   with faiss_search.threads(0) as every:
     pass
@@ -130,10 +130,10 @@ def measure(
 def halves(
   questions: Float[np.ndarray, "questions dim"],
 ) -> tuple[Float[np.ndarray, "half dim"], Float[np.ndarray, "rest dim"]]:
-  """Questions to tune on, and those held out to measure what that gave.
+  """Splits questions: those to tune on, and those held out for measuring.
 
-  The first, third, ... are tuned on, the second, fourth, ... are held out: of
-  one question none is.
+  The first, third, ... are tuned on, the second, fourth, ... are held out; a
+  single question is tuned on, and none is held out.
   """
   return questions[::2], questions[1::2]
 
@@ -141,9 +141,9 @@ def halves(
 def chosen_recall(
   chosen: dict[str, float | int], tried: list[dict[str, Any]]
 ) -> dict[str, float]:
-  """Recall and its bound of the setting that `tune` chose, as it was tried.
+  """Recall of the parameters that `tune` chose, and its lower bound.
 
-  {} where nothing was: of several processes only the first measures.
+  {} if nothing was tried: with several processes only process 0 measures.
   """
   return next(
     (
@@ -162,29 +162,31 @@ def tune(
   target: float,
   depth: int = TUNED_ON,
 ) -> tuple[dict[str, float | int], list[dict[str, Any]]]:
-  """The fastest search that is sure of a recall@20.
+  """Finds the fastest search whose recall@20 reaches a target with confidence.
 
-  Sure: the mean over the questions is above the target by `SURE` of its
-  standard errors, so that other questions of the kind will reach it as well.
-  nprobe or efSearch is doubled and then narrowed down; with Refine that is done
-  for every factor, and the fastest pair, measured with one thread, is taken.
-  Of several processes all call it: all search, the first decides.
+  The lower bound of the recall, the mean over the questions minus `SURE`
+  standard errors, must reach the target, so that other questions of the same
+  kind reach it too.  nprobe or efSearch is doubled until it does, then reduced
+  by bisection; with Refine this is done for every factor, and the fastest pair,
+  measured with one thread, is chosen.  With several processes all call it: all
+  search, process 0 decides.
 
   Args:
-    index: left with what was chosen.
-    vectors: those that it was made from.
-    questions: float32, at least one.
+    index: the index; the chosen parameters are set in it.
+    vectors: vectors that it was built from.
+    questions: float32 vectors, at least one.
     target: recall@20 against exact search, 0 to 1.
-    depth: hits asked for, at least 20.  Asking for more than that finds no
-      fewer of the best 20 (graphs and Refine look at more passages then).
+    depth: number of hits to search for, at least 20.  With more hits the best
+      20 are found as well or better, because graphs and Refine visit more
+      passages.
 
   Returns:
-    The parameters, and every setting tried with its recall and the bound that
-    was compared.  Where no bound reaches the target it is the setting that
-    comes nearest, and a warning says so.
+    The parameters, and every setting tried with its recall and its bound.  If
+    no bound reaches the target, the parameters with the greatest bound, and a
+    warning is logged.
   """
   names, effort, least, most = multiprocess.first_alone(lambda: _effort(index))
-  exact = functools.cache(  # in the first process alone
+  exact = functools.cache(  # only called in process 0
     lambda: faiss_search.search_vectors(vectors, questions, depth)[0]
   )
   tried: list[dict[str, Any]] = []
@@ -204,15 +206,15 @@ def tune(
 
   good = []
   for factor in _FACTORS if "refine_factor" in names else [None]:
-    given = {} if factor is None else {"refine_factor": factor}
-    # A smaller factor needs no less effort than the larger one before it.
-    found = _least(
-      lambda step, given=given: reaches({**given, effort: step}), least, most
+    fixed = {} if factor is None else {"refine_factor": factor}
+    # A smaller factor needs at least the effort of the larger one before it.
+    least_effort = _least(
+      lambda step, fixed=fixed: reaches({**fixed, effort: step}), least, most
     )
-    if found is None:
+    if least_effort is None:
       break
-    least = found
-    good.append({**given, effort: least})
+    least = least_effort
+    good.append({**fixed, effort: least})
   if good:
     best = (
       good[0] if len(good) == 1 else _fastest(index, questions, good, depth)
@@ -225,9 +227,9 @@ def tune(
 def _effort(
   index: faiss_search.Index,
 ) -> tuple[tuple[str, ...], str, int, int]:
-  """All parameters, and which is walked from where to where.
+  """(all parameters, the one to search over, its least and greatest value).
 
-  One step where there is nothing to walk.
+  The two values are equal if the index has no such parameter.
   """
   names = faiss_search.searchable_by(index)
   if "nprobe" in names:
@@ -241,7 +243,7 @@ def _effort(
 
 
 def _least(reaches: Callable[[int], bool], least: int, most: int) -> int | None:
-  """The smallest step that will do, to an eighth; None where none does."""
+  """The smallest step that reaches the target, within 1/8; None = none does."""
   step, failed = least, None
   while not reaches(step):
     if step >= most:
@@ -257,11 +259,11 @@ def _least(reaches: Callable[[int], bool], least: int, most: int) -> int | None:
 
 
 def _nearest(tried: list[dict[str, Any]], target: float) -> dict[str, Any]:
-  """Of settings none of which will do; says so."""
+  """The setting with the greatest bound, if none reaches the target; warns."""
   best = max(tried, key=lambda each: each[_BOUND])
   logging.warning(
     "index --tune: no setting is sure to reach recall@%d %g: the best is %s;"
-    " take a larger index (a finer quantiser, more links), or Refine",
+    " use a larger index (a finer quantiser, more links), or Refine",
     TUNED_ON,
     target,
     _shown(best),
@@ -275,7 +277,7 @@ def _fastest(
   settings: list[dict[str, float | int]],
   depth: int,
 ) -> dict[str, float | int]:
-  """Of settings that will do, by questions a second with one thread."""
+  """The fastest of some settings, by questions per second on one thread."""
   speeds = []
   for setting in settings:
     faiss_search.set_parameters(index, setting)

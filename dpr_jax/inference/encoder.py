@@ -1,7 +1,7 @@
-"""Texts become vectors: questions and passages, one or millions.
+"""Encodes questions and passages to vectors, from one text to millions.
 
-They are encoded in tiles (`length_tiles.py`), which depend on the texts alone,
-and so do the vectors.
+Texts are encoded in tiles (`length_tiles.py`).  Tiles depend only on the texts,
+not on the number of devices, and so do the vectors.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from dpr_jax.inference import length_tiles
 from dpr_jax.models import dual_encoder, retriever_model, stored_towers
 
 QUESTION, PASSAGE = "question", "passage"
-MODELS = ("best", "start")  # as trained, and before training
+MODELS = ("best", "start")  # after training, and before training
 
 
 @runtime_checkable
 class Tokens(Protocol):
-  """Where a row's token ids come from."""
+  """A source of token ids by row."""
 
   def ids(self, row: int) -> Sequence[int] | np.ndarray:
     """Token ids of one text, cut but not padded."""
@@ -36,37 +36,37 @@ class Tokens(Protocol):
 
 
 class _Lists(list):
-  """Token ids in lists."""
+  """A list of token ids, as `Tokens`."""
 
   def ids(self, row: int) -> Sequence[int]:
-    """As of `Tokens`."""
+    """Token ids of one text."""
     return self[row]
 
 
 @dataclasses.dataclass
 class Work:
-  """What has been encoded: tokens, and places in the arrays."""
+  """Number of encoded tokens, without and with padding."""
 
   tokens: int = 0
   padded_tokens: int = 0
 
   @property
   def padding(self) -> float:
-    """Share of padding, filled-up tiles and idle cores included."""
+    """Share of padding, including unfilled tiles and idle devices."""
     return 1 - self.tokens / max(self.padded_tokens, 1)
 
 
 def encode_tile(
   encoder: dual_encoder.DualEncoder, kind: str, full: bool, params: Any, batch
 ) -> Float[Array, "rows dim"]:
-  """One core's step: vectors of a tile.
+  """Computes the vectors of a tile, on one device.
 
   Args:
-    encoder: the towers' structure.
+    encoder: structure of the towers.
     kind: "question" or "passage".
-    full: no text is padded.
-    params: of the towers.
-    batch: token ids [rows, width], and how many of them each text has.
+    full: no text is padded, so that no mask is needed.
+    params: parameters of the towers.
+    batch: token ids [rows, width], and the number of tokens [rows].
   """
   ids, lengths = batch
   if full:  # a constant: the compiler drops the mask
@@ -80,7 +80,7 @@ def encode_tile(
 
 
 class Encoder:
-  """Encodes texts on all cores of this process, in few fixed shapes."""
+  """Encodes texts on all devices of this process, in few fixed shapes."""
 
   def __init__(
     self,
@@ -90,14 +90,14 @@ class Encoder:
     length_step: arguments.Count = 32,
     params: Any = None,
   ):
-    """Prepares encoding; programs compile when they are first needed.
+    """Prepares encoding; programs are compiled when they are first needed.
 
     Args:
       model: towers and tokenizer.
-      tokens_per_core: tokens that a core encodes at once; 0 = what its cache
-        holds on a CPU, 32,768 elsewhere.
-      length_step: texts that come in lists are padded to a multiple of it.
-      params: replicated parameters to use in place of the model's own.
+      tokens_per_core: tokens that a device encodes at once; 0 = as many as fit
+        into the cache of a CPU core, 32,768 on other devices.
+      length_step: padded lengths are multiples of it, in tokens.
+      params: replicated parameters; None = the model's own.
     """
     tokens_per_core = arguments.count("tokens_per_core", tokens_per_core, 0)
     length_step = arguments.count("length_step", length_step)
@@ -121,13 +121,13 @@ class Encoder:
     """The encoder of a workdir, or of a Hugging Face folder.
 
     Args:
-      folder: where `dpr-jax train` ran; or a BERT as Hugging Face or
-        Sentence-Transformers save it, used as it is for both kinds of text.
-      which: of a workdir: "best" = as trained, "start" = before training.
-      **options: as of the constructor.
+      folder: workdir of `dpr-jax train`; or a BERT folder of Hugging Face or
+        Sentence-Transformers, used for both kinds of text.
+      which: model of a workdir: "best" = after training, "start" = before.
+      **options: keyword arguments of the constructor.
 
     Raises:
-      InputError: nothing that can encode is there, or a bad argument.
+      InputError: the folder has no encoder, or an argument is bad.
     """
     folder = workdir_lib.user_path(arguments.path("folder", folder))
     which = arguments.choice("which", which, MODELS)
@@ -138,7 +138,7 @@ class Encoder:
     return cls(load_towers(None, where, which), **options)
 
   def _local(self, params: Any) -> Any:
-    """Parameters to encode with, on the devices of this process alone."""
+    """Prepares parameters for encoding, on this process's devices only."""
     return self._fuse(self._replicated(params))
 
   def _replicated(self, params: Any) -> Any:
@@ -155,12 +155,12 @@ class Encoder:
 
   @property
   def fingerprint(self) -> str:
-    """Identifies the model; equal to "model" in an embeddings manifest."""
+    """sha256 of the model; equals "model" in the manifest of its vectors."""
     return self.model.fingerprint
 
   @property
   def settings(self) -> dict[str, Any]:
-    """Those of `config.model` that decide a vector."""
+    """Settings of `config.model` that determine a vector."""
     return self.model.settings
 
   @property
@@ -170,11 +170,11 @@ class Encoder:
 
   @property
   def programs(self) -> int:
-    """How many shapes have been compiled."""
+    """Number of compiled shapes."""
     return len(self._programs)
 
   def with_params(self, params: Any) -> "Encoder":
-    """The same encoder, nothing recompiled, with other parameters."""
+    """This encoder with other parameters; nothing is recompiled."""
     other = object.__new__(Encoder)
     other.__dict__ |= self.__dict__
     other.__dict__.pop("_first_params", None)
@@ -183,7 +183,7 @@ class Encoder:
 
   @functools.cached_property
   def _first_params(self) -> Any:
-    """The parameters on one core, for a single text."""
+    """The parameters on the first device, for a single text."""
     if len(self._devices) == 1:
       return self._params
     return devices_lib.replicate(
@@ -194,13 +194,13 @@ class Encoder:
   def encode_questions(
     self, questions: arguments.Texts
   ) -> Float[np.ndarray, "questions dim"]:
-    """float32 vectors of questions, a row each; of one question, one row.
+    """Float32 vectors of questions, one row per question.
 
     Args:
       questions: texts, or one text.
 
     Raises:
-      InputError: something else is among them.
+      InputError: an item is not a text.
     """
     texts = arguments.texts("questions", questions)
     return self.collect(QUESTION, self.model.tokenizer.question_ids(texts))
@@ -208,17 +208,17 @@ class Encoder:
   def encode_passages(
     self, passages: arguments.Passages
   ) -> Float[np.ndarray, "passages dim"]:
-    """float32 vectors of passages, a row each; of one passage, one row.
+    """Float32 vectors of passages, one row per passage.
 
     Args:
-      passages: each is a text, a (title, text), a {"title", "text"}, a Passage
-        or a Hit; or one of these.
+      passages: passages, or one passage; each is a text, a (title, text), a
+        {"title", "text"}, a Passage or a Hit.
 
     Raises:
-      InputError: something else is among them.
+      InputError: an item is not a passage.
     """
-    found = arguments.passages("passages", passages)
-    return self.collect(PASSAGE, self.model.tokenizer.passage_ids(found))
+    records = arguments.passages("passages", passages)
+    return self.collect(PASSAGE, self.model.tokenizer.passage_ids(records))
 
   def collect(
     self, kind: str, ids: list[list[int]], widths: Sequence[int] = ()
@@ -228,9 +228,8 @@ class Encoder:
     Args:
       kind: "question" or "passage".
       ids: token ids, cut but not padded.
-      widths: see `length_tiles.plan`; () = the multiples of `length_step` that
-      the
-        texts need.
+      widths: padded lengths, see `length_tiles.plan`; () = the multiples of
+        `length_step` that the texts need.
     """
     lengths = np.array([len(row) for row in ids], np.int64)
     if not widths:
@@ -254,21 +253,21 @@ class Encoder:
     widths: Sequence[int],
     first: int = 0,
   ) -> Iterator[tuple[Int[np.ndarray, " rows"], Float[np.ndarray, "rows dim"]]]:
-    """Yields (some rows, their vectors), the longest texts first.
+    """Yields (rows, their vectors), the longest texts first.
 
     Args:
       kind: "question" or "passage".
-      tokens: has the ids of rows `first`, `first` + 1, ...
-      lengths: of those rows; they are numbered from 0 in what is yielded.
-      widths: see `length_tiles.plan`.
-      first: row of the first text.
+      tokens: source of the ids of rows `first`, `first` + 1, ...
+      lengths: number of tokens of these rows; yielded rows count from 0.
+      widths: padded lengths, see `length_tiles.plan`.
+      first: row of the first text in `tokens`.
     """
     self._home.check(self)
     if not len(lengths):
       return
     devices, params = self._devices, self._params
     size = self._tokens
-    if len(lengths) == 1:  # as fast as can be: one row on one core
+    if len(lengths) == 1:  # least latency: one row on one device
       devices, params, size = devices[:1], self._first_params, 1
 
     def call(some: list[length_tiles.Tile]):
@@ -281,15 +280,15 @@ class Encoder:
       yield rows, vectors
 
   def _call(self, kind, tokens, lengths, tiles, first, devices, params):
-    """Encodes a tile on each core."""
+    """Encodes one tile on each device."""
     size, width = tiles[0].size, tiles[0].width
     padding = self.model.tokenizer.padding
     ids = np.full((len(devices), size, width), padding, np.int32)
     counts = np.ones((len(devices), size), np.int32)
-    for core, tile in enumerate(tiles):
+    for device, tile in enumerate(tiles):
       for place, row in enumerate(tile.rows):
-        ids[core, place, : lengths[row]] = tokens.ids(first + int(row))
-      counts[core, : len(tile.rows)] = lengths[tile.rows]
+        ids[device, place, : lengths[row]] = tokens.ids(first + int(row))
+      counts[device, : len(tile.rows)] = lengths[tile.rows]
     full = tiles[0].full
     program = self._programs.get(
       (kind, full),
@@ -301,7 +300,7 @@ class Encoder:
     vectors = np.asarray(program(params, (ids, counts)))
     rows = np.concatenate([tile.rows for tile in tiles])
     vectors = np.concatenate(
-      [vectors[core, : len(tile.rows)] for core, tile in enumerate(tiles)]
+      [vectors[device, : len(tile.rows)] for device, tile in enumerate(tiles)]
     )
     return rows, vectors, Work(int(lengths[rows].sum()), ids.size)
 
@@ -311,9 +310,12 @@ def load_towers(
   where: workdir_lib.Workdir,
   which: str,
 ) -> retriever_model.Towers:
-  """The towers `which` = "best" (as trained) or "start" (before training).
+  """The towers of a workdir.
 
-  `config` = None: as the workdir has them.
+  Args:
+    config: config of the experiment; None = the workdir's.
+    where: the workdir.
+    which: "best" = after training, "start" = before training.
   """
   if which == "start":
     return stored_towers.before_training(config, where)
@@ -327,12 +329,12 @@ def sized(
   settings: ml_collections.ConfigDict,
   params: Any = None,
 ) -> Encoder:
-  """An encoder whose calls are sized as section `embed` of a config says.
+  """An encoder with the sizes of section `embed` of a config.
 
   Args:
     model: towers and tokenizer.
-    settings: the section.
-    params: replicated parameters to use in place of the model's own.
+    settings: section `embed`.
+    params: replicated parameters; None = the model's own.
   """
   return Encoder(
     model,

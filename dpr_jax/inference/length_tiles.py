@@ -1,10 +1,10 @@
-"""Rows of many lengths as calls of few shapes, several calls under way at once.
+"""Batches rows of many lengths into tiles of few shapes, and runs them.
 
-Rows are sorted by length and cut into tiles: so many rows of one width that a
-tile is about so many tokens; what does not fill a tile goes along with the next
-width.  What a tile holds depends on the rows alone, not on the number of cores,
-so that neither does what is computed from it.  A call takes a tile on each
-core; several are under way at once, so that no core waits for the host.
+Rows are sorted by length and cut into tiles: arrays of one width (padded
+length) with about a fixed number of tokens; rows that do not fill a tile are
+put into the next width.  The rows of a tile depend only on the lengths, not on
+the number of devices, and so do the results.  A call computes one tile on each
+device; several calls run at once, so that no device waits for the host.
 """
 
 import collections
@@ -21,12 +21,12 @@ from jaxtyping import Int
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import memory
 
-# Widths are multiples of it.
+# Widths are multiples of this.
 STEP = 8
-# A tile that a CPU core's cache holds; one that fills a TPU's core.
+# Tokens of a tile that fits into the cache of a CPU core; that fills a TPU.
 CPU_TOKENS, TPU_TOKENS = 640, 32_768
-# Products of matrices on one thread each: cores get calls of their own, which
-# costs no waiting, and no sum depends on how many threads there are.
+# One thread per matrix product: CPU cores compute separate calls instead, which
+# needs no synchronisation, and no sum depends on the number of threads.
 _CPU_OPTIONS = {
   "xla_cpu_multi_thread_eigen": False,
   "xla_cpu_prefer_vector_width": 512,
@@ -36,13 +36,13 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-  """Some rows, texts or reader inputs, that one core computes together.
+  """Rows (texts or reader inputs) that one device computes together.
 
   Attributes:
-    rows: which ones; at most `size` of them.
-    size: rows of the array; what is missing is padded.
-    width: its tokens per row.
-    full: no token is padding, and the program need not ask.
+    rows: indexes of the rows; at most `size`.
+    size: rows of the array; missing ones are padded.
+    width: tokens per row.
+    full: there is no padding, so that the program needs no mask.
   """
 
   rows: Int[np.ndarray, " rows"]
@@ -54,14 +54,17 @@ class Tile:
 def choose_widths(
   histogram: Int[np.ndarray, " lengths"], shapes: int, step: int = STEP
 ) -> tuple[int, ...]:
-  """At most `shapes` widths, multiples of `step`, that pad the least.
+  """Chooses at most `shapes` widths with the least padding.
 
-  The greatest is the least that holds every text, at most the greatest length.
+  The greatest width is the smallest that fits every text.
 
   Args:
     histogram: number of texts of each length from 0.
-    shapes: how many, at least 1.
-    step: of which they are multiples.
+    shapes: maximum number of widths, at least 1.
+    step: widths are multiples of it (the last may be the greatest length).
+
+  Returns:
+    The widths, ascending.
   """
   limit = len(histogram) - 1
   used = np.flatnonzero(histogram)
@@ -71,16 +74,22 @@ def choose_widths(
     histogram[: ends[-1] + 1], [0, *(end + 1 for end in ends[:-1])]
   )
   before = np.concatenate([[0], np.cumsum(counts)])
-  # cost[e]: padded tokens of all texts up to ends[e - 1], in so many widths.
+  # Dynamic program over the number of widths.  before[e]: texts that fit into
+  # ends[e - 1].  cost[e]: least padded tokens of these texts with the widths
+  # allowed so far, of which ends[e - 1] is the greatest.
   cost = np.array([0, *(ends * before[1:])], float)
   cuts = []
   for _ in range(min(shapes, len(ends)) - 1):
-    # Texts between the e-th and the later end f go to width ends[f - 1].
+    # One more width: steps[f, e] are the padded tokens of the texts longer than
+    # ends[e - 1] in width ends[f - 1], for e < f; table[f, e] adds the least
+    # cost of all shorter texts.
     steps = np.array([0, *ends])[:, None] * (before[:, None] - before[None])
     table = np.where(np.tri(len(cost), k=-1) > 0, cost[None] + steps, np.inf)
     table[0, 0] = 0
     cuts.append(table.argmin(axis=1))
     cost = table.min(axis=1)
+  # Follow the cuts back from the greatest width; without a cut left, all
+  # shorter texts share one width.
   chosen, end = [], len(ends)
   while end:
     chosen.append(ends[end - 1])
@@ -91,12 +100,12 @@ def choose_widths(
 def plan(
   lengths: Int[np.ndarray, " rows"], widths: Sequence[int], tokens: int
 ) -> list[Tile]:
-  """Tiles that hold every row once, the widest first.
+  """Tiles that contain every row once, the widest first.
 
   Args:
     lengths: tokens of each row.
-    widths: ascending; the last holds every row.
-    tokens: a tile has at most so many, or one row.
+    widths: widths of tiles, ascending; the last must fit every row.
+    tokens: maximum tokens of a tile; longer rows get a tile each.
   """
   order = np.argsort(lengths, kind="stable")
   ordered = lengths[order]
@@ -104,6 +113,10 @@ def plan(
   for width in widths:
     size = max(1, tokens // width)
     end = int(np.searchsorted(ordered, width, side="right"))
+    # All but the last width make whole tiles only, and leave the remaining rows
+    # to the next width.  In the last width, rows of exactly that length need no
+    # mask: their tiles are cut from the end, so that as many as possible are
+    # full.
     if width == widths[-1]:
       exact = max(start, int(np.searchsorted(ordered, width, side="left")))
       whole = end - (end - exact) // size * size
@@ -119,7 +132,7 @@ def plan(
 
 
 def calls(tiles: Sequence[Tile], cores: int) -> Iterator[list[Tile]]:
-  """Tiles of one shape, a core each; the last of a shape may be fewer."""
+  """Yields one tile per device, all of one shape; the last may be fewer."""
   waiting: dict[tuple[int, bool], list[Tile]] = collections.defaultdict(list)
   for tile in tiles:
     some = waiting[tile.width, tile.full]
@@ -131,7 +144,7 @@ def calls(tiles: Sequence[Tile], cores: int) -> Iterator[list[Tile]]:
 
 
 def usual_tokens(devices: Sequence[jax.Device]) -> int:
-  """Tokens of a tile where the config says none."""
+  """Default tokens of a tile on these devices."""
   return CPU_TOKENS if devices[0].platform == "cpu" else TPU_TOKENS
 
 
@@ -143,9 +156,9 @@ def stepped_widths(
 
 
 class Programs:
-  """Functions for one core, compiled for the shapes that come.
+  """Compiles functions for the devices, once per shape.
 
-  Several threads may ask.
+  May be used from several threads.
   """
 
   def __init__(self):
@@ -160,14 +173,14 @@ class Programs:
     batch: Any,
     devices: Sequence[jax.Device],
   ) -> Callable:
-    """`function(params, batch)` over `devices`, for arrays like these.
+    """Compiles `function(params, batch)` over `devices` for these shapes.
 
     Args:
-      name: tells functions apart.
-      function: for one core.
-      params: replicated.
-      batch: its arrays have a leading axis of devices.
-      devices: of this process.
+      name: name of the function, part of the cache's key.
+      function: function for one device.
+      params: replicated parameters.
+      batch: tree of arrays with a leading axis of devices.
+      devices: devices of this process.
     """
     key = (name, len(devices), *map(np.shape, jax.tree.leaves(batch)))
     with self._lock:
@@ -187,8 +200,8 @@ def run(
   cores: int,
   call: Callable[[list[Tile]], Result],
 ) -> Iterator[Result]:
-  """Yields `call(a tile for each core)` in order, several under way at once."""
-  # A device that is no CPU takes one call after the other.
+  """Yields `call(a tile per device)` in order; several calls run at once."""
+  # Devices other than CPUs run one call after the other.
   cpus = memory.usable_cpus() if jax.default_backend() == "cpu" else 1
   workers = max(2, cpus // cores)
   pending: collections.deque = collections.deque()

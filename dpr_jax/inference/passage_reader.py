@@ -1,9 +1,9 @@
-"""Questions and passages become answers: the reader at work.
+"""Runs the reader: finds the best answer in each passage of a question.
 
-`PassageReader` reads any passages with any questions on all cores, and gives
-every passage a rank and its best answer, as characters of the original text.
-`choose` picks a question's answer among its first n passages.  It stands in
-this room because retrieval reranks with it, and imports go down only.
+`PassageReader` reads passages with questions on all devices and returns for
+every passage a rank score and its best answer, as characters of the original
+text.  `choose` selects a question's answer among its passages.  The module is
+in `inference` because retrieval reranks with it.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ _FIELDS = ("ids", "lengths", "question_ends", "passages", "counts")
 
 
 class Reading(NamedTuple):
-  """What the reader makes of one passage.
+  """The reader's result for one passage.
 
   Attributes:
-    rank: the rank head's score of the passage; of a reader whose rank head was
-      not trained, the score of its span.
+    rank: score of the passage from the rank head; the span score if the rank
+      head was not trained.
     span: start + end score of the answer.
-    start: character of the passage's text where the answer starts.
-    end: character behind it; equal to `start` where there is no answer.
+    start: index of the answer's first character in the passage's text.
+    end: index after its last character; equal to `start` = no answer.
   """
 
   rank: float
@@ -55,7 +55,7 @@ class _Job:
 
 
 class PassageReader:
-  """Reads on all cores of this process, in tiles of fixed shapes."""
+  """Reads passages on all devices of this process, in few fixed shapes."""
 
   def __init__(
     self,
@@ -66,16 +66,16 @@ class PassageReader:
     span_tokens: int = 10,
     params: Any = None,
   ):
-    """Prepares reading; programs compile when they are first needed.
+    """Prepares reading; programs are compiled when they are first needed.
 
     Args:
       reader: structure and tokenizer.
-      tokens_per_core: that a core reads at once; 0 = what its cache holds on a
-        CPU, 32,768 elsewhere.
-      length_step: inputs are padded to a multiple of it.
-      span_tokens: of an answer at most, before it is widened to whole words
-        and graphemes (a letter with its marks).
-      params: replicated parameters to use in place of the reader's own.
+      tokens_per_core: tokens that a device reads at once; 0 = as many as fit
+        into the cache of a CPU core, 32,768 on other devices.
+      length_step: padded lengths are multiples of it, in tokens.
+      span_tokens: maximum tokens of an answer, before it is widened to whole
+        words and graphemes (a letter with its marks).
+      params: replicated parameters; None = the reader's own.
     """
     config_lib.at_least("read.tokens_per_core", tokens_per_core, 0)
     config_lib.at_least("read.length_step", length_step, 1)
@@ -103,7 +103,7 @@ class PassageReader:
     return cls(reader_model.from_folder(folder), **options)
 
   def with_params(self, params: Any) -> "PassageReader":
-    """The same reader, nothing recompiled, with other parameters."""
+    """This reader with other parameters; nothing is recompiled."""
     other = object.__new__(PassageReader)
     other.__dict__ |= self.__dict__ | {"_params": self._fuse(params)}
     return other
@@ -113,10 +113,10 @@ class PassageReader:
     questions: Sequence[str],
     passages: Sequence[Sequence[records.Passage]],
   ) -> list[list[Reading]]:
-    """One `Reading` for every passage of every question.
+    """Returns one `Reading` for every passage of every question.
 
-    A passage that does not fit is read in windows, and the window of the best
-    rank speaks for it.
+    A passage that does not fit is read in windows; the window with the best
+    rank counts.
     """
     self._home.check(self)
     best = [[NOTHING] * len(some) for some in passages]
@@ -130,9 +130,9 @@ class PassageReader:
     tokenizer = self.reader.tokenizer
     texts = {p.text: None for some in passages for p in some}
     titles = {p.title: None for some in passages for p in some}
-    for found in (texts, titles):
-      tokens = tokenizer.tokenize(list(found))
-      found.update(zip(list(found), tokens, strict=True))
+    for by_text in (texts, titles):
+      tokens = tokenizer.tokenize(list(by_text))
+      by_text.update(zip(list(by_text), tokens, strict=True))
     jobs = []
     for number, (ids, some) in enumerate(
       zip(tokenizer.question_ids(questions), passages, strict=True)
@@ -156,16 +156,16 @@ class PassageReader:
     for some, result in length_tiles.run(
       tiles, len(self._devices), lambda some: self._call(jobs, some)
     ):
-      for tile, found in zip(some, zip(*result, strict=True), strict=False):
-        yield from self._fetch([jobs[row] for row in tile.rows], found)
+      for tile, columns in zip(some, zip(*result, strict=True), strict=False):
+        yield from self._fetch([jobs[row] for row in tile.rows], columns)
 
   def _call(
     self, jobs: list[_Job], tiles: list[length_tiles.Tile]
   ) -> tuple[list[length_tiles.Tile], list[np.ndarray]]:
-    """Reads a tile on each core; results are [cores, rows]."""
+    """Reads one tile on each device; results are [devices, rows]."""
     inputs = []
-    for core in range(len(self._devices)):
-      tile = tiles[core % len(tiles)]
+    for device in range(len(self._devices)):
+      tile = tiles[device % len(tiles)]
       some = [jobs[row].input for row in tile.rows]
       inputs += some + some[:1] * (tile.size - len(some))
     batch = self.reader.tokenizer.pad(inputs, tiles[0].width)
@@ -175,15 +175,15 @@ class PassageReader:
     program = self._programs.get(
       "best", self._best, self._params, columns, self._devices
     )
-    found = program(self._params, columns)
+    best = program(self._params, columns)
     return tiles, [
-      np.asarray(x) for x in (found.rank, found.score, found.first, found.last)
+      np.asarray(x) for x in (best.rank, best.score, best.first, best.last)
     ]
 
   def _fetch(
     self, jobs: list[_Job], found: tuple[np.ndarray, ...]
   ) -> Iterator[tuple[_Job, Reading]]:
-    """Readings of a tile's jobs, of which it may have more rows."""
+    """Yields the readings of a tile's jobs; further rows are padding."""
     columns = [x[: len(jobs)].tolist() for x in found]
     for job, rank, score, first, last in zip(jobs, *columns, strict=True):
       rank = rank if self.reader.ranks else score
@@ -206,19 +206,21 @@ def mixed_scores(
   retriever_scores: Sequence[float],
   weight: float,
 ) -> np.ndarray:
-  """How good each passage of a question is, reader and retriever together.
+  """Scores of a question's passages from the reader and the retriever.
 
   Args:
-    readings: of one question, in the order of retrieval.
-    retriever_scores: of the same passages; used with a weight.
+    readings: readings of one question, in the order of retrieval.
+    retriever_scores: the retriever's scores of the passages; only used with a
+      weight.
     weight: the score is rank + weight * the retriever's score, which is scaled
-      to 0 (the least of them) to 1 (the greatest).
+      to 0 (the least) to 1 (the greatest); 0 = the reader's rank only.
   """
   scores = np.array([reading.rank for reading in readings], np.float64)
   if weight and len(readings):
-    given = np.asarray(retriever_scores, np.float64)
-    spread = given.max() - given.min()
-    scores = scores + weight * (given - given.min()) / (spread or 1.0)
+    retrieved = np.asarray(retriever_scores, np.float64)
+    spread = retrieved.max() - retrieved.min()
+    above = retrieved - retrieved.min()
+    scores = scores + weight * above / (spread or 1.0)
   return scores
 
 
@@ -227,11 +229,11 @@ def choose(
   retriever_scores: Sequence[float] = (),
   weight: float = 0.0,
 ) -> tuple[int, float]:
-  """The passage whose answer is given, and its score, of `mixed_scores`.
+  """The passage with the best answer, and its score from `mixed_scores`.
 
   Returns:
-    (index, score); the earlier one of equals; (-1, -inf) where no passage has
-    an answer.
+    (index, score); of equal scores the first; (-1, -inf) if no passage has an
+    answer.
   """
   scores = mixed_scores(readings, retriever_scores, weight)
   answered = [reading.end > reading.start for reading in readings]

@@ -1,4 +1,4 @@
-"""From readings of a question's passages to the answer that is given."""
+"""Selects a question's answer from the readings of its passages."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from dpr_jax.inference import passage_reader
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """An answer and where it stands; all empty where there is none.
+  """An answer and its position; the defaults mean no answer.
 
   Attributes:
-    prediction: text of the passage, unchanged.
-    index: of the passage among those read, -1 for none.
-    passage_id: its id.
-    score: that decided; None where there is no answer.
-    start: character of the passage's text where it starts.
-    end: character behind it.
+    prediction: the answer, text of the passage.
+    index: index of the passage among those read; -1 = no answer.
+    passage_id: id of the passage.
+    score: score of the answer; None = no answer.
+    start: index of the answer's first character in the passage's text.
+    end: index after its last character.
   """
 
   prediction: str = ""
@@ -34,22 +34,22 @@ def answer(
   readings: Sequence[passage_reader.Reading],
   weight: float = 0.0,
 ) -> Answer:
-  """The answer of the best of the passages that were read.
+  """The answer in the best of the passages that were read.
 
   Args:
-    passages: of one question; those without a reading are not looked at.
-    scores: the retriever's, one for each reading.
-    readings: of the first passages.
-    weight: of the retriever's scores, as in `passage_reader.choose`.
+    passages: passages of one question; those without a reading are ignored.
+    scores: the retriever's score of each passage with a reading.
+    readings: readings of the first passages.
+    weight: weight of the retriever's scores, as in `passage_reader.choose`.
   """
   index, score = passage_reader.choose(readings, scores, weight)
   if index < 0:
     return Answer()
-  found, passage = readings[index], passages[index]
-  text = cut(passage, found)
-  return Answer(text, index, passage.id, score, found.start, found.end)
+  reading, passage = readings[index], passages[index]
+  text = cut(passage, reading)
+  return Answer(text, index, passage.id, score, reading.start, reading.end)
 
 
 def cut(passage: records.Passage, found: passage_reader.Reading) -> str:
-  """The words of the passage that a reading points at."""
+  """The text of the passage that a reading selects."""
   return passage.text[found.start : found.end]

@@ -1,11 +1,10 @@
 """BERT in Flax Linen: token ids in, hidden states out.
 
-The model of Devlin et al. 2018 as Hugging Face lays it out, with two habits of
-its own: dropout takes one random key per text, so that what is dropped from a
-text does not depend on which core or chunk it is encoded in; and the last layer
-can be computed for position 0 alone, which is exact and all that [CLS] pooling
-needs.  `hf_weights.py` maps the parameters to Hugging Face names, the dual
-encoder and the reader put heads on top.
+The model of Devlin et al. 2018 in Hugging Face's layout, with two additions.
+Dropout takes one random key per text, so that the mask of a text does not
+depend on the device or chunk that encodes it.  The last layer can be computed
+for position 0 alone, which is exact and all that [CLS] pooling needs.
+`dual_encoder.py` and `span_reader.py` add heads, `hf_weights.py` reads weights.
 """
 
 import dataclasses
@@ -29,11 +28,11 @@ from dpr_jax.models import (
 )
 
 WORDS = "word_embeddings"
-_DENSE = ("kernel", "bias")  # what a dense layer is made of
+_DENSE = ("kernel", "bias")  # parameters of a dense layer
 REMATS = ("none", "inner", "layer")
 ATTENTIONS = ("plain", "fused")
 ACTIVATIONS = {
-  # By erf: JAX's own takes erfc, two and a half times the work on a CPU.
+  # With erf: jax.nn.gelu uses erfc, which costs 2.5 times as much on a CPU.
   "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5))),
   "gelu_new": lambda x: nn.gelu(x, approximate=True),
   "relu": nn.relu,
@@ -71,7 +70,7 @@ class BertConfig:
 
   @classmethod
   def read(cls, folder: pathlib.Path) -> "BertConfig":
-    """Reads a folder's `config.json`; `InputError` if it is no known BERT's."""
+    """Reads `config.json`; `InputError` if it is not of a supported BERT."""
     path = pathlib.Path(folder) / "config.json"
     raw = config_json.read(path)
     if raw.get("model_type", "bert") not in ("bert", "dpr"):
@@ -96,9 +95,9 @@ class Weights(nn.Module):
   """Kernel and bias of a dense layer, in float32.
 
   Attributes:
-    inputs: width of what comes in.
-    outputs: width of what goes out.
-    initializer: of the kernel.
+    inputs: width of the input.
+    outputs: width of the output.
+    initializer: initializer of the kernel.
   """
 
   inputs: int
@@ -142,7 +141,7 @@ class BertLayer(nn.Module):
   """One transformer layer: self-attention, then two dense layers, post-norm.
 
   Attributes:
-    config: sizes.
+    config: sizes of the model.
     first_only: compute position 0 alone.
     remat: see `Bert`.
     attention: see `Bert`.
@@ -164,15 +163,15 @@ class BertLayer(nn.Module):
     """Returns new hidden states, computed in the dtype of `hidden`.
 
     Args:
-      hidden: what the layer below made.
-      bias: added to the scores.
-      keys: for dropout, or None.
-      number: place in the stack, from 0; keeps dropout masks apart.
+      hidden: output of the layer below.
+      bias: added to the attention scores; very negative at padding.
+      keys: dropout keys; None = no dropout.
+      number: index of the layer, from 0; keeps dropout masks apart.
     """
     config = self.config
     width, heads = config.hidden_size, config.num_attention_heads
     initializer = nn.initializers.normal(config.initializer_range)
-    site = 3 * number
+    site = 3 * number  # dropout: attention weights, its output, feed-forward
 
     def weights(name: str, inputs: int = width, outputs: int = width):
       return Weights(inputs, outputs, initializer, name=name)()
@@ -193,6 +192,7 @@ class BertLayer(nn.Module):
         ready = _side_by_side(layers)
       return layer_ops.dense(x, *(ready[part] for part in _DENSE))
 
+    # One query per text with `first_only`; keys and values of all positions.
     asking = hidden[:, :1] if self.first_only else hidden
     rate = config.attention_probs_dropout_prob
     words = None
@@ -220,6 +220,7 @@ class BertLayer(nn.Module):
         words,
         rate,
       )
+      # [rows, heads, n, d] back to [rows, n, dim].
       context = context.transpose(0, 2, 1, 3).reshape(asking.shape)
     context = layer_ops.dense(context, *weights("attention_output"))
     rate = config.hidden_dropout_prob
@@ -239,30 +240,30 @@ class BertLayer(nn.Module):
 
 
 def _projections(first_only: bool) -> tuple[tuple[str, ...], ...]:
-  """Which of a layer's dense layers are one product: faster than each alone."""
+  """Dense layers to compute as one matrix product, which is faster than two."""
   if first_only:
     return ("query",), ("key", "value")
   return (("query", "key", "value"),)
 
 
 def _side_by_side(layers: list[dict[str, Any]]) -> dict[str, Any]:
-  """Several dense layers of the same inputs as one."""
+  """Concatenates dense layers that have the same input."""
   if len(layers) == 1:
     return layers[0]
   return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *layers)
 
 
 def fuse(params: dict[str, Any], first_only: bool, dtype: Any = None) -> Any:
-  """Parameters with what `Bert` would else do anew in every call.
+  """Prepares parameters once, so that `Bert` need not do it in every call.
 
   Args:
-    params: of a Bert, its layers one by one or stacked.
-    first_only: as `Bert` will be called.
+    params: parameters of a Bert, its layers separate or stacked.
+    first_only: value of `first_only` in the calls of `Bert`.
     dtype: kernels are cast to it; None = left as they are.
 
   Returns:
-    Parameters that give the same output: dense layers that are one product
-    stand side by side, under the names of all.
+    Parameters that give the same output: dense layers that are one product are
+    concatenated, under their joined names (`query_key_value`).
   """
   last = max(
     (name for name in params if name.startswith("layer_")),
@@ -292,13 +293,13 @@ class Bert(nn.Module):
   """The encoder: embeddings and layers, no pooler.
 
   Attributes:
-    config: sizes.
-    dtype: of the computation; parameters are float32.
-    remat: what a layer's backward pass computes again: "none" = no product of
-      matrices, "inner" = that into the feed-forward part (a ninth more work, a
-      third less to keep), "layer" = the whole layer.
-    attention: "plain" = `layer_ops.attention`, "fused" = a kernel for TPUs that
-      keeps scores on the chip (`fused_attention`); on others it is slow.
+    config: sizes of the model.
+    dtype: dtype of the computation; parameters are float32.
+    remat: what the backward pass of a layer recomputes: "none" = no matrix
+      product, "inner" = the first product of the feed-forward part (1/9 more
+      work, 1/3 less memory), "layer" = the whole layer.
+    attention: "plain" = `layer_ops.attention`, "fused" = a TPU kernel that
+      keeps scores on the chip (`fused_attention`); slow on other devices.
   """
 
   config: BertConfig
@@ -324,7 +325,7 @@ class Bert(nn.Module):
       token_types: segment numbers; None means all 0, as DPR encodes.
       dropout_keys: one key per text; None turns dropout off.
       first_only: return position 0 alone (positions = 1, else = length).
-      words: `look_up(params, token_ids)`, where the caller has it already.
+      words: `look_up(params, token_ids)`; None = looked up here.
     """
     config = self.config
     length = token_ids.shape[1]
@@ -364,7 +365,7 @@ class Bert(nn.Module):
     layer = nn.remat(BertLayer) if self.remat == "layer" else BertLayer
     stack = self.variables.get("params", {}).get(stacked_layers.STACK)
     if stack is not None:
-      # Functional, for the parameters of all layers are one array.
+      # Applied functionally: `scan` slices the stacked parameters by layer.
       one = layer(config, False, self.remat, self.attention, parent=None)
 
       def apply(hidden, numbered):
@@ -373,6 +374,7 @@ class Bert(nn.Module):
         return one.apply(variables, hidden, bias, dropout_keys, number), None
 
       hidden, _ = jax.lax.scan(apply, hidden, (jnp.arange(layers - 1), stack))
+    # All layers, or only the last one where the others are stacked.
     for number in range(0 if stack is None else layers - 1, layers):
       last = number == layers - 1
       hidden = layer(

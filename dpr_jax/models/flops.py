@@ -1,9 +1,9 @@
-"""How much work a step is: tokens with and without padding, and FLOPs.
+"""Counts tokens and FLOPs of encoding, with and without padding.
 
-The count is the model's, not the program's: what products of matrices a BERT of
-these sizes needs for texts of these lengths.  Work on padding is counted apart,
-so that a program can be fast by doing work well or by doing less of it, and the
-figures tell which.
+The count is that of the model, not of the compiled program: the matrix products
+that a BERT of these sizes needs for texts of these lengths.  Work on padding is
+counted separately, so that the figures tell a faster program from one that does
+less work.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ from jaxtyping import Bool
 
 from dpr_jax.models import bert
 
-# Backward costs two products for each of the forward's.
+# The backward pass has two matrix products for each one of the forward pass.
 TRAINING = 3
 
 
 def layer_flops(config: bert.BertConfig, length: int) -> int:
-  """FLOPs of one token's way forward through one layer.
+  """FLOPs of one token in the forward pass of one layer.
 
   Four products with [width, width], two with the feed-forward's kernels, and
   scores and their sum over a text of `length` tokens.
@@ -33,13 +33,13 @@ def encoding_flops(
 ) -> int:
   """FLOPs of encoding a text of `length` tokens.
 
-  Products of matrices alone, two FLOPs for a multiplication and an addition.
+  Counts matrix products only: two FLOPs per multiplication and addition.
 
   Args:
-    config: sizes.
-    length: of the text.
-    first_only: the last layer is computed for position 0 alone, as [CLS]
-      pooling needs: the others only give keys and values.
+    config: sizes of the model.
+    length: tokens of the text.
+    first_only: the last layer is computed for position 0 alone, as for [CLS]
+      pooling; the other positions only give keys and values.
   """
   each, layers = layer_flops(config, length), config.num_hidden_layers
   if not first_only:
@@ -50,13 +50,13 @@ def encoding_flops(
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """The work of some texts; of several steps when added up.
+  """Tokens and FLOPs of some texts; the work of several steps can be added.
 
   Attributes:
-    tokens: real tokens.
-    padded_tokens: places in the arrays, padding included.
-    flops: of training on the real tokens alone.
-    padded_flops: of training on everything in the arrays.
+    tokens: tokens without padding.
+    padded_tokens: tokens with padding.
+    flops: FLOPs of training without padding.
+    padded_flops: FLOPs of training with padding.
   """
 
   tokens: int = 0
@@ -74,14 +74,14 @@ class Work:
 
   @property
   def padding(self) -> float:
-    """Share of padding among all places."""
+    """Share of padding among all tokens."""
     return 1 - self.tokens / self.padded_tokens
 
 
 def training_work(
   config: bert.BertConfig, masks: Sequence[Bool[np.ndarray, "_ _"]]
 ) -> Work:
-  """The work of a train step on texts with these masks, layers alone."""
+  """Work of a train step on texts with these masks; counts layers only."""
   total = Work()
   for mask in masks:
     rows, length = mask.shape

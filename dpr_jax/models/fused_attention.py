@@ -1,14 +1,14 @@
 """Attention that keeps its scores on the chip, as a TPU kernel (Pallas).
 
-`layer_ops.attention` leaves scores and weights of every head to XLA, which
-writes them to memory and reads them again: heads x length numbers a token, in
-float32, more traffic than all else in a layer of a dual encoder, whose texts
-are short.  Here one call of the kernel holds a text's queries, keys and values,
-and goes through its heads one by one; scores never leave the core.  The
-backward pass makes them again, as that of `layer_ops.attention` does.
+In `layer_ops.attention` XLA writes the scores and weights of every head to
+memory and reads them back: heads x length float32 values per token, more
+traffic than the rest of a layer of a dual encoder, whose texts are short.  Here
+one call of the kernel holds the queries, keys and values of one text and loops
+over the heads; scores never leave the chip's fast memory.  The backward pass
+recomputes them, as in `layer_ops.attention`.
 
-Texts of up to 512 tokens fit a core's fast memory whole, so there is nothing of
-FlashAttention's running softmax (Dao et al. 2022) in it.
+Texts of up to 512 tokens fit into that memory whole, so FlashAttention's
+running softmax (Dao et al. 2022) is not needed.
 """
 
 import functools
@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, UInt32
 
 from dpr_jax.models import dropout
 
-_VMEM = 12 * 2**20  # what every chip has, with a margin
+_VMEM = 12 * 2**20  # bytes of fast memory that every TPU has, with a margin
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -37,13 +37,13 @@ def attention(
   """Softmax attention of every text with itself.
 
   Args:
-    projected: queries, keys and values side by side, in each the heads side by
-      side, so triple = 3 dim; not scaled.
-    bias: float32, added to the scores: very negative where padded.
-    words: decide which weights are dropped (`dropout`), the same as in
-      `layer_ops.attention`; None = none.
-    heads: how many; a divisor of dim.
-    rate: of that dropout.
+    projected: queries, keys and values concatenated, each with its heads
+      concatenated, so triple = 3 dim; not scaled.
+    bias: float32, added to the scores; very negative at padding.
+    words: dropout words of each text; the same weights are dropped as in
+      `layer_ops.attention`; None = no dropout.
+    heads: number of heads; a divisor of dim.
+    rate: dropout rate of the weights.
   """
   return _attention_forward(projected, bias, words, heads, rate)[0]
 
@@ -76,7 +76,7 @@ def _attention_backward(heads, rate, saved, gradient):
     rate=rate,
     products=5,
   )
-  return to_projected, None, None  # the bias is made from the mask
+  return to_projected, None, None  # the bias is constant: made from the mask
 
 
 attention.defvjp(_attention_forward, _attention_backward)
@@ -96,18 +96,20 @@ def _call(
   """Runs `kernel(*arrays, bias[, words], result)` for every text.
 
   Args:
-    kernel: works on one text's arrays.
-    arrays: queries, keys and values (one array thrice), then others.
-    bias: as of `attention`.
-    words: as of `attention`.
-    result: what comes out.
-    heads: as of `attention`.
-    rate: as of `attention`.
-    products: of matrices for every head.
+    kernel: function of the arrays of one text.
+    arrays: queries, keys and values (the same array three times), then others.
+    bias: as in `attention`.
+    words: as in `attention`.
+    result: shape and dtype of the result.
+    heads: as in `attention`.
+    rate: as in `attention`.
+    products: matrix products per head, for the cost estimate.
   """
   rows, length, width = arrays[0].shape
   width //= 3
 
+  # `projected` is passed three times; block `part` of its last axis is the
+  # queries (0), keys (1) or values (2), so that no copy of them is made.
   def block(last: int, part: int = 0) -> pl.BlockSpec:
     return pl.BlockSpec((None, length, last), lambda row: (row, 0, part))
 
@@ -125,8 +127,8 @@ def _call(
       )
     )
   moved = len(arrays) + result.shape[-1] // width
-  # Two texts at a time, one comes while the other is worked on; their dtype
-  # and float32 beside it; and the scores of a head or two.
+  # Two texts at a time, because the next one is loaded while the first is
+  # computed; each in its dtype and in float32; and the scores of two heads.
   held = moved * width * result.dtype.itemsize + 4 * width + 4 * 8 * length
   vmem = max(2 * length * held, _VMEM)
   cost = pl.CostEstimate(
@@ -172,6 +174,8 @@ def _forward_kernel(query, key, value, bias, *others, size, rate):
 def _backward_kernel(
   query, key, value, output, gradient, bias, *others, size, rate
 ):
+  # Per head: q, k, v, g [n, d]; weights and their gradients [n, n].  The same
+  # formula as `layer_ops._attention_backward`, whose comments explain it.
   *words, result = others
   width = query.shape[-1]
   for head, place in enumerate(_heads(query, size)):
@@ -191,6 +195,7 @@ def _backward_kernel(
       _product(to_scores, _scaled(q), (0, 0)),
       _product(dropped, g, (0, 0)),
     )
+    # Gradients of queries, keys and values, concatenated as `projected` is.
     for number, part in enumerate(parts):
       start = number * width + place.start
       result[:, start : start + size] = part.astype(result.dtype)
@@ -207,7 +212,7 @@ def _scaled(query: Array) -> Array:
 def _product(
   x: Array, y: Array, summed: tuple[int, int] = (1, 0)
 ) -> Float[Array, "n m"]:
-  """The product over these axes, in float32."""
+  """Matrix product, summed over one axis of each operand, in float32."""
   return jax.lax.dot_general(
     x,
     y,

@@ -1,8 +1,8 @@
-"""Hugging Face weights <-> our parameters.
+"""Converts between Hugging Face weights and our parameters.
 
-Reads `model.safetensors` of a BERT folder, whose names may or may not start
-with a prefix (`bert.`), into the tree of `bert.py`, and writes it back.  Linear
-weights are transposed on the way: Hugging Face holds `[out, in]`.
+Reads the `model.safetensors` of a BERT folder, whose names may start with a
+prefix (`bert.`), into the tree of `bert.py`, and writes it back.  Linear
+weights are transposed: Hugging Face stores `[out, in]`.
 """
 
 import pathlib
@@ -17,9 +17,9 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import bert
 
-# Prefixes under which an encoder stands in a Hugging Face checkpoint.
+# Prefixes of an encoder's tensors in a Hugging Face checkpoint.
 PREFIXES = ("", "bert.", "bert_model.")
-# Tensors of other heads and buffers that an encoder has no use for.
+# Tensors of heads and buffers that an encoder does not use.
 IGNORED = ("embeddings.position_ids", "pooler.", "cls.", "qa_outputs.")
 
 _LAYER_DENSE = {
@@ -78,7 +78,7 @@ def tensor_names(
 
 
 def shapes(config: bert.BertConfig) -> dict[str, Any]:
-  """The parameter tree of a BERT, shapes in the place of arrays."""
+  """The parameter tree of a BERT, with shapes instead of arrays."""
   tree: dict[str, Any] = {}
   for path, _, shape in tensor_names(config):
     node = tree
@@ -104,10 +104,10 @@ def params_from_tensors(
   """Builds our parameter tree from Hugging Face tensors.
 
   Args:
-    tensors: by Hugging Face name.
-    config: the sizes that the tensors must have.
-    source: named in errors.
-    prefix: what stands before every encoder tensor's name; None finds it.
+    tensors: arrays by Hugging Face name.
+    config: sizes that the tensors must have.
+    source: name of the checkpoint in error messages.
+    prefix: prefix of the encoder tensors' names; None = detected.
 
   Raises:
     InputError: tensors are missing, misshapen or unexpected; all are named.
@@ -163,7 +163,7 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads `model.safetensors`, or the shards that its index names.
 
   Raises:
-    InputError: there is none, or it is damaged.
+    InputError: a file is missing or damaged.
   """
   folder = pathlib.Path(folder)
   index = folder / "model.safetensors.index.json"
@@ -180,18 +180,18 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
       )
     try:
       tensors |= safetensors.numpy.load_file(path)
-    # Types that NumPy does not have, empty files, what the disk says: any.
+    # Types that NumPy does not have, empty files, errors of the disk: any.
     except Exception as error:
       reason = " ".join(str(error).split())[:200] or type(error).__name__
       raise errors.InputError(
-        f"{path} is damaged, or holds what NumPy cannot:"
+        f"{path} is damaged, or has a dtype that NumPy does not support:"
         f" {type(error).__name__}: {reason}"
       ) from error
   return tensors
 
 
 def _shards(index: pathlib.Path) -> list[str]:
-  """Files that a `model.safetensors.index.json` names; all stand beside it."""
+  """Files that a `model.safetensors.index.json` names, all in its folder."""
   content = workdir_lib.read_json(index)
   shards = content.get("weight_map") if isinstance(content, dict) else None
   if not isinstance(shards, dict) or not all(
@@ -199,7 +199,7 @@ def _shards(index: pathlib.Path) -> list[str]:
     for name in shards.values()
   ):
     raise errors.InputError(
-      f"{index}: weight_map must map names of tensors to files beside it"
+      f"{index}: weight_map must map names of tensors to files in its folder"
     )
   return sorted(set(shards.values()))
 

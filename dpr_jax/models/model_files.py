@@ -1,9 +1,10 @@
-"""Folders that hold a model: sizes, tokenizer, settings, perhaps weights.
+"""Reads and writes folders that hold a model: sizes, tokenizer, settings.
 
-`training/model/`, `reader/model/`, `embeddings/passages-start/model/` and what
-`export` writes are such folders: `config.json` and `tokenizer.json` as Hugging
-Face has them, and `dpr_jax.json`, which says what else decides a vector or an
-answer, and has the sha256 of every other file.
+Such folders are `training/model/`, `reader/model/`,
+`embeddings/passages-start/model/` and what `export` writes.  They hold
+`config.json` and `tokenizer.json` in Hugging Face's format, in some cases the
+weights, and `dpr_jax.json` with all other settings that determine a vector or
+an answer, and the sha256 of every other file.
 """
 
 import dataclasses
@@ -35,9 +36,9 @@ def write_sizes(
   """Writes `config.json` and `tokenizer.json`.
 
   Args:
-    folder: is there.
+    folder: an existing folder.
     sizes: the `bert.BertConfig`.
-    tokenizer: without truncation or padding.
+    tokenizer: tokenizer without truncation or padding.
     **extra: further keys of `config.json`.
   """
   workdir_lib.write_json(
@@ -60,13 +61,13 @@ def write_weights(
   length: int,
   token_types: bool = False,
 ) -> None:
-  """Writes what else transformers wants beside `write_sizes`.
+  """Writes the weights and the tokenizer's config for transformers.
 
   Args:
-    folder: has the `tokenizer.json` already.
-    tensors: by Hugging Face's names.
+    folder: folder in which `write_sizes` has written.
+    tensors: arrays by Hugging Face name.
     length: tokens of the longest text.
-    token_types: the model tells the two texts of a pair apart.
+    token_types: the model uses token types to separate the texts of a pair.
   """
   import safetensors.numpy
   import tokenizers
@@ -92,12 +93,12 @@ def write_weights(
 
 
 def seal(folder: pathlib.Path, kind: str, **values: Any) -> None:
-  """Writes `dpr_jax.json`, the last file: the folder is whole.
+  """Writes `dpr_jax.json`, the last file, which marks the folder as complete.
 
   Args:
-    folder: holds the other files.
+    folder: folder with all other files.
     kind: `TOWERS` or `READER`.
-    **values: what a reader of the folder has to know.
+    **values: settings to store.
   """
   files = {
     path.relative_to(folder).as_posix(): workdir_lib.fingerprint_file(path)
@@ -109,12 +110,12 @@ def seal(folder: pathlib.Path, kind: str, **values: Any) -> None:
 
 
 def is_sealed(folder: pathlib.Path) -> bool:
-  """True where the folder has a `dpr_jax.json`, good or bad."""
+  """True where the folder has a `dpr_jax.json`, valid or not."""
   return (folder / FILE).is_file()
 
 
 def is_whole(folder: pathlib.Path, kind: str, values: dict[str, Any]) -> bool:
-  """True where a folder is sealed with these values, and undamaged."""
+  """True where a folder is sealed with these values and undamaged."""
   if not is_sealed(folder):
     return False
   try:
@@ -127,30 +128,29 @@ def is_whole(folder: pathlib.Path, kind: str, values: dict[str, Any]) -> bool:
 
 
 def read(folder: pathlib.Path, kind: str, fix: str) -> dict[str, Any]:
-  """What `dpr_jax.json` says; the other files are not looked at.
+  """Content of `dpr_jax.json`; the other files are not checked.
 
   Args:
-    folder: has one.
-    kind: that is wanted.
-    fix: for the messages: what to do about damage.
+    folder: a sealed folder.
+    kind: expected kind, `TOWERS` or `READER`.
+    fix: what to do about damage, for error messages.
 
   Raises:
-    InputError: it is damaged, of a later version, or of another kind.
+    InputError: the file is damaged, of a later version, or of another kind.
   """
   path = folder / FILE
   try:
     record = workdir_lib.read_record(path)
-    form, found = record["format"], record["kind"]
+    form, stored_kind = record["format"], record["kind"]
     record["files"].items()
   except errors.InputError as error:
     raise errors.InputError(f"{error}; {fix}") from error
   except (AttributeError, KeyError) as error:
     raise errors.InputError(f"{path} is damaged: {error}; {fix}") from error
-  if form != FORMAT or found != kind:
+  if form != FORMAT or stored_kind != kind:
     raise errors.InputError(
-      f"{path} describes {found} in format {form}, wanted is {kind} in"
-      f" format {FORMAT}, which is what dpr-jax {version.__version__} writes;"
-      f" {fix}"
+      f"{path} describes {stored_kind} in format {form}; dpr-jax"
+      f" {version.__version__} expects {kind} in format {FORMAT} here; {fix}"
     )
   return record
 
@@ -161,25 +161,31 @@ def check(
   fix: str,
   needed: Sequence[str] = ("config.json", "tokenizer.json"),
 ) -> None:
-  """Compares the files with their sha256, before they are used.
+  """Compares files with their sha256, before they are used.
+
+  Args:
+    folder: a sealed folder.
+    record: content of its `dpr_jax.json`.
+    fix: what to do about damage, for error messages.
+    needed: names of the files to compare.
 
   Raises:
-    InputError: one is missing or not what it was; it is named.
+    InputError: a file is missing or has changed; the message names it.
   """
   for name in needed:
     path, wanted = folder / name, record["files"].get(name)
     if not path.is_file():
       raise errors.InputError(f"{path} is missing: {fix}")
-    found = workdir_lib.fingerprint_file(path)
-    if found != wanted:
+    sha256 = workdir_lib.fingerprint_file(path)
+    if sha256 != wanted:
       raise errors.InputError(
-        f"{path} is damaged or was changed: its sha256 is {found}, {FILE} says"
-        f" {wanted}; {fix}"
+        f"{path} is damaged or was changed: its sha256 is {sha256}, {FILE}"
+        f" records {wanted}; {fix}"
       )
 
 
 def load_tokenizer(folder: pathlib.Path) -> "tokenizers.Tokenizer":
-  """The very tokenizer that `write_sizes` was given."""
+  """The tokenizer that `write_sizes` wrote."""
   import tokenizers
 
   return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))

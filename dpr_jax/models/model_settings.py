@@ -1,9 +1,10 @@
-"""Which settings a trained model was made with, and who may say otherwise.
+"""Reads the settings a model was trained with and checks the config by them.
 
-Pooling, lengths, prefixes: whatever decides a vector is decided when training
-begins, and is written beside the checkpoints.  Every later stage takes it from
-there; a config or an override that says otherwise is refused by its name.
-Nothing here needs JAX, so that the answer comes in the first second.
+Pooling, lengths, prefixes: settings that determine a vector are fixed when
+training begins and are stored next to the checkpoints.  Every later stage takes
+them from there; a config or an override that contradicts them is refused, and
+the key is named.  This module does not import JAX, so that the check takes less
+than a second.
 """
 
 import copy
@@ -19,34 +20,35 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import model_files
 
 FOLDER = "model"  # in `training/`, `reader/` and `embeddings/passages-start/`
-# Of `config.model` and of `config.reader`: another value is another model.
+# Keys of `config.model` and of `config.reader` that determine what the model
+# computes: with another value it is another model.
 DECIDING = (
   *("pooling", "normalize", "shared_towers", "title"),
   *("question_prefix", "passage_prefix", "question_length", "passage_length"),
 )
 READER_DECIDING = ("length", "question_length", "overlap", "layout")
-# How a model is computed, not what: the call's own, whatever was trained with.
+# Keys that determine how a model is computed, not what: free in every call.
 FREE = ("compute_dtype", "attention")
 TRAINED = "the training's"
-# Where training starts from.
+# Keys that determine the parameters at step 0.
 BEGINNING = ("checkpoint", "random_layers", "random_width", "random_heads")
 
 
 def fix_of(folder: pathlib.Path) -> str:
-  """What to do where a model's folder in a workdir is damaged."""
+  """What to do about a damaged model folder in a workdir, for messages."""
   return (
-    "copy it from where it is whole, or remove the folder"
-    f" {folder}: then the checkpoint that training started from is asked"
+    "copy it from an undamaged workdir, or remove the folder"
+    f" {folder}: then the checkpoint that training started from is used"
   )
 
 
 def of_towers(where: workdir_lib.Workdir) -> dict[str, Any] | None:
   """Section `model` of the training in a workdir; None where there is none.
 
-  A workdir of an older version has it in the manifest of training.
+  In a workdir of an older version the manifest of training has it.
 
   Raises:
-    InputError: what is there is damaged.
+    InputError: a file is damaged.
   """
   folder = where.training / FOLDER
   if model_files.is_sealed(folder):
@@ -58,27 +60,27 @@ def of_towers(where: workdir_lib.Workdir) -> dict[str, Any] | None:
 
 
 def _check_link(training: pathlib.Path) -> None:
-  """`InputError` where a finished training's manifest names other files."""
+  """`InputError` if the manifest of a finished training names other files."""
   manifest = training / workdir_lib.MANIFEST
   if not manifest.exists():
     return
   named = workdir_lib.read_record(manifest).get("model_files")
-  found = workdir_lib.fingerprint_file(training / FOLDER / model_files.FILE)
-  if named and named != found:  # older versions name none
+  sha256 = workdir_lib.fingerprint_file(training / FOLDER / model_files.FILE)
+  if named and named != sha256:  # older versions name none
     raise errors.InputError(
       f"{training / FOLDER} is not of this training: its {model_files.FILE} is"
-      f" {workdir_lib.short(found)}, {manifest} names"
+      f" {workdir_lib.short(sha256)}, {manifest} names"
       f" {workdir_lib.short(named)}; {fix_of(training / FOLDER)}"
     )
 
 
 def of_start(where: workdir_lib.Workdir) -> dict[str, Any] | None:
-  """Section `model` that "dense-start" was embedded with; None: not kept."""
+  """Section `model` that "dense-start" was embedded with; None = not stored."""
   return of_start_in(where.embeddings("dense-start"))
 
 
 def of_start_in(embeddings: pathlib.Path) -> dict[str, Any] | None:
-  """The same of the folder with the vectors."""
+  """As `of_start`, from the folder with the vectors."""
   folder = embeddings / FOLDER
   if not model_files.is_sealed(folder):
     return None
@@ -87,20 +89,20 @@ def of_start_in(embeddings: pathlib.Path) -> dict[str, Any] | None:
 
 
 def start_folder(where: workdir_lib.Workdir) -> pathlib.Path:
-  """Where the towers before training are kept beside their vectors."""
+  """Folder of the untrained towers, next to their vectors."""
   return where.embeddings("dense-start") / FOLDER
 
 
 def folders(where: workdir_lib.Workdir) -> dict[pathlib.Path, str]:
   """The folders that hold a model in a workdir, with their kinds."""
-  found = {
+  kinds = {
     where.training / FOLDER: model_files.TOWERS,
     where.reader / FOLDER: model_files.READER,
     start_folder(where): model_files.TOWERS,
   }
   return {
     folder: kind
-    for folder, kind in found.items()
+    for folder, kind in kinds.items()
     if model_files.is_sealed(folder)
   }
 
@@ -111,7 +113,8 @@ def of_reader(
   """Section `reader` of the reader in a workdir; None where there is none.
 
   Returns:
-    (as it was asked for, what came of it): "auto" is a layout in the second.
+    (section as configured, section as resolved): only in the second, a layout
+    replaces "auto".
   """
   folder = where.reader / FOLDER
   if model_files.is_sealed(folder):
@@ -124,10 +127,10 @@ def of_reader(
 
 
 def _recorded(folder: pathlib.Path, section: str) -> dict[str, Any] | None:
-  """A section as the manifest of a training has it, or its first file.
+  """A section from the manifest of a training, or from `started.json`.
 
-  The latter counts where there is a checkpoint: a training that has not begun
-  decides nothing.
+  The latter counts only where there is a checkpoint: until then the settings
+  may change.
   """
   names = [workdir_lib.MANIFEST]
   if any(path.name.isdigit() for path in folder.glob("checkpoints/*")):
@@ -135,16 +138,16 @@ def _recorded(folder: pathlib.Path, section: str) -> dict[str, Any] | None:
   for name in names:
     if (folder / name).exists():
       record = workdir_lib.read_record(folder / name)
-      found = record.get("config", {}).get(section)
-      if isinstance(found, Mapping):
-        return dict(found)
+      values = record.get("config", {}).get(section)
+      if isinstance(values, Mapping):
+        return dict(values)
   return None
 
 
 def differences(
   there: Mapping[str, Any], here: Mapping[str, Any], keys: tuple[str, ...]
 ) -> dict[str, tuple[Any, Any]]:
-  """(old, new) by key, of those that both have and that are not the same."""
+  """(old, new) by key, for keys that both have with different values."""
   return {
     key: (there[key], here[key])
     for key in keys
@@ -168,19 +171,19 @@ def listed(
 def why_other(
   made_with: Mapping[str, Any] | None, settings: Mapping[str, Any]
 ) -> str:
-  """Why a model's vectors are not another's, for the end of a clause.
+  """How the model of some vectors differs from another, for error messages.
 
   Args:
-    made_with: "model_settings" of the vectors' manifest; None in those of older
-      versions.
-    settings: of the other model.
+    made_with: "model_settings" of the vectors' manifest; None = the manifest is
+      of an older version and has none.
+    settings: settings of the other model.
   """
   if not made_with:
     return ""
-  found = differences(made_with, settings, DECIDING)
-  if found:
-    return f" ({listed(found)})"
-  return " (of the same settings: the weights are others)"
+  differing = differences(made_with, settings, DECIDING)
+  if differing:
+    return f" ({listed(differing)})"
+  return " (same settings, different weights)"
 
 
 def settle(
@@ -192,22 +195,22 @@ def settle(
   starts: bool = False,
   keep: tuple[str, ...] = FREE,
 ) -> ml_collections.ConfigDict:
-  """The config as later stages use it: what was trained decides.
+  """A copy of the config with the settings of the trained model.
 
   Args:
-    config: as asked for.
-    where: the workdir; where nothing was trained there, and nothing embedded
-      with "dense-start", the config stays as it is.
-    check: refuse what contradicts, else it is replaced without a word.
+    config: the config of this call.
+    where: the workdir; if nothing was trained in it, and nothing embedded with
+      "dense-start", the config is returned unchanged.
+    check: refuse contradictions; False = replace them silently.
     reads: the trained reader is used: `config.reader` has to agree as well.
-    starts: "dense-start" may be made anew; what is there decides nothing.
-    keep: keys of `config.model` that stay as asked for.
+    starts: "dense-start" may be embedded again, so its settings do not count.
+    keep: keys of `config.model` that are taken from `config`.
 
   Returns:
     A copy.
 
   Raises:
-    InputError: every key that says otherwise, in one line.
+    InputError: names every key that contradicts the training, in one line.
   """
   config = copy.deepcopy(config)
   section = of_towers(where)
@@ -223,14 +226,14 @@ def settle(
       _refuse(section, asked, "model", DECIDING, made, whose)
     take(config.model, section, keep)
   reads = reads and not config.read.reader  # the workdir's own
-  found = of_reader(where) if reads or not check else None
-  if found:
+  reader = of_reader(where) if reads or not check else None
+  if reader:
     made = f"the reader in {where.reader} was trained with"
     if check:
       asked = config_lib.plain(config.reader)
-      _refuse(found[1], asked, "reader", READER_DECIDING, made)
+      _refuse(reader[1], asked, "reader", READER_DECIDING, made)
     keys = (*READER_DECIDING, "dropout")
-    own = {key: found[0][key] for key in keys if key in found[0]}
+    own = {key: reader[0][key] for key in keys if key in reader[0]}
     take(config.reader, own)
   return config
 
@@ -243,13 +246,13 @@ def _refuse(
   made: str,
   whose: str = TRAINED,
 ) -> None:
-  found = differences(there, here, keys)
-  if not found:
+  differing = differences(there, here, keys)
+  if not differing:
     return
   asked = ", ".join(
-    f"config.{section}.{key}={new!r}" for key, (_, new) in found.items()
+    f"config.{section}.{key}={new!r}" for key, (_, new) in differing.items()
   )
-  trained = ", ".join(repr(old) for old, _ in found.values())
+  trained = ", ".join(repr(old) for old, _ in differing.values())
   raise errors.InputError(
     f"{asked}: {made} {trained}; leave --config out to use {whose} own"
     " settings, or give another --workdir"
@@ -261,7 +264,7 @@ def take(
   values: Mapping[str, Any],
   keep: tuple[str, ...] = (),
 ) -> None:
-  """Sets what both know in a section of a config, but for `keep`."""
+  """Sets the keys that both have in a section of a config, except `keep`."""
   for key, value in values.items():
     if key in section and key not in keep:
       section[key] = value
@@ -270,7 +273,7 @@ def take(
 def is_start_of(
   record: Mapping[str, Any], config: ml_collections.ConfigDict
 ) -> bool:
-  """True where a stored "dense-start" is what a config begins with."""
+  """True where a stored "dense-start" is the model at step 0 of a config."""
   kept, model = record["model"], config.model
   keys = ("dropout", *DECIDING)
   if kept["checkpoint"] == "random":
@@ -283,10 +286,10 @@ def is_start_of(
 
 
 def of_workdir(where: workdir_lib.Workdir) -> ml_collections.ConfigDict:
-  """The config that a workdir holds, its models as they were trained.
+  """The config in a workdir, with the settings of its trained models.
 
   Raises:
-    InputError: there is none, or it is malformed.
+    InputError: the workdir has no config, or a malformed one.
   """
   config = config_lib.read(where.root / config_lib.FILE)
   return settle(config, where, check=False, keep=())

@@ -1,10 +1,10 @@
-"""A reader as one thing: structure, parameters, tokenizer, its origin.
+"""Builds, loads and exports a reader: structure, parameters and tokenizer.
 
-`start` builds it as training begins: a pretrained BERT with fresh heads, a
-reader of Hugging Face's (`DPRReader`, `BertForQuestionAnswering`), or one that
-`dpr-jax train-reader` left in a workdir.  `store` writes what the parameters
-need beside them, `trained` loads what training left, `from_folder` takes a
-finished reader as it is, `export` writes one for transformers.
+`start` builds the reader at the beginning of training: a pretrained BERT with
+fresh heads, a Hugging Face reader (`DPRReader`, `BertForQuestionAnswering`), or
+one that `dpr-jax train-reader` wrote into a workdir.  `store` writes sizes and
+tokenizer next to the parameters, `trained` loads a trained reader,
+`from_folder` loads a finished one, `export` writes one for transformers.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from dpr_jax.models import (
 )
 
 STAGE = "train-reader"
-_OLD_SETTINGS = "dpr_jax_reader.json"  # in a folder that 0.1 exported
+_OLD_SETTINGS = "dpr_jax_reader.json"  # in folders exported by version 0.1
 FORMATS = ("dpr-reader", "question-answering")
 _DPR = "span_predictor."
 # Our head -> Hugging Face's name without prefix.
@@ -48,11 +48,11 @@ class Reader:
 
   Attributes:
     structure: sizes and heads.
-    params: on the host.
+    params: parameters, in host memory.
     tokenizer: texts to inputs.
-    ranks: the rank head was trained; otherwise it says nothing, and passages
-      are told apart by the scores of their spans.
-    step: training steps behind the parameters.
+    ranks: the rank head was trained; False = it is ignored, and passages are
+      ranked by their best span score.
+    step: training steps of the parameters; 0 = not trained here.
   """
 
   structure: span_reader.SpanReader
@@ -63,7 +63,7 @@ class Reader:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """sha256 of all that decides a score: weights, structure, text format."""
+    """sha256 of weights, structure and text format: all a score depends on."""
     return workdir_lib.fingerprint(
       [
         retriever_model.weights_digest(self.params),
@@ -76,7 +76,7 @@ class Reader:
 
 
 def start(config: ml_collections.ConfigDict) -> Reader:
-  """The reader before training, as `config.reader` and `config.model` say."""
+  """The reader before training, by `config.reader` and `config.model`."""
   settings = config.reader
   name = settings.checkpoint or config.model.checkpoint
   where = workdir_lib.Workdir(name)
@@ -116,6 +116,7 @@ def _pretrained(config: ml_collections.ConfigDict, name: str) -> Reader:
     heads, layout = None, "dpr"
   else:
     folder = checkpoint_sources.checkpoint_folder(name)
+    logging.info("loading the pretrained model %s from %s", name, folder)
     bert_config, tower, heads, layout = load_tensors(folder)
   structure = span_reader.SpanReader(bert_config)
   own = heads or {}
@@ -131,11 +132,11 @@ def _pretrained(config: ml_collections.ConfigDict, name: str) -> Reader:
 def load_tensors(
   folder: pathlib.Path,
 ) -> tuple[bert.BertConfig, dict[str, Any], dict[str, Any] | None, str]:
-  """A BERT folder with the heads that it has.
+  """Loads a BERT folder with the heads that it has.
 
   Returns:
     (config, our parameters of the BERT, heads by our names or None, layout).
-    A `DPRReader` has both heads, a `BertForQuestionAnswering` the spans' alone.
+    A `DPRReader` has both heads, a `BertForQuestionAnswering` the span head.
   """
   config = bert.BertConfig.read(folder)
   tensors = hf_weights.read_tensors(folder)
@@ -143,7 +144,8 @@ def load_tensors(
   heads, tensors = split_heads(tensors, config, str(folder))
   if is_dpr and len(heads) < len(_HEADS):
     raise errors.InputError(
-      f"{folder}: a DPRReader without {_DPR}qa_outputs or qa_classifier"
+      f"{folder}: a DPRReader without {_DPR}qa_outputs or qa_classifier: the"
+      " weights are incomplete; copy them again"
     )
   tower = hf_weights.params_from_tensors(
     tensors,
@@ -161,7 +163,7 @@ def split_heads(
   """The heads among Hugging Face's tensors, by our names, and the others.
 
   Raises:
-    InputError: a head of another shape; `source` is named.
+    InputError: a head has another shape; the message names `source`.
   """
   rest, heads = dict(tensors), {}
   stem = _DPR if any(name.startswith(_DPR) for name in rest) else ""
@@ -184,7 +186,7 @@ def split_heads(
 
 
 def from_folder(folder: str | os.PathLike) -> Reader:
-  """A finished reader: a workdir's, a `DPRReader` or one for SQuAD.
+  """Loads a finished reader: a workdir's, a `DPRReader` or one for SQuAD.
 
   Raises:
     InputError: the folder holds no reader.
@@ -200,7 +202,7 @@ def from_folder(folder: str | os.PathLike) -> Reader:
     )
   record: dict[str, Any] = {}
   if model_files.is_sealed(folder):
-    fix = "remove that file to use the others as they are"
+    fix = "remove that file to use the other files without its settings"
     record = model_files.read(folder, model_files.READER, fix)
     model_files.check(folder, record, fix, tuple(record["files"]))
   bert_config, tower, heads, layout = load_tensors(folder)
@@ -235,15 +237,15 @@ def from_folder(folder: str | os.PathLike) -> Reader:
 def store(
   reader: Reader, config: ml_collections.ConfigDict, folder: pathlib.Path
 ) -> None:
-  """Writes what the parameters need beside them, unless it is there and whole.
+  """Writes sizes, tokenizer and settings, unless they are already there.
 
   Args:
-    reader: its sizes and tokenizer.
-    config: what it was asked for with.
+    reader: the reader; its parameters are not written.
+    config: the config that it was built from.
     folder: `reader/model`.
 
   Raises:
-    DiskError: it cannot be written.
+    DiskError: the folder cannot be written.
   """
   values = {
     **config_lib.sections(config, "model", "reader"),
@@ -260,20 +262,20 @@ def store(
 def trained(
   config: ml_collections.ConfigDict | None, where: workdir_lib.Workdir
 ) -> Reader:
-  """The reader that `train-reader` left in a workdir.
+  """The reader that `train-reader` wrote into a workdir.
 
-  It is as trained, from what lies in the workdir alone.  Workdirs of an older
-  version lack sizes and tokenizer: the checkpoint that training started from is
-  asked for them.
+  Only files of the workdir are used.  Workdirs of an older version lack sizes
+  and tokenizer, which are then taken from the checkpoint that training started
+  from.
 
   Args:
-    config: decides how it is computed (`model_settings.FREE`), and must not
-      contradict what was trained; None = all as trained.
+    config: sets how the reader is computed (`model_settings.FREE`), and must
+      not contradict the training; None = everything as in training.
     where: the workdir.
 
   Raises:
-    InputError: it has not run there, the config says otherwise, or a file is
-      damaged.
+    InputError: no reader was trained there, the config contradicts the
+      training, or a file is damaged.
   """
   manifest = workdir_lib.read_manifest(where.reader, STAGE)
   if config is not None:
@@ -283,8 +285,8 @@ def trained(
     reader = _from_sealed(folder, config)
   else:
     logging.info(
-      "%s was trained by an older version: sizes and tokenizer are taken from"
-      " the checkpoint that it started from",
+      "%s was trained by an older version: taking sizes and tokenizer from the"
+      " checkpoint that it started from",
       where.reader,
     )
     config = config or model_settings.of_workdir(where)
@@ -301,7 +303,8 @@ def trained(
     raise errors.InputError(
       f"{saved / str(step)} holds a reader of other sizes than those in"
       f" {folder}, or of the checkpoint that it started from: a part of the"
-      " workdir was replaced"
+      " workdir was replaced; restore it, or run `dpr-jax train-reader"
+      " --overwrite`"
     )
   return dataclasses.replace(
     reader, params=params, step=step, ranks=manifest["ranks"]
@@ -311,11 +314,11 @@ def trained(
 def _from_sealed(
   folder: pathlib.Path, config: ml_collections.ConfigDict | None
 ) -> Reader:
-  """A reader without parameters, from what `store` has written.
+  """A reader without parameters, from the files that `store` has written.
 
   Args:
     folder: `reader/model`.
-    config: decides how it is computed; None = as trained.
+    config: sets how the reader is computed; None = as in training.
   """
   fix = model_settings.fix_of(folder)
   record = model_files.read(folder, model_files.READER, fix)
@@ -334,16 +337,16 @@ def _from_sealed(
 
 
 def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
-  """Writes a folder that transformers loads, whole or not at all.
+  """Writes a folder that transformers loads, completely or not at all.
 
   Args:
-    reader: what to write.
-    folder: replaced where it is an export of ours.
+    reader: the reader to write.
+    folder: output folder; an earlier export in it is replaced.
     kind: "dpr-reader" (`DPRReader`) or "question-answering"
-      (`BertForQuestionAnswering`, which has no rank head: it is left out).
+      (`BertForQuestionAnswering`, without the rank head).
 
   Raises:
-    InputError: an unknown kind, or a folder with something else in it.
+    InputError: an unknown kind, or the folder holds something else.
   """
   if kind not in FORMATS:
     raise errors.InputError(

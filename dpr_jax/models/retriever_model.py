@@ -1,7 +1,7 @@
-"""A retriever as one thing: two towers, their parameters, their tokenizer.
+"""Builds a retriever: two towers, their parameters and their tokenizer.
 
-`start` builds it from the config's pretrained checkpoint, as training begins;
-what training has left on the disk is opened by `stored_towers`.
+`start` builds it from the config's pretrained checkpoint, for the beginning of
+training; `stored_towers` opens what training has written.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tokenizers
+from absl import logging
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
@@ -27,10 +28,10 @@ class Towers:
   """A dual encoder with everything that it needs to encode text.
 
   Attributes:
-    encoder: the towers' structure.
-    params: their parameters, on the host.
-    tokenizer: text to token ids; None where nothing is to be encoded.
-    step: training steps behind the parameters, 0 = as pretrained.
+    encoder: structure of the towers.
+    params: parameters of the towers, in host memory.
+    tokenizer: text to token ids; None where no text is encoded.
+    step: training steps of the parameters; 0 = pretrained.
   """
 
   encoder: dual_encoder.DualEncoder
@@ -40,7 +41,7 @@ class Towers:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """sha256 of all that decides a vector: weights, structure, text format."""
+    """sha256 of weights, structure and text format: all a vector depends on."""
     digest = hashlib.sha256()
     _update(digest, self.params)
     structure = (
@@ -56,7 +57,7 @@ class Towers:
 
   @property
   def settings(self) -> dict[str, Any]:
-    """Those of `config.model` that decide a vector (`DECIDING`)."""
+    """Settings of `config.model` that determine a vector (`DECIDING`)."""
     return {
       "pooling": self.encoder.pooling,
       "normalize": self.encoder.normalize,
@@ -90,7 +91,7 @@ def compute_dtype(name: str) -> Any:
 
 
 def attention(name: str) -> str:
-  """How attention is computed, checked: see `bert.Bert`."""
+  """`name` if it is a valid `attention` of `bert.Bert`, else `InputError`."""
   return config_lib.one_of("model.attention", name, bert.ATTENTIONS)
 
 
@@ -110,7 +111,7 @@ def structure(
   """The towers of `config.model`, for a checkpoint of these sizes.
 
   Raises:
-    InputError: texts would be longer than the checkpoint knows positions.
+    InputError: texts may be longer than the checkpoint has positions.
   """
   bert_config = with_dropout(bert_config, model.dropout)
   for name in ("question_length", "passage_length"):
@@ -145,10 +146,10 @@ def assemble(
   """Structure, text format and parameters of `config.model`.
 
   Args:
-    model: the section.
+    model: section `model` of the config.
     bert_config: sizes of the checkpoint.
-    backend: its tokenizer.
-    tower: the parameters that both towers start from; None = none yet.
+    backend: tokenizer of the checkpoint.
+    tower: parameters that both towers start from; None = none yet.
   """
   encoder = structure(model, bert_config)
   tokenizer = tokenization.TextTokenizer(
@@ -169,11 +170,12 @@ def load_base(
   """Folder (for the tokenizer), sizes and parameters of a pretrained BERT.
 
   Args:
-    config: `config.model` has the sizes of "random".
-    checkpoint: as `config.model.checkpoint`.
+    config: its section `model` has the sizes of "random".
+    checkpoint: name of the checkpoint, as in `config.model.checkpoint`.
   """
   folder, bert_config = load_sizes(config.model, checkpoint)
   if checkpoint != "random":
+    logging.info("loading the pretrained model %s from %s", checkpoint, folder)
     return folder, *hf_weights.load_bert(folder)
   tower = bert.init_params(bert_config, jax.random.key(config.seed))
   return folder, bert_config, jax.tree.map(np.asarray, tower)
@@ -190,7 +192,7 @@ def load_sizes(
 
 
 def with_dropout(config: bert.BertConfig, rate: float) -> bert.BertConfig:
-  """One dropout rate everywhere; negative = as the checkpoint says."""
+  """Sets one dropout rate everywhere; negative = keep the checkpoint's."""
   if rate < 0:
     return config
   return dataclasses.replace(
@@ -205,7 +207,8 @@ def checked_tokenizer(
   backend = tokenization.load_tokenizer(folder)
   if backend.get_vocab_size() > config.vocab_size:
     raise errors.InputError(
-      f"{folder}: the tokenizer knows {backend.get_vocab_size()} tokens, the"
-      f" model {config.vocab_size}: they do not belong together"
+      f"{folder}: the tokenizer has {backend.get_vocab_size()} tokens, the"
+      f" model {config.vocab_size}: they are not of the same checkpoint; copy"
+      " both from one"
     )
   return backend

@@ -1,9 +1,10 @@
 """The reader: a BERT that reads question and passage together.
 
-Three heads stand on the last hidden states (Karpukhin et al. 2020, section
-6.1): start and end of the answer at every token, the passage's rank at [CLS].
-Parameters are `{"bert": tree, "span": {"kernel", "bias"}, "rank": {…}}`.  In
-come padded rows of `data/reader_tokenization.py`, out come scores in float32.
+Three heads use the last hidden states (Karpukhin et al. 2020, section 6.1):
+start and end of the answer at every token, the passage's rank at [CLS].
+Parameters are `{"bert": tree, "span": {"kernel", "bias"}, "rank": {…}}`.  The
+input is padded rows of `data/reader_tokenization.py`, the output float32
+scores.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from dpr_jax.core import errors
 from dpr_jax.models import bert
 
-IMPOSSIBLE = -1e9  # score of a place where no answer can be
+IMPOSSIBLE = -1e9  # score of a position that cannot hold an answer
 
 
 @flax.struct.dataclass
@@ -36,13 +37,13 @@ class Rows:
 
 @flax.struct.dataclass
 class Scores:
-  """What the heads say.
+  """Scores of the three heads.
 
   Attributes:
-    start: of an answer that starts at a token; `IMPOSSIBLE` outside the
+    start: score of an answer that starts at a token; `IMPOSSIBLE` outside the
       passage.
-    end: of one that ends with a token, likewise.
-    rank: of the passage.
+    end: score of an answer that ends with a token, likewise.
+    rank: score of the passage.
   """
 
   start: Float[Array, "*chunks rows length"]
@@ -55,10 +56,10 @@ class BestSpans:
   """The best answer of every row.
 
   Attributes:
-    rank: of the passage.
-    score: start + end; at most `IMPOSSIBLE` where there is no passage.
-    first: number of the answer's first token within the passage's tokens.
-    last: of its last token.
+    rank: score of the passage.
+    score: start + end score; at most `IMPOSSIBLE` where there is no passage.
+    first: index of the answer's first token within the passage's tokens.
+    last: index of its last token, inclusive.
   """
 
   rank: Float[Array, "*cores rows"]
@@ -69,12 +70,12 @@ class BestSpans:
 
 @dataclasses.dataclass(frozen=True)
 class SpanReader:
-  """The reader's structure; parameters are passed in.
+  """Structure of the reader; parameters are passed in.
 
   Attributes:
     config: sizes of the BERT.
-    dtype: of its computation; the heads compute in float32.
-    chunk_size: rows read at once on a core; 0 = all.
+    dtype: dtype of the BERT's computation; the heads compute in float32.
+    chunk_size: rows that a device reads at once; 0 = all.
     remat: see `bert.Bert`.
     attention: see `bert.Bert`.
   """
@@ -105,7 +106,7 @@ class SpanReader:
     }
 
   def fuse(self, params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters that read the same, faster; for reading alone."""
+    """Parameters that give the same scores faster; not for training."""
     return {
       name: bert.fuse(node, False, self.dtype) if name == "bert" else node
       for name, node in params.items()
@@ -120,15 +121,15 @@ class SpanReader:
     if count % size:
       raise errors.InputError(
         f"config.reader.chunk_size={size} does not divide the {count} inputs of"
-        " a core: choose a divisor, or 0 for all at once"
+        " a device: choose a divisor, or 0 for all at once"
       )
     # Once, not per chunk.
     params = params | {"bert": bert.fuse(params["bert"], first_only=False)}
     chunks = jax.tree.map(
       lambda x: x.reshape(count // size, size, *x.shape[1:]), (rows, words)
     )
-    found = jax.lax.map(lambda chunk: self._scores(params, *chunk), chunks)
-    return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), found)
+    scores = jax.lax.map(lambda chunk: self._scores(params, *chunk), chunks)
+    return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), scores)
 
   def _scores(self, params: dict[str, Any], rows: Rows, words: Array) -> Scores:
     places = jnp.arange(rows.ids.shape[1])[None]
@@ -155,13 +156,15 @@ class SpanReader:
   def best_spans(
     self, params: dict[str, Any], rows: Rows, most: int
   ) -> BestSpans:
-    """The best span of at most `most` tokens of every row.
+    """The best span of at most `most` tokens in every row.
 
-    Equal ones: the earlier, then the shorter.
+    Of equal scores the earliest start is taken, then the shortest span.
     """
     scores = self.scores(params, rows)
     count, length = rows.ids.shape
     most = min(most, length)
+    # sums[row, first * most + more] = start[first] + end[first + more]: all
+    # spans of at most `most` tokens, in the order in which ties are decided.
     ends = jnp.pad(
       scores.end, ((0, 0), (0, most - 1)), constant_values=IMPOSSIBLE
     )
@@ -180,7 +183,7 @@ class SpanReader:
 
 
 def in_passage(rows: Rows) -> Bool[Array, "rows length"]:
-  """True at the tokens of the passage: an answer can be nowhere else."""
+  """True at the tokens of the passage, the only ones that can be an answer."""
   places = jnp.arange(rows.ids.shape[1])[None]
   first = rows.passages[:, None]
   return (places >= first) & (places < first + rows.counts[:, None])

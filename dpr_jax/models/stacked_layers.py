@@ -1,10 +1,10 @@
-"""Parameters of alike layers as one array each, so that a loop runs over them.
+"""Stacks the parameters of equal layers, so that one compiled loop runs them.
 
-A BERT's parameters are a dict with `layer_0`, `layer_1`, ...  Side by side, all
+The parameters of a BERT are a dict with `layer_0`, `layer_1`, ...  Stacked, all
 layers but the last (which may compute position 0 alone) are one dict `layers`
-whose arrays have a leading axis of layers.  `bert.Bert` takes either; stacked,
-its program is as long as one layer, and compiles that much faster for a TPU.
-Whatever is written to disk or handed out is not stacked.
+whose arrays have a leading axis of layers.  `bert.Bert` takes both forms; the
+program of the stacked form is as long as one layer, so that it compiles faster.
+Parameters on disk and in the Python API are not stacked.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ _FIRST = "layer_0"
 
 
 def stack(tree: Any, of_layers: Callable) -> Any:
-  """Puts layers side by side in every BERT of a tree.
+  """Stacks the layers of every BERT in a tree.
 
   Args:
-    tree: parameters, or anything that holds trees like them, as an optimizer's
-      state does.
-    of_layers: makes one array of a list, as `np.stack` or `jnp.stack`.
+    tree: parameters, or a tree that contains such trees, for example the state
+      of an optimizer.
+    of_layers: makes one array of a list: `np.stack` or `jnp.stack`.
   """
 
   def change(node: Any) -> Any:
@@ -41,7 +41,7 @@ def stack(tree: Any, of_layers: Callable) -> Any:
 
 
 def unstack(tree: Any) -> Any:
-  """The inverse of `stack`; parts of arrays are views where NumPy's are."""
+  """The inverse of `stack`; of NumPy arrays the layers are views."""
 
   def change(node: Any) -> Any:
     if not _is_bert(node, STACK):

@@ -1,9 +1,9 @@
-"""Towers on the disk: in a workdir, or in a folder as other libraries have it.
+"""Loads and stores the towers, in a workdir or in another library's folder.
 
-`store` writes what parameters need beside them; `trained` and `before_training`
-open what a workdir holds, without the checkpoint that it started from;
-`from_folder` takes a finished encoder as it is.  Embedding and search get their
-model here.
+`store` writes sizes and tokenizer next to the parameters; `trained` and
+`before_training` load the towers of a workdir, without the checkpoint that
+training started from; `from_folder` loads a finished encoder.  Embedding and
+search get their model here.
 """
 
 import dataclasses
@@ -35,16 +35,18 @@ from dpr_jax.models import (
 def from_folder(folder: str | os.PathLike) -> retriever_model.Towers:
   """One encoder for both kinds of text, from a Hugging Face folder.
 
-  In a Sentence-Transformers folder (`modules.json`), pooling, normalisation and
-  the longest text are what it says, and a title is joined to its text; in any
-  other, they are DPR's.  In one that we have written, all is as trained.
+  A Sentence-Transformers folder (`modules.json`) determines pooling,
+  normalisation and the longest text, and the title is joined to the text.  A
+  folder that `export` wrote has all settings of the training.  Any other folder
+  gets DPR's settings.
 
   Raises:
-    InputError: the folder is not whole, or pools in another way.
+    InputError: the folder is incomplete, or its pooling is not supported.
   """
   folder = workdir_lib.user_path(folder)
   if model_files.is_sealed(folder):
-    return from_sealed(folder, "remove that file to use the others as they are")
+    fix = "remove that file to use the other files without its settings"
+    return from_sealed(folder, fix)
   bert_config, tower = hf_weights.load_bert(folder)
   length = min(256, bert_config.max_position_embeddings)
   pooling, normalize, title = "cls", False, "pair"
@@ -79,7 +81,7 @@ def from_folder(folder: str | os.PathLike) -> retriever_model.Towers:
 
 
 def _pooling(folder: pathlib.Path) -> str:
-  """Pooling of a Sentence-Transformers folder, by either of its spellings."""
+  """Pooling of a Sentence-Transformers folder, in either of its formats."""
   settings = workdir_lib.read_json(folder / "config.json")
   modes = [
     key.removeprefix("pooling_mode_")
@@ -103,20 +105,20 @@ def _pooling(folder: pathlib.Path) -> str:
 def trained(
   config: ml_collections.ConfigDict | None, where: workdir_lib.Workdir
 ) -> retriever_model.Towers:
-  """The towers that training left in a workdir, of the selected checkpoint.
+  """The trained towers of a workdir, from the selected checkpoint.
 
-  They are as trained, from what lies in the workdir alone.  Workdirs of an
-  older version lack sizes and tokenizer: the checkpoint that training started
-  from is asked for them.
+  Only files of the workdir are used.  Workdirs of an older version lack sizes
+  and tokenizer, which are then taken from the checkpoint that training started
+  from.
 
   Args:
-    config: decides how they are computed (`model_settings.FREE`), and must not
-      contradict what was trained; None = all as trained.
+    config: sets how the towers are computed (`model_settings.FREE`), and must
+      not contradict the training; None = everything as in training.
     where: the workdir.
 
   Raises:
-    InputError: nothing was trained there, the config says otherwise, or a file
-      is damaged.
+    InputError: nothing was trained there, the config contradicts the training,
+      or a file is damaged.
   """
   if config is not None:
     settled = model_settings.settle(config, where, starts=True)
@@ -141,8 +143,9 @@ def trained(
     raise errors.InputError(
       f"{saved / str(step)} does not hold {' and '.join(wanted)} towers of"
       f" {bert_config.num_hidden_layers} layers and width"
-      f" {bert_config.hidden_size}, as the sizes in {folder} or in"
-      " config.model.checkpoint say: a part of the workdir was replaced"
+      f" {bert_config.hidden_size}, the sizes in {folder} or in"
+      " config.model.checkpoint: a part of the workdir was replaced; restore"
+      " it, or run `dpr-jax train --overwrite`"
     )
   return dataclasses.replace(model, params=params, step=step)
 
@@ -152,7 +155,7 @@ def _of_base(
 ) -> tuple[bert.BertConfig, tokenizers.Tokenizer]:
   """Sizes and tokenizer for a workdir of an older version."""
   logging.info(
-    "%s was trained by an older version: sizes and tokenizer are taken from"
+    "%s was trained by an older version: taking sizes and tokenizer from"
     " config.model.checkpoint=%s",
     training,
     model.checkpoint,
@@ -167,9 +170,9 @@ def _open_sealed(
   """Record, sizes and tokenizer of a folder that `store` wrote, checked.
 
   Args:
-    folder: has a `dpr_jax.json`.
-    fix: for the messages.
-    *more: files to check beside.
+    folder: folder with a `dpr_jax.json`.
+    fix: what to do about damage, for error messages.
+    *more: names of further files to check.
   """
   record = model_files.read(folder, model_files.TOWERS, fix)
   files = ("config.json", "tokenizer.json", *more)
@@ -179,11 +182,11 @@ def _open_sealed(
 
 
 def from_sealed(folder: pathlib.Path, fix: str) -> retriever_model.Towers:
-  """One encoder for both kinds of text, with the settings that it had.
+  """One encoder for both kinds of text, with its stored settings.
 
   Args:
-    folder: has `dpr_jax.json` and weights.
-    fix: for the messages.
+    folder: folder with `dpr_jax.json` and weights.
+    fix: what to do about damage, for error messages.
 
   Raises:
     InputError: a file is damaged or missing.
@@ -205,16 +208,16 @@ def before_training(
 ) -> retriever_model.Towers:
   """The towers that training starts from: "dense-start".
 
-  What their vectors were made with is kept beside those, and used, so that the
-  checkpoint is needed once.
+  The model is stored next to its vectors and loaded from there, so that the
+  checkpoint is needed only once.
 
   Args:
-    config: the experiment; None = as the workdir has it.
+    config: config of the experiment; None = the workdir's.
     where: the workdir.
-    fresh: take the checkpoint, whatever is kept.
+    fresh: use the checkpoint, even if the model is stored.
 
   Raises:
-    InputError: there is no such checkpoint, or what is kept is damaged.
+    InputError: there is no such checkpoint, or the stored model is damaged.
   """
   folder = model_settings.start_folder(where)
   if model_files.is_sealed(folder) and not fresh:
@@ -242,16 +245,16 @@ def store(
   *,
   weights: bool = False,
 ) -> None:
-  """Writes what the parameters need beside them, unless it is there and whole.
+  """Writes sizes, tokenizer and settings, unless they are already there.
 
   Args:
-    model: its sizes and tokenizer.
-    config: its settings.
-    folder: `training/model`, or where "dense-start" is kept.
-    weights: the parameters too, of towers that are still the same.
+    model: the towers.
+    config: the config that they were built from.
+    folder: `training/model`, or the folder of "dense-start".
+    weights: write the parameters too, of towers that are still equal.
 
   Raises:
-    DiskError: it cannot be written.
+    DiskError: the folder cannot be written.
   """
   values = {
     "model": config_lib.sections(config, "model")["model"],

@@ -1,9 +1,9 @@
-"""What a TPU chip can do at most, and what a topology's links can carry.
+"""Peak figures of TPU chips, and the time of collectives in a topology.
 
-Peak figures, quoted: Google Cloud's TPU documentation
-(https://cloud.google.com/tpu/docs/v5e and its siblings for v4, v5p, v6e) and
-"How to Scale Your Model" (https://jax-ml.github.io/scaling-book), which is also
-where the way to count the time of a collective comes from.
+Peak figures are quoted from Google Cloud's TPU documentation
+(https://cloud.google.com/tpu/docs/v5e, and the same for v4, v5p, v6e) and from
+"How to Scale Your Model" (https://jax-ml.github.io/scaling-book), which also
+gives the formulas for the time of a collective.
 """
 
 import dataclasses
@@ -15,16 +15,17 @@ from dpr_jax.core import errors
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """Peak figures of one chip, which is one core to JAX.
+  """Peak figures of one chip, which is one JAX device.
 
   Attributes:
     flops: bfloat16 operations per second.
-    hbm_bytes: memory that a program may use, by its compiler's own message.
-    hbm_bandwidth: bytes per second.
-    link_bandwidth: bytes per second of one link, one way.
-    axes: of the mesh or torus that chips form.
-    wrap: a slice's axis closes to a ring where its size is a multiple of this.
-    config: the compiler's name for a chip as one core; "megacore" joins two.
+    hbm_bytes: memory that a program may use, from the compiler's messages.
+    hbm_bandwidth: bytes per second between HBM and chip.
+    link_bandwidth: bytes per second of one link in one direction.
+    axes: number of axes of the mesh or torus of chips.
+    wrap: an axis is a ring if its size is a multiple of this.
+    config: libtpu's name of the mode in which a chip is one device; "megacore"
+      joins the two TensorCores of a chip.
   """
 
   flops: float
@@ -50,12 +51,12 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """Some chips and how they are connected.
+  """A slice: the type of its chips and their grid.
 
   Attributes:
-    name: as given, "v5e:16x16".
-    chip: their kind.
-    shape: chips along each axis.
+    name: name as typed, for example "v5e:16x16".
+    chip: type of the chips.
+    shape: number of chips along each axis.
   """
 
   name: str
@@ -67,7 +68,7 @@ class Topology:
     """Reads "v5e:16x16".
 
     Raises:
-      InputError: an unknown chip, or not as many axes as it has.
+      InputError: an unknown chip, or a wrong number of axes for it.
     """
     match = re.fullmatch(r"(v\w+):(\d+(?:x\d+)*)", name)
     chip = CHIPS.get(match[1]) if match else None
@@ -81,26 +82,26 @@ class Topology:
 
   @property
   def cores(self) -> int:
-    """Chips, each one core to JAX."""
+    """Number of chips, each of which is one JAX device."""
     return math.prod(self.shape)
 
   @property
   def host(self) -> tuple[int, int, int]:
-    """Chips of one host along three axes: 4, or the 8 of a 2x4 slice."""
+    """Chips of one host along three axes: 4 chips, or 8 in a 2x4 slice."""
     if self.shape == (2, 4):
       return (2, 4, 1)
     return (*(min(size, 2) for size in self.shape[:2]), 1)
 
   @property
   def hosts(self) -> int:
-    """Machines, that is, processes."""
+    """Number of hosts, which is the number of processes."""
     return self.cores // math.prod(self.host)
 
   def bandwidth(self) -> float:
-    """Bytes per second at which all cores gather an array together.
+    """Bytes per second that a device receives in an all-gather.
 
-    Both directions of every axis work at once; an axis that is no ring carries
-    half of that.
+    All axes are used at once, and both directions of an axis that is a ring; an
+    axis that is not a ring has half of the bandwidth.
     """
     total = 0.0
     for size in self.shape:
@@ -110,13 +111,13 @@ class Topology:
     return total
 
   def seconds(self, kind: str, size: float | int) -> float:
-    """Time of one collective over all cores at the links' peak.
+    """Seconds of one collective over all devices at the links' peak.
 
     Args:
       kind: "all-gather", "reduce-scatter", "all-reduce", "all-to-all" or
-        "collective-permute" (to a neighbour).
-      size: bytes of the whole array (gathered, before it is scattered,
-        reduced), of what a core sends for a permute.
+        "collective-permute" (to the next device).
+      size: bytes of the whole array: after a gather, before a scatter, of the
+        reduced array; for a permute, bytes that a device sends.
     """
     if self.cores == 1:
       return 0.0

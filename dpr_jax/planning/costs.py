@@ -1,9 +1,9 @@
-"""What a compiled program does: products of matrices and traffic to HBM.
+"""Costs of a compiled program: FLOPs of its matrix products, HBM traffic.
 
-Only products count as FLOPs (a TPU compiles all of them to convolutions); what
-is computed element by element is cheap beside them, or waits for memory.  An
-operation's traffic is what it reads and writes outside of the chip's own
-memory; of an array of which it takes a slice, the slice.
+Only matrix products count as FLOPs (the TPU compiler turns all of them into
+convolutions); elementwise operations are cheap in comparison or limited by
+memory.  The traffic of an operation is what it reads from and writes to HBM; if
+it reads only a slice of an array, the size of the slice.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ _UPDATES = ("dynamic-update-slice",)
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-  """One operation of the program outside of fusions.
+  """One operation of the program; a fusion counts as one operation.
 
   Attributes:
-    name: of the instruction.
-    flops: of one run.
-    bytes: between HBM and the core, of one run.
-    times: runs in one call of the program.
+    name: name of the instruction.
+    flops: FLOPs of one execution.
+    bytes: bytes between HBM and the device in one execution.
+    times: number of executions in one call of the program.
   """
 
   name: str
@@ -40,7 +40,7 @@ class Operation:
 
 
 def operations(program: hlo.Program) -> list[Operation]:
-  """All operations of a program that take time, collectives excepted."""
+  """All operations of a program that take time, except collectives."""
   times = program.times()
   fused = {
     callee
@@ -74,7 +74,7 @@ def _flops(program, one, lines, known: dict[str, int]) -> int:
     return convolution_flops(one, lines)
   if one.opcode == "dot":
     return _dot_flops(one, lines)
-  if one.opcode == "custom-call":  # a kernel says what it does
+  if one.opcode == "custom-call":  # a kernel declares its own cost
     said = re.search(r'"cost_estimate":\{"flops":"(\d+)"', one.text)
     return int(said[1]) if said else 0
   total = 0
@@ -98,11 +98,11 @@ def _dot_flops(one, lines) -> int:
 def convolution_flops(
   one: hlo.Instruction, lines: Mapping[str, hlo.Instruction]
 ) -> int:
-  """FLOPs of a convolution, padding and holes left out.
+  """FLOPs of a convolution, without products with padding zeros.
 
   Args:
-    one: the instruction.
-    lines: its computation, where the operands' shapes stand.
+    one: instruction.
+    lines: its computation by names, which has the shapes of the operands.
   """
   left, right = (lines[name].shapes[0].sizes for name in one.operands[:2])
   output = one.shapes[0].sizes
@@ -133,15 +133,25 @@ def _window(text: str) -> dict[str, list[str]]:
 
 
 def _valid_pairs(size: int, outputs: int, taps: int, window: dict) -> int:
-  """Pairs of an output's place and a tap that meet a real input."""
+  """Number of (output, filter tap) pairs along one axis with a real input.
+
+  Output o and tap t read position o * stride + t * spread - low of the input,
+  which is dilated by `holes`.  Padding zeros and dilation holes do not count.
+
+  Args:
+    size: size of the input along the axis.
+    outputs: size of the output.
+    taps: size of the filter.
+    window: XLA's attributes of this axis.
+  """
   stride = int(window.get("stride", 1))
   low = int(window.get("pad", "0_0").split("_")[0])
   holes = int(window.get("lhs_dilate", 1))
   spread = int(window.get("rhs_dilate", 1))
   count = 0
   for tap in range(taps):
-    # place = output * stride + tap * spread - low must be a multiple of
-    # `holes` between 0 and (size - 1) * holes.
+    # A position is real if it is a multiple of `holes` from 0 to
+    # (size - 1) * holes.
     offset = tap * spread - low
     if holes == 1:
       first = max(0, -(offset // stride) if offset < 0 else 0)
@@ -156,7 +166,7 @@ def _valid_pairs(size: int, outputs: int, taps: int, window: dict) -> int:
 
 
 def _traffic(program, one, lines) -> int:
-  """Bytes of one operation's operands and results that are in HBM."""
+  """Bytes of one operation's operands and results in HBM."""
   if one.opcode.endswith("-done"):
     return 0
   if one.opcode in ("copy-start", "slice-start", "async-start"):
@@ -169,7 +179,7 @@ def _traffic(program, one, lines) -> int:
     inner = program.computations.get(one.called()[0], {})
   total = 0
   operands = list(enumerate(one.operands))
-  if one.opcode == "custom-call":  # parts of one array are operands apart
+  if one.opcode == "custom-call":  # may list the same array several times
     operands = list({name: (n, name) for n, name in operands}.values())
   for number, name in operands:
     if name in lines and lines[name].shapes:
@@ -183,7 +193,7 @@ def _traffic(program, one, lines) -> int:
 
 
 def _read(program, one, inner, number: int, size: int) -> int:
-  """Bytes that an operation reads of an operand: of a slice, the slice."""
+  """Bytes read of one operand; the size of the slice if only one is read."""
   if one.opcode in _SLICES and number == 0:
     return one.shapes[0].bytes
   if one.opcode in _UPDATES and number == 0:
@@ -197,7 +207,7 @@ def _read(program, one, inner, number: int, size: int) -> int:
     None,
   )
   names, uses = {parameter}, []
-  for each in inner.values():  # a bitcast is the same array
+  for each in inner.values():  # follow bitcasts, which do not copy
     if names & set(each.operands):
       if each.opcode == "bitcast":
         names.add(each.name)
@@ -220,7 +230,7 @@ def _read(program, one, inner, number: int, size: int) -> int:
 
 
 def _written(one, inner, number: int, lines, size: int) -> int:
-  """Bytes that an operation writes: of an array changed in place, the part."""
+  """Bytes written of one result; the size of the part for in-place updates."""
   if one.opcode in _UPDATES:
     return lines[one.operands[1]].shapes[0].bytes
   root = next((each for each in inner.values() if each.root), None)

@@ -1,9 +1,9 @@
-"""A compiled program's text, read: instructions, loops, collectives.
+"""Parses the HLO text of a compiled program: instructions, loops, collectives.
 
-XLA's own cost analysis counts a loop's body once and collectives not at all.
-Here every instruction counts as often as it is run: trip counts stand in the
-text, once for every `while`.  What is read is the program after all
-optimisation, as it runs on one core.
+XLA's own cost analysis counts a loop body once and does not count collectives.
+Here every instruction counts as often as it runs: the trip count of every
+`while` is in the text.  The text is that of the optimized program of one
+device.
 """
 
 import collections
@@ -37,12 +37,12 @@ _CALLED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """One array.
+  """The shape of one array.
 
   Attributes:
-    dtype: as XLA spells it, "bf16".
-    sizes: of its axes.
-    on_chip: kept in vector memory, not in HBM.
+    dtype: XLA's name, such as "bf16".
+    sizes: sizes of the axes.
+    on_chip: whether the array is in vector memory instead of HBM.
   """
 
   dtype: str
@@ -51,21 +51,21 @@ class Shape:
 
   @property
   def bytes(self) -> int:
-    """Without padding to tiles."""
+    """Number of bytes, without padding to tiles."""
     return _BYTES.get(self.dtype, 4) * math.prod(self.sizes)
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of a computation.
+  """One instruction (line) of a computation.
 
   Attributes:
-    name: unique in the program.
-    opcode: as "fusion".
-    shapes: of what it makes; several for a tuple.
-    operands: names.
-    text: all that follows the operands' bracket, attributes included.
-    root: it is what the computation returns.
+    name: name, unique in the program.
+    opcode: operation, such as "fusion".
+    shapes: shapes of the result; several for a tuple.
+    operands: names of the operands.
+    text: text after the operands, which contains the attributes.
+    root: whether it is the result of the computation.
   """
 
   name: str
@@ -76,7 +76,7 @@ class Instruction:
   root: bool
 
   def called(self) -> list[str]:
-    """Names of the computations that it runs."""
+    """Names of the computations that it calls."""
     return [
       name.strip().lstrip("%")
       for match in _CALLED.finditer(self.text)
@@ -86,13 +86,13 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """A transfer between cores.
+  """A transfer between devices.
 
   Attributes:
     kind: one of COLLECTIVES.
-    shapes: of the whole arrays: gathered, or before they are scattered.
-    times: how often it runs in a step.
-    where: the source operation that it stems from.
+    shapes: shapes of the whole arrays: after a gather, before a scatter.
+    times: number of executions in a step.
+    where: JAX operation that it comes from, "" = not known.
   """
 
   kind: str
@@ -102,7 +102,7 @@ class Collective:
 
   @property
   def bytes(self) -> int:
-    """Of one run."""
+    """Number of bytes of one execution."""
     return sum(shape.bytes for shape in self.shapes)
 
 
@@ -129,7 +129,7 @@ class Program:
           current[parsed.name] = parsed
 
   def times(self) -> Mapping[str, int]:
-    """How often each computation is run in one call of the program."""
+    """Number of executions of each computation in one call of the program."""
     found: collections.Counter = collections.Counter()
 
     def visit(name: str, count: int) -> None:
@@ -145,12 +145,12 @@ class Program:
     return found
 
   def _trips(self, one: Instruction) -> int:
-    """How often a loop's body runs.
+    """Number of iterations of a loop.
 
-    A TPU's compiler leaves the count in the condition: number < constant.
+    The TPU compiler keeps the count in the condition: counter < constant.
 
     Raises:
-      ValueError: it is not known.
+      ValueError: the count is neither an attribute nor in the condition.
     """
     known = _TRIPS.search(one.text)
     if known:
@@ -163,13 +163,13 @@ class Program:
         number = _NUMBER.match(limit.text)
         if limit.opcode == "constant" and number:
           return int(number[1])
-    raise ValueError(f"{one.name}: how often this loop runs cannot be read")
+    raise ValueError(f"{one.name}: the trip count of this loop is not known")
 
   def collectives(self) -> list[Collective]:
-    """Every collective once, with how often it runs.
+    """Every collective once, with its number of executions.
 
-    One that the compiler has spread over several fusions, to hide it behind
-    other work, is one chain.
+    The compiler may split a collective into a chain of fusions to overlap it
+    with other work; a chain counts as one collective.
     """
     times = self.times()
     found: dict[str, Collective] = {}
@@ -225,7 +225,12 @@ def _parse_line(line: str) -> Instruction | None:
 
 
 def _closing(text: str, depth: int) -> int:
-  """Where the bracket closes that is open at `depth` 1, or opens first."""
+  """Index of the closing bracket of the outermost pair.
+
+  Args:
+    text: text to scan.
+    depth: number of brackets already open at its start.
+  """
   for place, letter in enumerate(text):
     depth += {"(": 1, ")": -1}.get(letter, 0)
     if depth == 0:

@@ -1,8 +1,8 @@
-"""`dpr-jax plan --search`: the largest batch, or the fewest chunks, that fit.
+"""`dpr-jax plan --search`: finds the largest batch or chunk that fits.
 
-Without the gradient cache memory grows with a core's questions: the largest
-number that compiles is looked for.  With it, memory grows with a chunk: the
-largest chunk is looked for, which is the smallest number of chunks.
+Without the gradient cache, memory grows with the questions per device, and the
+largest batch is searched.  With it, memory grows with the chunk size, and the
+largest chunk (fewest chunks) is searched for the given batch.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def largest(
   best = last_that_fits(_candidates(config, topology.cores), fits)
   if best is None:
     raise errors.InputError(
-      f"{_name(config)}: not even the smallest fits on {topology.name}: set"
+      f"{_name(config)}: even the smallest does not fit on {topology.name}: set"
       " config.train.gradient_cache=True, config.train.loss=ring,"
       " config.train.shard_optimizer=True"
     )
@@ -52,9 +52,13 @@ def largest(
 def last_that_fits(
   values: list[int], fits: Callable[[int], bool]
 ) -> int | None:
-  """The largest of ascending values that fits; what is below it fits too."""
+  """The largest of ascending values that fits; None = none fits.
+
+  Assumes that all values below one that fits also fit.  A value is expensive to
+  test (a compilation), and slower if it does not fit, so the search starts from
+  the smallest with doubling strides and continues between the last two.
+  """
   low, high = 0, len(values)  # values[:low] fit, values[high:] do not
-  # First upwards in doubling strides: what fits compiles faster.
   stride = 1
   while low < high:
     place = min(low + stride - 1, high - 1)
@@ -66,9 +70,9 @@ def last_that_fits(
 
 
 def _candidates(config: ml_collections.ConfigDict, cores: int) -> list[int]:
-  """Questions of a core, powers of two; or the divisors of its questions.
+  """Values to try: questions per device (powers of two), or chunk sizes.
 
-  A chunk must divide the questions of a core, and so its passages.
+  Chunk sizes are divisors of a device's questions, and so of its passages.
   """
   if not config.train.gradient_cache:
     return [2**n for n in range(15)]

@@ -1,4 +1,4 @@
-"""A plan as a table that a person reads."""
+"""Formats the report of `dpr-jax plan` as text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,17 +10,18 @@ def table(report: Mapping[str, Any]) -> str:
   """The text of a report from `tpu_plan.plan`."""
   train = report["config"]["train"]
   lines = [
-    f"{report['topology']}: {report['cores']} cores on {report['hosts']}"
+    f"{report['topology']}: {report['cores']}"
+    f" device{'s' if report['cores'] > 1 else ''} on {report['hosts']}"
     f" host{'s' if report['hosts'] > 1 else ''}",
-    f"train: {train['batch_size']} questions a step,"
-    f" {train['batch_size'] // report['cores']} a core,"
+    f"train: {train['batch_size']} questions per step,"
+    f" {train['batch_size'] // report['cores']} per device,"
     f" {train['hard_negatives']} hard negatives each,"
     f" {'gradient cache, ' if train['gradient_cache'] else ''}"
     f"chunks of {train['chunk_size'] or 'all'}, remat {train['remat']},"
     f" attention {report['config']['model']['attention']},"
     f" loss {train['loss']}, optimizer"
     f" {'sharded' if train['shard_optimizer'] else 'replicated'}, gradients"
-    f" travel in {train['reduce_dtype']}",
+    f" reduced in {train['reduce_dtype']}",
     *_step(report["train"]),
   ]
   if report["train"]["fits"]:
@@ -37,7 +38,7 @@ def table(report: Mapping[str, Any]) -> str:
     ]
   if "embed" in report:
     embed = report["embed"]
-    lines += [f"embed: {embed['passages_per_step']} passages a step"]
+    lines += [f"embed: {embed['passages_per_step']} passages per step"]
     lines += _step(embed)
     if embed["fits"]:
       lines += [
@@ -49,8 +50,8 @@ def table(report: Mapping[str, Any]) -> str:
         ),
       ]
   lines.append(
-    "Times are at the chip's peak figures, nothing overlapped with the"
-    " interconnect; a real step takes longer."
+    "Times assume the chip's peak figures, and no overlap of computation and"
+    " communication; a real step takes longer."
   )
   return "\n".join(lines)
 
@@ -64,36 +65,42 @@ def _step(step: Mapping[str, Any]) -> list[str]:
   total = memory["total"] / GIB
   if not step["fits"]:
     return [
-      _line("fits", f"NO: needs {total:.2f} GiB of {limit:.2f} GiB a core")
+      _line("fits", f"NO: needs {total:.2f} GiB of {limit:.2f} GiB per device")
     ]
   kinds = ", ".join(
     f"{name} {size / GIB:.2f}"
     for name, size in memory.items()
     if name != "total"
   )
-  # It adds up to more than the compiler's own total, by which it refuses.
+  # The sum of the parts can exceed the total by which the compiler refuses.
   bound = "the compiler accepts it; at most " if total > limit else ""
   seconds, shares = step["seconds"], step["shares"]
   lines = [
     _line(
-      "fits", f"yes: {bound}{total:.2f} of {limit:.2f} GiB a core ({kinds})"
+      "fits",
+      f"yes: {bound}{total:.2f} of {limit:.2f} GiB per device ({kinds})",
     ),
     _line(
       "FLOPs",
       f"model {step['model_flops'] / 1e12:,.2f} T, compiled"
-      f" {step['compiled_flops'] / 1e12:,.2f} T a step, ratio"
+      f" {step['compiled_flops'] / 1e12:,.2f} T per step, ratio"
       f" {step['flops_ratio']:.3f}",
     ),
-    _line("HBM traffic", f"{step['hbm_bytes'] / 1e9:,.2f} GB a step and core"),
+    _line(
+      "HBM traffic",
+      f"{step['hbm_bytes'] / 1e9:,.2f} GB per step and device",
+    ),
   ]
   lines += [
-    _line(row["kind"], f"{row['count']} x, {row['bytes'] / 1e6:,.3f} MB a step")
+    _line(
+      row["kind"], f"{row['count']} x, {row['bytes'] / 1e6:,.3f} MB per step"
+    )
     for row in step["collectives"]
   ]
   lines.append(
     _line(
       "roofline",
-      f"{1e3 * seconds['step']:,.2f} ms a step: "
+      f"{1e3 * seconds['step']:,.2f} ms per step: "
       + ", ".join(
         f"{name} {100 * share:.1f} %" for name, share in shares.items()
       ),

@@ -1,7 +1,7 @@
-"""Sizes of a config's BERT and shapes of its arrays, without any file of it.
+"""Sizes of a config's model and shapes of its batches, without any weights.
 
-What `plan` compiles must have the shapes of training, and needs neither
-weights nor data nor a network.
+`plan` compiles the training step for these shapes; it needs no weights, no data
+and no network.
 """
 
 import pathlib
@@ -32,10 +32,11 @@ KNOWN = {
 
 
 def bert_config(model: ml_collections.ConfigDict) -> bert.BertConfig:
-  """Sizes of `config.model.checkpoint`.
+  """Sizes of the BERT in `config.model.checkpoint`.
 
   Raises:
-    InputError: neither known nor a folder with a config.json.
+    InputError: the checkpoint is neither a known name nor a folder with a
+      config.json.
   """
   name = model.checkpoint
   if name == "random":
@@ -45,14 +46,14 @@ def bert_config(model: ml_collections.ConfigDict) -> bert.BertConfig:
   folder = pathlib.Path(name).expanduser()
   if not folder.is_dir():
     raise errors.InputError(
-      f"config.model.checkpoint={name!r}: plan looks nothing up in a network;"
-      f" known are {', '.join(KNOWN)}, and any folder with a config.json"
+      f"config.model.checkpoint={name!r}: plan does not use the network: give"
+      f" {', '.join(KNOWN)}, or a folder with a config.json"
     )
   return bert.BertConfig.read(folder)
 
 
 def model_of(config: ml_collections.ConfigDict) -> retriever_model.Towers:
-  """The towers with shapes for parameters, and no tokenizer."""
+  """The towers with shapes in place of parameters, and without tokenizer."""
   sizes = bert_config(config.model)
   encoder = retriever_model.structure(config.model, sizes)
   params = jax.eval_shape(
@@ -62,7 +63,7 @@ def model_of(config: ml_collections.ConfigDict) -> retriever_model.Towers:
 
 
 def texts(cores: int, rows: int, length: int) -> dict[str, Any]:
-  """One group of a batch, `rows` texts per core."""
+  """Shapes of one length group of a batch, `rows` texts per device."""
   shape = (cores, rows, length)
   return {
     "ids": jax.ShapeDtypeStruct(shape, jnp.int32),
@@ -71,12 +72,12 @@ def texts(cores: int, rows: int, length: int) -> dict[str, Any]:
 
 
 def batch(config: ml_collections.ConfigDict, cores: int) -> dict[str, Any]:
-  """Shapes of `batches.BatchSource`'s batch, dealt to the cores.
+  """Shapes of a batch of `batches.BatchSource`, split over the devices.
 
-  With one group per kind of text, each of full length.
+  Questions and passages have one group each, of full length.
 
   Raises:
-    InputError: the cores do not divide the batch.
+    InputError: the number of devices does not divide the batch size.
   """
   train = config.train
   config_lib.at_least("train.batch_size", train.batch_size, 1)
@@ -106,14 +107,14 @@ def batch(config: ml_collections.ConfigDict, cores: int) -> dict[str, Any]:
 
 
 def encode_flops(encoder: Any, rows: int, length: int) -> int:
-  """FLOPs of the model's way forward over `rows` texts of `length` tokens."""
+  """FLOPs of the forward pass over `rows` texts of `length` tokens."""
   return rows * flops_lib.encoding_flops(
     encoder.config, length, first_only=encoder.pooling == "cls"
   )
 
 
 def train_flops(config: ml_collections.ConfigDict, encoder: Any) -> int:
-  """Model FLOPs of a train step over all cores, forward and backward."""
+  """Model FLOPs of a train step, forward and backward, over all devices."""
   train = config.train
   questions = train.batch_size
   passages = questions * (1 + train.hard_negatives)

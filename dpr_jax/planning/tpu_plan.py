@@ -1,14 +1,13 @@
-"""`dpr-jax plan`: will it run on that TPU, and how fast at best?
+"""`dpr-jax plan`: predicts memory and best possible speed on a TPU.
 
-In come a config and a topology; libtpu compiles the very train and embed step
-for it, on this machine, without a TPU; out comes a report of memory, FLOPs,
-collectives and the time that a step takes at the chip's peak figures.
+Input: a config and a topology.  libtpu compiles the real train and embed steps
+on this machine, without a TPU.  Output: a report of memory, FLOPs, collectives,
+and the time of a step at the chip's peak figures.
 
-What differs from training: one process compiles for all cores of the topology,
-where on a pod every host compiles the same program for its own part; batches
-with length groups, whose shapes depend on the data, are planned at full length;
-and what a host keeps on its cores beside the step (the parameters of the dev
-evaluation are the same arrays; a second batch that is on its way) is not
+Differences from a training run: one process compiles for all devices of the
+topology, while on a pod every host compiles the same program for its own
+devices; length groups, whose shapes depend on the data, are planned at full
+length; device memory outside of the step (a second batch in transfer) is not
 counted.
 """
 
@@ -35,14 +34,14 @@ from dpr_jax.training import train_step
 
 _QUIET = {
   "TPU_SKIP_MDS_QUERY": "1",
-  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing of a TPU is held
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # safe, because no TPU is opened
   "TPU_STDERR_LOG_LEVEL": "3",
   "TPU_MIN_LOG_LEVEL": "3",
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",
   "TPU_WORKER_HOSTNAMES": "localhost",
 }
 _QUICK = {"exec_time_optimization_effort": -1.0}
-# The compiler's words for too large a program, all of it or its temporaries.
+# The compiler's errors for a program, or its temporaries, that do not fit.
 _TOO_LARGE = (
   re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
   re.compile(
@@ -55,21 +54,21 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """What the compiler and the arithmetic say of one mapped function.
+  """Predicted costs of one compiled step.
 
   Attributes:
-    fits: it compiles into the chip's memory.
-    memory: bytes per core by kind: "arguments", "temporaries", "code",
-      "outputs" (those that are not in place of arguments), "total"; where it
-      does not fit, "total" alone, which may be that of the temporaries.
-    hbm_limit: bytes that the compiler may use.
-    model_flops: of the model, over all cores.
-    compiled_flops: of the program's products, over all cores.
-    hbm_bytes: between a core and its memory.
-    collectives: rows of "kind", "count" and "bytes" of one step, per core.
-    seconds: at peak: "compute" and "memory" (operations that wait for one or
-      the other), "interconnect", and "step", their sum.
-    compile_seconds: on this machine.
+    fits: whether the program fits into the chip's memory.
+    memory: bytes per device by kind: "arguments", "temporaries", "code",
+      "outputs" (without those that reuse the memory of arguments), "total"; if
+      it does not fit, only "total", which may be that of the temporaries.
+    hbm_limit: bytes per device that the compiler may use.
+    model_flops: FLOPs of the model, over all devices.
+    compiled_flops: FLOPs of the program's matrix products, over all devices.
+    hbm_bytes: bytes between a device and its memory in one step.
+    collectives: rows of "kind", "count" and "bytes" of one step, per device.
+    seconds: seconds at peak figures: "compute" and "memory" (of operations
+      limited by one or the other), "interconnect", and "step", their sum.
+    compile_seconds: seconds of compilation on this machine.
   """
 
   fits: bool
@@ -83,12 +82,12 @@ class Step:
   compile_seconds: float = 0.0
 
   def flops_ratio(self) -> float:
-    """Compiled to model FLOPs."""
+    """Ratio of compiled to model FLOPs."""
     return self.compiled_flops / self.model_flops
 
 
 def devices(topology: chips.Topology) -> list[Any]:
-  """Devices to compile for.
+  """The devices of a topology, to compile for.
 
   Raises:
     InputError: libtpu is not installed, or does not know the topology.
@@ -99,7 +98,7 @@ def devices(topology: chips.Topology) -> list[Any]:
   from jax.experimental import topologies
   from jax.experimental.compilation_cache import compilation_cache
 
-  # Without a TPU its programs cannot be read back from a cache.
+  # TPU programs cannot be loaded from the compilation cache without a TPU.
   jax.config.update("jax_enable_compilation_cache", False)
   compilation_cache.reset_cache()
 
@@ -117,7 +116,7 @@ def devices(topology: chips.Topology) -> list[Any]:
 
 
 def resolved(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The config with what "auto" means on a TPU."""
+  """A copy of the config with "auto" resolved as on a TPU."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
     if config.model.compute_dtype == "auto":
@@ -128,7 +127,7 @@ def resolved(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def train_steps(config: ml_collections.ConfigDict) -> int:
-  """Steps of the whole training."""
+  """Number of steps of the whole training."""
   train = config.train
   if train.max_steps:
     return train.max_steps
@@ -141,7 +140,7 @@ def train_steps(config: ml_collections.ConfigDict) -> int:
 def lower_train(
   config: ml_collections.ConfigDict, on: list[Any]
 ) -> tuple[Any, int]:
-  """The train step, lowered for devices, and its model FLOPs."""
+  """The train step, lowered for the devices `on`, and its model FLOPs."""
   model = sizes.model_of(config)
   steps = max(train_steps(config), config.train.warmup_steps + 1)
   built = train_step.build(config, model, steps, cores=len(on))
@@ -153,7 +152,7 @@ def lower_train(
 def lower_embed(
   config: ml_collections.ConfigDict, on: list[Any]
 ) -> tuple[Any, int, int]:
-  """The step that encodes passages, its model FLOPs, and its passages."""
+  """The lowered embed step, its model FLOPs, and passages per step."""
   model, cores = sizes.model_of(config), len(on)
   length = config.model.passage_length
   rows = max(
@@ -182,13 +181,13 @@ def compile_step(
   *,
   quick: bool = False,
 ) -> Step:
-  """Compiles, and reads what came out.
+  """Compiles a step and analyses the program.
 
   Args:
-    lowered: for the topology's devices.
-    topology: for its figures.
-    model_flops: over all cores.
-    quick: the compiler tries less hard for speed: a fifth of the time, nearly
+    lowered: step lowered for the topology's devices.
+    topology: topology with peak figures.
+    model_flops: FLOPs of the model, over all devices.
+    quick: whether to lower the compiler's effort: a fifth of the time, nearly
       the same memory.
   """
   started = time.monotonic()
@@ -205,9 +204,9 @@ def compile_step(
 
 
 def too_large(message: str) -> tuple[int, int] | None:
-  """Bytes that a program would take, and may take, from the compiler's error.
+  """(bytes needed, bytes allowed) from the compiler's error.
 
-  None where the error is about something else.
+  None = the error has another reason.
   """
   for pattern in _TOO_LARGE:
     found = pattern.search(message)
@@ -240,6 +239,7 @@ def analyse(
   times = {"compute": 0.0, "memory": 0.0, "interconnect": 0.0}
   for one in operations:
     compute, wait = one.flops / chip.flops, one.bytes / chip.hbm_bandwidth
+    # Roofline: an operation takes the longer of computation and HBM traffic.
     kind = "compute" if compute >= wait else "memory"
     times[kind] += one.times * max(compute, wait)
   rows: dict[str, dict[str, Any]] = {}
@@ -270,14 +270,14 @@ def plan(
   embed: bool = True,
   say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-  """The whole report, as JSON holds it.
+  """The whole report, as plain data for JSON.
 
   Args:
     config: the experiment.
-    topology: where it shall run.
+    topology: TPU slice to plan for.
     quick: see `compile_step`.
-    embed: plan the embed step as well.
-    say: is told what is going on.
+    embed: whether to plan the embed step as well.
+    say: function that is called with progress messages.
   """
   config = resolved(config)
   on = devices(topology)

@@ -1,8 +1,8 @@
-"""One question, one answer: encodes, retrieves and reads, and takes the time.
+"""Answers a single question: encodes it, retrieves passages, and reads them.
 
-`Answerer.load(workdir).ask("Where was Einstein born?")` is what `dpr-jax ask`
-prints; the reply has the answer, the passage with the answer marked, the scores
-and the seconds of every step.
+`dpr-jax ask` prints `Answerer.load(workdir).ask("Where was Einstein born?")`.
+The reply has the answer, the passage with the answer marked, the scores, and
+the duration of every step.
 """
 
 import dataclasses
@@ -24,17 +24,18 @@ MARKS = ("[[", "]]")
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-  """An answer and what it rests on.
+  """An answer, its passage and scores.
 
   Attributes:
-    question: as it was asked.
-    answer: "" where there is none.
-    score: the reader's, of the passage; None without an answer.
-    rank: of the passage in retrieval, from 1; 0 without an answer.
-    passage: where the answer stands; None without one.
-    span: (start, end) characters of the passage's text.
-    question_was_cut: it has more tokens than the reader reads.
-    seconds: of every step.
+    question: question as it was asked.
+    answer: text of the answer; "" = none.
+    score: the reader's score of the passage; None = no answer.
+    rank: rank of the passage in retrieval, from 1; 0 = no answer.
+    passage: passage that contains the answer; None = no answer.
+    span: (start, end) of the answer in the passage's text, in characters.
+    question_was_cut: whether the question was too long for the reader and was
+      truncated.
+    seconds: duration of every step, by name.
   """
 
   question: str
@@ -47,11 +48,13 @@ class Reply:
   seconds: dict[str, float]
 
   def text(self) -> str:
-    """For people."""
+    """The reply as text for people, several lines."""
     steps = ", ".join(f"{k} {1000 * v:.0f} ms" for k, v in self.seconds.items())
     notes = [f"  ({steps})"]
     if self.question_was_cut:
-      notes.append("  the question is too long, the reader saw its beginning")
+      notes.append(
+        "  the question is too long: the reader saw only its beginning"
+      )
     if self.passage is None:
       return "\n".join([self.question, "  no answer found", *notes])
     start, end = self.span
@@ -69,14 +72,14 @@ class Reply:
     )
 
   def json(self) -> str:
-    """One line of JSON."""
+    """The reply as one line of JSON."""
     values = dataclasses.asdict(self)
     values["passage"] = self.passage and self.passage._asdict()
     return json.dumps(values, ensure_ascii=False, default=float)
 
 
 class Answerer:
-  """A retriever and a reader."""
+  """A retriever and a reader, to answer questions one by one."""
 
   def __init__(
     self,
@@ -85,7 +88,14 @@ class Answerer:
     k: arguments.Count = 20,
     weight: arguments.Number = 0.0,
   ):
-    """Reads the first `k` passages; `weight` as in `passage_reader.choose`."""
+    """Wraps a retriever and a reader; callers use `load`.
+
+    Args:
+      retriever: finds the passages of a question.
+      engine: reads them.
+      k: number of passages to read.
+      weight: weight of the retriever's score; see `passage_reader.choose`.
+    """
     self._retriever, self._engine = retriever, engine
     self._k = arguments.count("k", k)
     self._weight = arguments.number("weight", weight)
@@ -102,10 +112,11 @@ class Answerer:
     """Opens a finished workdir.
 
     Args:
-      folder: where `dpr-jax run` has been, with a reader.
-      method: of retrieval; "" = the first of the config's `read.methods`.
-      k: passages that are read.
-      config: how to search and read; None = as the workdir's own config says.
+      folder: workdir of a finished `dpr-jax run` with a reader.
+      method: method of retrieval; "" = the first of the config's
+        `read.methods`.
+      k: number of passages to read.
+      config: settings of search and reader; None = the workdir's own config.
 
     Raises:
       InputError: something is missing, an argument is bad, or the config
@@ -128,22 +139,22 @@ class Answerer:
     )
 
   def ask(self, question: arguments.Text) -> Reply:
-    """The answer to a question, from the first k passages.
+    """Answers a question from its first k passages.
 
     Raises:
-      InputError: the question is not one text.
+      InputError: the question is not a text.
     """
     question = arguments.text("question", question)
     began = time.perf_counter()
     (hits,) = self._retriever.search([question], self._k)
-    found = time.perf_counter()
+    retrieved = time.perf_counter()
     passages = [records.Passage(hit.id, hit.title, hit.text) for hit in hits]
     (readings,) = self._engine.read([question], [passages])
     answer = reader_answers.answer(
       passages, [hit.score for hit in hits], readings, self._weight
     )
-    seconds = dict(self._retriever.seconds) or {"retrieve": found - began}
-    seconds["read"] = time.perf_counter() - found
+    seconds = dict(self._retriever.seconds) or {"retrieve": retrieved - began}
+    seconds["read"] = time.perf_counter() - retrieved
     tokenizer = self._engine.reader.tokenizer
     (ids,) = tokenizer.question_ids([question])
     return Reply(

@@ -1,9 +1,9 @@
-"""From which score on an answer is given at all.
+"""Chooses the score below which the reader gives no answer (SQuAD v2.0).
 
-In come the scores of dev questions of which some have no answer in their
-paragraph (SQuAD v2.0), out comes the threshold with the most exact matches:
-below it the answer is none.  It is stored in `fusion/null.json` and stands for
-`read.null_answers=tuned`.
+Input: the scores of dev questions, some of which have no answer in their
+paragraph.  Output: the threshold with the most exact matches; an answer with a
+lower score is replaced by no answer.  It is stored in `fusion/null.json` and
+used with `read.null_answers=tuned`.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ NULL_ANSWERS = ("never", "tuned")  # of config.read.null_answers
 
 
 class Candidate(NamedTuple):
-  """What may be said to one question.
+  """The outcome of a question with and without its best answer.
 
   Attributes:
-    score: of its best answer; -inf where it has none.
+    score: score of its best answer; -inf = there is none.
     answered: exact match of that answer, 0 or 1.
-    null: exact match of no answer, 0 or 1.
+    null: exact match of giving no answer, 0 or 1.
   """
 
   score: float
@@ -40,24 +40,24 @@ class Candidate(NamedTuple):
 def tune(questions: Sequence[Candidate]) -> dict[str, Any]:
   """The threshold with the most exact matches.
 
-  Thresholds between neighbouring scores are tried, one below all of them and
+  Tries the midpoints between adjacent scores, a threshold below all scores and
   one above.
 
   Args:
     questions: one or more.
 
   Returns:
-    "threshold" (of equal ones the least, so that as few questions as possible
-    go without an answer), "measure" (share of exact matches), "without" (that
-    share where every question gets its answer), and "cross_fitted": the share
-    where every other question is judged with the threshold that the rest would
-    choose, which is what new questions may expect.
+    "threshold" (of equally good ones the lowest, so that as few questions as
+    possible get no answer), "measure" (share of exact matches), "without" (that
+    share if every question gets its answer), and "cross_fitted": the share if
+    each half of the questions is scored with the threshold chosen on the other
+    half, an estimate for new questions.
   """
   halves = [questions[::2], questions[1::2]]
   right = sum(
-    _right(half, _best(other)[0])
-    for half, other in (halves, halves[::-1])
-    if half and other
+    _right(judged, _best(tuned_on)[0])
+    for judged, tuned_on in (halves, halves[::-1])
+    if judged and tuned_on
   )
   threshold, measure = _best(questions)
   cross = right / len(questions) if all(halves) else measure
@@ -71,13 +71,19 @@ def tune(questions: Sequence[Candidate]) -> dict[str, Any]:
 
 
 def _right(questions: Sequence[Candidate], threshold: float) -> float:
+  """Number of exact matches with a threshold."""
   return float(
     sum(q.answered if q.score >= threshold else q.null for q in questions)
   )
 
 
 def _best(questions: Sequence[Candidate]) -> tuple[float, float]:
-  """(threshold, share of exact matches); all questions are sorted once."""
+  """(threshold, share of exact matches) of the best threshold.
+
+  With the questions sorted by score, a threshold is a cut: those before it get
+  no answer, those after it get theirs.  Two cumulative sums give the number of
+  exact matches of every cut, `right`, without trying them one by one.
+  """
   order = sorted(questions, key=lambda each: each.score)
   scores = np.array([each.score for each in order], np.float64)
   null = np.concatenate([[0.0], np.cumsum([each.null for each in order])])
@@ -85,7 +91,7 @@ def _best(questions: Sequence[Candidate]) -> tuple[float, float]:
   right = null + np.concatenate([answered, [0.0]])
   finite = scores[np.isfinite(scores)]
   least, most = (finite[0], finite[-1]) if len(finite) else (0.0, 0.0)
-  # Equal scores are on one side: there is no threshold between them.
+  # A cut between equal scores is not possible.
   cuts = [0, *(np.flatnonzero(scores[1:] > scores[:-1]) + 1), len(order)]
   cut = max(cuts, key=lambda place: (right[place], -place))
   if cut == len(order):
@@ -103,15 +109,19 @@ def setting(
   reader: str,
   read: retriever_weight.Read,
 ) -> dict[str, float]:
-  """The setting of stage `read` that `choose` gives for what was read."""
+  """Tunes the threshold on questions that were read.
+
+  Returns:
+    The setting of stage `read`.
+  """
   candidates = []
   for task, readings in read:
     if answer_scores.is_judged(task.answers, task.impossible):
-      found = reader_answers.answer(task.passages, task.scores, readings)
-      score = float("-inf") if found.score is None else found.score
+      best = reader_answers.answer(task.passages, task.scores, readings)
+      score = float("-inf") if best.score is None else best.score
       said, silent = (
         answer_scores.v2_scores(text, task.answers)[0]
-        for text in (found.prediction, "")
+        for text in (best.prediction, "")
       )
       candidates.append(Candidate(score, said, silent))
   return {"null_threshold": choose(workdir, method, reader, candidates)}
@@ -123,19 +133,27 @@ def choose(
   reader: str,
   questions: Sequence[Candidate],
 ) -> float:
-  """The threshold that `tune` finds for a reader (a fingerprint); stores it."""
-  found = tune(questions)
-  stored = {"reader": reader, **found}
+  """Tunes the threshold, stores it and returns it.
+
+  Args:
+    workdir: workdir to store it in.
+    method: method whose results were read.
+    reader: fingerprint of the reader.
+    questions: outcomes to tune on.
+  """
+  tuned = tune(questions)
+  stored = {"reader": reader, **tuned}
   hybrid.store_tuned(workdir, method, stored, FILE)
   logging.info(
-    "read: no answer below a score of %.4g: %.1f %% exact matches, %.1f %% with"
-    " thresholds chosen on other questions, %.1f %% with an answer to all",
-    found["threshold"],
-    100 * found["measure"],
-    100 * found["cross_fitted"],
-    100 * found["without"],
+    "read: no answer below a score of %.4g: %.1f %% exact matches (%.1f %% with"
+    " thresholds chosen on other questions, %.1f %% with an answer to every"
+    " question)",
+    tuned["threshold"],
+    100 * tuned["measure"],
+    100 * tuned["cross_fitted"],
+    100 * tuned["without"],
   )
-  return found["threshold"]
+  return tuned["threshold"]
 
 
 def threshold(
@@ -144,16 +162,16 @@ def threshold(
   method: str,
   reader: str,
 ) -> float | None:
-  """What `tune` has stored; None where every question gets its answer.
+  """The stored threshold; None = every question gets its answer.
 
   Args:
     null_answers: one of `NULL_ANSWERS`.
-    workdir: where it is stored.
-    method: in whose place the questions are read.
-    reader: its fingerprint.
+    workdir: workdir where it is stored.
+    method: method whose results are read.
+    reader: fingerprint of the reader.
 
   Raises:
-    InputError: nothing is stored, or what was chosen for another reader.
+    InputError: there is no stored threshold, or one for another reader.
   """
   if null_answers not in NULL_ANSWERS:
     raise errors.InputError(
@@ -166,8 +184,8 @@ def threshold(
   if stored is None or stored["reader"] != reader:
     lacks = "has none" if stored is None else "has that of another reader"
     raise errors.InputError(
-      "config.read.null_answers=tuned stands for the threshold tuned on dev,"
-      f" and {hybrid.tuned_file(workdir, FILE)} {lacks}: run `dpr-jax read"
+      "config.read.null_answers=tuned means the threshold tuned on dev, but"
+      f" {hybrid.tuned_file(workdir, FILE)} {lacks}: run `dpr-jax read"
       " --questions=FILE --tune` with a file in SQuAD v2.0's format first"
     )
   return float(stored["threshold"])

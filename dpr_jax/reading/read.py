@@ -1,8 +1,8 @@
-"""Answers for question sets, and for one question that somebody asks.
+"""Stage `read`: answers the questions of a question set with the reader.
 
-In come results files (or a file in SQuAD's format, whose questions each have
-their paragraph) and a reader; out comes `answers/<questions>.json`.  A passage
-is read once for a question, however many methods found it, and however many
+Input: results files (or a file in SQuAD's format, in which every question has
+its paragraph), and a reader.  Output: `answers/<questions>.json`.  A passage is
+read once for a question, even if several methods retrieved it, or several
 numbers of passages are compared.
 """
 
@@ -28,7 +28,7 @@ from dpr_jax.models import model_settings, reader_model
 from dpr_jax.reading import null_threshold, retriever_weight
 
 STAGE = "read"
-SQUAD = "squad"  # in the place of a method: paragraphs are given
+SQUAD = "squad"  # instead of a method: the questions have their paragraphs
 BLOCK = 64  # questions read at once
 
 
@@ -42,21 +42,21 @@ def read(
   tune: bool = False,
   overwrite: bool = False,
 ) -> None:
-  """Stage `read`: answers of a question set, for every method's results.
+  """Stage `read`: answers a question set, for every method's results.
 
   Args:
     config: reads `read`.
-    workdir: holds `results/<name>.<method>.json` and the trained reader.
-    name: the question set.
-    questions_file: in SQuAD's format: every question is read in its own
-      paragraph, no results are needed.
-    methods: instead of `config.read.methods`; the first one's answers are also
-      `answers/<name>.json`.
-    tune: chooses the weight of the retriever's score on these questions, for
-      each method, stores and uses it (`retriever_weight`); of a file in SQuAD
-      v2.0's format the score below which there is no answer
-      (`null_threshold`).  What was read is kept in memory until then.
-    overwrite: also where answers are current.
+    workdir: workdir with `results/<name>.<method>.json` and the trained reader.
+    name: name of the question set.
+    questions_file: file in SQuAD's format, in which every question has its own
+      paragraph, so that no results are needed; None = read the results.
+    methods: methods whose results are read; None = `config.read.methods`.  The
+      answers of the first one are also written to `answers/<name>.json`.
+    tune: chooses on these questions the weight of the retriever's score for
+      each method (`retriever_weight`), or for a file in SQuAD v2.0's format the
+      score below which there is no answer (`null_threshold`); stores and uses
+      it.  All readings are kept in memory until then.
+    overwrite: reads again even if the answers are current.
 
   Raises:
     InputError: no results or no reader, or a bad setting.
@@ -70,15 +70,15 @@ def read(
     path = pathlib.Path(questions_file)
     if not squad_files.is_squad(path):
       raise errors.InputError(
-        f"--questions={path} is not in SQuAD's format: for other questions run"
+        f"--questions={path} is not in SQuAD's format: for other formats run"
         f" `dpr-jax retrieve --questions={path} --name={name}` and then"
         f" `dpr-jax read --name={name}`"
       )
     if tune and not any(o.impossible for o in squad_files.read_squad(path)):
       raise errors.InputError(
-        "--tune: every question of --questions has one passage and an answer"
-        " in it: there is no choice that the retriever's score could help, and"
-        " none between an answer and none"
+        f"--tune: every question of --questions={path} has one passage and an"
+        " answer in it, so there is nothing to tune: give a file in SQuAD"
+        " v2.0's format, or retrieved results (--name)"
       )
     sources[SQUAD], counts = path, [1]
   else:
@@ -130,7 +130,7 @@ def read(
 
 
 def _copy_first(first: pathlib.Path, copy: pathlib.Path) -> None:
-  """The first method's answers are also `answers/<name>.json`."""
+  """Copies the first method's answers to `answers/<name>.json`."""
   if copy.exists():
     same = map(workdir_lib.fingerprint_file, (first, copy))
     if len(set(same)) == 1:
@@ -139,11 +139,12 @@ def _copy_first(first: pathlib.Path, copy: pathlib.Path) -> None:
 
 
 def _counts(config: ml_collections.ConfigDict) -> list[int]:
-  """Numbers of passages that are compared, ascending."""
+  """The numbers of passages to compare, ascending and distinct."""
   counts = config.read.passages
   if not len(counts):
     raise errors.InputError(
-      "config.read.passages is empty: say how many passages are read, as (20,)"
+      "config.read.passages is empty: set it to the number of passages to read,"
+      " such as (20,)"
     )
   checked = (config_lib.at_least("read.passages", n, 1) for n in counts)
   return sorted(set(map(int, checked)))
@@ -161,7 +162,7 @@ def load_reader(
 def reader_origin(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> dict[str, Any]:
-  """What a manifest says on the workdir's own reader, {} for another one."""
+  """Manifest entries on the workdir's own reader; {} = another reader."""
   if config.read.reader:
     return {}
   return {"reader_training": staleness.reader_training(workdir)}
@@ -170,11 +171,11 @@ def reader_origin(
 def make_engine(
   config: ml_collections.ConfigDict, reader: reader_model.Reader
 ) -> passage_reader.PassageReader:
-  """The reader, ready to read as `config.read` says."""
+  """The reader with the settings of `config.read`."""
   if not reader.ranks:
     logging.info(
-      "read: the rank head of this reader was not trained: passages are told"
-      " apart by the scores of their spans"
+      "read: this reader has no trained passage ranker; passages are ranked by"
+      " their best span score"
     )
   settings = config.read
   return passage_reader.PassageReader(
@@ -214,7 +215,7 @@ def _stage(
 
 
 class _Answers:
-  """Answers to the questions of one results file, as they come."""
+  """Collects the answers to the questions of one results file."""
 
   def __init__(
     self,
@@ -225,9 +226,16 @@ class _Answers:
     tune: Callable[[retriever_weight.Read], dict[str, float]] | None = None,
     extra: Mapping[str, Any] | None = None,
   ):
-    """Where `tune` is given, it chooses a setting from all that was read.
+    """Reads and writes nothing yet.
 
-    The manifest gets what `extra` holds.
+    Args:
+      stage: stage of the answers, for their manifest.
+      path: results file, or file in SQuAD's format.
+      output: path of the answers.
+      counts: numbers of passages to compare, ascending.
+      tune: function from all readings to a setting that it chooses; None = no
+        tuning.
+      extra: further entries of the manifest.
     """
     self._extra = extra or {}
     self.path, self.output, self.counts = path, output, counts
@@ -249,14 +257,15 @@ class _Answers:
     )
 
   def tasks(self) -> Iterator[reader_tasks.Task]:
-    """The questions, with as many passages as the largest count wants."""
+    """The questions, each with the largest number of passages to compare."""
     return reader_tasks.tasks_of(self.path, self.counts[-1])
 
   def check(self) -> int:
-    """Looks through the file; how many questions it has.
+    """Reads the whole file and returns its number of questions.
 
     Raises:
-      InputError: it is malformed or empty, or there is nothing to tune on.
+      InputError: it is malformed or empty, or no question has an answer to tune
+        on.
     """
     count = answered = most = 0
     for task in self.tasks():
@@ -264,15 +273,15 @@ class _Answers:
       answered += bool(task.answers) or task.impossible
       most = max(most, len(task.passages))
     if not count:
-      raise errors.InputError(f"{self.path}: no questions in it")
+      raise errors.InputError(f"{self.path} has no questions")
     if self._tune is not None and not answered:
       raise errors.InputError(
-        f"--tune: no question in {self.path} has an answer, so no weight is"
-        " better than another"
+        f"--tune: no question in {self.path} has an answer to tune on: give"
+        " questions with answers"
       )
     if most and most < self.counts[-1]:
       logging.warning(
-        "read: %s has at most %d passages per question, so no answers of %s",
+        "read: %s has at most %d passages per question: no answers from %s",
         self.path,
         most,
         ", ".join(str(n) for n in self.counts if n > most),
@@ -286,7 +295,7 @@ class _Answers:
     readings: Sequence[passage_reader.Reading],
     cut: bool,
   ) -> None:
-    """One question; `cut` where it was too long for the reader."""
+    """Adds a question; `cut` = it was too long for the reader."""
     self._totals["questions_cut"] += cut
     if self._tune is None:
       self._answer(task, readings)
@@ -309,7 +318,7 @@ class _Answers:
     self._totals["without_prediction"] += not row["prediction"]
 
   def finish(self) -> None:
-    """Writes them, and the manifest."""
+    """Tunes if configured, then writes the answers and the manifest."""
     if self._tune is not None:
       chosen = self._tune(self._kept)
       self._stage = dataclasses.replace(
@@ -327,32 +336,42 @@ class _Answers:
       for key, count in self._totals.items()
       if count
     )
-    logging.info("read: %s: %s", self.output, notes)
+    logging.info("read: wrote %s: %s", self.output, notes)
 
 
 def _read_files(
   engine: passage_reader.PassageReader, files: Sequence[_Answers]
 ) -> None:
-  """Reads all questions of some files side by side and writes the answers."""
-  # All of them are looked through first: an error in the last row of the last
-  # file must not come after hours of reading.
-  questions = [one.check() for one in files]
-  tasks = [one.tasks() for one in files]
+  """Reads the questions of several files in parallel; writes the answers.
+
+  Block by block, so that a passage which several methods retrieved for the same
+  question is read once.
+  """
+  # Checks all files first: an error in the last row of the last file must not
+  # come after hours of reading.
+  questions = [answers.check() for answers in files]
+  tasks = [answers.tasks() for answers in files]
   tokenizer = engine.reader.tokenizer
-  names = ", ".join(one.output.stem for one in files)
+  names = ", ".join(answers.output.stem for answers in files)
+  logging.info(
+    "read: reading %s; the first questions take longer, while the reader is"
+    " compiled",
+    names,
+  )
   with progress.Progress(max(questions), f"read {names}", "questions") as bar:
     while any(
-      blocks := [list(itertools.islice(some, BLOCK)) for some in tasks]
+      blocks := [list(itertools.islice(of_file, BLOCK)) for of_file in tasks]
     ):
-      for one, block, found in zip(
+      for answers, block, of_block in zip(
         files, blocks, read_once(engine, blocks), strict=True
       ):
         ids = tokenizer.question_ids([task.question for task in block])
-        for task, question, readings in zip(block, ids, found, strict=True):
-          one.add(task, readings, len(question) > tokenizer.question_length)
+        for task, question, readings in zip(block, ids, of_block, strict=True):
+          too_long = len(question) > tokenizer.question_length
+          answers.add(task, readings, too_long)
       bar.update(max(map(len, blocks)))
-  for one in files:
-    one.finish()
+  for answers in files:
+    answers.finish()
 
 
 def read_once(
@@ -361,14 +380,15 @@ def read_once(
 ) -> list[list[list[passage_reader.Reading]]]:
   """Readings of the passages of every task of every block.
 
-  What several have retrieved for the same question is read once.
+  A passage that several blocks have for the same question is read once.
   """
   wanted: dict[str, dict[records.Passage, Any]] = {}
   for task in itertools.chain(*blocks):
     wanted.setdefault(task.question, {}).update(dict.fromkeys(task.passages))
-  found = engine.read(list(wanted), [list(some) for some in wanted.values()])
-  for some, readings in zip(wanted.values(), found, strict=True):
-    some.update(zip(list(some), readings, strict=True))
+  # By question, then by passage: first the passages to read, then the readings.
+  all_readings = engine.read(list(wanted), [list(p) for p in wanted.values()])
+  for by_passage, readings in zip(wanted.values(), all_readings, strict=True):
+    by_passage.update(zip(list(by_passage), readings, strict=True))
   return [
     [[wanted[task.question][p] for p in task.passages] for task in block]
     for block in blocks
@@ -381,16 +401,16 @@ def _row(
   counts: Sequence[int],
   weight: float,
 ) -> dict[str, Any]:
-  """One entry of an answers file; the largest number of passages counts."""
+  """An entry of an answers file, with the answer from the most passages."""
   by_count = {}
   for count in counts:
-    found = reader_answers.answer(
+    answer = reader_answers.answer(
       task.passages, task.scores[:count], readings[:count], weight
     )
     by_count[str(count)] = {
-      "prediction": found.prediction,
-      "passage_id": found.passage_id,
-      "score": found.score,
+      "prediction": answer.prediction,
+      "passage_id": answer.passage_id,
+      "score": answer.score,
     }
   row = {"question": task.question, "answers": list(task.answers)}
   row |= by_count[str(counts[-1])]

@@ -1,9 +1,9 @@
-"""The reader as a cross-encoder: retrieved passages in a better order.
+"""Stage `rerank`: reorders retrieved passages with the reader's rank head.
 
-In comes `results/<name>.<method>.json`, out comes the same question set as
-`results/<name>.<method>-reader.json`: the first passages of every question
-ordered by the reader's rank head, the retriever's score beside it where
-`read.retriever_weight` says so, the rest behind them as they were.
+Input: `results/<name>.<method>.json`.  Output: the same question set as
+`results/<name>.<method>-reader.json`.  The first passages of every question are
+ordered by the reader's score, plus the retriever's score times
+`read.retriever_weight`; the others follow in their old order.
 """
 
 import ml_collections
@@ -35,18 +35,18 @@ def rerank(
 ) -> None:
   """Reorders the first `config.read.rerank_depth` passages of every question.
 
-  The scores are the reader's; those of the passages behind continue downwards
-  from the least of them by 1 each, so that every tool keeps the order.
+  Their scores are the reader's.  Each of the passages after them gets a score 1
+  below that of the passage before, so that every tool keeps the order.
 
   Args:
     config: reads `read` and `evaluate.match`.
-    workdir: holds the results and the reader.
-    name: the question set.
-    method: whose results.
-    overwrite: also where it is done and unchanged.
+    workdir: workdir with the results and the reader.
+    name: name of the question set.
+    method: method of retrieval whose results are reordered.
+    overwrite: reorders again even if the results are current.
 
   Raises:
-    InputError: no such results or no reader; or its rank head was not trained.
+    InputError: no such results, no reader, or its rank head was not trained.
   """
   config = model_settings.settle(config, workdir, reads=True)
   source = workdir.results(name, method)
@@ -56,8 +56,8 @@ def rerank(
   reader = read_lib.load_reader(config, workdir)
   if not reader.ranks:
     raise errors.InputError(
-      "--rerank=reader: the rank head of this reader was not trained; train it"
-      " with config.reader.passages above 1"
+      "--rerank=reader: the rank head of this reader was not trained: run"
+      " `dpr-jax train-reader` with config.reader.passages above 1"
     )
   weight = retriever_weight.weight(config, workdir, method, reader)
   output = workdir.results(name, method + SUFFIX)
@@ -85,7 +85,7 @@ def rerank(
   stage.begin([output, run])
   tasks = list(reader_tasks.tasks_of(source, depth=1 << 30))
   ids = before.get("ids") or [""] * len(tasks)
-  rows: dict[tuple[str, str], int] = {}  # numbers for the matcher
+  rows: dict[tuple[str, str], int] = {}  # the matcher's keys of passages
   tag = method + SUFFIX
   with (
     workdir_lib.replace_file(output) as temporary_output,
@@ -94,13 +94,13 @@ def rerank(
     progress.Progress(len(tasks), f"rerank {method}", "questions") as bar,
   ):
     for first in range(0, len(tasks), read_lib.BLOCK):
-      some = tasks[first : first + read_lib.BLOCK]
-      found = engine.read(
-        [task.question for task in some],
-        [task.passages[:depth] for task in some],
+      block = tasks[first : first + read_lib.BLOCK]
+      of_block = engine.read(
+        [task.question for task in block],
+        [task.passages[:depth] for task in block],
       )
       for number, (task, readings) in enumerate(
-        zip(some, found, strict=True), first
+        zip(block, of_block, strict=True), first
       ):
         scores = passage_reader.mixed_scores(
           readings, task.scores[:depth], weight
@@ -110,7 +110,7 @@ def rerank(
         keys = [(hit.id, hit.text) for hit in hits]
         numbers = [rows.setdefault(k, len(rows)) for k in keys]
         writer.write(question, numbers, hits, ids[number])
-      bar.update(len(some))
+      bar.update(len(block))
   stage.finish(
     writer.counts,
     files={
@@ -122,15 +122,15 @@ def rerank(
     ids=writer.ids,
     **read_lib.reader_origin(config, workdir),
   )
-  logging.info("rerank: %s", output)
+  logging.info("rerank: wrote %s: %d questions", output, len(tasks))
 
 
-def _reordered(task: reader_tasks.Task, given: list[float]) -> list[Hit]:
-  """Hits by score, equal ones as they were; then those that have none."""
-  order = sorted(range(len(given)), key=lambda i: -given[i])
-  scores = [given[i] for i in order]
+def _reordered(task: reader_tasks.Task, new_scores: list[float]) -> list[Hit]:
+  """Hits by new score, ties in the old order; then those without a score."""
+  order = sorted(range(len(new_scores)), key=lambda i: -new_scores[i])
+  scores = [new_scores[i] for i in order]
   least = scores[-1] if scores else 0.0
-  behind = range(len(given), len(task.passages))
+  behind = range(len(new_scores), len(task.passages))
   scores += [least - 1 - i for i in range(len(behind))]
   return [
     Hit(p.id, p.title, p.text, score)

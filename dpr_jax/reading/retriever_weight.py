@@ -1,8 +1,8 @@
-"""How much the retriever's score counts when an answer is chosen.
+"""Chooses the weight of the retriever's score in choosing an answer.
 
-In come the readings of dev questions, out comes the weight that gives the most
-exact matches (`passage_reader.choose` says what it multiplies).  It is stored
-in `fusion/reader.json`, by method of retrieval, and stands for
+Input: the readings of dev questions.  Output: the weight with the most exact
+matches (`passage_reader.choose` defines what it multiplies).  It is stored in
+`fusion/reader.json`, by method of retrieval, and used with
 `read.retriever_weight=-1`.
 """
 
@@ -23,17 +23,17 @@ from dpr_jax.retrieval import hybrid
 FILE = "reader.json"
 
 
-# Questions with what was read for each.
+# Questions, each with the readings of its passages.
 Read = Sequence[tuple[reader_tasks.Task, Sequence[passage_reader.Reading]]]
 
 
 class Candidates(NamedTuple):
-  """What may be the answer to one question.
+  """The candidate answers to a question, one per passage.
 
   Attributes:
-    readings: of its passages, in the order of retrieval.
-    scores: the retriever's, of the same passages.
-    right: whether the answer in each of them is an exact match.
+    readings: readings of its passages, in the order of retrieval.
+    scores: the retriever's scores of the same passages.
+    right: for each passage, whether its answer is an exact match.
   """
 
   readings: Sequence[passage_reader.Reading]
@@ -41,7 +41,7 @@ class Candidates(NamedTuple):
   right: Sequence[bool]
 
   def score(self, weight: float) -> bool:
-    """Whether the chosen answer is right."""
+    """True if the answer chosen with this weight is an exact match."""
     index, _ = passage_reader.choose(self.readings, self.scores, weight)
     return index >= 0 and bool(self.right[index])
 
@@ -52,7 +52,7 @@ def candidates(
   readings: Sequence[passage_reader.Reading],
   scores: Sequence[float],
 ) -> Candidates:
-  """Of a question whose passages gave these predictions."""
+  """The candidates of a question, from the prediction of each passage."""
   right = [
     bool(text) and exact_match.exact_match(text, answers)
     for text in predictions
@@ -63,34 +63,37 @@ def candidates(
 def tune(questions: Sequence[Candidates]) -> dict[str, Any]:
   """The weight that gives the most exact matches.
 
-  Weights are tried from the reader alone to (nearly) the retriever alone, in
-  steps of a factor of 1.4.
+  Tries weights from the reader alone to (nearly) the retriever alone, in steps
+  of a factor of 1.4.
 
   Args:
     questions: one or more, with answers.
 
   Returns:
-    "weight", "measure" (share of exact matches), everything "tried", of equal
-    ones the least weight, and "cross_fitted": the measure where every other
-    question is answered with the weight that the rest would choose.  That is
-    what new questions may expect; "measure" itself is chosen to be high.
+    "weight" (of equally good ones the smallest), "measure" (share of exact
+    matches), all that was "tried", and "cross_fitted": the measure if each half
+    of the questions is answered with the weight chosen on the other half.  This
+    is an estimate for new questions; "measure" itself is optimistic.
   """
   spreads = [
     float(np.std(ranks))
     for each in questions
     if len(ranks := [r.rank for r in each.readings if r.end > r.start]) > 1
   ]
-  # Scaled scores of the retriever spread over 1, and so does the first weight.
+  # The retriever's scores of a question are scaled to 0 to 1, and the reader's
+  # are not: the weights to try are multiples of the reader's spread.
   scale = 4 * float(np.median(spreads)) if spreads else 1.0
   weights = [scale * step for step in hybrid.STEPS]
-  found = np.array([[q.score(weight) for q in questions] for weight in weights])
-  measures = found.mean(1)
+  correct = np.array(
+    [[q.score(weight) for q in questions] for weight in weights]
+  )
+  measures = correct.mean(1)
   best = int(np.argmax(measures))
   halves = [slice(None, None, 2), slice(1, None, 2)]
   right = sum(
-    found[np.argmax(found[:, other].mean(1)), half].sum()
-    for half, other in (halves, halves[::-1])
-    if found[:, other].size
+    correct[np.argmax(correct[:, tuned_on].mean(1)), judged].sum()
+    for judged, tuned_on in (halves, halves[::-1])
+    if correct[:, tuned_on].size
   )
   return {
     "weight": weights[best],
@@ -110,8 +113,12 @@ def setting(
   passages: int,
   read: Read,
 ) -> dict[str, float]:
-  """The setting of stage `read` that `choose` gives for what was read."""
-  found = [
+  """Tunes the weight on questions that were read.
+
+  Returns:
+    The setting of stage `read`.
+  """
+  questions = [
     candidates(
       [
         reader_answers.cut(*pair)
@@ -124,7 +131,7 @@ def setting(
     for task, readings in read
     if task.answers
   ]
-  weight = choose(workdir, method, reader, passages, found)
+  weight = choose(workdir, method, reader, passages, questions)
   return {"retriever_weight": weight}
 
 
@@ -135,21 +142,30 @@ def choose(
   passages: int,
   questions: Sequence[Candidates],
 ) -> float:
-  """The weight that `tune` finds for a method and a reader; stores it."""
-  found = tune(questions)
-  stored = {"passages": passages, "reader": reader.fingerprint, **found}
+  """Tunes the weight for a method and a reader, stores it and returns it.
+
+  Args:
+    workdir: workdir to store it in.
+    method: method of retrieval.
+    reader: reader that read the passages.
+    passages: number of passages read per question.
+    questions: candidates to tune on.
+  """
+  tuned = tune(questions)
+  stored = {"passages": passages, "reader": reader.fingerprint, **tuned}
   hybrid.store_tuned(workdir, method, stored, FILE)
   logging.info(
-    "read: %s, %d passages: with weight %.4g of the retriever %.1f %% exact"
-    " matches, %.1f %% with weights chosen on other questions, %.1f %% without",
+    "read: %s, %d passages: the best weight of the retriever is %.4g: %.1f %%"
+    " exact matches (%.1f %% with weights chosen on other questions, %.1f %%"
+    " without the retriever)",
     method,
     passages,
-    found["weight"],
-    100 * found["measure"],
-    100 * found["cross_fitted"],
-    100 * found["tried"][0]["measure"],
+    tuned["weight"],
+    100 * tuned["measure"],
+    100 * tuned["cross_fitted"],
+    100 * tuned["tried"][0]["measure"],
   )
-  return found["weight"]
+  return tuned["weight"]
 
 
 def weight(
@@ -158,21 +174,21 @@ def weight(
   method: str,
   reader: reader_model.Reader,
 ) -> float:
-  """`read.retriever_weight`, or what `tune` has stored where that is negative.
+  """The weight to use: `read.retriever_weight`, or the tuned one if negative.
 
   Raises:
-    InputError: it is negative, and nothing is stored for the method, or what
-      was chosen for another reader.
+    InputError: it is negative, and no weight, or one for another reader, is
+      stored for the method.
   """
-  given = float(config.read.retriever_weight)
-  if given >= 0:
-    return given
+  configured = float(config.read.retriever_weight)
+  if configured >= 0:
+    return configured
   stored = hybrid.read_tuned(workdir, FILE).get(method)
   if stored is None or stored["reader"] != reader.fingerprint:
     lacks = "has none" if stored is None else "has that of another reader"
     raise errors.InputError(
-      f"config.read.retriever_weight={given:g} stands for the weight tuned on"
-      f" dev, and {hybrid.tuned_file(workdir, FILE)} {lacks} for {method!r}:"
+      f"config.read.retriever_weight={configured:g} means the weight tuned on"
+      f" dev, but {hybrid.tuned_file(workdir, FILE)} {lacks} for {method!r}:"
       f" run `dpr-jax read --method={method} --tune` first"
     )
   return float(stored["weight"])

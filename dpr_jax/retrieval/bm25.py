@@ -1,13 +1,13 @@
-"""BM25 over the corpus: the baseline, and the miner of hard negatives.
+"""BM25 index of the corpus, for the baseline and for mining hard negatives.
 
-In come the passages of `data/passages`, out comes the folder `bm25/` and, from
-it, the best rows for a question.  The library bm25s computes and stores the
-scores; here are what is indexed (`title text`, as the words of
-`text_analysis.py`), the order of equal scores, and the checks.  BM25 figures
-mean nothing without k1 and b: they are kept with the index.
+Input: the passages of `data/passages`.  Output: the folder `bm25/`, and from it
+the best rows for a question.  The library bm25s computes and stores the scores.
+This file defines what is indexed (`title text`, split into words by
+`text_analysis.py`), the order of equal scores, and the checks.  BM25 scores
+depend on k1 and b, which are therefore stored with the index.
 
-bm25s starts JAX when it is imported, before the command line has chosen
-devices and processes: so it is imported where it is used, not here.
+Importing bm25s initialises JAX, which must not happen before the command line
+has set devices and processes: it is imported in the functions that use it.
 """
 
 import array
@@ -32,31 +32,31 @@ from dpr_jax.retrieval import text_analysis
 METHOD = "lucene"  # idf = ln(1 + (N - n + 0.5) / (n + 0.5)), no (k1 + 1)
 PARAMETERS = "parameters.json"
 _BLOCK = 10_000  # passages read at once
-_MOST_WITHOUT_HITS = 0.05  # of the questions, before a warning
+_MOST_WITHOUT_HITS = 0.05  # share of questions without a hit, for a warning
 
 
 @runtime_checkable
 class Passages(Protocol):
-  """What BM25 needs of `data.datasets.PassageTable`."""
+  """The part of `data.datasets.PassageTable` that BM25 uses."""
 
   def __len__(self) -> int: ...
 
   def blocks(self, size: int) -> Iterator[tuple[int, list[records.Passage]]]:
-    """(first row, passages), in order."""
+    """Yields (first row, passages) in order, `size` passages at a time."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-  """Everything that BM25's scores depend on, besides the corpus.
+  """Everything that BM25 scores depend on, besides the corpus.
 
   Attributes:
-    k1: how slowly repeated words saturate, >= 0.
-    b: how much long passages are held down, 0 to 1.
-    stopwords: the name of a bm25s stop word list, "" for none.
-    stemmer: the name of a Snowball stemmer, "" for none.
-    one_letter_words: words of one letter count.
-    words: the version of `text_analysis` that split the texts.
+    k1: saturation of repeated words, >= 0; 0 = repetitions do not count.
+    b: penalty of long passages, 0 (none) to 1 (full).
+    stopwords: name of a bm25s stop word list; "" = none.
+    stemmer: name of a Snowball stemmer; "" = none.
+    one_letter_words: whether words of one letter count.
+    words: version of `text_analysis` that split the texts.
   """
 
   k1: float
@@ -73,7 +73,7 @@ class Parameters:
       raise errors.InputError(f"config.bm25.b={self.b}: must be 0 to 1")
 
   def splitter(self) -> text_analysis.Splitter:
-    """What splits texts; `InputError` for an unknown list or stemmer."""
+    """The splitter of texts; `InputError` for an unknown list or stemmer."""
     return text_analysis.Splitter(
       stopwords=self.stopwords,
       stemmer=self.stemmer,
@@ -82,37 +82,37 @@ class Parameters:
 
 
 class BM25Index:
-  """An index in memory, from `build` or `load`."""
+  """A BM25 index in memory, made by `build` or `load`."""
 
   def __init__(self, model, parameters: Parameters):
-    """Callers use `build` or `load`; `model` is a bm25s.BM25."""
+    """Wraps a bm25s.BM25; callers use `build` or `load`."""
     self.parameters = parameters
     self._model = model
     self._splitter = parameters.splitter()
 
   @property
   def library(self):
-    """The bm25s.BM25 inside, for those who compare with it."""
+    """The wrapped bm25s.BM25, for comparisons with the library."""
     return self._model
 
   def word_ids(self, question: str) -> list[int]:
-    """Numbers of the question's words that the corpus knows, in order."""
+    """Numbers of the question's words that occur in the corpus, in order."""
     words = self._splitter.words(question)
     ids = self._model.get_tokens_ids(words)
-    # A character that is the whole question is looked for in every bigram.
+    # A question of a single character matches every bigram that contains it.
     return ids or [i for word in words for i in self._bigrams.get(word, ())]
 
   @functools.cached_property
   def _bigrams(self) -> dict[str, list[int]]:
-    """Numbers of the bigrams that have a character, by character."""
-    found: dict[str, list[int]] = {}
+    """Numbers of the bigrams that contain a character, by character."""
+    bigrams: dict[str, list[int]] = {}
     for word, number in self._model.vocab_dict.items():
       for character in dict.fromkeys(text_analysis.characters_of(word)):
-        found.setdefault(character, []).append(number)
-    return found
+        bigrams.setdefault(character, []).append(number)
+    return bigrams
 
   def __len__(self) -> int:
-    """Passages in the index."""
+    """Number of passages in the index."""
     return int(self._model.scores["num_docs"])
 
   @classmethod
@@ -128,11 +128,11 @@ class BM25Index:
   ) -> "BM25Index":
     """Indexes `title text` of every passage; row i is passage i.
 
-    The vocabulary is in the order of first occurrence, so the same corpus
-    always gives the same bytes.
+    The vocabulary is in the order of first occurrence, so that the same corpus
+    always gives the same bytes.  The other arguments are those of `Parameters`.
 
     Raises:
-      InputError: no passages, no words in them, or a bad parameter.
+      InputError: no passages, passages without words, or a bad parameter.
     """
     bm25s = text_analysis.library()
 
@@ -146,7 +146,9 @@ class BM25Index:
       )
     vocabulary: dict[str, int] = {}
     ids = []
-    with progress.Progress(len(passages), "BM25 words", "passages") as bar:
+    with progress.Progress(
+      len(passages), "bm25: splitting into words", "passages"
+    ) as bar:
       for _, block in passages.blocks(_BLOCK):
         for passage in block:
           row = array.array("i")
@@ -159,6 +161,11 @@ class BM25Index:
         f"BM25: none of the {len(ids)} passages has a word that is not a stop"
         " word; check config.data.passages and config.bm25.stopwords"
       )
+    logging.info(
+      "bm25: computing the scores of %d distinct words in %d passages",
+      len(vocabulary),
+      len(ids),
+    )
     model = bm25s.BM25(k1=parameters.k1, b=parameters.b, method=METHOD)
     model.index(
       bm25s.tokenization.Tokenized(ids=ids, vocab=vocabulary),
@@ -172,7 +179,7 @@ class BM25Index:
     try:
       self._model.save(folder, show_progress=False)
     except OSError as error:
-      if error.errno is None:  # NumPy's, which does not say why
+      if error.errno is None:  # from NumPy, without the cause
         _write_plainly(pathlib.Path(folder), self._model.scores)
       raise
     workdir_lib.write_json(
@@ -195,9 +202,10 @@ class BM25Index:
       parameters = Parameters(**stored)
       if parameters.words != text_analysis.VERSION:
         raise errors.InputError(
-          f"{folder}: this BM25 index has other words ({parameters.words!r})"
-          f" than this version ({text_analysis.VERSION!r}): run `dpr-jax"
-          " retrieve --method=bm25`, which builds it again"
+          f"{folder}: this BM25 index was made with another text analysis"
+          f" ({parameters.words!r}) than that of this version"
+          f" ({text_analysis.VERSION!r}): run `dpr-jax retrieve --method=bm25`,"
+          " which builds it again"
         )
       model = bm25s.BM25.load(folder, show_progress=False)
     except errors.InputError:
@@ -214,14 +222,14 @@ class BM25Index:
   ) -> tuple[np.ndarray, np.ndarray]:
     """The best passages of each question.
 
-    A passage that shares no word with the question scores 0 and is no hit: its
-    place holds row -1 and score 0, after all hits.  Equal scores stand in the
-    order of their rows, also where the list is cut off.  A word that the
-    question repeats counts as often as it stands there.
+    A passage that shares no word with the question is not a hit: row -1 and
+    score 0 fill the places after the last hit.  Equal scores are in the order
+    of their rows, also at the end of the list.  A word that occurs n times in
+    the question counts n times.
 
     Args:
-      questions: texts; may be empty, or have no known word (no hits then).
-      k: hits wanted; columns are min(k, passages).
+      questions: texts; one that is empty or has no known word has no hits.
+      k: number of hits wanted; columns are min(k, passages).
 
     Returns:
       int64 rows and float32 scores, both [questions, columns], best first.
@@ -243,8 +251,8 @@ class BM25Index:
 def best_rows(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
   """At most k rows with a score above 0, best first, ties by row.
 
-  A partition finds the k-th best score; of the rows that have just this score
-  the first ones fill the list.
+  A partition finds the k-th best score in linear time; of the rows with exactly
+  this score the first ones fill the list.
   """
   rows = np.flatnonzero(scores > 0)
   values = scores[rows]
@@ -259,18 +267,19 @@ def best_rows(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def passage_text(passage: records.Passage) -> str:
-  """What is indexed: `title text`."""
+  """The indexed text of a passage: `title text`."""
   return f"{passage.title} {passage.text}".strip()
 
 
 def depends_on(
   config: ml_collections.ConfigDict,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-  """What BM25's answers depend on besides the corpus, for a `Stage`.
+  """What BM25 results depend on besides the corpus, for a `Stage`.
 
   Returns:
-    (section `bm25`, the version of the text analysis for the inputs).  A
-    setting that an older version did not have is left out at its default.
+    Section `bm25` of the config, and the version of the text analysis as an
+    input.  A setting that an older version did not have is omitted at its
+    default, so that the older version's output stays current.
   """
   settings = config_lib.sections(config, "bm25")
   if not settings["bm25"]["one_letter_words"]:
@@ -284,11 +293,16 @@ def build_or_load(
   *,
   overwrite: bool = False,
 ) -> BM25Index:
-  """The workdir's index: loaded where `bm25/` is current, else built there.
+  """The workdir's index: loaded if `bm25/` is current, else built there.
+
+  Args:
+    config: reads section `bm25`.
+    workdir: workdir with the corpus.
+    overwrite: builds it in any case.
 
   Raises:
-    InputError: no corpus in the workdir, a bad parameter, or files that are
-      not those the manifest describes.
+    InputError: no corpus in the workdir, a bad parameter, or files that differ
+      from the manifest.
   """
   from dpr_jax.data import prepare
 
@@ -301,7 +315,7 @@ def build_or_load(
     inputs=workdir_lib.dataset_inputs(workdir, "passages") | words,
   )
   if stage.is_current(overwrite):
-    return _load(folder)  # its files have just been compared
+    return _load(folder)  # `is_current` has just compared its files
   settings = config.bm25
   index = BM25Index.build(
     prepare.open_passages(workdir),
@@ -323,25 +337,28 @@ def build_or_load(
       files=files,
     )
   logging.info(
-    "bm25: %d passages, k1 %g, b %g", len(index), settings.k1, settings.b
+    "bm25: indexed %d passages with k1 %g and b %g",
+    len(index),
+    settings.k1,
+    settings.b,
   )
   return index
 
 
 def load_checked(workdir: workdir_lib.Workdir) -> BM25Index:
-  """Loads an index of `build_or_load` after comparing its sha256 sums.
+  """Loads the workdir's index after comparing its sha256 sums.
 
   Raises:
-    InputError: there is no index, its files are damaged, or it is of another
-      corpus than the workdir's.
+    InputError: there is no index, its files are damaged, or it was made from
+      another corpus than the workdir's.
   """
   folder = workdir.bm25
   manifest = workdir_lib.read_manifest(folder, "bm25")
   corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
-  if (found := manifest["inputs"].get("passages")) != corpus:
+  if (indexed := manifest["inputs"].get("passages")) != corpus:
     raise errors.InputError(
       f"{folder} is the BM25 index of other passages"
-      f" ({workdir_lib.short(found)}) than those in {workdir.data}"
+      f" ({workdir_lib.short(indexed)}) than those in {workdir.data}"
       f" ({workdir_lib.short(corpus)}): run `dpr-jax mine`"
     )
   workdir_lib.check_files(folder, manifest)
@@ -350,6 +367,11 @@ def load_checked(workdir: workdir_lib.Workdir) -> BM25Index:
 
 def _load(folder: pathlib.Path) -> BM25Index:
   manifest = workdir_lib.read_manifest(folder, "bm25")
+  logging.info(
+    "bm25: loading the index of %d passages in %s",
+    manifest["counts"]["passages"],
+    folder,
+  )
   index = BM25Index.load(folder)
   if len(index) != manifest["counts"]["passages"]:
     raise errors.InputError(
@@ -360,7 +382,7 @@ def _load(folder: pathlib.Path) -> BM25Index:
 
 
 def _write_plainly(folder: pathlib.Path, scores: dict) -> None:
-  """Writes arrays where there was no room for them: the system says why."""
+  """Writes the arrays again without NumPy, for an OSError with a cause."""
   with open(folder / "scores", "wb") as file:
     for value in scores.values():
       if isinstance(value, np.ndarray):
@@ -368,12 +390,12 @@ def _write_plainly(folder: pathlib.Path, scores: dict) -> None:
 
 
 def warn_without_hits(where: str, without: int, questions: int) -> None:
-  """Warns where more than 5 % of questions found no passage at all.
+  """Warns if more than 5 % of the questions have no hit.
 
   Args:
-    where: what was done with them; begins the line.
-    without: questions without a hit.
-    questions: all of them.
+    where: name of the work, at the beginning of the line.
+    without: number of questions without a hit.
+    questions: number of all questions.
   """
   if without > _MOST_WITHOUT_HITS * questions:
     logging.warning(
@@ -387,7 +409,7 @@ def warn_without_hits(where: str, without: int, questions: int) -> None:
 
 
 def check_size(index: BM25Index, passages: Passages) -> None:
-  """`InputError` where the index is not of this many passages."""
+  """Raises `InputError` if index and corpus differ in size."""
   if len(index) != len(passages):
     raise errors.InputError(
       f"the BM25 index holds {len(index)} passages, the corpus"

@@ -1,10 +1,10 @@
-"""BM25 and dense together: one ranking out of two.
+"""Hybrid retrieval: fuses the rankings of BM25 and a dense method.
 
-In come the best rows of each with their scores, out come the best rows of
-their union.  Three ways: BM25 + weight x dense (the paper, weight 1.1), the
-same of scores that are brought to one range per question (Pyserini), and
-reciprocal ranks, which need no scores.  A weight that suits the scores of an
-encoder is chosen on the dev questions, and on nothing else.
+Input: the best rows of each with their scores.  Output: the best rows of their
+union.  There are three methods: BM25 + weight x dense ("linear", the paper,
+weight 1.1), the same with scores scaled to one range per question ("minmax",
+Pyserini), and reciprocal ranks ("reciprocal"), which need no scores.  `tune`
+chooses the weight for an encoder on the dev questions only.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ from dpr_jax.core import workdir as workdir_lib
 
 METHODS = ("linear", "minmax", "reciprocal")
 FILE = "fusion.json"
-# Weights tried, as multiples of (spread of BM25) / (spread of dense).
+# Weights to try, as multiples of (spread of BM25) / (spread of dense).
 STEPS = [0.0, *(2.0 ** (power / 2) for power in range(-10, 9))]
 
 Ranked = tuple[np.ndarray, np.ndarray]  # rows (-1: none), scores; best first
@@ -36,39 +36,39 @@ def fuse(
   weight: float,
   rank_constant: int = 60,
 ) -> tuple[Int[np.ndarray, "questions k"], Float[np.ndarray, "questions k"]]:
-  """The best rows of both rankings' union, for every question.
+  """The best rows of the union of two rankings, for every question.
 
-  A passage that only one of them found has no score from the other.  It gets
-  the lowest that the other gave to any passage of this question: the true one
-  is at most that, as it is not in the list.  (So does Pyserini.)  Of an empty
-  list it is 0.  With "reciprocal", what is missing adds nothing.
+  A passage in only one of the lists has no score from the other method.  It
+  gets the lowest score in the other list of this question: the true score is
+  not higher, because the passage is not in the list.  (Pyserini does the same.)
+  For an empty list the score is 0.  With "reciprocal", a missing rank adds 0.
 
   Args:
     sparse: rows and scores of BM25, [questions, hits].
-    dense: the same of the dense method.
-    k: hits wanted.
+    dense: rows and scores of the dense method, [questions, hits].
+    k: number of hits wanted.
     method: one of `METHODS`.
-    weight: of dense.
-    rank_constant: "reciprocal" is 1 / (rank_constant + rank), ranks from 1.
+    weight: weight of the dense score.
+    rank_constant: "reciprocal" scores are 1 / (rank_constant + rank), with
+      ranks from 1.
 
   Returns:
-    Rows and scores, best first, equal scores in the order of rows; -1 with 0
-    after the last hit.
+    Rows and scores, best first, equal scores in the order of rows; row -1 and
+    score 0 after the last hit.
   """
   count = len(sparse[0])
   rows = np.full((count, k), -1, np.int64)
   scores = np.zeros((count, k), np.float32)
   for number in range(count):
-    one = _hits(sparse, number)
-    other = _hits(dense, number)
-    union = np.union1d(one[0], other[0])
-    parts = [
-      _parts(union, *each, method, rank_constant) for each in (one, other)
-    ]
-    both = parts[0] + weight * parts[1]
-    order = np.lexsort((union, -both))[:k]
+    rankings = _hits(sparse, number), _hits(dense, number)
+    union = np.union1d(rankings[0][0], rankings[1][0])
+    of_sparse, of_dense = (
+      _parts(union, *ranking, method, rank_constant) for ranking in rankings
+    )
+    fused = of_sparse + weight * of_dense
+    order = np.lexsort((union, -fused))[:k]
     rows[number, : len(order)] = union[order]
-    scores[number, : len(order)] = both[order]
+    scores[number, : len(order)] = fused[order]
   return rows, scores
 
 
@@ -84,7 +84,7 @@ def _parts(
   method: str,
   rank_constant: int,
 ) -> np.ndarray:
-  """What one ranking says of each row of the union."""
+  """The contribution of one ranking to the score of each row of the union."""
   if not len(rows):
     return np.zeros(len(union))
   if method == "reciprocal":
@@ -92,18 +92,18 @@ def _parts(
     missing = 0.0
   elif method == "minmax":
     low, high = scores.min(), scores.max()
-    # Pyserini's range, -1/2 to 1/2; equal scores stand in the middle.
+    # Pyserini's range, -1/2 to 1/2; if all scores are equal they are 0.
     values = (scores - (low + high) / 2) / ((high - low) or 1.0)
     missing = values.min()
   else:
     values, missing = scores, scores.min()
-  found = np.full(len(union), missing)
-  found[np.searchsorted(union, rows)] = values
-  return found
+  parts = np.full(len(union), missing)
+  parts[np.searchsorted(union, rows)] = values
+  return parts
 
 
 class HybridRanker:
-  """Searches with BM25 and with a dense ranker, and joins what they find."""
+  """Searches with BM25 and with a dense ranker, and fuses their hits."""
 
   def __init__(
     self,
@@ -115,7 +115,16 @@ class HybridRanker:
     depth: int,
     rank_constant: int,
   ):
-    """Takes two rankers; the others as of `fuse` and `config.fusion`."""
+    """Stores the rankers; opens and computes nothing.
+
+    Args:
+      sparse: ranker of BM25.
+      dense: ranker of the dense method.
+      method: one of `METHODS`.
+      weight: weight of the dense score.
+      depth: number of hits of each ranker that are fused, at least.
+      rank_constant: see `fuse`.
+    """
     self._sparse, self._dense = sparse, dense
     self._depth = depth
     self._options = {
@@ -128,7 +137,7 @@ class HybridRanker:
   def search(
     self, questions: Sequence[str], k: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """As of `fuse`, from texts; columns are min(k, what can be found)."""
+    """Rows and scores as of `fuse`; columns are min(k, hits of both)."""
     sparse, dense = self.search_both(questions, k)
     k = min(k, sparse[0].shape[1] + dense[0].shape[1])
     return fuse(sparse, dense, k, **self._options)
@@ -136,7 +145,7 @@ class HybridRanker:
   def search_both(
     self, questions: Sequence[str], k: int
   ) -> tuple[Ranked, Ranked]:
-    """What each of the two finds, as deep as it is joined."""
+    """The rankings of both, as deep as they are fused."""
     depth = max(k, self._depth)
     return (
       self._sparse.search(questions, depth),
@@ -147,10 +156,10 @@ class HybridRanker:
 def settings(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> dict[str, Any]:
-  """How the config joins, with the tuned weight where it asks for that.
+  """Settings of the fusion, with the tuned weight for a negative weight.
 
   Raises:
-    InputError: a bad setting, or nothing was tuned yet.
+    InputError: a bad setting, or no weight has been tuned.
   """
   fusion = config.fusion
   method = config_lib.one_of("fusion.method", fusion.method, METHODS)
@@ -159,8 +168,8 @@ def settings(
     tuned = read_tuned(workdir).get(method)
     if tuned is None:
       raise errors.InputError(
-        f"config.fusion.weight={weight:g} stands for the weight tuned on dev,"
-        f" and {tuned_file(workdir)} has none for {method!r}: run"
+        f"config.fusion.weight={weight:g} means the weight tuned on dev, but"
+        f" {tuned_file(workdir)} has none for {method!r}: run"
         " `dpr-jax retrieve --method=hybrid --tune` first"
       )
     weight = float(tuned["weight"])
@@ -175,14 +184,14 @@ def settings(
 
 
 def tuned_file(workdir: workdir_lib.Workdir, name: str = FILE) -> pathlib.Path:
-  """Where tuned weights are kept."""
+  """Path of the file with tuned weights."""
   return workdir.root / "fusion" / name
 
 
 def read_tuned(
   workdir: workdir_lib.Workdir, name: str = FILE
 ) -> dict[str, Any]:
-  """What `tune` has stored, by method of fusion."""
+  """The stored results of `tune`, by method of fusion; {} = none."""
   path = tuned_file(workdir, name)
   return workdir_lib.read_record(path) if path.exists() else {}
 
@@ -190,11 +199,11 @@ def read_tuned(
 def store_tuned(
   workdir: workdir_lib.Workdir,
   method: str,
-  found: dict[str, Any],
+  tuned: dict[str, Any],
   name: str = FILE,
 ) -> None:
-  """Keeps what `tune` has chosen for a method of fusion."""
-  stored = read_tuned(workdir, name) | {method: found}
+  """Stores a result of `tune` for a method of fusion."""
+  stored = read_tuned(workdir, name) | {method: tuned}
   workdir_lib.write_record(tuned_file(workdir, name), stored)
 
 
@@ -206,30 +215,32 @@ def tune(
 ) -> dict[str, Any]:
   """The weight that ranks the dev questions best.
 
-  Weights are tried over the whole range between BM25 alone and (nearly) dense
-  alone, in steps of a factor of 1.4, beside the configured one.
+  Tries weights from BM25 alone to (nearly) dense alone, in steps of a factor of
+  1.4, and the configured one.
 
   Args:
-    batches: what both rankers found for the dev questions.
-    measure: of the rows of every batch; more is better.
-    options: as of `settings`; its weight is tried as well.
-    k: hits looked at.
+    batches: rankings of both rankers for the dev questions.
+    measure: function from the rows of every batch to a number; higher is
+      better.
+    options: result of `settings`; its weight is tried as well.
+    k: number of hits that count.
 
   Returns:
-    "weight", "measure", and everything "tried"; of equal ones the least weight.
+    "weight", "measure", and all that was "tried"; of equally good weights the
+    smallest.
   """
   options = {key: options[key] for key in ("method", "weight", "rank_constant")}
   scale = 1.0
   if options["method"] == "linear":
-    scale = _spread([one for one, _ in batches]) / (
-      _spread([other for _, other in batches]) or 1.0
+    scale = _spread([sparse for sparse, _ in batches]) / (
+      _spread([dense for _, dense in batches]) or 1.0
     )
   weights = sorted({scale * step for step in STEPS} | {options["weight"]})
   tried = []
   for weight in weights:
     rows = [
-      fuse(one, other, k, **options | {"weight": weight})[0]
-      for one, other in batches
+      fuse(sparse, dense, k, **options | {"weight": weight})[0]
+      for sparse, dense in batches
     ]
     tried.append({"weight": weight, "measure": measure(rows)})
   best = max(tried, key=lambda each: each["measure"])
@@ -238,10 +249,10 @@ def tune(
 
 def _spread(rankings: Sequence[Ranked]) -> float:
   """Median over questions of the standard deviation of their scores."""
-  found = [
+  deviations = [
     float(np.std(scores[rows >= 0]))
     for ranked in rankings
     for rows, scores in zip(*ranked, strict=True)
     if (rows >= 0).any()
   ]
-  return float(np.median(found)) if found else 0.0
+  return float(np.median(deviations)) if deviations else 0.0

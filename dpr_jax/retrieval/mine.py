@@ -1,12 +1,12 @@
-"""Hard negatives: passages that look right and hold no answer.
+"""Stage `mine`: mines hard negatives, well ranked passages without an answer.
 
-In come the questions of `data/train` and `data/dev` and a ranker (BM25, or the
-trained towers with their index), out come `negatives/<ranker>.jsonl.gz` and
-`negatives/<ranker>-dev.jsonl.gz`: one line per question, in the order of the
-dataset, with the ids of its best ranked passages that contain no answer string
-and are no positive of it, of another row with the same question, nor a copy of
-one.  Training draws some of them per question and epoch; the dev file of BM25
-makes the pool for the average rank.
+Input: the questions of `data/train` and `data/dev`, and a ranker (BM25, or the
+trained towers with their index).  Output: `negatives/<ranker>.jsonl.gz` and
+`negatives/<ranker>-dev.jsonl.gz`, with one line per question, in the order of
+the dataset: the ids of its best ranked passages that contain no answer and are
+not a positive of it, a positive of another row with the same question, or a
+copy of one.  Training samples from them per question and epoch; the dev file of
+BM25 gives the pool for the average rank.
 """
 
 import collections
@@ -36,7 +36,7 @@ _BLOCK = 4096  # questions read at once
 
 @runtime_checkable
 class Ranker(Protocol):
-  """Questions to rows of the corpus: BM25Index or a class of `retrievers`."""
+  """Ranks the corpus for questions: BM25Index, or a class of `retrievers`."""
 
   def search(
     self, questions: Sequence[str], k: int
@@ -52,16 +52,16 @@ def mine(
   ranker: str = "bm25",
   overwrite: bool = False,
 ) -> None:
-  """Writes the negatives of the train and dev questions.
+  """Writes the hard negatives of the train and dev questions.
 
-  A passage is left out if it contains an answer (`config.evaluate.match`) or is
+  A passage is excluded if it contains an answer (`config.evaluate.match`) or is
   one of the question's positives, see `Positives`.
 
   Args:
     config: reads `mine`, `bm25` or `index` and `model`, `evaluate.match`.
-    workdir: holds the data; for "model" also the trained towers' index.
-    ranker: "bm25" or "model", the workdir's trained towers.
-    overwrite: also where the negatives are current.
+    workdir: workdir with data; for "model" also with the towers' index.
+    ranker: "bm25", or "model" for the workdir's trained towers.
+    overwrite: mines again even if the negatives are current.
 
   Raises:
     InputError: no data in the workdir, no index of its trained towers, or a
@@ -79,7 +79,7 @@ def mine(
 
   def is_current() -> bool:
     stage = _stage(config, workdir, ranker)
-    # Other negatives would end the training that has begun with those.
+    # New negatives would make the training that uses the old ones another run.
     kept = text_analysis.as_recorded(stage) if trained else stage
     return kept.is_current(overwrite)
 
@@ -99,7 +99,7 @@ def _mine(
   ranker: str,
   overwrite: bool,
 ) -> None:
-  """As `mine`, in the first process."""
+  """Does the work of `mine`, in the first process."""
   from dpr_jax.data import prepare
 
   stage = _stage(config, workdir, ranker)
@@ -115,7 +115,7 @@ def _mine(
   for split, name in mined_negatives.files(ranker).items():
     path = stage.folder / name
     if not (workdir.data / split).exists():
-      logging.info("mine: no %s questions in this workdir", split)
+      logging.info("mine: the workdir has no %s questions: skipped", split)
       path.unlink(missing_ok=True)
       continue
     questions = prepare.open_questions(workdir, split)
@@ -127,10 +127,10 @@ def _mine(
       keep=keep,
       matcher=matcher,
     )
-    found = mined_negatives.write(
+    of_split = mined_negatives.write(
       path, mined, len(questions), f"mine {split}", keep
     )
-    counts |= {f"{split}_{key}": count for key, count in found.items()}
+    counts |= {f"{split}_{key}": count for key, count in of_split.items()}
     written[name] = workdir_lib.fingerprint_file(path)
   stage.finish(counts, files=written)
 
@@ -138,7 +138,7 @@ def _mine(
 def _stage(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, ranker: str
 ) -> workdir_lib.Stage:
-  """What the negatives of a ranker depend on."""
+  """The stage that mines with a ranker: all that its output depends on."""
   settings = mined_negatives.settings(config)
   inputs = workdir_lib.dataset_inputs(workdir, "passages", "train", "dev")
   if ranker == "bm25":
@@ -155,7 +155,7 @@ def _stage(
     "index": workdir_lib.manifest_fingerprint(index, "index"),
     "model": workdir_lib.read_manifest(index, "index")["model"],
   }
-  # How questions are encoded is in no input's fingerprint.
+  # Settings of encoding questions are not part of the inputs' fingerprints.
   settings |= config_lib.sections(config, "model")
   settings["search"] = faiss_stage.search_overrides(config)
   return workdir_lib.Stage(
@@ -186,15 +186,15 @@ def _load(
 
 
 class Positives:
-  """What is a positive of a question, and so no negative of it.
+  """The positives of each question, which are not used as its negatives.
 
-  The positives of all rows with the same question text, by the row of the
-  corpus, the rows with the same title and text as one of these, and passages
-  with a positive's text, whatever their titles, white space and case.
+  They are the positives of all rows with the same question text, by corpus row;
+  the corpus rows with the same title and text as one of these; and passages
+  with the text of a positive, ignoring titles, white space and case.
   """
 
   def __init__(self, questions, passages, copies: same_passages.Copies):
-    """Reads a QuestionTable once, and looks ids up in a PassageTable."""
+    """Reads a QuestionTable once, and looks up its ids in a PassageTable."""
     self._copies = copies
     self._rows: dict[int, set[int]] = collections.defaultdict(set)
     self._texts: dict[int, set[int]] = collections.defaultdict(set)
@@ -209,7 +209,7 @@ class Positives:
   def among(
     self, question: records.Question, rows: Sequence[int], texts: Sequence[str]
   ) -> list[bool]:
-    """Which passages, rows of the corpus with their texts, are positives."""
+    """Whether each passage, by corpus row and text, is a positive."""
     key = same_passages.text_digest(question.question)
     gold, same = self._rows.get(key, ()), self._texts.get(key, ())
     firsts = self._copies.first(np.asarray(rows, np.int64)).tolist()
@@ -220,7 +220,7 @@ class Positives:
 
 
 def _any_case(text: str) -> int:
-  """64 bits of a text; white space and case do not count."""
+  """64-bit digest of a text, ignoring white space and case."""
   return same_passages.text_digest(text.lower())
 
 
@@ -236,13 +236,13 @@ def mine_negatives(
   """Yields every question, in order, with its hard negatives, best first.
 
   Args:
-    rank: of (number of the first, some questions in order), gives the rows
-      that are looked at [questions, depth], best first, -1 for none.
-    passages: the PassageTable that the rows point into.
+    rank: function from (number of the first question, questions) to the ranked
+      rows [questions, depth], best first; -1 = no hit.
+    passages: PassageTable of the corpus.
     questions: a QuestionTable.
-    positives: of these questions.
-    keep: hard negatives kept at most.
-    matcher: decides what contains an answer; its keys are rows of `passages`.
+    positives: positives of these questions.
+    keep: largest number of hard negatives per question.
+    matcher: finds answers in passages; its keys are rows of `passages`.
   """
   cache, without = passage_cache.PassageCache(passages), 0
   for first in range(0, len(questions), _BATCH):
@@ -250,7 +250,7 @@ def mine_negatives(
     rows = rank(first, batch)
     without += int((rows < 0).all(axis=1).sum())
     likely = rows[:, :keep]
-    cache.take(likely[likely >= 0].tolist())  # all at once: far faster
+    cache.take(likely[likely >= 0].tolist())  # one read: far faster
     for place, (question, ranked) in enumerate(zip(batch, rows, strict=True)):
       yield (
         question,
@@ -271,18 +271,19 @@ def _negatives(
   matcher: answer_matching.AnswerMatcher,
   number: int,
 ) -> list[records.Passage]:
+  """The hard negatives of a question; `number` is its number, for messages."""
   ranked = ranked[ranked >= 0].tolist()
   kept: list[records.Passage] = []
-  # Most passages pass: reading `keep` at a time seldom needs a third round.
+  # Few passages are excluded: blocks of `keep` rarely need a third read.
   for start in range(0, len(ranked), keep):
     rows = ranked[start : start + keep]
-    found = cache.take(rows)
-    texts = [found[row].text for row in rows]
+    block = cache.take(rows)
+    texts = [block[row].text for row in rows]
     hits = matcher.hits(question.answers, rows, texts, number)
     gold = positives.among(question, rows, texts)
     for row, hit, positive in zip(rows, hits, gold, strict=True):
       if not hit and not positive:
-        kept.append(found[row])
+        kept.append(block[row])
     if len(kept) >= keep:
       break
   return kept[:keep]

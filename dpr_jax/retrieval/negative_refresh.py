@@ -1,9 +1,9 @@
-"""Between two rounds of training the model mines its own negatives.
+"""Mines hard negatives with the model itself, between two rounds of training.
 
-Where a round (`data.negative_rounds`) begins, the corpus is embedded with the
-parameters of that step, the training questions search it, and what they find
-and is no answer is written for the round.  The embeddings are removed
-afterwards.  A call that was interrupted resumes after the last whole shard.
+When a round (`data.negative_rounds`) begins, the corpus is embedded with the
+current parameters and searched for the training questions; their hits without
+an answer are the round's negatives.  The embeddings are removed afterwards.  A
+call that was interrupted resumes after the last complete shard.
 """
 
 import dataclasses
@@ -38,19 +38,19 @@ def refresh(
   params: Any,
   number: int,
 ) -> None:
-  """Mines the negatives of a round, unless they are there already.
+  """Mines the negatives of a round, unless they exist already.
 
-  To be called when round `number` begins, and only then: a run that resumes
-  within a round has other parameters, and uses what is there (`Rounds.read`).
-  What another model left there, of another run or step, is replaced.  With a
-  checkpoint of that step on disk, a run that is killed in here resumes in here.
+  Call it only when round `number` begins: a run that resumes within a round has
+  other parameters, and uses the existing negatives (`Rounds.read`).  Those of
+  another model, from another run or step, are replaced.  With a checkpoint of
+  that step on disk, a run that is killed here resumes here.
 
   Args:
-    config: the experiment; `mine` and `embed` apply as to the stages.
-    workdir: its folder.
-    model: the run's towers, for their structure.
-    params: the parameters at the first step of the round, replicated.
-    number: of the round, 1 or more.
+    config: configuration; `mine` and `embed` have the meaning of the stages.
+    workdir: workdir of the run.
+    model: towers of the run, for their structure.
+    params: replicated parameters at the first step of the round.
+    number: number of the round, 1 or more.
 
   Raises:
     InputError: there is no such round, or a setting is bad.
@@ -76,9 +76,15 @@ def refresh(
   )
   label = f"round {number}"
   if _is_done(stage):
-    logging.info("train: the negatives of %s are there already", label)
+    logging.info("train: the negatives of %s exist already", label)
   else:
-    logging.info("train: %s begins after step %d, mines first", label, step)
+    logging.info(
+      "train: %s: embedding %d passages with the model of step %d, to mine"
+      " negatives",
+      label,
+      len(passages),
+      step,
+    )
     stage.manifest.unlink(missing_ok=True)
     encoder = encoder_lib.sized(model, config.embed, params)
     embed.embed_corpus(
@@ -89,7 +95,7 @@ def refresh(
       label=f"{label} embed",
       shapes=config.embed.shapes,
       replace=True,
-      process=0,  # of several processes the first mines for all
+      process=0,  # with several processes, the first mines for all
       processes=1,
     )
     vectors = vector_shards.Vectors(
@@ -114,23 +120,25 @@ def refresh(
 
 
 def _is_done(stage: workdir_lib.Stage) -> bool:
-  """True where all files are there, whole, and of this very job."""
+  """True if all files exist, are intact, and belong to this round and model."""
   if not stage.manifest.exists():
     return False
   try:
-    found = workdir_lib.read_record(stage.manifest)
+    manifest = workdir_lib.read_record(stage.manifest)
   except errors.InputError as error:
-    logging.warning("%s; made again", error)
+    logging.warning("%s; mining again", error)
     return False
-  if found.get("config_hash") != stage.config_hash or (
-    found.get("inputs") != stage.inputs
+  if manifest.get("config_hash") != stage.config_hash or (
+    manifest.get("inputs") != stage.inputs
   ):
-    logging.info("train: %s is of another model: again", stage.folder)
+    logging.info(
+      "train: mining again, because %s was made by another model", stage.folder
+    )
     return False
   try:
-    workdir_lib.check_files(stage.folder, found)
+    workdir_lib.check_files(stage.folder, manifest)
   except errors.InputError as error:
-    logging.warning("%s; made again", str(error).partition(";")[0])
+    logging.warning("%s; mining again", str(error).partition(";")[0])
     return False
   return True
 
@@ -141,7 +149,12 @@ def _search(
   vectors: vector_shards.Vectors,
   questions,
 ) -> np.ndarray:
-  """Rows of the best passages [questions, depth], best first."""
+  """Rows of the best passages for all questions [questions, depth]."""
+  logging.info(
+    "train: searching %d passages for %d questions, to mine negatives",
+    len(vectors),
+    len(questions),
+  )
   texts = [
     question.question
     for _, block in questions.blocks(4096)

@@ -1,4 +1,4 @@
-"""Passages by row, kept in memory: many questions share their best passages."""
+"""Cache of passages by row; many questions share their best passages."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,10 +6,18 @@ from dpr_jax.data import records
 
 
 class PassageCache:
-  """Passages of a corpus by row, each read once."""
+  """Reads passages by row, and keeps them in memory.
+
+  If it is full, all of it is dropped: simple, and rare.
+  """
 
   def __init__(self, passages, size: int = 100_000):
-    """Keeps at most about `size` passages of a PassageTable in memory."""
+    """Starts empty.
+
+    Args:
+      passages: a PassageTable.
+      size: largest number of passages kept; one call may exceed it.
+    """
     self._passages = passages
     self._size = size
     self._rows: dict[int, records.Passage] = {}

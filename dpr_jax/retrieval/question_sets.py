@@ -1,8 +1,8 @@
-"""The questions that are retrieved for, one after the other.
+"""Streams the questions of a workdir or of a question file to retrieval.
 
-In comes a workdir (its dev or train set) or any question file; out comes a
-stream of questions without what retrieval does not need, each with its own id
-where the format has one.
+Input: a workdir (its dev or train set) or a question file.  Output: a stream of
+questions with the fields that retrieval needs, each with its id if the format
+has ids.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _LEFT_OUT = (
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-  """A question and its id; "" where its row is all there is."""
+  """A question and its id; "" = the format has no ids."""
 
   id: str
   question: records.Question
@@ -33,16 +33,17 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class QuestionSet:
-  """A set that can be read once or more, a question at a time.
+  """A question set that can be iterated over several times.
 
   Attributes:
-    where: for messages.
-    count: how many; None where only reading tells.
+    where: file or folder, for messages.
+    count: number of questions; None = not known before reading.
     source: a workdir, or the path of a file.
-    judged: ids of BEIR's questions to keep; None = all.  A file of BEIR holds
-      those of all splits.
-    split: of a workdir.
-    left_out: counts of what is not asked, after the iteration.
+    judged: ids of the questions of a BEIR file to keep; None = all.  Such a
+      file has the questions of all splits.
+    split: "dev" or "train", for a workdir.
+    left_out: counts of questions and answers that were left out, filled by the
+      iteration.
   """
 
   where: str
@@ -53,7 +54,7 @@ class QuestionSet:
   left_out: dict[str, int] = dataclasses.field(default_factory=dict)
 
   def __iter__(self) -> Iterator[Asked]:
-    """Yields the questions; what is left out is counted, then logged.
+    """Yields the questions; counts and logs what is left out.
 
     Raises:
       InputError: the file is malformed, or two questions have one id.
@@ -101,7 +102,7 @@ class QuestionSet:
     else:
       if self.judged is not None:
         logging.warning(
-          "%s: its questions have no ids, so --qrels leaves none of them out",
+          "%s: its questions have no ids, so --qrels selects all of them",
           self.where,
         )
       for question in dpr_files.read_questions(self.source):
@@ -123,10 +124,12 @@ def open_set(
   """The workdir's dev questions, or those of a file.
 
   Args:
-    workdir: read where there is no file.
-    questions_file: `*.qa.csv`, DPR JSON or JSONL, BEIR's `queries.jsonl`.
-    qrels: judgements: only BEIR's questions that stand there are asked.
-    split: of the workdir: "dev" or "train".
+    workdir: workdir whose questions are used if there is no file.
+    questions_file: `*.qa.csv`, DPR JSON or JSONL, or BEIR's `queries.jsonl`;
+      None = the workdir's.
+    qrels: BEIR judgements; only questions with a judgement are used.  None =
+      all questions.
+    split: "dev" or "train", for the workdir.
   """
   from dpr_jax.data import prepare
 

@@ -1,8 +1,8 @@
-"""Result files: DPR's results JSON, the same as a TREC run and as Pyserini's.
+"""Writes retrieval results as DPR JSON, as a TREC run, and for Pyserini.
 
-In come questions with their hits, one by one, out come files in the forms that
-DPR's, TREC's and (where it is asked for) Pyserini's tools read.
-`retrieve.retrieve` writes them; nothing is held in memory.
+Input: questions with their hits, one by one.  Output: files in the formats of
+DPR's, TREC's and (optionally) Pyserini's tools.  Used by `retrieve.retrieve`
+and `rerank.rerank`; the hits are not kept in memory.
 """
 
 import collections
@@ -17,7 +17,7 @@ from dpr_jax.data import answer_matching, records
 
 
 class Hit(NamedTuple):
-  """One retrieved passage; a larger score is better."""
+  """One retrieved passage; a higher score is better."""
 
   id: str
   title: str
@@ -29,11 +29,11 @@ class ResultsWriter:
   """Writes `<name>.<method>.json` and `.trec`, question by question.
 
   Attributes:
-    counts: questions, hits, questions without a hit, without answers, hits
-      whose id has white space (TREC runs cannot hold it: there `_` stands in
-      its place), and hits that so get the id of another hit of their question.
-    ids: of the questions in the run, as they were given; [] where no question
-      has one of its own.
+    counts: numbers of questions, hits, questions without a hit, questions
+      without answers, hits whose id has white space (written as `_` in a TREC
+      run, which cannot have it), and hits that thereby get the id of another
+      hit of their question.
+    ids: ids of the questions in the run; [] = the questions have no ids.
   """
 
   def __init__(
@@ -44,7 +44,15 @@ class ResultsWriter:
     matcher: answer_matching.AnswerMatcher,
     pyserini: str | os.PathLike | None = None,
   ):
-    """Opens the files; `tag` is the run's name in the TREC file."""
+    """Opens the files.
+
+    Args:
+      results: path of the JSON file.
+      run: path of the TREC run.
+      tag: name of the run in the TREC file.
+      matcher: finds answers in passages.
+      pyserini: path of the file for Pyserini; None = do not write it.
+    """
     self.counts = collections.Counter(
       dict.fromkeys(
         (
@@ -71,7 +79,7 @@ class ResultsWriter:
 
   @property
   def ids(self) -> list[str]:
-    """See the class."""
+    """Ids of the questions; see the class."""
     rows = map(str, range(len(self._ids)))
     return [] if all(map(str.__eq__, self._ids, rows)) else self._ids
 
@@ -101,10 +109,10 @@ class ResultsWriter:
 
     Args:
       question: the next of the set, in order.
-      rows: row of each hit, under which the matcher knows its text.
-      hits: best first.
-      identifier: the question's own, in TREC's and Pyserini's files; without
-        one it is the question's row, from 0.
+      rows: corpus row of each hit, the matcher's key for its text.
+      hits: hits of the question, best first.
+      identifier: id of the question in TREC's and Pyserini's files; "" = use
+        its number in the set, from 0.
     """
     number = self.counts["questions"]
     self._ids.append(identifier or str(number))

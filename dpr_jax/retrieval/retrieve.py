@@ -1,9 +1,9 @@
-"""Retrieval: the best passages of each question, by any method.
+"""Stage `retrieve`: finds the best passages of each question, by any method.
 
-In come questions (the workdir's dev set or any question file) and a ranker of
-`retrievers`; out come `results/<name>.<method>.json` in DPR's results format,
-the same as a TREC run, and a manifest beside them that evaluation reads.
-`Retriever` is the same in three lines of Python.
+Input: questions (the workdir's dev set or a question file), and a ranker of
+`retrievers`.  Output: `results/<name>.<method>.json` in DPR's results format,
+the same as a TREC run, and a manifest that evaluation reads.  `Retriever` does
+the same from Python.
 """
 
 import contextlib
@@ -34,15 +34,15 @@ from dpr_jax.retrieval import (
 )
 from dpr_jax.retrieval.result_files import Hit, ResultsWriter
 
-_BATCH = 256  # questions at once
-_TUNED_ON = 2000  # dev questions, at most
+_BATCH = 256  # questions searched at once
+_TUNED_ON = 2000  # largest number of dev questions for tuning
 
 
 class Retriever:
   """`Retriever.load(workdir).search("who wrote ...", k=20)`."""
 
   def __init__(self, ranker: mine.Ranker, passages):
-    """Takes a ranker and the PassageTable that its rows point into."""
+    """Wraps a ranker and the PassageTable of its rows; callers use `load`."""
     self._ranker = ranker
     self._passages = passages
 
@@ -55,18 +55,18 @@ class Retriever:
     factory: arguments.Text = "",
     config: arguments.ConfigDict = None,
   ) -> "Retriever":
-    """Opens what a finished workdir holds.
+    """Opens a finished workdir.
 
     Args:
-      workdir_path: where `dpr-jax run` has been.
+      workdir_path: workdir of a finished `dpr-jax run`.
       method: one of `retrievers.METHODS`.
-      factory: the FAISS index to use; by default the only one that is there,
-        of several the one that the config names.
-      config: how to search; None = as the workdir's own config says.
+      factory: name of the FAISS index; "" = the only one in the workdir, or of
+        several the one that the config names.
+      config: search settings; None = the workdir's own config.
 
     Raises:
       InputError: an unknown method, a bad argument, or something is missing
-        or does not belong together.
+        or belongs to another model or corpus.
     """
     from dpr_jax.data import prepare
 
@@ -87,7 +87,7 @@ class Retriever:
 
   @property
   def seconds(self) -> dict[str, float]:
-    """Of the steps of the last search, {} where its method has one alone."""
+    """Duration of each step of the last search; {} = a single step."""
     return getattr(self._ranker, "seconds", {})
 
   def search(
@@ -97,10 +97,10 @@ class Retriever:
 
     Args:
       questions: texts; one string counts as a list of one.
-      k: hits wanted; fewer where the corpus or BM25 has fewer.
+      k: number of hits wanted; there are fewer if corpus or BM25 have fewer.
 
     Raises:
-      InputError: k is no whole number from 1 on, or a question is no text.
+      InputError: k is not an integer >= 1, or a question is not a text.
     """
     questions = arguments.texts("questions", questions)
     k = min(arguments.count("k", k), len(self._passages))
@@ -118,15 +118,15 @@ def search_batch(
   questions: Sequence[str],
   k: int,
 ) -> Iterator[list[tuple[int, Hit]]]:
-  """Rows with their hits for every question, best first."""
+  """Yields (row, hit) pairs for every question, best first."""
   rows, scores = ranker.search(questions, k)
   for first in range(0, len(rows), _BATCH):
-    some = rows[first : first + _BATCH]
-    passages = cache.take(np.unique(some[some >= 0]).tolist())
+    block = rows[first : first + _BATCH]
+    passages = cache.take(np.unique(block[block >= 0]).tolist())
     values = scores[first : first + _BATCH]
-    for ranked, found in zip(some.tolist(), values.tolist(), strict=True):
+    for ranked, of_ranked in zip(block.tolist(), values.tolist(), strict=True):
       hits = []
-      for row, score in zip(ranked, found, strict=True):
+      for row, score in zip(ranked, of_ranked, strict=True):
         if row >= 0:
           passage = passages[row]
           hit = Hit(passage.id, passage.title, passage.text, score)
@@ -135,7 +135,7 @@ def search_batch(
 
 
 def _at_once(ranker: mine.Ranker) -> int:
-  """Questions of a batch: more where they share one way over the corpus."""
+  """Questions per batch: more if one pass over the corpus serves them all."""
   return max(_BATCH, getattr(ranker, "questions_at_once", 0))
 
 
@@ -165,16 +165,16 @@ def retrieve(
   """Writes the results of every method for one question set.
 
   Args:
-    config: reads `retrieve`, `evaluate.match`, and what `retrievers` read.
-    workdir: holds the corpus, and the index of each dense method.
-    questions_file: `*.qa.csv` or DPR JSON; the workdir's `split` without it.
-    name: the results are `results/<name>.<method>.json`.
-    methods: instead of `config.retrieve.methods`.
+    config: reads `retrieve`, `evaluate.match`, and the sections of the methods.
+    workdir: workdir with the corpus, and the index of each dense method.
+    questions_file: `*.qa.csv` or DPR JSON; None = the workdir's `split`.
+    name: name of the question set; writes `results/<name>.<method>.json`.
+    methods: methods to use; None = `config.retrieve.methods`.
     split: "dev" or "train".
-    qrels: only the questions judged there are asked (BEIR's files hold those of
-      all splits).
-    tune: first chooses the weight of "hybrid" on the dev set, and uses it.
-    overwrite: also where results are current.
+    qrels: BEIR judgements; only questions with a judgement are used, because
+      BEIR's files have the questions of all splits.  None = all questions.
+    tune: chooses the weight of "hybrid" on the dev set first, and uses it.
+    overwrite: retrieves again even if the results are current.
 
   Raises:
     InputError: an unknown method, a bad name, no questions, or an index,
@@ -227,7 +227,7 @@ def _retrieve(
   open_questions: Callable[[], question_sets.QuestionSet],
   overwrite: bool,
 ) -> None:
-  """One method's results, unless they are current; all processes call it."""
+  """Writes a method's results unless current; all processes call it."""
 
   def stage() -> workdir_lib.Stage:
     return _stage(config, workdir, name, method, source)
@@ -250,7 +250,7 @@ def _source(
   qrels: str | os.PathLike | None,
   split: str,
 ) -> dict[str, str]:
-  """Fingerprints of the corpus and of what is asked."""
+  """Fingerprints of corpus, questions and judgements."""
   source = workdir_lib.dataset_inputs(workdir, "passages")
   if questions_file is None:
     source |= workdir_lib.dataset_inputs(workdir, split)
@@ -268,7 +268,7 @@ def _stage(
   method: str,
   source: dict[str, str],
 ) -> workdir_lib.Stage:
-  """What the results of one method depend on."""
+  """The stage of one method: all that its results depend on."""
   settings, inputs = retrievers.depends_on(config, workdir, method)
   return workdir_lib.Stage(
     name="retrieve",
@@ -300,7 +300,7 @@ def _retrieve_with(
   depth, match = stage.config["depth"], stage.config["match"]
   matcher = answer_matching.AnswerMatcher(match=match)
   cache = passage_cache.PassageCache(passages)
-  # Who finds a copy of a gold passage has found the gold passage.
+  # A copy of a gold passage counts as gold.
   copies = same_passages.open_copies(workdir)
   output = workdir.results(name, method)
   outputs = [output, output.with_suffix(".trec")]
@@ -321,8 +321,8 @@ def _retrieve_with(
     )
     for batch in _batches(questions, _at_once(ranker)):
       texts = [each.question.question for each in batch]
-      found = search_batch(ranker, cache, texts, depth)
-      for each, ranked in zip(batch, found, strict=True):
+      hits_of = search_batch(ranker, cache, texts, depth)
+      for each, ranked in zip(batch, hits_of, strict=True):
         rows = [row for row, _ in ranked]
         hits = [hit for _, hit in ranked]
         writer.write(each.question, rows, hits, each.id)
@@ -331,7 +331,7 @@ def _retrieve_with(
       bar.update(len(batch))
     if not gold:
       raise errors.InputError(
-        f"{questions.where}: no questions to retrieve for"
+        f"{questions.where} has no questions to retrieve for"
       )
   seconds = time.monotonic() - started
   bm25.warn_without_hits(
@@ -351,8 +351,10 @@ def _retrieve_with(
     ids=writer.ids,
   )
   logging.info(
-    "retrieve: %s, %.1f questions/s, encoding and writing included",
+    "retrieve: wrote %s: %d questions, %.1f questions/s with encoding and"
+    " writing",
     output,
+    len(gold),
     len(gold) / seconds,
   )
 
@@ -366,9 +368,9 @@ def tune_fusion(
   among the first `retrieve.depth`, over at most `_TUNED_ON` dev questions.
 
   Args:
-    config: reads `fusion`, `retrieve.depth`, `evaluate.match`, and what both
-      rankers read.
-    workdir: holds BM25's corpus, the index, the dev questions.
+    config: reads `fusion`, `retrieve.depth`, `evaluate.match`, and the sections
+      of both rankers.
+    workdir: workdir with corpus, index and dev questions.
 
   Raises:
     InputError: no dev question has an answer, or something is missing.
@@ -383,12 +385,15 @@ def tune_fusion(
   questions = [each for each in dev.take(np.unique(rows)) if each.answers]
   if not questions:
     raise errors.InputError(
-      f"{workdir.data / 'dev'}: no question has an answer: the weight of"
-      " `hybrid` cannot be tuned"
+      f"{workdir.data / 'dev'}: no question has an answer, so the weight of"
+      " `hybrid` cannot be tuned: set config.fusion.weight to a number >= 0"
     )
   depth = int(config_lib.at_least("retrieve.depth", config.retrieve.depth, 1))
   batches = list(_batches(questions, _BATCH))
-  found = [
+  logging.info(
+    "fusion: searching for %d dev questions, to tune the weight", len(questions)
+  )
+  rankings = [
     ranker.search_both([each.question for each in batch], depth)
     for batch in batches
   ]
@@ -397,12 +402,12 @@ def tune_fusion(
 
   def reciprocal_rank(rows: Sequence[np.ndarray]) -> float:
     total = 0.0
-    for batch, some in zip(batches, rows, strict=True):
-      for question, ranked in zip(batch, some, strict=True):
+    for batch, of_batch in zip(batches, rows, strict=True):
+      for question, ranked in zip(batch, of_batch, strict=True):
         total += _first_answer(question, ranked, cache, matcher)
     return total / len(questions)
 
-  chosen = hybrid.tune(found, reciprocal_rank, fusion_settings, depth)
+  chosen = hybrid.tune(rankings, reciprocal_rank, fusion_settings, depth)
   hybrid.store_tuned(
     workdir,
     fusion_settings["method"],
@@ -415,7 +420,8 @@ def tune_fusion(
   )
   matcher.warn("fusion")
   logging.info(
-    "fusion: %s, weight %.4g of dense is the best on dev (%.4f)",
+    "fusion: %s: best weight of dense on dev is %.4g (mean reciprocal rank"
+    " %.4f)",
     fusion_settings["method"],
     chosen["weight"],
     chosen["measure"],
@@ -424,7 +430,7 @@ def tune_fusion(
 
 
 def _untuned(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The config with a weight to begin with, where it asks for the tuned one."""
+  """A copy of the config with a non-negative weight, to start tuning from."""
   config = copy.deepcopy(config)
   config.fusion.weight = abs(float(config.fusion.weight))
   return config
@@ -436,12 +442,12 @@ def _first_answer(
   cache: passage_cache.PassageCache,
   matcher: answer_matching.AnswerMatcher,
 ) -> float:
-  """1 / rank of the first passage with an answer, 0 where there is none."""
+  """1 / rank of the first passage with an answer; 0 = there is none."""
   for first in range(0, len(ranked), 10):
-    some = [int(row) for row in ranked[first : first + 10] if row >= 0]
-    taken = cache.take(some)
+    rows = [int(row) for row in ranked[first : first + 10] if row >= 0]
+    passages = cache.take(rows)
     hits = matcher.hits(
-      question.answers, some, [taken[row].text for row in some]
+      question.answers, rows, [passages[row].text for row in rows]
     )
     if any(hits):
       return 1 / (first + hits.index(True) + 1)

@@ -1,9 +1,9 @@
-"""Methods of retrieval: from the text of questions to rows of the corpus.
+"""Loads the rankers: from the text of questions to ranked rows of the corpus.
 
-In come a method's name and a workdir, out comes an object whose `search` gives
-the best rows and their scores.  What an answer depends on (the index, the
-vectors, the model that encodes the questions, the corpus) is compared when it
-is loaded: what does not belong together is refused.
+Input: the name of a method and a workdir.  Output: an object whose `search`
+returns the best rows and their scores.  Loading compares the fingerprints of
+index, vectors, question encoder and corpus, and refuses those that do not
+belong together.
 """
 
 import pathlib
@@ -29,7 +29,8 @@ from dpr_jax.models import model_settings
 from dpr_jax.retrieval import bm25, hybrid
 
 METHODS = ("bm25", "dense", "dense-start", "exact", "hybrid")
-# Whose vectors, and whose index, a method searches.
+# Vectors, and index, that a method searches: those of the trained model
+# ("dense") or of the pretrained one ("dense-start").
 VECTORS = {
   "dense": "dense",
   "dense-start": "dense-start",
@@ -37,18 +38,22 @@ VECTORS = {
   "hybrid": "dense",
 }
 INDEXES = {key: model for key, model in VECTORS.items() if key != "exact"}
-_STREAMED = 8192  # questions that share one way of the corpus over the cores
+_STREAMED = 8192  # questions searched in one pass over the corpus
 _REBUILD = "run `dpr-jax embed` and `dpr-jax index` again"
 
 
 class DenseRanker:
-  """Encodes questions and searches the passages of the same model."""
+  """Encodes questions and searches a FAISS index of the same model."""
 
   def __init__(self, encoder, index, vectors=None, threads: int = 0):
-    """Takes an `encoder.Encoder` and a FAISS index.
+    """Stores them; computes nothing.
 
-    Where vectors are given, the hits are scored again with them: for an index
-    that has compressed them.  FAISS uses `threads`, 0 = all.
+    Args:
+      encoder: an `encoder.Encoder` for the questions.
+      index: FAISS index of the passages.
+      vectors: exact vectors, to rescore the hits of a compressed index; None =
+        use the scores of the index.
+      threads: number of FAISS threads; 0 = all.
     """
     self._home = forks.Home()
     self._threads = threads
@@ -60,7 +65,7 @@ class DenseRanker:
   def search(
     self, questions: Sequence[str], k: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """As `faiss_stage.search_index`, from texts."""
+    """Rows and scores as of `faiss_stage.search_index`, for texts."""
     self._home.check(self)
     began = time.perf_counter()
     vectors = np.asarray(
@@ -82,10 +87,15 @@ class DenseRanker:
 
 
 class ExactRanker:
-  """Encodes questions and compares them with every passage, on the cores."""
+  """Encodes questions and scores them with every passage, on the devices."""
 
   def __init__(self, encoder, exact):
-    """Takes an `encoder.Encoder` and what `all_processes.open_exact` gives."""
+    """Stores them; computes nothing.
+
+    Args:
+      encoder: an `encoder.Encoder` for the questions.
+      exact: search of `all_processes.open_exact`.
+    """
     self._home = forks.Home()
     self._encoder = encoder
     self._exact = exact
@@ -94,7 +104,7 @@ class ExactRanker:
   def search(
     self, questions: Sequence[str], k: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """As `exact_search.ExactSearch.search`, from texts."""
+    """Rows and scores as of `exact_search.ExactSearch.search`, for texts."""
     self._home.check(self)
     vectors = self._encoder.encode_questions(list(questions))
     return self._exact.search(np.asarray(vectors, np.float32), k)
@@ -112,19 +122,26 @@ def check_methods(methods: Iterable[str]) -> tuple[str, ...]:
   return methods
 
 
-def models_of(methods: Iterable[str], room: dict[str, str]) -> list[str]:
-  """The models that `methods` need in `VECTORS` or `INDEXES`, each once."""
+def models_of(methods: Iterable[str], table: dict[str, str]) -> list[str]:
+  """The distinct models that `methods` use.
+
+  Args:
+    methods: some of `METHODS`.
+    table: `VECTORS` or `INDEXES`.
+  """
   methods = check_methods(methods)
-  return list(dict.fromkeys(room[each] for each in methods if each in room))
+  return list(dict.fromkeys(table[m] for m in methods if m in table))
 
 
 def factory_there(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, method: str
 ) -> str:
-  """The index of a method that is there; of several the config's.
+  """The factory of the method's index in the workdir.
+
+  If there are several, it is the one that the config names.
 
   Raises:
-    InputError: the config names none of several.
+    InputError: there are several, and the config names none of them.
   """
   model, configured = INDEXES[method], config.index.factory
   own = workdir.index(faiss_stage.check_factory(configured), model)
@@ -138,8 +155,8 @@ def factory_there(
   if len(there) == 1:
     return there.pop()
   raise errors.InputError(
-    f"{workdir.root / 'index'} holds {', '.join(sorted(there))} and not"
-    f" config.index.factory={configured!r}: name one of them"
+    f"{workdir.root / 'index'} holds {', '.join(sorted(there))} but not"
+    f" config.index.factory={configured!r}: set it to one of them"
   )
 
 
@@ -151,18 +168,18 @@ def load(
   *,
   build: bool = True,
 ):
-  """The ranker of a method.
+  """Loads the ranker of a method.
 
   Args:
     config: reads `bm25`, `index`, `exact`, `fusion`.
-    workdir: holds what the method searches.
+    workdir: workdir with the index or vectors of the method.
     method: one of `METHODS`.
-    passages: the workdir's PassageTable.
-    build: makes the BM25 index where it is not current; without it, takes
-      the one that is there.
+    passages: PassageTable of the workdir.
+    build: True = build the BM25 index if it is not current; False = use the
+      existing one.
 
   Raises:
-    InputError: something is missing or does not belong together.
+    InputError: something is missing, or belongs to another model or corpus.
   """
   if method == "bm25":
     return _load_bm25(config, workdir, passages, build)
@@ -185,18 +202,18 @@ def on_all_processes(
   method: str,
   function: Callable[[], None],
 ) -> None:
-  """The first process calls `function`, which searches with one method.
+  """Calls `function` in the first process; the others help it to search.
 
-  Where what that searches is spread over the processes (shards of an index,
-  the rows of exact search), the others search along with it, each its own
-  part; elsewhere they wait.  All call it.
+  If the index or the vectors are split over the processes (shards of an index,
+  rows of exact search), every process searches its own part.  Otherwise the
+  others wait.  Call it on all processes.
 
   Args:
-    config: as of `load`.
-    workdir: as of `load`; the others need their part of what is searched there,
-      and its manifest.
+    config: as for `load`.
+    workdir: as for `load`; every process needs its part of the index or
+      vectors, and the manifest.
     method: one of `METHODS`.
-    function: calls `load` once for that method, and searches.
+    function: function that calls `load` once for that method, and searches.
   """
   spread = multiprocess.count() > 1 and multiprocess.first_alone(
     lambda: _is_spread(config, workdir, method)
@@ -243,7 +260,7 @@ def depends_on(
   workdir: workdir_lib.Workdir,
   method: str,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-  """Settings and fingerprints that a method's answers depend on."""
+  """Settings and input fingerprints that a method's results depend on."""
   settings: dict[str, Any] = {"method": method}
   inputs: dict[str, str] = {}
   if method in ("bm25", "hybrid"):
@@ -253,7 +270,7 @@ def depends_on(
     settings["fusion"] = hybrid.settings(config, workdir)
   if method in VECTORS:
     model = VECTORS[method]
-    # How questions are encoded is in no input's fingerprint.
+    # Settings of encoding questions are not part of the inputs' fingerprints.
     settings |= config_lib.sections(config, "model")
     if method in INDEXES:
       settings |= {
@@ -266,13 +283,13 @@ def depends_on(
       )
     else:
       exact = config_lib.sections(config, "exact")["exact"]
-      exact.pop("core_gb")  # where it is computed, not what
+      exact.pop("core_gb")  # does not change the result
       settings["exact"] = exact
       inputs["embeddings"] = workdir_lib.manifest_fingerprint(
         workdir.embeddings(model), "embed"
       )
     if model == "dense":
-      # So that towers trained anew are noticed, and old vectors refused.
+      # Detects towers that were trained again, and refuses their old vectors.
       inputs["training"] = workdir_lib.manifest_fingerprint(
         workdir.training, "train"
       )
@@ -284,10 +301,10 @@ def load_exact(
   workdir: workdir_lib.Workdir,
   passages: int,
 ) -> ExactRanker:
-  """Encoder and vectors of the trained towers, after checking that they fit.
+  """The exact ranker of the trained towers, after comparing fingerprints.
 
   Raises:
-    InputError: the vectors are not of these passages or this model.
+    InputError: the vectors belong to other passages or another model.
   """
   folder = workdir.embeddings("dense")
   manifest = workdir_lib.read_manifest(folder, "embed")
@@ -301,6 +318,7 @@ def load_exact(
     )
   encoder = _load_encoder(workdir, "dense")
   _check_model(folder, manifest, encoder)
+  logging.info("retrieve: loading %d vectors from %s", count, folder)
   return ExactRanker(
     encoder, all_processes.open_exact(config, workdir, "dense")
   )
@@ -313,17 +331,17 @@ def load_dense(
   passages: int,
   config: ml_collections.ConfigDict | None = None,
 ) -> DenseRanker:
-  """Encoder and index of a dense method, after checking that they fit.
+  """The ranker of a dense method, after comparing fingerprints.
 
   Args:
-    workdir: holds `index/<factory>` and the model.
-    method: "dense" (the best trained towers) or "dense-start".
-    factory: the FAISS index.
-    passages: how many passages the corpus has.
-    config: reads how carefully is searched; None = the defaults.
+    workdir: workdir with `index/<factory>` and the model.
+    method: "dense" (the trained towers) or "dense-start" (the pretrained ones).
+    factory: factory string of the FAISS index.
+    passages: number of passages in the corpus.
+    config: reads `index`; None = the defaults.
 
   Raises:
-    InputError: the index is not of these passages, vectors or model.
+    InputError: the index belongs to other passages, vectors or another model.
   """
   config = config or config_lib.base_config()
   folder = workdir.index(faiss_stage.check_factory(factory), method)
@@ -340,7 +358,7 @@ def load_dense(
       f" are there): {_REBUILD}"
     )
   embeddings = workdir.embeddings(method)
-  # The vectors may have been deleted since: the index holds what is needed.
+  # The vectors may have been deleted: the index alone is enough.
   has_vectors = (embeddings / workdir_lib.MANIFEST).exists()
   if has_vectors:
     made_from = workdir_lib.manifest_fingerprint(embeddings, "embed")
@@ -372,26 +390,27 @@ def _vectors_to_score_with(folder, there: bool) -> faiss_build.Vectors | None:
 
 
 def _check_model(folder: pathlib.Path, manifest: dict[str, Any], encoder):
-  """`InputError` where vectors are of another model than the questions'."""
-  found, ours = manifest.get("model"), encoder.fingerprint
-  if found == ours:
+  """Raises `InputError` if vectors and question encoder differ in model."""
+  theirs, ours = manifest.get("model"), encoder.fingerprint
+  if theirs == ours:
     return
   why = model_settings.why_other(
     manifest.get("model_settings"), encoder.settings
   )
   raise errors.InputError(
-    f"{folder}: this index holds vectors of model {str(found)[:12]}, questions"
-    f" would be encoded by model {ours[:12]}{why}. If the towers in the workdir"
-    " are those that you want, `dpr-jax embed --overwrite` and `dpr-jax index`"
-    " replace the vectors; otherwise give the workdir of the vectors' own model"
+    f"{folder}: this index holds vectors of model {str(theirs)[:12]}, but the"
+    f" questions would be encoded by model {ours[:12]}{why}. To use the towers"
+    " in this workdir, run `dpr-jax embed --overwrite` and `dpr-jax index`;"
+    " otherwise give the --workdir of the vectors' model"
   )
 
 
 def _load_encoder(workdir: workdir_lib.Workdir, model: str):
   from dpr_jax.inference import (
-    encoder as encoder_lib,  # starts JAX: only when needed
+    encoder as encoder_lib,  # initialises JAX: only when needed
   )
 
+  logging.info("retrieve: loading the question encoder of %r", model)
   return encoder_lib.Encoder.load(
     workdir.root, which=faiss_stage.ENCODERS[model]
   )

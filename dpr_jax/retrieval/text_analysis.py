@@ -1,21 +1,21 @@
-r"""Texts become the words that BM25 counts, in any language.
+r"""Splits texts into the words that BM25 counts, in any language.
 
-In comes a text, out come its words: NFKC, lower case, runs of letters, digits,
-`_` and combining marks (`[\w\p{M}]`), without stop words, stemmed.  What that
-means where words are not what stands between spaces:
+Input: a text.  Output: its words in NFKC and lower case, as runs of letters,
+digits, `_` and combining marks (`[\w\p{M}]`), without stop words, stemmed.
+Special cases, where spaces do not separate words:
 
 - Scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese and the
   like), and Korean, whose words carry endings: pairs of neighbouring characters
-  with their marks (bigrams); a character that stands alone is a word.
-- Vowel signs of Hebrew, Arabic and Syriac, which may be left out, are.
-- What is not seen (soft hyphens, joiners, variation selectors) does not count.
-- NFKC writes powers and fractions as plain digits: behind a digit they are
-  words of their own, so that 10² is 10 and 2, not 102.
+  with their marks (bigrams); a single character is a word.
+- Vowel signs of Hebrew, Arabic and Syriac, which are optional, are removed.
+- Invisible characters (soft hyphens, joiners, variation selectors) are removed.
+- NFKC writes powers and fractions as plain digits: after a digit they are
+  separate words, so that 10² is 10 and 2, not 102.
 - `I` with and without a dot: Turkish rules with the Turkish stemmer; otherwise
   the dot is dropped, so that İstanbul is istanbul.
 
-Texts in Latin, Greek or Cyrillic letters without combining marks take a short
-cut to the same words.
+A faster path gives the same words for texts in Latin, Greek or Cyrillic letters
+without combining marks.
 """
 
 import dataclasses
@@ -32,23 +32,23 @@ from absl import logging
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 
-# What an index is made with: another version may split texts otherwise.
+# Stored with an index, because another version may split texts differently.
 VERSION = "NFKC, bigrams, 1"
 INPUT = "text_analysis"  # its name among the inputs in manifests
 
 _WORD = re.compile(r"\b\w\w+\b")
 _ANY_WORD = re.compile(r"\w+")
-# Characters that need more than `_WORD`: all but letters of Latin, Greek and
-# Cyrillic, and punctuation.  The soft hyphen and the dotted I are among them.
+# Characters that `_WORD` cannot handle: all but punctuation and the letters of
+# Latin, Greek and Cyrillic.  They include the soft hyphen and the dotted I.
 _SPECIAL = re.compile(
   "[^\0-\xac\xae-\u012f\u0131-\u02ff\u0370-\u0482\u048a-\u0530"
   "\u1e00-\u200a\u2010-\u2027\u2030-\u205e\u2070-\u20cf\u2100-\u2bff]"
 )
-# Not seen, but for the space of no width, and the joiner that Persian writes
-# between the parts of a word.
+# Invisible characters, except the zero-width space, and the zero-width
+# non-joiner that Persian writes between the parts of a word.
 _UNSEEN = regex.compile(
   r"[\p{Default_Ignorable_Code_Point}--[\u200b\u200c]]|(?<!\p{scx=Arabic})\u200c"
-  # Vowel signs of Hebrew, Arabic and Syriac, and Arabic's line that lengthens.
+  # Vowel signs of Hebrew, Arabic and Syriac, and the Arabic elongation mark.
   r"|[[\u0591-\u074f\u0897-\u08ff\ufb1e]&&\p{M}]|\u0640|\p{Me}",
   regex.VERSION1,
 )
@@ -61,8 +61,8 @@ _UNSPACED = (
   r"\p{Hangul}\p{Yi}\p{Tangut}\p{Nushu}\p{Javanese}\p{Balinese}]"
   r"&&[\p{L}\p{Nl}\p{M}]]"
 )
-# First group: a run without spaces; second: a word.  Both begin with what is
-# no mark; the space of no width may stand between the words of the first.
+# First group: a run without spaces; second: a word.  Neither begins with a
+# mark; a zero-width space may separate the words of the first.
 _RUN = regex.compile(
   rf"([{_UNSPACED}--\p{{M}}][{_UNSPACED}\p{{M}}\u200b]*)"
   rf"|([[\p{{L}}\p{{N}}_]--{_UNSPACED}][[\p{{L}}\p{{N}}_\p{{M}}]--{_UNSPACED}]*)",
@@ -73,7 +73,7 @@ _TURKISH = str.maketrans({"I": "\u0131", "\u0130": "i"})
 
 
 class _Stems(dict[str, str | None]):
-  """Stems by word, made when they are first looked up; None for stop words."""
+  """Stems by word, computed at the first look-up; None for stop words."""
 
   def __init__(self, stem: Callable[[str], str], stopwords: Iterable[str]):
     super().__init__(dict.fromkeys(stopwords))
@@ -85,7 +85,7 @@ class _Stems(dict[str, str | None]):
 
 
 class Splitter:
-  """Splits texts into the words that are counted."""
+  """Splits texts into the words that BM25 counts."""
 
   def __init__(
     self, *, stopwords: str, stemmer: str, one_letter_words: bool = False
@@ -93,9 +93,10 @@ class Splitter:
     """Loads the stemmer and the stop words.
 
     Args:
-      stopwords: the name of a bm25s stop word list, "" for none.
-      stemmer: the name of a Snowball stemmer, "" for none.
-      one_letter_words: words of one letter count, as the C in "the C language".
+      stopwords: name of a bm25s stop word list; "" = none.
+      stemmer: name of a Snowball stemmer; "" = none.
+      one_letter_words: whether words of one letter count, as C in "the C
+        language".
 
     Raises:
       InputError: an unknown name.
@@ -103,14 +104,14 @@ class Splitter:
     self._turkish = stemmer == "turkish"
     self._word = _ANY_WORD if one_letter_words else _WORD
     self._least = 1 if one_letter_words else 2
-    # In the form of the words of texts: the lists are of several sources.
+    # Normalized as texts are, because the lists come from several sources.
     self._stopwords = frozenset(
       self._lower(_normalized(word)) for word in _stopwords(stopwords)
     )
     self._stems = _Stems(_stemmer(stemmer), self._stopwords)
 
   def words(self, text: str) -> list[str]:
-    """The words of a text, in order, repeated as they stand there."""
+    """The words of a text, in order, with repetitions."""
     stems = self._stems
     return [s for word in self._words(text) if (s := stems[word]) is not None]
 
@@ -124,9 +125,9 @@ class Splitter:
       return self._word.findall(self._lower(text))
     if not _SPECIAL.search(text):
       return self._word.findall(self._lower(_normalized(text)))
-    # A dot above stays on i in lower case, where no other letter has it alone.
+    # Lower-casing a dotted capital I leaves i and a combining dot.
     text = self._lower(_normalized(text)).replace("i\u0307", "i")
-    # Capitals with accents may be written with marks, their small letters not.
+    # Some accented letters need a combining mark only as a capital.
     text = unicodedata.normalize("NFC", text)
     return self._split(_UNSEEN.sub("", text))
 
@@ -140,22 +141,22 @@ class Splitter:
 
 
 def as_recorded(stage: workdir_lib.Stage) -> workdir_lib.Stage:
-  """A stage as with the version of its last run, for output to be kept.
+  """The stage with the text analysis of its last run, to keep its output.
 
-  An older dpr-jax split texts otherwise, and recorded no version.
+  Older versions split texts differently, and did not record a version.
   """
   try:
     old = workdir_lib.read_manifest(stage.folder, stage.name)["inputs"]
   except errors.InputError:
-    return stage  # it has not run, or `is_current` says what is wrong
+    return stage  # it has not run, or `is_current` logs what is wrong
   if old.get(INPUT) == stage.inputs.get(INPUT):
     return stage
   inputs = {key: value for key, value in stage.inputs.items() if key != INPUT}
   if INPUT in old:
     inputs[INPUT] = old[INPUT]
   logging.info(
-    "%s: what an older text analysis (%s) gave stays, because a training has"
-    " begun with it; `dpr-jax %s --overwrite` uses %r",
+    "%s: keeping the output of an older text analysis (%s), because a training"
+    " run uses it; `dpr-jax %s --overwrite` uses %r",
     stage.name,
     old.get(INPUT, "of an older dpr-jax"),
     stage.name,
@@ -165,7 +166,7 @@ def as_recorded(stage: workdir_lib.Stage) -> workdir_lib.Stage:
 
 
 def library():
-  """bm25s, which starts JAX when it is imported, and logs at level DEBUG."""
+  """Imports bm25s, which initialises JAX, and silences its DEBUG lines."""
   import bm25s
 
   python_logging.getLogger("bm25s").setLevel(python_logging.WARNING)
@@ -173,14 +174,14 @@ def library():
 
 
 def _normalized(text: str) -> str:
-  """NFKC, where powers and fractions behind digits are words of their own."""
+  """NFKC, with powers and fractions after digits as separate words."""
   if unicodedata.is_normalized("NFKC", text):
     return text
   return unicodedata.normalize("NFKC", _POWER.sub(" ", text))
 
 
 def _bigrams(run: str) -> list[str]:
-  """Pairs of a run's characters with their marks; the one, where it is one."""
+  """Pairs of neighbouring characters with their marks; a single character."""
   characters = _CHARACTER.findall(run.replace("\u200b", ""))
   pairs = itertools.pairwise(characters)
   return [first + second for first, second in pairs] or characters
@@ -188,8 +189,8 @@ def _bigrams(run: str) -> list[str]:
 
 def characters_of(word: str) -> list[str]:
   """The two characters of a bigram, with their marks; [] of any other word."""
-  found = _RUN.fullmatch(word)
-  return _CHARACTER.findall(word) if found and found[1] else []
+  match = _RUN.fullmatch(word)
+  return _CHARACTER.findall(word) if match and match[1] else []
 
 
 def _stopwords(name: str) -> frozenset[str]:

@@ -1,13 +1,13 @@
-"""Passages that hold an answer are no negatives, wherever they come from.
+"""Finds the passages with an answer, which must not count as negatives.
 
-In come the training questions, the corpus and the rows that can come up in a
-batch; out comes `AnswerRows`, which says of any questions and passages of a
-batch which of them are to be left out of the softmax.  The rule is that of
-`evaluation.answers` (match="string"): the answer's tokens stand in a row in
-the passage's text.
+Input: the training questions, the corpus, and the corpus rows that can occur in
+a batch.  Output: `AnswerRows`, which gives for the questions and passages of a
+batch the mask of pairs to exclude from the softmax.  The rule is that of
+`data.answer_matching` (match="string"): the answer's tokens occur in the
+passage's text, one directly after the other.
 
-All answers are looked for at once, in one pass over the passages: they form a
-tree of tokens, which is entered at every token of a text.
+One pass over the passages finds all answers: these form a trie of tokens, which
+is walked from every token of a text.
 """
 
 import array
@@ -22,22 +22,22 @@ from dpr_jax.core import errors, progress
 from dpr_jax.data import answer_matching, negative_sampling
 
 _BLOCK = 4096  # questions or passages read at once
-_END = ""  # in a node of the tree: the number of the answer that ends there
+_END = ""  # key in a trie node: the number of the answer that ends there
 
 
 @dataclasses.dataclass(frozen=True)
 class AnswerRows:
-  """Which passages hold which question's answers.
+  """The passages that contain an answer, for every question.
 
-  Questions share their answers: so each different answer has its list of rows
-  (`rows[row_starts[a]:row_starts[a + 1]]`, ascending) and each question its
-  list of answers (`answers[answer_starts[q]:answer_starts[q + 1]]`).
+  Questions share answers.  Therefore each distinct answer has a list of rows
+  (`rows[row_starts[a]:row_starts[a + 1]]`, ascending), and each question a list
+  of answers (`answers[answer_starts[q]:answer_starts[q + 1]]`).
 
   Attributes:
-    answer_starts: [questions + 1].
-    answers: numbers of different answers.
-    row_starts: [different answers + 1].
-    rows: corpus rows.
+    answer_starts: offsets into `answers`, [questions + 1].
+    answers: numbers of distinct answers, question by question.
+    row_starts: offsets into `rows`, [distinct answers + 1].
+    rows: corpus rows, answer by answer.
   """
 
   answer_starts: Int[np.ndarray, " starts"]
@@ -52,12 +52,12 @@ class AnswerRows:
     passages: negative_sampling.Rows,
     rows: Int[np.ndarray, " possible"],
   ) -> "AnswerRows":
-    """Looks for every answer in the text of every passage of `rows`.
+    """Searches the text of every passage of `rows` for every answer.
 
     Args:
       questions: the training questions, a QuestionTable.
       passages: the corpus, a PassageTable.
-      rows: corpus rows that can come up in a batch, ascending.
+      rows: corpus rows that can occur in a batch, ascending.
 
     Raises:
       InputError: no question has an answer.
@@ -81,38 +81,39 @@ class AnswerRows:
         "config.train.mask_answers: none of the training questions has an"
         " answer: set config.train.mask_answers=False"
       )
-    found_answers, found_rows = array.array("i"), array.array("i")
-    with progress.Progress(len(rows), "answers in passages", "passages") as bar:
+    hit_answers, hit_rows = array.array("i"), array.array("i")
+    label = "train: searching for answers"
+    with progress.Progress(len(rows), label, "passages") as bar:
       for first in range(0, len(rows), _BLOCK):
-        some = rows[first : first + _BLOCK]
+        block = rows[first : first + _BLOCK]
         for row, passage in zip(
-          some.tolist(), passages.take(some), strict=True
+          block.tolist(), passages.take(block), strict=True
         ):
           for number in _find(tree, passage.text):
-            found_answers.append(number)
-            found_rows.append(row)
-        bar.update(len(some))
-    by_answer = np.array(found_answers, np.int32)
+            hit_answers.append(number)
+            hit_rows.append(row)
+        bar.update(len(block))
+    by_answer = np.array(hit_answers, np.int32)
     order = np.argsort(by_answer, kind="stable")  # rows stay ascending
     counts = np.bincount(by_answer, minlength=different)
     logging.info(
-      "train: %d different answers of %d questions stand %d times in %d"
-      " passages (%.0f s)",
+      "train: %d passages searched for %d distinct answers of %d questions:"
+      " %d matches (%.0f s)",
+      len(rows),
       different,
       len(questions),
       len(by_answer),
-      len(rows),
       time.monotonic() - started,
     )
     return cls(
       np.array(starts, np.int64),
       np.array(numbers, np.int32),
       np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-      np.array(found_rows, np.int32)[order],
+      np.array(hit_rows, np.int32)[order],
     )
 
   def rows_of(self, question: int) -> Int[np.ndarray, " rows"]:
-    """Corpus rows of the passages that hold an answer, ascending."""
+    """Corpus rows of the passages with an answer of a question, ascending."""
     return np.unique(self._rows_of_many(np.array([question]))[0])
 
   def excluded(
@@ -121,14 +122,16 @@ class AnswerRows:
     keys: Int[np.ndarray, " passages"],
     labels: Int[np.ndarray, " questions"],
   ) -> Bool[np.ndarray, "questions passages"]:
-    """True where a passage holds an answer and is not the own positive.
+    """True where a passage has an answer and is not the question's positive.
 
     Args:
       question_indexes: numbers of training questions.
-      keys: corpus rows of the global batch's passages; one that is unknown
-        (-1) is never excluded.
-      labels: column of each question's own positive.
+      keys: corpus rows of the global batch's passages; -1 = not in the
+        corpus, never excluded.
+      labels: column of each question's positive.
     """
+    # A passage may occur in several columns: search once for each distinct row,
+    # then copy the result to all of its columns.
     distinct, columns = np.unique(keys, return_inverse=True)
     rows, owners = self._rows_of_many(np.asarray(question_indexes))
     places = np.minimum(np.searchsorted(distinct, rows), len(distinct) - 1)
@@ -140,7 +143,7 @@ class AnswerRows:
     return held
 
   def _rows_of_many(self, questions: np.ndarray):
-    """All rows of some questions, and which of them each row is of."""
+    """Rows of several questions, and the index in `questions` of each row."""
     numbers, owners = _gather(self.answer_starts, self.answers, questions)
     rows, places = _gather(self.row_starts, self.rows, numbers)
     return rows, owners[places]
@@ -149,7 +152,16 @@ class AnswerRows:
 def _gather(
   starts: np.ndarray, values: np.ndarray, lists: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Values of some of the lists, and the place in `lists` of each."""
+  """Concatenates some of many lists, without a Python loop.
+
+  Args:
+    starts: list i is `values[starts[i]:starts[i + 1]]`.
+    values: of all lists.
+    lists: numbers of the wanted lists.
+
+  Returns:
+    The values, and for each the index in `lists` of the list it is from.
+  """
   counts = starts[lists + 1] - starts[lists]
   places = np.repeat(np.arange(len(lists)), counts)
   before = np.cumsum(counts) - counts
@@ -158,10 +170,13 @@ def _gather(
 
 
 def _enter(tree: dict, answer: str, unused: int) -> int | None:
-  """The answer's number: its own, or `unused`; None without a token."""
+  """Adds an answer to the trie and returns its number.
+
+  It is `unused` for a new answer, None for one without a token.
+  """
   tokens = answer_matching.answer_tokens(answer)
   if not tokens:
-    return None  # in no passage, as `answers_lib` has it
+    return None  # matches no passage, as in `answer_matching`
   node = tree
   for token in tokens:
     node = node.setdefault(token, {})
@@ -169,9 +184,9 @@ def _enter(tree: dict, answer: str, unused: int) -> int | None:
 
 
 def _find(tree: dict, text: str) -> set[int]:
-  """Numbers of the answers that stand in a text."""
+  """Numbers of the answers that occur in a text."""
   tokens = answer_matching.answer_tokens(text)
-  found = set()
+  numbers = set()
   for place, token in enumerate(tokens):
     node = tree.get(token)
     if node is None:
@@ -179,7 +194,7 @@ def _find(tree: dict, text: str) -> set[int]:
     after = place + 1
     while node is not None:
       if _END in node:
-        found.add(node[_END])
+        numbers.add(node[_END])
       node = node.get(tokens[after]) if after < len(tokens) else None
       after += 1
-  return found
+  return numbers

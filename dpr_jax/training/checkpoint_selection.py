@@ -1,7 +1,7 @@
-"""Which checkpoint later stages use: the last, the best, or a mean of several.
+"""Selects the checkpoint for later stages: the last, the best, or a mean.
 
-The best is by a metric of the dev rows (`config.train.best_metric`); the mean
-is over the parameters of the last `config.train.average_checkpoints`.
+The best one has the best `config.train.best_metric` among the dev rows; the
+mean is over the parameters of the last `config.train.average_checkpoints`.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from dpr_jax.training import validation
 
 @dataclasses.dataclass
 class Selection:
-  """The rule, and the best dev row so far.
+  """The rule of selection, and the best dev row so far.
 
   Attributes:
-    metric: name of a dev metric, "" = none.
-    average: checkpoints averaged, 1 = none.
-    best_step: of the best dev row, 0 before there is one.
-    best_value: the metric there.
+    metric: name of a dev metric; "" = none, use the last checkpoint.
+    average: number of checkpoints averaged; 1 = no averaging.
+    best_step: step of the best dev row; 0 = there is none yet.
+    best_value: its value of the metric.
   """
 
   metric: str
@@ -35,28 +35,35 @@ class Selection:
     """The rule of `config.train`.
 
     Raises:
-      InputError: a metric that this config does not give, or both rules.
+      InputError: the dev rows of this config do not have the metric, or both a
+        metric and averaging are set.
     """
     return cls(*setting_rules.selection(config))
 
   def check(self, has_dev: bool) -> None:
-    """`InputError` where a best metric is wanted and nothing gives it."""
+    """Raises `InputError` if there is a metric but no dev rows."""
     if self.metric and not has_dev:
       raise errors.InputError(
         f"config.train.best_metric={self.metric!r}: no dev question has its"
-        " gold passage in the corpus, so there is no such metric"
+        " gold passage in the corpus, so there are no dev metrics: set"
+        " config.train.best_metric='' or check config.data.dev"
       )
 
   def recall(
     self, rows: Iterable[Mapping[str, Any]], saved: Sequence[int]
   ) -> None:
-    """Finds the best again among the rows of a run that is resumed."""
+    """Restores the best dev row of a resumed run.
+
+    Args:
+      rows: of `metrics.jsonl`.
+      saved: steps with a checkpoint; rows of other steps do not count.
+    """
     for row in rows:
       if row["step"] in saved and self.metric in row:
         self.is_best(row)
 
   def is_best(self, row: Mapping[str, Any]) -> bool:
-    """Notes a dev row; True where it is better than all before."""
+    """Updates the best with a dev row; True if it is better than all before."""
     if not self.metric:
       return False
     value = row[self.metric]
@@ -70,9 +77,12 @@ class Selection:
     return True
 
   def steps(self, saved: Iterable[int]) -> tuple[list[int], dict[str, Any]]:
-    """The checkpoints to use, of those that there are, and why.
+    """The checkpoints to use, and the reason for the manifest.
 
-    Until there is a best one, the newest is used.
+    Without a dev row yet, the newest one is used.
+
+    Args:
+      saved: steps with a checkpoint, in any order.
     """
     saved = sorted(set(saved))
     if self.metric and self.best_step in saved:

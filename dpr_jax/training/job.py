@@ -1,4 +1,4 @@
-"""What the training loop is given: all that tells a retriever from a reader."""
+"""Input of the training loop: all that differs between retriever and reader."""
 
 import dataclasses
 import pathlib
@@ -13,7 +13,13 @@ from dpr_jax.training import checkpoint_selection, train_step
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-  """How often something is due, in steps; 0 = at the last step alone."""
+  """Intervals in steps; 0 = at the last step only.
+
+  Attributes:
+    log: between rows of `metrics.jsonl`.
+    dev: between evaluations on dev.
+    checkpoint: between checkpoints.
+  """
 
   log: int
   dev: int
@@ -21,7 +27,7 @@ class Every:
 
   @classmethod
   def of(cls, settings: ml_collections.ConfigDict) -> "Every":
-    """As section `train` or `reader` of a config says."""
+    """The intervals in section `train` or `reader` of a config."""
     return cls(
       settings.log_every, settings.dev_every, settings.checkpoint_every
     )
@@ -29,14 +35,15 @@ class Every:
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-  """A part of the run that draws its batches from one source.
+  """A part of the run whose batches come from one source.
 
   Attributes:
-    start: steps done when it begins.
-    source: makes its batches' source; called when the round is entered, at its
-      start or where a run resumes within it.
-    before: called once at its start, with the parameters of that step (on this
-      process's devices), by the first process alone; None = nothing.
+    start: number of steps done when the round begins.
+    source: function that makes the source of batches; called when the round
+      begins, or when a run resumes within it.
+    before: function called once before the round's first step, in the first
+      process only, with the current parameters (on this process's devices);
+      None = nothing to do.
   """
 
   start: int
@@ -46,24 +53,26 @@ class Round:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """All that tells one training from another.
+  """Everything that the loop needs to know about a training run.
 
   Attributes:
-    name: of the stage, for messages.
-    folder: gets `checkpoints/`, `metrics.jsonl`, `model/` and `profile/`.
-    steps: of the whole run.
+    name: name of the stage, for messages.
+    folder: output folder, for `checkpoints/`, `metrics.jsonl`, `model/` and
+      `profile/`.
+    steps: number of steps of the whole run.
     rounds: parts of the run in order; the first starts at 0.
-    questions: in the global batch.
-    passages: in the global batch, for the speed in the metrics.
-    built: the train step and its optimizer.
-    params: of the pretrained checkpoint, on the host.
-    dev: gives the dev figures of replicated parameters; None = no dev rows.
-    selection: which checkpoints later stages use.
-    store_model: writes what the weights need (sizes, tokenizer) to a folder.
-    every: how often rows and checkpoints are written.
-    keep: checkpoints kept, besides those selected.
+    questions: questions in the global batch.
+    passages: passages in the global batch, for the speed in the metrics.
+    built: train step and optimizer.
+    params: parameters of the pretrained checkpoint, on the host.
+    dev: function from replicated parameters to the dev figures; None = no dev
+      rows.
+    selection: rule for the checkpoints that later stages use.
+    store_model: function that writes model sizes and tokenizer to a folder.
+    every: intervals of rows and checkpoints.
+    keep: number of checkpoints kept, besides the selected ones.
     profile_steps: (first, last) step to trace; () = none.
-    step_timeout: seconds until a step counts as stuck, as of
+    step_timeout: seconds after which a step counts as stuck; see
       `multiprocess.watch`.
   """
 

@@ -1,12 +1,12 @@
-"""The training loop, whatever it trains: a `job.Job` says what it needs.
+"""The training loop of retriever and reader; a `job.Job` holds what differs.
 
-Read it top to bottom: `Loop.run` restores the newest whole checkpoint, `_train`
-takes every step that is left.  While the devices compute step N the host
-handles the metrics of step N-1, and Grain prepares the batches to come.
+Read it top to bottom: `Loop.run` restores the newest undamaged checkpoint, and
+`_train` takes the remaining steps.  While the devices compute step N, the host
+handles the metrics of step N-1, and Grain prepares the next batches.
 
-Of several processes all run the same loop, each on its share of every batch;
-the first alone writes, evaluates and calls what comes before a round, and the
-others are told what it finds.
+With several processes all run the same loop, each on its share of every batch.
+Only the first writes files, evaluates, and does the work before a round; it
+sends what it found to the others.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ from dpr_jax.training import metrics, run_identity
 
 
 class Loop:
-  """One call of a training: from the last checkpoint to the last step."""
+  """One call of a training stage: from the last checkpoint to the last step."""
 
   def __init__(self, job: job_lib.Job):
-    """Reads and writes nothing yet."""
+    """Reads and writes nothing before `run`."""
     self.job = job
     self.step = job.built.mapped()
     self.choice = dataclasses.replace(job.selection)
@@ -40,24 +40,24 @@ class Loop:
     self.claim: run_identity.Claim | None = None
     self.pending: tuple[int, dict[str, Array]] | None = None
     self.compiled_for: set[str] = set()
-    self.stop: int | None = None  # the signal that asked for an end
+    self.stop: int | None = None  # number of the signal that ends the run
 
   def run(self, claim: run_identity.Claim, overwrite: bool) -> None:
-    """The whole call; the caller writes the manifest.
+    """Trains to the last step; the caller writes the manifest.
 
     Args:
-      claim: on the run's folder.
-      overwrite: what is there is removed.
+      claim: identity of the run, and its folder.
+      overwrite: removes the run that the folder holds.
 
     Raises:
-      InputError: there is no checkpoint that all processes can resume from.
+      InputError: no checkpoint can be read by all processes.
       FloatingPointError: the loss, a gradient or a parameter is not finite.
       Interrupted: SIGTERM or SIGINT; the state is saved.
     """
     multiprocess.first_alone(lambda: claim.open(overwrite))
     self.claim = claim
     self.restore()
-    if multiprocess.is_first():  # no manifest while it is not finished
+    if multiprocess.is_first():  # an unfinished run has no manifest
       with workdir_lib.writing(claim.manifest):
         claim.manifest.unlink(missing_ok=True)
     try:
@@ -68,7 +68,7 @@ class Loop:
       self.close()
 
   def outcome(self) -> dict[str, Any]:
-    """What the manifest says of a run that is done, read by the first alone."""
+    """Manifest entries of a finished run; for the first process only."""
     return {
       "cores": jax.device_count(),
       "seconds": round(self.timer.total(), 1),
@@ -76,13 +76,14 @@ class Loop:
     }
 
   def restore(self) -> None:
-    """Resumes from the last checkpoint that is whole, or begins.
+    """Loads the last undamaged checkpoint, or the state of a new run.
 
-    The first process finds it, tidies up and tells the others which it is: a
-    disk that is shared over a network may show them less, or show it later.
+    The first process chooses the checkpoint, removes damaged ones, and sends
+    the step to the others: on a network file system they may see fewer files,
+    or see them later.
 
     Raises:
-      InputError: this process does not see what the first resumes from.
+      InputError: this process cannot read the checkpoint of the first.
     """
     job, built = self.job, self.job.built
     fresh = built.init(job.params)
@@ -104,40 +105,42 @@ class Loop:
     if not multiprocess.is_first():
       restored = self._restore_as_told(told["step"], fresh)
       self.choice.best_step, self.choice.best_value = told["best"]
-    multiprocess.barrier()  # nothing is removed while others restore
+    multiprocess.barrier()  # no checkpoint is removed while others read it
     self.lacks_dev_row = told["lacks_dev_row"]
     self.first, params, opt_state = restored
     self.state = built.place(self.first, params, opt_state)
     self.last_saved = self.first
     if self.first and multiprocess.is_first():
-      self._select(self.saved.steps())  # what was selected may be gone
+      self._select(self.saved.steps())  # the selected one may be gone
     self.last_good = f"step {self.first}" if self.first else "none"
     self.watch = multiprocess.watch(job.step_timeout)
     self.timer = metrics.Timer(job.questions, job.passages)
     self.compilations = metrics.Compilations()
 
   def _restore_as_told(self, step: int, fresh: tuple[Any, Any]) -> tuple:
-    """The checkpoint that the first process resumes from."""
+    """The checkpoint of this step, which the first process has chosen."""
     try:
       return self.saved.restore(step, *fresh)
     except errors.InputError as error:
       raise errors.InputError(
-        f"{error}; process 0 goes on from it: all processes must see one"
-        " workdir, as it is now (docs/tpu.md, Buckets)"
+        f"{error}; process 0 resumes from it: give all processes the same"
+        " --workdir, on a disk that they share (docs/tpu.md, Buckets)"
       ) from error
 
   def _train(self, asked: signals.Request) -> None:
-    """Every step that is left, in order; raises where a signal ends it."""
+    """Takes the remaining steps in order; raises if a signal ends the run."""
     job, first = self.job, self.first
-    if first:
+    if first == job.steps:
+      logging.info("%s: all %d steps are done", job.name, first)
+    elif first:
       logging.info(
-        "%s: resuming after step %d of %d", job.name, first, job.steps
+        "%s: resuming at step %d of %d", job.name, first + 1, job.steps
       )
     else:
       logging.info(
         "%s: %d steps of %d questions", job.name, job.steps, job.questions
       )
-    # At step 0, and where a run was broken off while it evaluated.
+    # At step 0, and if a run was interrupted while it evaluated.
     lacks = self.lacks_dev_row and self._evaluates(first)
     if lacks and self._evaluate(first):
       self._save(first)
@@ -149,33 +152,34 @@ class Loop:
   def _train_round(
     self, part: job_lib.Round, done: int, end: int, asked: signals.Request
   ) -> None:
-    """The steps of a round after `done` ones, up to its end."""
+    """Steps `done` + 1 to `end`, all of one round."""
     if done == part.start:
       self._before_round(part)
     loader = batches.in_background(part.source(), done)
     if done == self.first:
-      logging.info("%s: compiling the step", self.job.name)
+      self._announce_compilation()
+      self.log.start_clock(self.compilations.seconds)
     for step in range(done + 1, end + 1):
-      # This process's share of the batch, dealt to its devices.
+      # This process's share of the batch, split over its devices.
       batch = self._next_batch(loader, asked)
       self.watch.begin(step)
       self.profiler.before(step)
       shares = devices_lib.split_over_cores(batch)
-      # Step N is dispatched: this returns before the devices are done with it.
+      # Dispatches step N: the call returns before the devices have done it.
       with self._compilations_of(step):
         if multiprocess.count() > 1:
           self._compile_together(shares)
         self.state, reported = self.step(self.state, shares)
       self.profiler.after(step, reported)
-      self.saved.look()  # has saving in the background failed?
-      # The metrics of step N-1, while the devices are busy with step N.
+      self.saved.look()  # raises if saving in the background has failed
+      # Writes the metrics of step N-1 while the devices compute step N.
       self._settle()
       self.pending = (step, reported)
       saves = _is_due(step, self.job.every.checkpoint, self.job.steps)
       evaluates = self._evaluates(step)
       if saves or evaluates:
         self._settle()
-      # First the row, then the checkpoint: who resumes finds every row before.
+      # First the row, then the checkpoint: a resumed run has all earlier rows.
       if evaluates:
         saves |= self._evaluate(step)
       if saves:
@@ -183,9 +187,9 @@ class Loop:
       self._end_if_asked(step, asked)
 
   def _before_round(self, part: job_lib.Round) -> None:
-    """What a round needs, made with the parameters of the step before it.
+    """Prepares a round (mines its negatives) with the current parameters.
 
-    They are on disk first: a call that is killed meanwhile resumes here.
+    They are saved first, so that a call that is killed here resumes here.
     """
     if part.before is None:
       return
@@ -197,8 +201,24 @@ class Loop:
       params = devices_lib.local(self.state.params)
       multiprocess.first_alone(lambda: part.before(params))
 
+  def _announce_compilation(self) -> None:
+    """Logs that the first step will take longer."""
+    kept = "kept for next time"
+    if not jax.config.jax_compilation_cache_dir:
+      kept = "set JAX_COMPILATION_CACHE_DIR to keep it for next time"
+    logging.info(
+      "%s: compiling the step for %d devices (may take minutes; %s)",
+      self.job.name,
+      jax.device_count(),
+      kept,
+    )
+
   def _next_batch(self, loader: Iterator, asked: signals.Request) -> dict:
-    """The next batch; of several processes, with the signal that each got."""
+    """The next batch; with several processes, it carries a received signal.
+
+    The step returns the largest signal number over all processes, so that all
+    of them end after the same step.
+    """
     batch = self.timer.wait_for(loader)
     if multiprocess.count() > 1:
       batch["asked"] = np.full(devices_lib.cores(), asked.number or 0, np.int32)
@@ -206,10 +226,10 @@ class Loop:
 
   @contextlib.contextmanager
   def _compilations_of(self, step: int) -> Iterator[None]:
-    """Says so where a step is compiled in the middle of the run."""
+    """Warns if a step in the middle of the run is compiled."""
     count, seconds = self.compilations.count, self.compilations.seconds
     yield
-    # The second step compiles too, for the state as the first one leaves it.
+    # The second step compiles too: the first returns a state of another layout.
     if self.compilations.count > count and step > self.first + 2:
       logging.warning(
         "%s: step %d had a new batch shape and was recompiled (%.1f s)",
@@ -219,20 +239,21 @@ class Loop:
       )
 
   def _compile_together(self, shares: Any) -> None:
-    """Returns when all processes have the program for batches of this shape.
+    """Returns when all processes have compiled the step for this batch shape.
 
-    One may compile for a minute what another has in its cache, and who is in a
-    collective first waits for the others for half a minute at most.
+    One process may compile for a minute while another has the program in its
+    cache.  Without this barrier the faster one would wait inside a collective,
+    which fails after half a minute.
     """
     shapes = str(jax.tree.map(lambda x: (x.shape, str(x.dtype)), shares))
     if shapes not in self.compiled_for:
-      # The call that follows finds this very program.
+      # The call that follows reuses this program.
       self.step.lower(self.state, shares).compile()
       multiprocess.barrier()
       self.compiled_for.add(shapes)
 
   def _settle(self) -> None:
-    """Fetches the pending step's metrics (waits for it) and writes them.
+    """Waits for the pending step, then checks and writes its metrics.
 
     Raises:
       FloatingPointError: the loss or the gradient is not finite.
@@ -242,7 +263,7 @@ class Loop:
     (step, reported), self.pending = self.pending, None
     row = {key: float(value) for key, value in reported.items()}
     self.watch.end(step)
-    if multiprocess.count() > 1:  # the largest of the signals that any got
+    if multiprocess.count() > 1:  # the largest signal number of any process
       self.stop = int(row.pop("asked")) or None
     row |= self.timer.lap() | self.compilations.figures()
     metrics.check_finite(step, row, self.last_good)
@@ -252,19 +273,20 @@ class Loop:
     self.log.advance(row)
 
   def _begin(self) -> None:
-    """The run's first step is done: its folder is no other run's any more."""
+    """Records, after the first step, that the folder belongs to this run."""
     if self.claim is not None and multiprocess.is_first():
       self.claim.begin()
     self.claim = None
 
   def _evaluates(self, step: int) -> bool:
-    """True where a step gets a dev row: before the first one, when due."""
+    """True if there is a dev row after `step`: after 0, and when due."""
     return self.job.dev is not None and (
       step == 0 or _is_due(step, self.job.every.dev, self.job.steps)
     )
 
   def _evaluate(self, step: int) -> bool:
-    """Writes a dev row; True where it is the best so far, by the metric."""
+    """Writes a dev row; True if it is the best so far by `best_metric`."""
+    logging.info("%s: evaluating on dev after step %d", self.job.name, step)
     try:
       with self._apart():
         params = devices_lib.local(self.state.params)
@@ -278,13 +300,13 @@ class Loop:
     return step > 0 and self.choice.is_best(row)
 
   def _end_if_asked(self, step: int, asked: signals.Request) -> None:
-    """Saves and ends the run where a signal has asked for it.
+    """Saves and ends the run if a signal was received.
 
-    Several processes must end after the same step: they go by the signal that
-    came back with the metrics of a step, the same on all.
+    Several processes must end after the same step: they use the signal number
+    in the metrics of a step, which is the same in all of them.
 
     Raises:
-      Interrupted: it has; the state is saved.
+      Interrupted: a signal was received; the state is saved.
     """
     if multiprocess.count() == 1:
       self.stop = asked.number
@@ -295,10 +317,10 @@ class Loop:
 
   @contextlib.contextmanager
   def _apart(self) -> Iterator[None]:
-    """Long work between steps, whose time is no step's.
+    """Context of long work between steps; its time counts for no step.
 
-    A signal breaks it off; of several processes all must end after the same
-    step, and so they finish it.
+    A signal interrupts it at once, unless there are several processes: these
+    finish it, because all must end after the same step.
     """
     breakable = (
       signals.at_once()
@@ -313,12 +335,12 @@ class Loop:
     self._save(step)
     with self.watch.paused():
       self.saved.wait()
-      multiprocess.barrier()  # none may end while the first still writes
+      multiprocess.barrier()  # nobody exits while the first still writes
     name, steps = self.job.name, self.job.steps
     logging.info("%s: saved after step %d of %d", name, step, steps)
 
   def _save(self, step: int) -> None:
-    """Starts saving, unless the state is not finite."""
+    """Starts saving in the background; raises if the state is not finite."""
     built = self.job.built
     if step != self.last_saved:
       with self.timer.paused(), self.watch.paused():
@@ -328,18 +350,18 @@ class Loop:
           metrics.check_parameters(step, params, self.last_good)
           self.job.store_model(self.job.folder / "model")
           self.saved.save(step, params, opt_state)
-        multiprocess.barrier()  # a slow disk is no stuck process
+        multiprocess.barrier()  # waiting for a slow disk is not a stuck step
       self.last_saved = step
     self._select([*self.saved.steps(), step])
     self.last_good = f"step {step}"
 
   def _select(self, saved: list[int]) -> None:
-    """Says which of the checkpoints later stages use."""
+    """Records which checkpoints later stages use."""
     steps, why = self.choice.steps(saved)
     self.saved.select(steps, **why)
 
   def close(self) -> None:
-    """Whatever happened: what was begun is on disk."""
+    """Ends all background work; what was begun is on disk afterwards."""
     self.watch.close()
     self.profiler.close()
     self.compilations.close()
@@ -348,5 +370,5 @@ class Loop:
 
 
 def _is_due(step: int, every: int, last: int) -> bool:
-  """At every so many steps (0 = never), and at the last one."""
+  """True every `every` steps (0 = never), and at step `last`."""
   return step == last or (every > 0 and step % every == 0)

@@ -1,8 +1,8 @@
-"""Training's record: `metrics.jsonl`, and progress a person can watch.
+"""Metrics of a training run: `metrics.jsonl`, progress lines, profiles.
 
 A row is a JSON object with `step`; training rows hold `loss`, `accuracy`, …,
-dev rows `dev_loss`, `dev_average_rank`.  The file is only appended to; a
-resumed run first cuts what lies after the checkpoint it resumes from.
+dev rows `dev_loss`, `dev_average_rank`.  The file is only appended to, except
+that a resumed run first drops the rows after the checkpoint it resumes from.
 """
 
 import contextlib
@@ -22,20 +22,31 @@ from dpr_jax.core import workdir as workdir_lib
 
 
 class MetricsLog:
-  """Appends rows to `metrics.jsonl` and shows progress on a terminal.
+  """Appends rows to `metrics.jsonl` and shows progress.
 
-  Of several processes the first alone opens it.
+  Of several processes only the first opens it; in the others `write`,
+  `advance`, `start_clock` and `close` do nothing.
   """
 
   def __init__(self, path: pathlib.Path, label: str):
-    """Nothing is written, or shown under this label, before `open`."""
+    """Writes and shows nothing before `open`.
+
+    Args:
+      path: of the file.
+      label: name of the stage, at the beginning of progress lines.
+    """
     self._path, self._label, self._file, self._bar = path, label, None, None
+    self._compiled = 0.0  # seconds of compilation before the clock started
 
   def open(self, first_step: int, steps: int) -> None:
-    """Opens the log of a run that resumes after `first_step`.
+    """Opens the file of a run.
+
+    Args:
+      first_step: steps done before; 0 = a new run.
+      steps: of the whole run.
 
     Raises:
-      DiskError: it cannot be written.
+      DiskError: the file cannot be written.
     """
     with workdir_lib.writing(self._path):
       self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +59,7 @@ class MetricsLog:
     """Appends one row; it is in the file when this returns.
 
     Raises:
-      DiskError: it cannot be written.
+      DiskError: the file cannot be written.
     """
     if self._file is not None:
       with workdir_lib.writing(self._path):
@@ -61,23 +72,38 @@ class MetricsLog:
     return [json.loads(line) for line in lines]
 
   def has_dev_row(self, step: int) -> bool:
-    """True where the dev figures after so many steps are in the file."""
+    """True if the file has the dev figures after `step` steps."""
     return any(
       row["step"] == step and any(key.startswith("dev_") for key in row)
       for row in self.read()
     )
 
+  def start_clock(self, compiled: float) -> None:
+    """Measures the steps' speed from now on; call it before the first one.
+
+    Args:
+      compiled: seconds of compilation so far, as in column `compile_seconds`.
+    """
+    self._compiled = compiled
+    if self._bar is not None:
+      self._bar.start_clock()
+
   def advance(self, row: Mapping[str, Any]) -> None:
-    """Moves the progress on by one step, with the figures of `row`."""
+    """Advances the progress by one step and shows the figures of `row`."""
     if self._bar is None:
       return
-    self._bar.show(
-      **{
-        key: f"{row[key]:.3g}"
-        for key in ("loss", "accuracy", "questions_per_second")
-        if key in row
-      }
-    )
+    # Compiling happens once: with it, the time left would be far too long.
+    compiled = row.get("compile_seconds", self._compiled)
+    self._bar.exclude(compiled - self._compiled)
+    self._compiled = compiled
+    shown = {}
+    if "loss" in row:
+      shown["loss"] = f"{row['loss']:.3g}"
+    if "accuracy" in row:
+      # The reader's is the share of gold passages that it ranks first.
+      name = "ranking" if "rank_loss" in row else "in-batch"
+      shown[f"{name} accuracy"] = f"{row['accuracy']:.2f}"
+    self._bar.show(shown)
     self._bar.update()
 
   def close(self) -> None:
@@ -89,17 +115,22 @@ class MetricsLog:
 
 
 class Timer:
-  """Speed since the last step, and what it was spent on."""
+  """Speed of the steps, and the share of time spent waiting for data."""
 
   def __init__(self, questions: int, passages: int):
-    """Counts `questions` and `passages` per step, over all processes."""
+    """Starts the clock.
+
+    Args:
+      questions: per step, over all processes.
+      passages: likewise.
+    """
     self._questions, self._passages = questions, passages
     self._first = self._last = time.monotonic()
     self._waited = 0.0
     self._padding = 0.0
 
   def wait_for(self, loader) -> Any:
-    """The loader's next batch; the wait is accounted for."""
+    """The loader's next batch; the wait is added to `data_wait_share`."""
     before = time.monotonic()
     batch = next(loader)
     self._waited += time.monotonic() - before
@@ -107,7 +138,7 @@ class Timer:
     return batch
 
   def lap(self) -> dict[str, float]:
-    """Speed since the last lap."""
+    """Metrics columns for the time since the last lap, in units a second."""
     now = time.monotonic()
     seconds = max(now - self._last, 1e-9)
     row = {
@@ -121,7 +152,7 @@ class Timer:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """A block whose time is no step's."""
+    """Excludes the time of a block (evaluation, saving) from the speed."""
     began = time.monotonic()
     yield
     self._last += time.monotonic() - began
@@ -132,7 +163,7 @@ class Timer:
 
 
 def padding_share(batch: Mapping[str, Any]) -> float:
-  """Share of a batch's token positions that hold no token."""
+  """Share of a batch's token positions that are padding, 0 to 1."""
   if "inputs" in batch:  # the reader's
     groups = batch["inputs"]
     tokens = sum(int(group["lengths"].sum()) for group in groups)
@@ -144,7 +175,7 @@ def padding_share(batch: Mapping[str, Any]) -> float:
 
 
 class Compilations:
-  """Counts what XLA compiles in this process, and how long it takes."""
+  """Counts XLA compilations in this process, and the seconds they take."""
 
   _EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -158,7 +189,7 @@ class Compilations:
       self.seconds += seconds
 
   def figures(self) -> dict[str, float | int]:
-    """Columns of a training row: so far in this run of the program."""
+    """Metrics columns: totals since this process began training."""
     return {
       "compilations": self.count,
       "compile_seconds": round(self.seconds, 3),
@@ -170,35 +201,42 @@ class Compilations:
 
 
 class Profiler:
-  """A trace of some steps, for TensorBoard or Perfetto."""
+  """Records a trace of a range of steps, for TensorBoard or Perfetto."""
 
   def __init__(self, folder: pathlib.Path, steps: Sequence[int]):
-    """Traces steps `steps[0]` to `steps[1]`; () = none."""
+    """Starts nothing yet.
+
+    Args:
+      folder: for the trace.
+      steps: (first, last) step to trace, both included; () = none.
+    """
     self._folder, self._steps, self._running = folder, tuple(steps), False
 
   def before(self, step: int) -> None:
-    """To be called before a step is dispatched."""
+    """Call before a step is dispatched."""
     if self._steps and step == self._steps[0]:
       jax.profiler.start_trace(self._folder)
       self._running = True
 
   def after(self, step: int, result: Any) -> None:
-    """To be called after it; waits for the last step's end."""
+    """Call after a step is dispatched; waits for `result` of the last one."""
     if self._running and step == self._steps[1]:
       jax.block_until_ready(result)
       self.close()
 
   def close(self) -> None:
-    """Writes the trace, if one is running."""
+    """Ends and writes the trace, if one is running."""
     if self._running:
       self._running = False
       with workdir_lib.writing(self._folder):
         jax.profiler.stop_trace()
-      logging.info("profile in %s", self._folder)
+      logging.info(
+        "profile of steps %d to %d written to %s", *self._steps, self._folder
+      )
 
 
 def _keep_rows_until(path: pathlib.Path, step: int) -> None:
-  """Drops rows after `step`, and a last line that a crash cut short."""
+  """Drops rows after `step`, and a last line that a crash left incomplete."""
   rows = []
   lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
   for number, line in enumerate(lines, start=1):
@@ -208,7 +246,9 @@ def _keep_rows_until(path: pathlib.Path, step: int) -> None:
         rows.append(line)
     except (ValueError, KeyError, TypeError):
       if number < len(lines):
-        logging.warning("%s, line %d is damaged: dropped", path, number)
+        logging.warning(
+          "%s, line %d is not a row of metrics: removed", path, number
+        )
   with workdir_lib.replace_file(path) as temporary:
     temporary.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
@@ -217,21 +257,22 @@ def check_finite(step: int, row: Mapping[str, float], last_good: str) -> None:
   """Stops a run whose loss or gradient is NaN or infinite.
 
   Raises:
-    FloatingPointError: with the step and the last good checkpoint.
+    FloatingPointError: names the step and the last good checkpoint.
   """
   for key in ("loss", "gradient_norm"):
     if not math.isfinite(row[key]):
       raise FloatingPointError(
         f"step {step}: {key} is {row[key]}; the last good checkpoint is"
-        f" {last_good}; lower the learning rate or look at the batch"
+        f" {last_good}; lower the learning rate, or check the data of this"
+        " batch"
       )
 
 
 def check_parameters(step: int, params: Any, last_good: str) -> None:
-  """Stops a run before parameters that are NaN or infinite are saved.
+  """Stops a run before NaN or infinite parameters are saved.
 
   Raises:
-    FloatingPointError: with the step and the last good checkpoint.
+    FloatingPointError: names the step and the last good checkpoint.
   """
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
     raise FloatingPointError(

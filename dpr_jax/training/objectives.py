@@ -1,22 +1,22 @@
-"""The loss: every question against the passages of the whole global batch.
+"""The loss: a softmax of every question over all passages of the global batch.
 
-`in_batch_loss` is written for one core, against an axis name: it scores the
-local questions against the passages of all cores and takes the negative
-log-likelihood of each question's own positive (paper, section 3.2, equation 2).
-The gradient flows back to the cores that encoded the passages, so that the mean
-of the cores' gradients is the true gradient of the global mean.
+`in_batch_loss` is the function of one device, with a named axis of devices: it
+scores the local questions against the passages of all devices and takes the
+negative log-likelihood of each question's positive (paper, section 3.2,
+equation 2).  The gradient flows back to the devices that encoded the passages,
+so that the mean of the devices' gradients is the gradient of the global mean.
 
-A score row (local questions x global passages) exists whole ("gathered"),
-in tiles ("tiled": vectors are gathered, scores come and go), or not at all
-("ring": not even the vectors are gathered; each core's passages travel around
-all cores, and their gradient travels with them).  All three are one function of
-the batch; the derivative is written out, because every score is cheap to make
-again and dear to keep.
+The matrix of scores (local questions x global passages) is held in memory
+completely ("gathered"), in tiles ("tiled": vectors are gathered, scores are
+computed tile by tile), or one device's passages at a time ("ring": vectors are
+not gathered either; each device's passages, and their gradient, are passed
+around all devices).  All three give the same loss.  The derivative is written
+by hand, because scores are cheap to recompute and expensive to store.
 
-Scores may be large (5e4 and more without temperature): float32 holds them to
-4e-3 there, and a log-sum of the same size too.  So the softmax is never taken
-with that sum, but with its two parts, the highest score and the logarithm of
-what is left: differences of scores are exact where they matter.
+Scores may be large (5e4 and more without temperature), where float32 is exact
+to 4e-3 only, and so would be a log-sum of that size.  So the softmax is never
+computed from the log-sum, but from its two parts, the highest score and the
+logarithm of the rest: differences of scores are exact where they matter.
 """
 
 import dataclasses
@@ -32,29 +32,30 @@ from jaxtyping import Array, Bool, Float, Int
 from dpr_jax.core import errors
 
 KINDS = ("gathered", "tiled", "ring")
+# Score of an excluded pair; finite, because -inf - -inf is NaN.
 MASKED = -1e30
 
 
 @flax.struct.dataclass
 class Competition:
-  """What decides which passages a question competes over, on one core.
+  """Labels and masks of one device: the passages a question is compared with.
 
-  Every core has as many passages as the others; global places count the
-  passages of core 0, then those of core 1, ...  The order in which passages
-  stand changes nothing.
+  All devices have the same number of passages.  Global positions count the
+  passages of device 0, then those of device 1, and so on.  The order of the
+  passages does not change the loss.
 
   Attributes:
-    labels: global place of each question's own positive.
+    labels: global position of each question's positive.
     question_keys: key of that positive, the same for the same title and text
       (see `data.negative_sampling`); negative = unknown.
     question_weights: 1, or 0 for a question that only pads the batch.
     passage_valid: False for a passage that only pads the batch.
-    passage_keys: the passage's key, so that a second copy of a question's own
-      positive is not held against it; negative = unknown.
-    excluded: True where a passage of the global batch is no negative of a
-      question, because it holds one of its answers; None = nowhere.
-    question_positives: keys of the question's other positives, which are no
-      negatives of it either; negative = none; None = no question has any.
+    passage_keys: key of each passage, so that a copy of a question's positive
+      does not count as a negative; negative = unknown.
+    excluded: True where a passage of the global batch must not be a negative
+      of a question because it contains one of its answers; None = nowhere.
+    question_positives: keys of the question's other positives, which must not
+      be negatives either; negative = padding; None = no question has any.
   """
 
   labels: Int[ArrayLike, "*cores questions"]
@@ -71,13 +72,13 @@ class LossSums:
   """Sums over questions, to be divided by `count` over the global batch.
 
   Attributes:
-    loss: negative log-likelihood of the own positive.
-    correct: questions whose own positive scores above all others.
-    duplicates: passages masked as copies of the own positive, or as other
-      positives of the question.
-    alone: questions without any negative: they have no gradient.
-    answers: passages masked because they hold an answer.
-    count: questions.
+    loss: negative log-likelihood of the question's positive.
+    correct: number of questions whose positive scores above all others.
+    duplicates: number of passages masked as copies of the question's positive,
+      or as its other positives.
+    alone: number of questions without any negative: they have no gradient.
+    answers: number of passages masked because they contain an answer.
+    count: number of questions, without padding.
   """
 
   loss: Float[ArrayLike, "*cores"]
@@ -89,50 +90,57 @@ class LossSums:
 
 
 class _Tile(NamedTuple):
-  """Some passages with all that the loss must know about them."""
+  """A tile of passages, with their part of `Competition`."""
 
   vectors: Array  # [tile, dim]
   keys: Array  # [tile]
   valid: Array  # [tile]
-  places: Array  # [tile]
+  places: Array  # [tile], global positions
   excluded: Array | None  # [questions, tile]
 
 
 class _Normalizer(NamedTuple):
-  """Of each question's softmax; the log-sum is the sum of the two."""
+  """Log-sum-exp of each question's scores, as two terms to be added."""
 
-  highest: Array  # [questions]
-  log_total: Array  # [questions], of exp(score - highest)
+  highest: Array  # highest score, [questions]
+  log_total: Array  # log(sum exp(score - highest)), [questions]
 
   def log_shares(self, scores: Array) -> Array:
-    """Logarithms of the softmax of scores [questions, tile]."""
+    """Log-softmax of scores [questions, tile]."""
     return (scores - self.highest[:, None]) - self.log_total[:, None]
 
 
 class _Running(NamedTuple):
-  """What is known of each question's softmax after some tiles."""
+  """Each question's softmax over the tiles so far; all arrays [questions]."""
 
-  highest: Array
-  total: Array  # of exp(score - highest)
-  own: Array
-  best_other: Array
-  duplicates: Array
-  answers: Array
+  highest: Array  # score
+  total: Array  # sum of exp(score - highest)
+  own: Array  # score of the positive, 0 before its tile
+  best_other: Array  # highest score of another passage
+  duplicates: Array  # number of masked passages
+  answers: Array  # number of masked passages
 
 
 def _matmul(left: Array, right: Array) -> Array:
   return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def _scores(questions, tile: _Tile, given: Competition, temperature: float):
-  """Scores of a tile, MASKED where it takes no part, and the masks."""
+def _scores(
+  questions, tile: _Tile, competition: Competition, temperature: float
+):
+  """Scores of a tile, MASKED for excluded pairs, and the masks.
+
+  Returns:
+    Scores and three masks, all [questions, tile]: the question's positive, a
+    copy of one of its positives, a passage with one of its answers.
+  """
   scores = _matmul(questions, tile.vectors.T) / temperature
-  own = tile.places[None] == given.labels[:, None]
-  same = _equal(tile.keys, given.question_keys)
-  if given.question_positives is not None:
-    # One comparison a column: a [questions, tile, columns] array never exists.
-    for column in range(given.question_positives.shape[1]):
-      same |= _equal(tile.keys, given.question_positives[:, column])
+  own = tile.places[None] == competition.labels[:, None]
+  same = _equal(tile.keys, competition.question_keys)
+  if competition.question_positives is not None:
+    # Column by column, to avoid an array [questions, tile, columns].
+    for column in range(competition.question_positives.shape[1]):
+      same |= _equal(tile.keys, competition.question_positives[:, column])
   duplicate = same & ~own & tile.valid[None]
   answer = jnp.zeros_like(duplicate)
   if tile.excluded is not None:
@@ -153,8 +161,11 @@ def _start(questions: Array) -> _Running:
   return _Running(low, zeros, zeros, low, zeros, zeros)
 
 
-def _add_tile(so_far: _Running, questions, tile, given, temperature):
-  scores, own, duplicate, answer = _scores(questions, tile, given, temperature)
+def _add_tile(so_far: _Running, questions, tile, competition, temperature):
+  """Online softmax: adds a tile, rescaling the sum if the maximum rises."""
+  scores, own, duplicate, answer = _scores(
+    questions, tile, competition, temperature
+  )
   highest = jnp.maximum(so_far.highest, jnp.max(scores, axis=1))
   total = so_far.total * jnp.exp(so_far.highest - highest)
   others = jnp.max(jnp.where(own, MASKED, scores), axis=1)
@@ -168,16 +179,31 @@ def _add_tile(so_far: _Running, questions, tile, given, temperature):
   )
 
 
-def _tile_gradients(questions, tile, given, normalizer, weights, temperature):
-  """Gradients to the questions and to the tile's vectors."""
-  scores, own, _, _ = _scores(questions, tile, given, temperature)
-  shares = jnp.exp(normalizer.log_shares(scores))  # 0 where masked
+def _tile_gradients(
+  questions, tile, competition, normalizer, weights, temperature
+):
+  """Gradients to the questions and to the tile's vectors.
+
+  With s = q p / t and the loss log(sum exp s) - s_own, the derivative by s is
+  softmax(s) - own, as for any cross-entropy.  `normalizer` of the forward pass
+  gives the softmax of a tile without the other tiles.
+
+  Args:
+    questions: vectors, [questions, dim].
+    tile: of passages.
+    competition: labels and masks.
+    normalizer: log(sum exp s) over all passages, in two parts.
+    weights: derivative of the final loss by each question's, [questions].
+    temperature: t.
+  """
+  scores, own, _, _ = _scores(questions, tile, competition, temperature)
+  shares = jnp.exp(normalizer.log_shares(scores))  # softmax; 0 where masked
   delta = weights[:, None] * (shares - own) / temperature
   return _matmul(delta, tile.vectors), _matmul(delta.T, questions)
 
 
 def _cut(all_passages: _Tile, size: int) -> _Tile:
-  """A tile as a stack of smaller ones, for `lax.scan`."""
+  """Splits a tile into smaller ones along a new first axis, for `lax.scan`."""
   count = all_passages.keys.shape[0]
   if count % size:
     raise errors.InputError(
@@ -194,13 +220,13 @@ def _cut(all_passages: _Tile, size: int) -> _Tile:
   return stacked._replace(excluded=excluded)
 
 
-def _scan_forward(so_far, questions, passages, given, temperature, size):
-  """Adds `passages` tile by tile."""
+def _scan_forward(so_far, questions, passages, competition, temperature, size):
+  """Adds `passages` to the softmax, `size` at a time; size 0 = all at once."""
   if not size or size >= passages.keys.shape[0]:
-    return _add_tile(so_far, questions, passages, given, temperature)
+    return _add_tile(so_far, questions, passages, competition, temperature)
   return jax.lax.scan(
     lambda carry, tile: (
-      _add_tile(carry, questions, tile, given, temperature),
+      _add_tile(carry, questions, tile, competition, temperature),
       None,
     ),
     so_far,
@@ -212,19 +238,24 @@ def _scan_backward(
   to_questions,
   questions,
   passages,
-  given,
+  competition,
   normalizer,
   weights,
   temperature,
   size,
 ):
-  """Gradients through `passages`, tile by tile."""
+  """Gradients through `passages`, `size` at a time; size 0 = all at once.
+
+  Returns:
+    `to_questions` plus the gradient to the questions [questions, dim], and the
+    gradient to the passages' vectors [passages, dim].
+  """
 
   def add(carry, tile):
-    one, other = _tile_gradients(
-      questions, tile, given, normalizer, weights, temperature
+    to_these_questions, to_tile = _tile_gradients(
+      questions, tile, competition, normalizer, weights, temperature
     )
-    return carry + one, other
+    return carry + to_these_questions, to_tile
 
   if not size or size >= passages.keys.shape[0]:
     return add(to_questions, passages)
@@ -232,60 +263,76 @@ def _scan_backward(
   return to_questions, to_tiles.reshape(passages.vectors.shape)
 
 
-def _of_core(vectors, given: Competition, core) -> _Tile:
-  """The passages of core `core`, whose vectors, keys and masks are given."""
+def _of_core(vectors, competition: Competition, core) -> _Tile:
+  """The passages of device `core` as a tile.
+
+  Args:
+    vectors: of that device.
+    competition: keys and validity of that device's passages; `excluded` has the
+      columns of all devices.
+    core: index of the device, a traced integer.
+  """
   count = vectors.shape[0]
-  excluded = given.excluded
+  excluded = competition.excluded
   if excluded is not None:
     excluded = jax.lax.dynamic_slice_in_dim(excluded, core * count, count, 1)
   places = core * count + jnp.arange(count)
   return _Tile(
-    vectors, given.passage_keys, given.passage_valid, places, excluded
+    vectors,
+    competition.passage_keys,
+    competition.passage_valid,
+    places,
+    excluded,
   )
 
 
-def _gathered(vectors, given: Competition, axis: str) -> _Tile:
-  """The passages of all cores."""
+def _gathered(vectors, competition: Competition, axis: str) -> _Tile:
+  """The passages of all devices as one tile, by an all-gather."""
 
   def gather(x: Array) -> Array:
     return jax.lax.all_gather(x, axis, tiled=True)
 
-  keys = gather(given.passage_keys)
+  keys = gather(competition.passage_keys)
   return _Tile(
     gather(vectors),
     keys,
-    gather(given.passage_valid),
+    gather(competition.passage_valid),
     jnp.arange(keys.shape[0]),
-    given.excluded,
+    competition.excluded,
   )
 
 
 def _pass_on(tree, axis: str):
-  """Every core gets what the next one holds."""
+  """Each device receives the arrays of the next one (index + 1)."""
   cores = jax.lax.axis_size(axis)
   ring = [(core, (core - 1) % cores) for core in range(cores)]
   return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, ring), tree)
 
 
-def _around(vectors, given: Competition, axis: str, carry, visit):
-  """Visits the passages of every core as they come by.
+def _around(vectors, competition: Competition, axis: str, carry, visit):
+  """Passes the passages of all devices around a ring, visiting each block.
+
+  In turn n, device i holds the passages of device i + n.  A second array
+  travels with them, in which the backward pass adds up the passages' gradient:
+  after as many turns as there are devices both are back where they started.
 
   Args:
-    vectors: of this core's passages.
-    given: its masks.
-    axis: of the cores.
-    carry: handed from visit to visit.
-    visit: `visit(carry, tile, travelling) -> (carry, travelling)`.
+    vectors: of this device's passages.
+    competition: labels and masks of this device.
+    axis: name of the axis of devices.
+    carry: initial state of the visits on this device.
+    visit: function called for each block, `visit(carry, tile, travelling)`
+      -> `(carry, travelling)`.
 
   Returns:
-    The last carry, and what travelled with this core's passages (zeros like
-    `vectors` at first), home again.
+    The last carry, and the array that travelled with this device's passages
+    (initially zeros like `vectors`).
   """
   cores, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
 
   def turn(state, number):
     carry, vectors, keys, valid, travelling = state
-    here = given.replace(passage_keys=keys, passage_valid=valid)
+    here = competition.replace(passage_keys=keys, passage_valid=valid)
     tile = _of_core(vectors, here, (me + number) % cores)
     carry, travelling = visit(carry, tile, travelling)
     moved = _pass_on((vectors, keys, valid, travelling), axis)
@@ -294,8 +341,8 @@ def _around(vectors, given: Competition, axis: str, carry, visit):
   start = (
     carry,
     vectors,
-    given.passage_keys,
-    given.passage_valid,
+    competition.passage_keys,
+    competition.passage_valid,
     jnp.zeros_like(vectors),
   )
   (carry, _, _, _, travelling), _ = jax.lax.scan(turn, start, jnp.arange(cores))
@@ -304,9 +351,18 @@ def _around(vectors, given: Competition, axis: str, carry, visit):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def _softmax(questions, passages, masks, temperature, axis, kind, size):
-  """Each question's -log-likelihood, and its `_Running` figures.
+  """Each question's negative log-likelihood, and its final `_Running`.
 
-  `masks` are the fields of a `Competition`, as a plain tuple.
+  A function with its own derivative (`_softmax_backward`).
+
+  Args:
+    questions: vectors of this device, [questions, dim], float32.
+    passages: vectors of this device, [passages, dim], float32.
+    masks: the fields of a `Competition`, as a plain tuple.
+    temperature: scores are divided by it.
+    axis: name of the axis of devices.
+    kind: one of KINDS.
+    size: passages of a tile; 0 = all that there are.
   """
   return _softmax_forward(
     questions, passages, masks, temperature, axis, kind, size
@@ -314,19 +370,22 @@ def _softmax(questions, passages, masks, temperature, axis, kind, size):
 
 
 def _softmax_forward(questions, passages, masks, temperature, axis, kind, size):
-  given = Competition(*masks)
+  """The value, and what the backward pass needs: no scores, only log sums."""
+  competition = Competition(*masks)
   if kind == "ring":
 
     def visit(so_far, tile, travelling):
-      so_far = _scan_forward(so_far, questions, tile, given, temperature, size)
+      so_far = _scan_forward(
+        so_far, questions, tile, competition, temperature, size
+      )
       return so_far, travelling
 
-    done, _ = _around(passages, given, axis, _start(questions), visit)
+    done, _ = _around(passages, competition, axis, _start(questions), visit)
     everyone = None
   else:
-    everyone = _gathered(passages, given, axis)
+    everyone = _gathered(passages, competition, axis)
     done = _scan_forward(
-      _start(questions), questions, everyone, given, temperature, size
+      _start(questions), questions, everyone, competition, temperature, size
     )
   normalizer = _Normalizer(done.highest, jnp.log(done.total))
   losses = -normalizer.log_shares(done.own[:, None])[:, 0]
@@ -335,8 +394,12 @@ def _softmax_forward(questions, passages, masks, temperature, axis, kind, size):
 
 
 def _softmax_backward(temperature, axis, kind, size, saved, gradients):
+  """Recomputes the scores tile by tile, and sends gradients to their devices.
+
+  `_Running` only feeds metrics, so that its gradient is ignored.
+  """
   questions, passages, masks, everyone, normalizer = saved
-  given = Competition(*masks)
+  competition = Competition(*masks)
   weights = gradients[0]
   if kind == "ring":
 
@@ -345,7 +408,7 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
         to_questions,
         questions,
         tile,
-        given,
+        competition,
         normalizer,
         weights,
         temperature,
@@ -354,19 +417,21 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
       return to_questions, travelling + to_tile
 
     to_questions, to_passages = _around(
-      passages, given, axis, jnp.zeros_like(questions), visit
+      passages, competition, axis, jnp.zeros_like(questions), visit
     )
   else:
     to_questions, to_all = _scan_backward(
       jnp.zeros_like(questions),
       questions,
       everyone,
-      given,
+      competition,
       normalizer,
       weights,
       temperature,
       size,
     )
+    # The transpose of the all-gather: each device gets the sum of all devices'
+    # gradients to its own passages.
     to_passages = jax.lax.psum_scatter(to_all, axis, tiled=True)
   return to_questions, to_passages, None
 
@@ -377,28 +442,30 @@ _softmax.defvjp(_softmax_forward, _softmax_backward)
 def in_batch_loss(
   question_vectors: Float[ArrayLike, "questions dim"],
   passage_vectors: Float[ArrayLike, "passages dim"],
-  given: Competition,
+  competition: Competition,
   temperature: float,
   axis_name: str,
   *,
   kind: str = "gathered",
   tile: int = 0,
 ) -> tuple[Float[Array, ""], LossSums]:
-  """Loss of one core's questions over the global batch's passages.
+  """Loss of one device's questions over the global batch's passages.
 
   Args:
-    question_vectors: of this core.
-    passage_vectors: of this core; every core has as many.
-    given: labels and masks.
+    question_vectors: vectors of this device.
+    passage_vectors: vectors of this device; the same number on all devices.
+    competition: labels and masks.
     temperature: scores are divided by it.
-    axis_name: of the cores.
-    kind: one of KINDS; the same loss and gradient, other memory and traffic.
-    tile: passages scored at once, "tiled" and "ring"; 0 = those of one core.
+    axis_name: name of the axis of devices.
+    kind: one of KINDS: the same loss and gradient with other memory and
+      traffic.
+    tile: passages scored at once, for "tiled" and "ring"; 0 = those of one
+      device.
 
   Returns:
-    A loss whose gradient, averaged over the cores (`lax.pmean`), is the
-    gradient of the mean over the global batch's questions; and this core's
-    sums, to be added up over the cores for metrics.
+    A loss whose gradient, averaged over the devices (`lax.pmean`), is the
+    gradient of the mean over the global batch's questions; and this device's
+    sums, to be added over the devices for metrics.
   """
   cores = jax.lax.axis_size(axis_name)
   size = 0
@@ -409,13 +476,16 @@ def in_batch_loss(
   losses, done = _softmax(
     question_vectors.astype(jnp.float32),
     passage_vectors.astype(jnp.float32),
-    tuple(getattr(given, field.name) for field in dataclasses.fields(given)),
+    tuple(
+      getattr(competition, field.name)
+      for field in dataclasses.fields(competition)
+    ),
     temperature,
     axis_name,
     kind,
     size,
   )
-  weights = given.question_weights
+  weights = competition.question_weights
   sums = LossSums(
     loss=jnp.sum(weights * losses),
     correct=jnp.sum(weights * (done.own > done.best_other)),
@@ -424,5 +494,6 @@ def in_batch_loss(
     answers=jnp.sum(weights * done.answers),
     count=jnp.sum(weights),
   )
+  # Times the number of devices: the caller averages over them, not sums.
   counted = jax.lax.psum(sums.count, axis_name)
   return cores * sums.loss / jnp.maximum(counted, 1.0), sums

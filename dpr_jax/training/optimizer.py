@@ -1,14 +1,14 @@
-"""AdamW with warm-up, linear decay and clipping.
+"""The optimizer: AdamW with warm-up, linear decay and clipping.
 
-Weight decay spares biases and LayerNorm; the learning rate rises linearly over
-the warm-up steps and falls linearly to 0 at the last step; gradients are
-clipped by their global norm before Adam sees them (DPR: 2.0).  `from_config`
-puts it together; for batches of another size than the recipe's see
-`setting_rules.scaled`.
+Weight decay excludes biases and LayerNorm.  The learning rate rises linearly
+over the warm-up steps and falls linearly to 0 at the last step.  Gradients are
+clipped by their global norm before Adam (DPR: 2.0).  `from_config` builds the
+optimizer of a config; `setting_rules.scaled` adapts the learning rate to
+another batch size.
 
-The original (facebookresearch/DPR) differs in two places: the rate of update k,
-counted from 0, is k / W of the peak in a warm-up of W steps, so that its first
-update changes nothing, where ours is (k + 1) / W; and its AdamW, that of
+The original (facebookresearch/DPR) differs in two places.  With a warm-up of W
+steps, its learning rate of update k, from 0, is k / W of the peak, so that its
+first update changes nothing; here it is (k + 1) / W.  And its AdamW, that of
 transformers before version 5, adds epsilon before the bias correction.
 `train.dpr_compat_schedule` does both as the original.
 """
@@ -33,17 +33,18 @@ def from_config(
   """Optimizer and learning rate of `config.train`.
 
   Args:
-    train: the section `train`.
-    steps: of the whole training.
-    norm: gives the global norm of the gradients that the transformation gets.
+    train: section `train` of a config.
+    steps: number of steps of the whole training.
+    norm: function from gradients to their global norm; these may be one
+      device's part of the gradients.
 
   Returns:
-    The transformation, scaling and clipping included, and the schedule from
+    The optax transformation, with scaling and clipping, and the schedule from
     step to learning rate.
 
   Raises:
-    InputError: a setting is out of range, or the warm-up, for this batch size,
-      is no shorter than the training.
+    InputError: a setting is out of range, or the warm-up, scaled to this batch
+      size, is not shorter than the training.
   """
   rate, warmup_steps = setting_rules.warm_up(train, steps)
   if train.scale_rule != "none":
@@ -79,11 +80,11 @@ def learning_rate_schedule(
   """Linear warm-up to `peak`, linear decay to 0 at `total_steps`.
 
   Args:
-    peak: the largest learning rate.
-    warmup_steps: W; the rate of update k < W, from 0, is (k + 1) / W of the
-      peak.
-    total_steps: of the whole training.
-    dpr_compat: it is k / W, as in the original: the first update is none.
+    peak: largest learning rate.
+    warmup_steps: W; the learning rate of update k < W, from 0, is (k + 1) / W
+      of the peak.
+    total_steps: steps of the whole training.
+    dpr_compat: use k / W, as in the original: the first update is 0.
   """
   setting_rules.below_steps("train.warmup_steps", warmup_steps, total_steps)
   if dpr_compat and warmup_steps:
@@ -99,7 +100,7 @@ def learning_rate_schedule(
 
 
 def _decays(params):
-  """True for the leaves that weight decay applies to: matrices and tables."""
+  """True for the leaves with weight decay: matrices and embedding tables."""
   return jax.tree.map_with_path(
     lambda path, _: path[-1].key in ("kernel", "embedding"), params
   )
@@ -120,22 +121,23 @@ def adamw(
   """Clipping (if `clip_norm` is positive), then AdamW with a schedule.
 
   Args:
-    schedule: step to learning rate.
-    b1: decay of Adam's mean.
-    b2: decay of Adam's mean square.
-    epsilon: added to the root of the mean square, once that is corrected for
-      its bias.
-    weight_decay: of matrices and tables.
-    clip_norm: largest global norm of a gradient; 0 = any.
-    dpr_compat_workers: W > 0 divides the gradient by W before clipping, as if
-      the original had trained on W workers: it detaches the vectors that come
-      from other workers and averages over workers, which leaves 1 / W of the
-      true gradient.  Adam itself does not mind the scale of gradients, so W
-      matters in two places: fewer gradients reach `clip_norm`, and `epsilon`
-      weighs more.  It has nothing to do with the number of devices here.
-    dpr_compat_epsilon: adds epsilon before that correction, see
+    schedule: function from step to learning rate.
+    b1: decay rate of Adam's mean of gradients.
+    b2: decay rate of Adam's mean of squared gradients.
+    epsilon: constant added to the root of the mean square, after the bias
+      correction.
+    weight_decay: rate for matrices and embedding tables.
+    clip_norm: largest global norm of the gradients; 0 = no clipping.
+    dpr_compat_workers: W > 0 divides the gradient by W before clipping, to
+      reproduce DPR's training on W workers; 0 = off.  DPR detaches the vectors
+      of other workers and averages over workers, which gives 1 / W of the true
+      gradient.  Adam's update does not depend on the scale of the gradients,
+      so W has two effects: fewer gradients are clipped, and `epsilon` has more
+      weight.  It is independent of the number of devices here.
+    dpr_compat_epsilon: add epsilon before the bias correction, see
       `_huggingface_adamw`.
-    norm: gives the global norm of the gradients: a core may hold only a part.
+    norm: function from gradients to their global norm; a device may have only
+      a part of them.
 
   Raises:
     InputError: `dpr_compat_workers` is negative.
@@ -171,13 +173,13 @@ def _huggingface_adamw(
 ) -> optax.GradientTransformation:
   """AdamW of transformers before version 5 (`correct_bias=True`), DPR's.
 
-  With Adam's means m and v after t updates and the learning rate r:
+  With Adam's moments m and v after t updates and the learning rate r:
 
     p <- p - r sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)
-    p <- p - r weight_decay p          (of matrices and tables)
+    p <- p - r weight_decay p          (matrices and tables)
 
-  Epsilon weighs 1 / sqrt(1 - b2^t) as much as in `optax.adamw`: 32 times as
-  much in the first step.  Decay follows the step, of which it takes its part.
+  Epsilon has 1 / sqrt(1 - b2^t) times its effect in `optax.adamw`: 32 times in
+  the first step.  Weight decay is applied after the step, to its result.
   """
 
   def update(gradients, state, params):
@@ -202,7 +204,11 @@ def _huggingface_adamw(
 def _clip(
   most: float, norm: Callable[..., jax.Array]
 ) -> optax.GradientTransformation:
-  """As `optax.clip_by_global_norm`, which knows but one norm."""
+  """`optax.clip_by_global_norm` with a norm of choice.
+
+  Optax always computes the norm of the arrays it gets; with a sharded
+  optimizer these are only one device's part.
+  """
 
   def update(gradients, state, params=None):
     del params

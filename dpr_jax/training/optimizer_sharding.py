@@ -1,15 +1,16 @@
-"""From the cores' gradients to one update, and who keeps the optimizer's state.
+"""Averages gradients over devices, and shards the optimizer state over them.
 
-Replicated, every core gets the mean gradient and takes the same step.  Cut
-(`train.shard_optimizer`; ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054,
-stage 1), a core gets its part of the mean gradient, keeps Adam's moments of
-that part alone, and hands its part of the new parameters to the others: as many
-bytes travel, and the moments take 1 / cores of the memory and time.  The
-trajectory is the same but for the order in which the squares of the gradient's
-norm are added up.
+Replicated: every device gets the mean gradient and takes the same step.
 
-An array is cut along one axis; one that no axis of which the cores divide stays
-whole.  On the host (and in checkpoints) an optimizer's state is always whole.
+Sharded (`train.shard_optimizer`; ZeRO stage 1, Rajbhandari et al. 2020, arXiv
+1910.02054): a device gets its part of the mean gradient (reduce-scatter), keeps
+Adam's moments of that part only, and sends its part of the new parameters to
+the others (all-gather).  The traffic is the same, an all-reduce being the sum
+of the two; the moments take 1 / devices of the memory and time.  The result
+differs only by the order in which the squares of the gradient norm are added.
+
+An array is split along one axis; it is replicated if the number of devices
+divides none of its axes.  On the host and in checkpoints the state is complete.
 """
 
 import dataclasses
@@ -22,25 +23,26 @@ from jaxtyping import Array, Float
 
 from dpr_jax.core import devices as devices_lib
 
-LEAST = 8  # elements of an array that a core keeps; smaller ones stay whole
+LEAST = 8  # elements per device; smaller arrays are replicated
 
 
 @dataclasses.dataclass(frozen=True)
 class Sharing:
-  """How gradients are averaged and who keeps the optimizer's state.
+  """How gradients are averaged, and which device keeps which optimizer state.
 
   Attributes:
-    cores: over which the optimizer's state is cut; 0 = all have all of it.
-    dtype: gradients travel in it; sums into parameters are float32.
+    cores: number of devices to shard the optimizer state over; 0 = replicated.
+    dtype: dtype in which gradients are sent; the update itself is float32.
   """
 
   cores: int = 0
   dtype: Any = jnp.float32
 
   def axis(self, shape: tuple[int, ...]) -> int | None:
-    """The axis along which an array of this shape is cut; None = it is not.
+    """The axis along which to split an array; None = replicate it.
 
-    The second to last is the cheapest on a TPU, the last one the dearest.
+    On a TPU the second to last axis is the cheapest, and the last axis, which
+    is tiled over the 128 lanes of a register, the most expensive.
     """
     if not self.cores or np.prod(shape) < LEAST * self.cores:
       return None
@@ -49,7 +51,7 @@ class Sharing:
     return next((n for n in order if shape[n] % self.cores == 0), None)
 
   def mean(self, gradients: Any) -> Any:
-    """This core's part of the gradients' mean over the cores."""
+    """This device's part of the mean of the gradients over the devices."""
 
     def reduce(x: Array) -> Array:
       axis, x = self.axis(x.shape), x.astype(self.dtype)
@@ -63,12 +65,14 @@ class Sharing:
     return jax.tree.map(reduce, gradients)
 
   def norm(self, parts: Any, whole: Any) -> Float[Array, ""]:
-    """Global norm of gradients whose parts the cores hold.
+    """Global norm of gradients that are split over the devices.
 
     Args:
-      parts: from `mean`.
-      whole: a tree of whole arrays of the same structure, as the parameters.
+      parts: this device's parts, from `mean`.
+      whole: tree of complete arrays of the same structure, as the parameters.
     """
+    # Keys: is the array replicated?  Only the squares of split arrays are
+    # summed over the devices; a psum would count replicated ones several times.
     squares = {True: jnp.float32(0), False: jnp.float32(0)}
     for part, like in zip(
       jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True
@@ -79,7 +83,7 @@ class Sharing:
     return jnp.sqrt(squares[True] + squares[False])
 
   def part(self, whole: Any) -> Any:
-    """This core's part of replicated arrays."""
+    """This device's part of replicated arrays."""
     if not self.cores:
       return whole
 
@@ -94,7 +98,12 @@ class Sharing:
     return jax.tree.map(cut, whole)
 
   def whole(self, parts: Any, like: Any) -> Any:
-    """Replicated arrays from the cores' parts; `like` has the whole shapes."""
+    """Replicated arrays from the devices' parts.
+
+    Args:
+      parts: this device's parts.
+      like: tree of arrays of the complete shapes.
+    """
     if not self.cores:
       return parts
 
@@ -107,7 +116,7 @@ class Sharing:
     return jax.tree.map(gather, parts, like)
 
   def cut(self, tree: Any) -> Any:
-    """On the host: whole arrays to parts, with a leading axis of cores."""
+    """On the host: splits complete arrays; adds a leading axis of devices."""
 
     def cut(x: Any) -> np.ndarray:
       x = np.asarray(x)
@@ -119,7 +128,7 @@ class Sharing:
     return jax.tree.map(cut, tree) if self.cores else tree
 
   def cut_shapes(self, tree: Any) -> Any:
-    """Shapes of what `cut` makes of arrays of these shapes."""
+    """The shapes that `cut` returns for arrays of these shapes."""
 
     def cut(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
       shape, axis = list(x.shape), self.axis(x.shape)
@@ -130,7 +139,7 @@ class Sharing:
     return jax.tree.map(cut, tree) if self.cores else tree
 
   def join(self, tree: Any, like: Any) -> Any:
-    """On the host: the inverse of `cut`; `like` has the whole shapes."""
+    """On the host: the inverse of `cut`; `like` has the complete shapes."""
 
     def join(x: Any, whole: Any) -> np.ndarray:
       axis = self.axis(np.shape(whole))

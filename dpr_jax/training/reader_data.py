@@ -1,9 +1,9 @@
-"""What the reader's training reads: examples, and dev questions.
+"""Loads the training examples and dev questions of the reader.
 
-In comes what `config.reader.train` and `config.reader.dev` name: a file in
-SQuAD's format, a results file in DPR's, or the workdir's own results.  Out come
-`reader_examples.Examples` for the batches, and `DevQuestions`, which give the
-dev figures of `reader/metrics.jsonl`.
+Input: the files named by `config.reader.train` and `config.reader.dev`: in
+SQuAD's format, DPR results, or the workdir's own results.  Output:
+`reader_examples.Examples` for the batches, and `DevQuestions`, which computes
+the dev figures of `reader/metrics.jsonl`.
 """
 
 import dataclasses
@@ -38,17 +38,17 @@ _BLOCK = 64  # dev questions read at once
 def _paths(
   reader: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> dict[str, pathlib.Path]:
-  """The files that are read, by role; `InputError` where one is missing."""
+  """Paths of the files, by role; raises `InputError` if one is missing."""
   names = {"train": reader.train}
   if reader.dev_questions > 0:
     names["dev"] = reader.dev or RESULTS
-  found = {}
+  paths = {}
   for role, name in names.items():
     path = pathlib.Path(os.path.expanduser(name))
     if name == RESULTS:
       path = workdir.results(role, reader.method)
     if not path.is_file():
-      fix = "give a file"
+      fix = "name a file that exists"
       if name == RESULTS and role == "train":
         fix = (
           "run `dpr-jax train-reader`, which retrieves first; from Python, call"
@@ -63,23 +63,23 @@ def _paths(
         f"config.reader.{role}={getattr(reader, role)!r}: {path} is missing:"
         f" {fix}"
       )
-    found[role] = path
-  return found
+    paths[role] = path
+  return paths
 
 
 def inputs(
   reader: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> dict[str, str]:
-  """Fingerprints of what training reads, for a Stage.
+  """Fingerprints of the files that training reads, for a Stage.
 
   Args:
-    reader: the config's section.
-    workdir: its folder.
+    reader: section `reader` of the config.
+    workdir: workdir of the run.
 
   Raises:
     InputError: a file is missing.
   """
-  found = {
+  fingerprints = {
     role: workdir_lib.fingerprint_file(path)
     for role, path in _paths(reader, workdir).items()
   }
@@ -87,10 +87,10 @@ def inputs(
   if checkpoint:
     where = workdir_lib.Workdir(checkpoint)
     if (where.reader / workdir_lib.MANIFEST).exists():
-      found["checkpoint"] = workdir_lib.manifest_fingerprint(
+      fingerprints["checkpoint"] = workdir_lib.manifest_fingerprint(
         where.reader, reader_model.STAGE
       )
-  return found
+  return fingerprints
 
 
 def examples(
@@ -100,30 +100,33 @@ def examples(
   *,
   match: str,
 ) -> reader_examples.Examples:
-  """What the reader learns from.
+  """Loads the training examples of the reader.
 
   Args:
-    reader: the config's section.
-    workdir: its folder.
-    tokenizer: the reader's.
-    match: what counts as an answer in retrieved passages, `evaluate.match`.
+    reader: section `reader` of the config.
+    workdir: workdir of the run.
+    tokenizer: tokenizer of the reader.
+    match: rule for answers in retrieved passages, `evaluate.match`.
 
   Raises:
-    InputError: nothing can be learnt from it, or it is malformed.
+    InputError: the file is malformed, or no question in it can be used.
   """
   for name in ("from_top", "spans"):
     config_lib.at_least(f"reader.{name}", reader[name], 1)
   path = _paths(reader, workdir)["train"]
+  logging.info("train-reader: loading %s", path)
   if squad_files.is_squad(path):
-    found = reader_examples.from_squad(
+    loaded = reader_examples.from_squad(
       squad_files.read_squad(path), tokenizer, most_spans=reader.spans
     )
   else:
     golden: Sequence[Sequence[records.Passage]] = ()
     if reader.train == RESULTS:
       table = prepare.open_questions(workdir, "train")
-      golden = [list(one.positives) for one in table.take(range(len(table)))]
-    found = reader_examples.from_results(
+      golden = [
+        list(question.positives) for question in table.take(range(len(table)))
+      ]
+    loaded = reader_examples.from_results(
       evaluate_lib.read_results(path),
       tokenizer,
       golden=golden,
@@ -131,26 +134,28 @@ def examples(
       from_top=reader.from_top,
       most_spans=reader.spans,
     )
-  found.log(str(path))
-  few = sum(len(one.negatives) < reader.passages - 1 for one in found.examples)
+  loaded.log(str(path))
+  few = sum(
+    len(example.negatives) < reader.passages - 1 for example in loaded.examples
+  )
   if few:
     logging.info(
-      "train-reader: %d of %d questions have fewer than %d negatives: what is"
-      " missing is padded and masked",
+      "train-reader: %d of %d questions have fewer than %d negatives: padded"
+      " and masked",
       few,
-      len(found.examples),
+      len(loaded.examples),
       reader.passages - 1,
     )
-  return found
+  return loaded
 
 
 @dataclasses.dataclass(frozen=True)
 class DevQuestions:
-  """Questions whose answers are compared during training.
+  """Dev questions that are answered and scored during training.
 
   Attributes:
     tasks: questions with the passages to read.
-    engine: reads them, with the parameters of the moment.
+    engine: compiled reader, called with the current parameters.
   """
 
   tasks: list[reader_tasks.Task]
@@ -165,14 +170,17 @@ class DevQuestions:
     reader: reader_model.Reader,
     ranks: bool,
   ) -> "DevQuestions | None":
-    """The first dev questions; None where no figures are wanted.
+    """Loads the first `dev_questions` of dev; None if that is 0.
 
     Args:
       settings: section `reader` of the config.
-      read: section `read`: how passages are read.
-      workdir: its folder.
-      reader: structure and tokenizer.
-      ranks: the rank head is being trained.
+      read: section `read` of the config: batch sizes and span length.
+      workdir: workdir of the run.
+      reader: reader; only its structure and tokenizer are used.
+      ranks: whether the rank head is trained.
+
+    Raises:
+      InputError: the file has no question, or none with an answer.
     """
     wanted = config_lib.at_least(
       "reader.dev_questions", settings.dev_questions, 0
@@ -185,25 +193,28 @@ class DevQuestions:
       itertools.islice(reader_tasks.tasks_of(path, int(depth)), int(wanted))
     )
     if not tasks:
-      raise errors.InputError(f"{path}: no dev questions in it")
-    known = [
+      raise errors.InputError(
+        f"{path} has no questions: give another config.reader.dev, or set"
+        " config.reader.dev_questions=0"
+      )
+    judged = [
       t for t in tasks if answer_scores.is_judged(t.answers, t.impossible)
     ]
-    if not known:
+    if not judged:
       raise errors.InputError(
         f"{path}: none of the first {len(tasks)} questions has an answer to"
         " compare with: give another config.reader.dev, or set"
         " config.reader.dev_questions=0"
       )
-    if len(known) < len(tasks):
+    if len(judged) < len(tasks):
       logging.warning(
-        "train-reader: %s: %d of %d questions have no answer to compare with,"
+        "train-reader: %s: %d of %d questions have no answer to compare with:"
         " left out",
         path,
-        len(tasks) - len(known),
+        len(tasks) - len(judged),
         len(tasks),
       )
-    tasks = known
+    tasks = judged
     engine = passage_reader.PassageReader(
       dataclasses.replace(reader, ranks=ranks),
       tokens_per_core=read.tokens_per_core,
@@ -214,16 +225,16 @@ class DevQuestions:
     return cls(tasks, engine)
 
   def evaluate(self, params: Any) -> Mapping[str, float]:
-    """Exact match and F1 of these replicated parameters, as fractions."""
+    """Exact match and F1 with these replicated parameters, as fractions."""
     engine = self.engine.with_params(params)
     predictions = []
     for first in range(0, len(self.tasks), _BLOCK):
-      some = self.tasks[first : first + _BLOCK]
+      block = self.tasks[first : first + _BLOCK]
       readings = engine.read(
-        [task.question for task in some], [task.passages for task in some]
+        [task.question for task in block], [task.passages for task in block]
       )
-      for task, found in zip(some, readings, strict=True):
-        answer = reader_answers.answer(task.passages, task.scores, found)
+      for task, reading in zip(block, readings, strict=True):
+        answer = reader_answers.answer(task.passages, task.scores, reading)
         predictions.append(answer.prediction)
     scores = answer_scores.means(
       predictions,

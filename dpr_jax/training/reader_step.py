@@ -1,11 +1,11 @@
-"""The reader's train step: one function for one core, mapped over all cores.
+"""The reader's train step: a function of one device, mapped over all devices.
 
 The loss of a question is the cross-entropy of its positive among its passages,
 by the rank head, minus the log of the summed probabilities of its answer spans
 in the positive (Karpukhin et al. 2020, section 6.1).  A question's passages may
-stand on any cores: ranks are gathered, and the gradient flows back through the
-gather.  Span probabilities are over the tokens of the passage alone: an answer
-cannot be anywhere else.
+be on different devices: rank scores are gathered, and the gradient flows back
+through the gather.  Span probabilities are over the passage's tokens only, not
+over those of the question.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from dpr_jax.models import span_reader
 from dpr_jax.training import train_step
 
 _FIELDS = ("ids", "lengths", "question_ends", "passages", "counts")
-_NEVER = -1e9
+_NEVER = -1e9  # score of what is masked
 
 
 def span_losses(
@@ -35,11 +35,11 @@ def span_losses(
   """Minus the log of the summed probabilities of each input's spans.
 
   Args:
-    start: scores, very low outside the passage.
-    end: likewise.
-    starts: positions of the spans' first tokens.
-    ends: of their last tokens.
-    counts: how many of the spans there are; without one the loss is 0.
+    start: scores of the first token, very low outside the passage.
+    end: scores of the last token, likewise.
+    starts: positions of the spans' first tokens, padded.
+    ends: positions of their last tokens, padded.
+    counts: number of spans of each input; with 0 the loss is 0.
   """
   start, end = (jax.nn.log_softmax(x, axis=-1) for x in (start, end))
   logs = jnp.take_along_axis(start, starts, axis=1)
@@ -53,7 +53,7 @@ def rank_losses(
   ranks: Float[Array, "questions passages"],
   valid: Bool[Array, "questions passages"],
 ) -> tuple[Float[Array, " questions"], Bool[Array, " questions"]]:
-  """Cross-entropy of passage 0, and whether it ranks above all others."""
+  """Cross-entropy of passage 0, and whether it has the highest rank score."""
   ranks = jnp.where(valid, ranks, _NEVER)
   losses = -jax.nn.log_softmax(ranks, axis=1)[:, 0]
   return losses, jnp.argmax(ranks, axis=1) == 0
@@ -70,20 +70,20 @@ def make_reader_step(
 ) -> Callable[
   [train_step.TrainState, dict[str, Any]], tuple[train_step.TrainState, dict]
 ]:
-  """The train step of one core, to be mapped with `core.devices`.
+  """The train step of one device, to be mapped with `core.devices`.
 
   Args:
-    reader: the structure.
-    transformation: the optimizer, clipping included.
-    schedule: the learning rate, for the metrics.
-    seed: of the dropout masks.
-    questions: in the global batch.
-    passages: of each question.
+    reader: structure of the model.
+    transformation: optimizer, with clipping.
+    schedule: function from step to learning rate, for the metrics.
+    seed: seed of the dropout masks.
+    questions: questions in the global batch.
+    passages: passages of each question.
 
   Returns:
-    A function of a replicated state and one core's batch (see
-    `reader_batches.ReaderBatches`), giving the new state and metrics of the
-    global batch: loss, rank_loss, span_loss (means over questions), accuracy
+    A function from a replicated state and one device's batch (see
+    `reader_batches.ReaderBatches`) to the new state and metrics of the global
+    batch: loss, rank_loss, span_loss (means over questions), accuracy
     (share of questions whose positive ranks highest), gradient_norm (before
     clipping), learning_rate.
   """
@@ -115,6 +115,8 @@ def make_reader_step(
           )
         )
 
+      # [inputs of this device] -> [questions, passages], on all devices.
+      # `rows` holds each input's position in the global batch.
       def everywhere(x):
         gathered = jax.lax.all_gather(x, devices_lib.AXIS)
         gathered = gathered.reshape(questions * passages)
@@ -125,8 +127,9 @@ def make_reader_step(
       rank, best = rank_losses(
         everywhere(jnp.concatenate(ranks)), everywhere(batch["valid"])
       )
-      # Every core has the whole rank loss, but its own spans alone: the mean
-      # over the cores is to be the mean over the questions.
+      # Every device has the complete rank loss, but only the spans of its own
+      # inputs.  Their sum is scaled by the number of devices, so that the mean
+      # over devices is the mean over questions.
       cores = jax.lax.axis_size(devices_lib.AXIS)
       span = jnp.sum(jnp.concatenate(spans)) * cores / questions
       loss = jnp.mean(rank) + span
@@ -153,7 +156,7 @@ def make_reader_step(
       "gradient_norm": optax.tree.norm(gradients),
       "learning_rate": schedule(state.step),
     }
-    if "asked" in batch:  # a signal that any of several processes has got
+    if "asked" in batch:  # number of a signal that a process has received
       reported["asked"] = jax.lax.pmax(
         jnp.max(batch["asked"]), devices_lib.AXIS
       )

@@ -1,7 +1,7 @@
-"""The run's batches, as the config asks for them.
+"""Makes the source of training batches of the retriever from a config.
 
-In come the workdir's data and mined negatives, out comes a
-`batches.BatchSource`, from which training (and the benchmarks) read.
+Input: the workdir's data and mined negatives.  Output: a `batches.BatchSource`,
+from which training (and the benchmarks) read.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from dpr_jax.data import (
 from dpr_jax.models import retriever_model
 from dpr_jax.training import answer_masks, retriever_inputs
 
-_SAMPLE = 2000  # questions whose texts show how long texts are
+_SAMPLE = 2000  # questions whose text lengths determine the length groups
 
 
 def make_source(
@@ -40,16 +40,16 @@ def make_source(
   *,
   store: bool = True,
 ) -> batches.BatchSource:
-  """The run's batches: a function of (seed, step, process).
+  """The source of batches; a batch is a function of (seed, step, process).
 
   Args:
-    config: the experiment.
-    workdir: its folder, with data and mined negatives.
-    model: the run's towers, for their tokenizer.
-    round_number: the round whose negatives are used: from 1 on, the model's
-      are those that `retrieval.negative_refresh` has mined.
-    store: read the corpus's token ids from the workdir's store (made where it
-      is not there), not its texts.
+    config: configuration of the experiment.
+    workdir: workdir with data and mined negatives.
+    model: towers of the run, for their tokenizer.
+    round_number: round whose negatives are used; from 1 on, those that
+      `retrieval.negative_refresh` mined with the model.
+    store: True = read the corpus's token ids from the workdir's token store,
+      which is made if there is none; False = tokenize texts.
 
   Raises:
     InputError: a bad setting, or negatives are missing or of other data.
@@ -58,8 +58,8 @@ def make_source(
   check(train_config, config.evaluate.match)
   if train_config.rounds > 1 and not round_number:
     logging.info(
-      "train: %d rounds; the first one uses BM25's negatives in place of the"
-      " model's",
+      "train: %d rounds; the first one uses BM25 negatives instead of those of"
+      " the model",
       train_config.rounds,
     )
   tables = _Tables(
@@ -85,7 +85,7 @@ def make_source(
     processes=jax.process_count(),
   )
   if round_number and train_config.length_groups > 1:
-    # In all rounds the shapes of the first: nothing is compiled again.
+    # All rounds use the shapes of the first, so that nothing is recompiled.
     first = dataclasses.replace(
       source, sampler=_sampler(train_config, workdir, tables, rounds, 0)
     )
@@ -100,7 +100,7 @@ def make_source(
   batches.check_negatives(source)
   if train_config.mask_answers:
     source = dataclasses.replace(source, answer_rows=_answer_rows(source))
-  if store:  # last: it may take an hour, and all that can be wrong is known
+  if store:  # last: it may take an hour, and comes after all checks
     source = dataclasses.replace(
       source, tokens=_tokens(workdir, tables, model, tokenizer)
     )
@@ -108,11 +108,11 @@ def make_source(
 
 
 def check(train: ml_collections.ConfigDict, match: str) -> None:
-  """`InputError` where a setting of the batches is bad; reads no data.
+  """Raises `InputError` for a bad setting of the batches; reads no data.
 
   Args:
-    train: the config's section.
-    match: `evaluate.match`, how answers are looked for.
+    train: section `train` of the config.
+    match: rule for finding answers, `evaluate.match`.
   """
   for name in ("batch_size", "length_groups"):
     config_lib.at_least(f"train.{name}", train[name], 1)
@@ -135,11 +135,11 @@ def _tokens(
   model: retriever_model.Towers,
   tokenizer: tokenization.TextTokenizer,
 ) -> token_store.TokenStore:
-  """The corpus's token ids, cut where training cuts."""
+  """The corpus's token ids, truncated to the training's passage length."""
   store = token_store.make(
     workdir,
     tables.passages,
-    # As embedding needs it, so that one store serves both.
+    # The longer of training's and embedding's, so that one store serves both.
     max(model.tokenizer, tokenizer, key=lambda each: each.passage_length),
     process=jax.process_index(),
     processes=jax.process_count(),
@@ -150,14 +150,14 @@ def _tokens(
 def _with_groups(
   source: batches.BatchSource, train_config: ml_collections.ConfigDict
 ) -> batches.BatchSource:
-  """Groups by length, from the lengths of the first training texts."""
+  """Adds length groups, chosen from the lengths of the first training texts."""
   wanted = train_config.length_groups
   if wanted > 1 and source.processes > 1:
-    # A batch that does not fit its groups takes another shape, and one process
-    # would not know of the other's.
+    # A batch that does not fit the groups gets another shape; with several
+    # processes each would have to know the shapes of all others.
     logging.warning(
-      "train: length_groups=%d is for one process only: every text is padded to"
-      " its limit",
+      "train: length_groups=%d needs a single process: all texts are padded to"
+      " the maximum length",
       wanted,
     )
     wanted = 1
@@ -184,7 +184,7 @@ def _with_groups(
         tokenizer.question_ids([q.question for q in questions]),
         share,
         tokenizer.question_length,
-        min(wanted, 2),  # questions are short: more would only be compiled
+        min(wanted, 2),  # questions are short: more groups save nothing
         train_config.question_chunk_size or train_config.chunk_size,
       ),
       (
@@ -208,7 +208,7 @@ def _sampler(
   rounds: negative_rounds.Rounds,
   round_number: int,
 ) -> negative_sampling.Sampler:
-  """Chooses the passages of a round."""
+  """The sampler that chooses the passages of a round's batches."""
   mixture = retriever_inputs.mixture(train, round_number)
   mined = {}
   for kind in mined_negatives.RANKERS:
@@ -245,7 +245,7 @@ def _sampler(
 
 
 def _answer_rows(source: batches.BatchSource) -> answer_masks.AnswerRows:
-  """Which passages of the batches hold which question's answers."""
+  """Finds the passages of the batches that contain a question's answer."""
   sampler = source.sampler
   size = len(sampler.passages)
   unknown = sum(
@@ -253,8 +253,8 @@ def _answer_rows(source: batches.BatchSource) -> answer_masks.AnswerRows:
   )
   if unknown:
     logging.warning(
-      "train: the gold passages of %d questions are in no corpus, so nothing is"
-      " known of the answers in them: they are masked for no question",
+      "train: the gold passages of %d questions are not in the corpus: they are"
+      " not searched for answers and stay negatives of all other questions",
       unknown,
     )
   return answer_masks.AnswerRows.build(

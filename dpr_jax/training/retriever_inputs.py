@@ -1,8 +1,8 @@
-"""What the retriever's training reads, and what makes it another run.
+"""Inputs of the retriever's training, and the identity of a run.
 
-Besides the data these are negatives that were mined from it, in this workdir or
-in another.  `claim` puts together what a run depends on: its settings, the
-fingerprints of its inputs, and the settings behind these.
+The inputs are the data, and the negatives that were mined from it in this
+workdir or in another.  `claim` collects everything that a run depends on: its
+settings, the fingerprints of its inputs, and the settings they were made with.
 """
 
 import pathlib
@@ -25,18 +25,18 @@ def inputs(
 ) -> dict[str, str]:
   """Fingerprints of the mined negatives that training reads, for a Stage.
 
-  Those of later rounds are the run's own, and not among them.
+  Negatives of later rounds are not inputs: the run makes them itself.
 
   Args:
-    train: the config's section.
-    workdir: its folder.
+    train: section `train` of the config.
+    workdir: workdir of the run.
 
   Raises:
     InputError: negatives are missing, or a setting is bad.
   """
-  found = {}
-  if train.dev_questions > 0:  # the dev pool is our own
-    found["negatives"] = workdir_lib.manifest_fingerprint(
+  fingerprints = {}
+  if train.dev_questions > 0:  # the dev pool uses this workdir's negatives
+    fingerprints["negatives"] = workdir_lib.manifest_fingerprint(
       workdir.negatives, "mine"
     )
   for kind in mixture(train, 0).kinds:
@@ -44,10 +44,10 @@ def inputs(
       name = "negatives" if kind == "bm25" else f"{kind}_negatives"
       if train.negatives_from:
         name = f"{kind}_negatives_from"
-      found[name] = mined_negatives.fingerprint_of(
+      fingerprints[name] = mined_negatives.fingerprint_of(
         mined_path(train, workdir, kind)
       )
-  return found
+  return fingerprints
 
 
 def behind(
@@ -55,23 +55,24 @@ def behind(
 ) -> dict[str, dict[str, Any]]:
   """The settings that each input was made with, by the input's name.
 
-  Of the data and of `inputs`, which see.
+  The inputs are the data and those of `inputs`.
   """
   prepared = workdir_lib.read_manifest(workdir.data, "prepare")["config"]
-  found = dict.fromkeys(("passages", "train", "dev"), prepared)
+  settings = dict.fromkeys(("passages", "train", "dev"), prepared)
   for name in inputs(train, workdir):
     kind = "bm25" if name == "negatives" else name.partition("_")[0]
     mined = workdir.negatives / mined_negatives.files(kind)["train"]
     if name.endswith("_from"):
       mined = mined_path(train, workdir, kind)
-    found[name] = (mined_negatives.manifest_of(mined) or {}).get("config", {})
-  return found
+    manifest = mined_negatives.manifest_of(mined) or {}
+    settings[name] = manifest.get("config", {})
+  return settings
 
 
 def mixture(
   train: ml_collections.ConfigDict, round_number: int
 ) -> negative_sampling.Mixture:
-  """The negatives of a round, checked."""
+  """The kinds of negatives of a round; raises `InputError` if they are bad."""
   for name, least in (
     ("hard_negatives", 0),
     ("hard_negatives_from_top", 1),
@@ -87,10 +88,15 @@ def mixture(
 def mined_path(
   train: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, kind: str
 ) -> pathlib.Path:
-  """The file of mined negatives, after a look whether it is of our data.
+  """Path of the mined negatives, after a check that they are of the same data.
+
+  Args:
+    train: section `train` of the config.
+    workdir: workdir of the run.
+    kind: "bm25" or "model".
 
   Raises:
-    InputError: it was made from other data, or there is none.
+    InputError: there is no such file, or it was made from other data.
   """
   elsewhere = train.negatives_from
   where = workdir_lib.Workdir(elsewhere) if elsewhere else workdir
@@ -126,21 +132,22 @@ def mined_path(
       raise errors.InputError(
         f"config.train.negatives_from={elsewhere!r}: {where.data} was not made"
         f" from the same files and limits as {workdir.data}: mine in a workdir"
-        " of the same config.data"
+        " with the same config.data"
       )
   return path
 
 
 def _same_data(one: workdir_lib.Workdir, other: workdir_lib.Workdir) -> bool:
-  """True where `prepare` read and kept the same.
+  """True if `prepare` read and kept the same in both workdirs.
 
-  The same data may be other bytes: those of questions once depended on the
-  process that wrote them.  An older version counts less.
+  The prepared files may still have different bytes: in older versions the
+  bytes depended on the process.  Only counts that both manifests have are
+  compared, because older versions have fewer.
   """
   left, right = _made_from(one), _made_from(other)
   counted = left["counts"].keys() & right["counts"].keys()
-  for found in (left, right):
-    found["counts"] = {name: found["counts"][name] for name in counted}
+  for made in (left, right):
+    made["counts"] = {name: made["counts"][name] for name in counted}
   return left == right
 
 
@@ -161,10 +168,10 @@ def _made_from(workdir: workdir_lib.Workdir) -> dict[str, Any]:
 def claim(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> run_identity.Claim:
-  """What the run depends on.
+  """Everything that the run depends on.
 
   Raises:
-    InputError: its inputs are not there.
+    InputError: an input is missing.
   """
   data = workdir_lib.dataset_inputs(workdir, "passages", "train", "dev")
   return run_identity.Claim(
@@ -199,14 +206,14 @@ def _total(
 def check_before(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> None:
-  """To be called before `dpr-jax run` makes again what training reads.
+  """Checks the run before `dpr-jax run` makes the inputs of training again.
 
   Raises:
-    InputError: a run has begun in this workdir, and with this config it would
-      be another, or its inputs would.
+    InputError: the workdir has a run with other settings or other inputs than
+      this config would give.
   """
   try:
     run = claim(config, workdir)
-  except errors.InputError:  # its inputs are not made yet, or are gone
+  except errors.InputError:  # the inputs are missing: check settings only
     run = run_identity.Claim(STAGE, workdir.training, _settings(config), {})
   run.check_before(config_lib.plain(config))

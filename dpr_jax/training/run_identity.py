@@ -1,10 +1,10 @@
-"""Whose run a training folder holds, and what may change while it goes on.
+"""Decides whether a call may resume the run in a training folder.
 
-`started.json` records the settings and inputs of the run that has begun in a
-folder, and the settings behind those inputs.  A later call goes on with that
-run, or is refused by the keys that differ.  Settings that no figure of the run
-depends on, but for rounding, are no part of its identity (`FREE`): they may
-change between two calls, and a finished run stays finished.
+`started.json` records the settings and inputs of the run in a folder, and the
+settings that those inputs were made with.  A later call resumes that run, or is
+refused with the keys that differ.  Settings that do not change the result,
+except by rounding, are not part of a run's identity (`FREE`): they may change
+between two calls, and a finished run stays finished.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import checkpoint_files, checkpoints, retriever_model
 
 STARTED = "started.json"
-# What is written down and how often; and how the same figures are computed.
+# Intervals of rows and checkpoints; `FREE` adds how, not what, is computed.
 _OFTEN = frozenset(
   ("log_every", "checkpoint_every", "keep_checkpoints", "profile_steps")
   + ("dev_every", "best_metric")
@@ -33,24 +33,24 @@ FREE: Mapping[str, frozenset[str]] = {
   "reader": _OFTEN | {"chunk_size", "remat"},
   "model": frozenset({"attention"}),
 }
-# With groups by length, chunks decide to what length a text is padded, on
-# which its dropout depends.
+# With length groups, the chunk size decides to what length a text is padded,
+# and its dropout masks depend on that length.
 _CHUNKS = ("train.chunk_size", "train.question_chunk_size")
 _TOTAL = ("train.max_steps", "train.epochs")  # the length of the run
-# What stands alone in a stage's config, by its full name.
+# Full names of settings that a stage records without their section.
 _NAMES = {"checkpoint": "model.checkpoint", "match": "evaluate.match"}
-# Inputs that `dpr-jax run` makes again where the settings behind them change.
+# Inputs that `dpr-jax run` makes again if their settings change.
 _REMADE = ("passages", "train", "dev", "negatives")
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim(workdir_lib.Stage):
-  """A stage that trains, and the run that it goes on with or begins.
+  """A training stage, and the run that a call begins or resumes.
 
   Attributes:
-    behind: the settings that each input was made with, by the input's name, as
+    behind: settings that each input was made with, by the input's name, as
       sections of a config.
-    total: the steps of a run with this section `train`; None where that is not
+    total: function from a section `train` to the number of steps; None = not
       known yet.
   """
 
@@ -61,7 +61,7 @@ class Claim(workdir_lib.Stage):
 
   @property
   def started(self) -> pathlib.Path:
-    """The record of the run that has begun in the folder."""
+    """Path of the record of the run in the folder."""
     return self.folder / STARTED
 
   @property
@@ -70,10 +70,10 @@ class Claim(workdir_lib.Stage):
     return self.folder / "checkpoints"
 
   def changed(self, old: Mapping[str, Any]) -> list[str]:
-    """What makes this another run than that of a record: a line for each key.
+    """The differences from a recorded run: one text for each key.
 
     Args:
-      old: a manifest, or what `record` gives.
+      old: manifest, or result of `record`.
     """
     before, now = _flat(old["config"]), _flat(self.config)
     free = {*_free(before), *_free(now)}
@@ -83,7 +83,7 @@ class Claim(workdir_lib.Stage):
     for name in sorted({*old["inputs"], *self.inputs}):
       was, now_is = old["inputs"].get(name), self.inputs.get(name)
       if was != now_is:
-        known = old.get("behind", {}).get(name)  # not to an older version
+        known = old.get("behind", {}).get(name)  # older versions have none
         why = known and _differences(
           _flat(known), _flat(self.behind.get(name, {}))
         )
@@ -101,12 +101,12 @@ class Claim(workdir_lib.Stage):
     )
 
   def is_current(self, overwrite: bool = False) -> bool:
-    """True, and says so, where the run is finished, whole, and unchanged."""
+    """True, with a log line, if the run is finished, intact and unchanged."""
     if not overwrite and self.manifest.exists():
       try:
         old = workdir_lib.read_manifest(self.folder, self.name)
       except errors.InputError:
-        return super().is_current()  # says what is wrong with it
+        return super().is_current()  # logs what is wrong with it
       if not self.changed(old) and not self._is_whole(old):
         return False
     if not super().is_current(overwrite):
@@ -115,12 +115,17 @@ class Claim(workdir_lib.Stage):
     return True
 
   def _is_whole(self, manifest: Mapping[str, Any]) -> bool:
-    """Of a finished run: whether what it has left can be used."""
+    """True if the checkpoints of a finished run can be used.
+
+    A missing or damaged selection of checkpoints is restored.
+    """
     selected = manifest.get("selected") or {}
     steps = {manifest["counts"]["steps"], *selected.get("steps", [])}
     wrong = checkpoints.problems(self.saved, sorted(steps))
     for why in wrong.values():
-      logging.warning("%s: was finished, but checkpoint %s", self.name, why)
+      logging.warning(
+        "%s: the run is finished, but checkpoint %s", self.name, why
+      )
     if wrong:
       return False
     try:
@@ -131,42 +136,40 @@ class Claim(workdir_lib.Stage):
       what = str(error).partition(";")[0]
     if selected:
       checkpoints.write_selected(self.saved, selected)
-      logging.warning(
-        "%s: %s: written again, from the manifest", self.name, what
-      )
+      logging.warning("%s: %s: restored from the manifest", self.name, what)
     return bool(selected)
 
   def record(self) -> dict[str, Any] | None:
-    """Settings and inputs of the run that has begun; None where none has.
+    """Settings and inputs of the run in the folder; None = there is no run.
 
     Raises:
-      InputError: one has, and nothing that can be read says which.
+      InputError: there is a run, but no readable record of it.
     """
     wrong = []
     for path in (self.started, self.manifest):
       if not path.exists():
         continue
       try:
-        found = workdir_lib.read_record(path)
+        record = workdir_lib.read_record(path)
       except errors.InputError as error:
         wrong.append(str(error))
         continue
-      if all(isinstance(found.get(k), dict) for k in ("config", "inputs")):
-        if path == self.manifest or found.get("begun", self._has_begun()):
-          return found
+      if all(isinstance(record.get(k), dict) for k in ("config", "inputs")):
+        if path == self.manifest or record.get("begun", self._has_begun()):
+          return record
       else:
         wrong.append(f"{path} is damaged: it holds no config and no inputs")
     if not self._has_begun():
       return None
     what = "; ".join(wrong) or f"{self.started} is missing"
     raise errors.InputError(
-      f"{self.folder} holds a training, and nobody knows with which settings:"
-      f" {what}. Put the file back, give another --workdir, or train anew:"
-      f" {self._anew()}"
+      f"{self.folder} holds a training run whose settings are not known:"
+      f" {what}. Restore the file, give another --workdir, or train from the"
+      f" start: {self._from_start()}"
     )
 
   def _has_begun(self) -> bool:
-    """True where there is a checkpoint, or a step in the metrics."""
+    """True if there is a checkpoint, or a step in the metrics."""
     if checkpoint_files.steps_there(self.saved):
       return True
     path = self.folder / "metrics.jsonl"
@@ -176,7 +179,7 @@ class Claim(workdir_lib.Stage):
       return any(_is_step(line) for line in file)
 
   def check(self) -> None:
-    """Makes sure that the run in the folder, if any, is this very one.
+    """Checks that the run in the folder, if any, is this one.
 
     Raises:
       InputError: it has other settings or inputs.
@@ -191,10 +194,10 @@ class Claim(workdir_lib.Stage):
     """`check`, before `dpr-jax run` makes the inputs of the run again.
 
     Args:
-      config: the whole config, as plain data.
+      config: complete config, as plain data.
 
     Raises:
-      InputError: with this config they would be others, or the run would.
+      InputError: this config would give another run, or other inputs.
     """
     old = self.record()
     if old is None:
@@ -222,25 +225,26 @@ class Claim(workdir_lib.Stage):
       if self.total and old["config"].get("train"):
         last = f", {self.total(old['config']['train'])}"
       longer = (
-        f" The learning rate falls to 0 at the last step{last}: in a training"
-        " of another length every step has another rate. To train on from this"
-        " one's result, `dpr-jax export` it and begin in another --workdir with"
-        " config.model.checkpoint=<the export>."
+        f" The learning rate falls to 0 at the last step{last}: with another"
+        " number of steps every step has another learning rate. To continue"
+        " from the result of this run, `dpr-jax export` it and train in another"
+        " --workdir with config.model.checkpoint=<the export>."
       )
     raise errors.InputError(
-      f"{self.folder} holds a training with other settings: {', '.join(lines)}."
-      f"{longer} Set them back, give another --workdir, or train anew:"
-      f" {self._anew()}"
+      f"{self.folder} holds a training run with other settings:"
+      f" {', '.join(lines)}.{longer} Set them back, give another --workdir, or"
+      f" train from the start: {self._from_start()}"
     )
 
-  def _anew(self) -> str:
+  def _from_start(self) -> str:
+    """The commands that remove the run and train again."""
     return (
       f"`dpr-jax {self.name} --overwrite`, in `dpr-jax run`"
       f" --overwrite={self.name}"
     )
 
   def _log_free(self, old: Mapping[str, Any], what: str) -> None:
-    """Says which of the settings that may change have changed."""
+    """Logs the changes of settings that may change."""
     before, now = _flat(old["config"]), _flat(self.config)
     both = sorted({*before, *now} & {*_free(before), *_free(now)})
     lines = [
@@ -258,19 +262,19 @@ class Claim(workdir_lib.Stage):
     )
     if what == "done" and any(line.startswith("best_metric") for line in lines):
       logging.warning(
-        "%s: the run is finished and keeps the checkpoint that it has selected,"
-        " whatever best_metric is now",
+        "%s: the run is finished and keeps its selected checkpoint: the new"
+        " best_metric has no effect",
         self.name,
       )
 
   def open(self, overwrite: bool) -> None:
-    """Makes the folder ready, and ours; no run has begun by that.
+    """Prepares the folder; a run begins only with `begin`.
 
     Args:
-      overwrite: what is there is removed.
+      overwrite: removes the run that the folder holds.
 
     Raises:
-      InputError: there is something that is not ours.
+      InputError: the folder has files that dpr-jax did not write.
     """
     if overwrite:
       workdir_lib.remove_folder(self.folder, self.name)
@@ -278,12 +282,12 @@ class Claim(workdir_lib.Stage):
       return
     workdir_lib.check_ours(self.folder, self.name)
     with workdir_lib.writing(self.folder):
-      # Of a run that never came to its first step: figures of another model.
+      # Left by a run that ended before its first step: of another model.
       (self.folder / "metrics.jsonl").unlink(missing_ok=True)
     self._sign(False, {}, {}, {})
 
   def begin(self) -> None:
-    """From here on the folder is this run's: to be called at its first step."""
+    """Records that the folder is this run's; call after its first step."""
     self._sign(True, self.config, self.inputs, self.behind)
 
   def _sign(self, begun: bool, config: Any, inputs: Any, behind: Any) -> None:
@@ -300,7 +304,7 @@ class Claim(workdir_lib.Stage):
 
 
 def _is_step(line: str) -> bool:
-  """True for a row of the metrics after a step that was taken."""
+  """True for a row of the metrics after step 1 or later."""
   try:
     return json.loads(line)["step"] > 0
   except (ValueError, KeyError, TypeError):
@@ -308,9 +312,9 @@ def _is_step(line: str) -> bool:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Values by full key (`train.epochs`), as they are meant here.
+  """Values by full key (`train.epochs`), with "auto" and 0 resolved.
 
-  A key that an older version did not have has its default.
+  A key that an older version did not have gets its default.
   """
   defaults = config_lib.plain(config_lib.base_config())
   flat: dict[str, Any] = {}
@@ -333,7 +337,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _free(flat: Mapping[str, Any]) -> set[str]:
-  """Keys that may change."""
+  """The keys that may change without making another run."""
   free = {f"{name}.{key}" for name, keys in FREE.items() for key in keys}
   return free if flat.get("train.length_groups", 1) == 1 else free - {*_CHUNKS}
 
@@ -341,7 +345,7 @@ def _free(flat: Mapping[str, Any]) -> set[str]:
 def _differences(
   before: Mapping[str, Any], now: Mapping[str, Any], free: Any = ()
 ) -> list[str]:
-  """A line for each key whose values differ."""
+  """One text for each key whose values differ."""
   return [
     f"config.{key} was {before.get(key)!r}, is {now.get(key)!r}"[:200]
     for key in sorted({*before, *now} - {*free})

@@ -1,9 +1,8 @@
-"""The stage `train-reader`: the reader, trained by the retriever's loop.
+"""Stage `train-reader`: trains the reader, with the loop of the retriever.
 
-In come retrieval results or a file in SQuAD's format, and a pretrained
-checkpoint; out come `reader/checkpoints/<step>`, `reader/metrics.jsonl` and a
-manifest.  Dev rows hold exact match and F1 of the answers that the reader of
-that moment gives.
+Input: retrieval results or a file in SQuAD's format, and a pretrained
+checkpoint.  Output: `reader/checkpoints/<step>`, `reader/metrics.jsonl` and a
+manifest.  Dev rows have exact match and F1 of the current reader's answers.
 """
 
 import dataclasses
@@ -48,15 +47,15 @@ def train_reader(
   """Stage `train-reader`: trains, or resumes from the last checkpoint.
 
   Args:
-    config: the experiment.
-    workdir: with data, and results for dev.
-    overwrite: the run that is there is removed.
-    retrieve: retrieves for the training questions, where the reader learns from
-      results and they are not there or not current; None = they are there.
+    config: configuration of the experiment.
+    workdir: workdir with data, and results for dev.
+    overwrite: removes the run that the workdir has.
+    retrieve: function that retrieves for the training questions, called if the
+      reader learns from the workdir's results; None = they exist already.
 
   Raises:
-    InputError: a bad setting, nothing to learn from, or the folder holds
-      another run.
+    InputError: a bad setting, no training examples, or the folder has another
+      run.
     FloatingPointError: the loss, a gradient or a parameter is not finite.
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
@@ -95,12 +94,12 @@ def train_reader(
 
 @dataclasses.dataclass(frozen=True)
 class ReaderJob:
-  """The reader's training as the loop does it, and what its manifest says.
+  """Input of the loop for the reader, and entries of its manifest.
 
   Attributes:
-    job: for the loop.
-    ranks: the rank head is trained, or was.
-    counts: of the examples.
+    job: input of the loop.
+    ranks: whether the rank head is trained, now or before.
+    counts: counts of the training examples.
   """
 
   job: job_lib.Job
@@ -111,10 +110,10 @@ class ReaderJob:
 def make_job(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> ReaderJob:
-  """Puts together the job of a workdir whose training results are there.
+  """Makes the input of the loop; the training results must exist.
 
   Raises:
-    InputError: a bad setting, or nothing to learn from.
+    InputError: a bad setting, or no training examples.
   """
   settings = config.reader
   reader = reader_model.start(config)
@@ -153,10 +152,10 @@ def make_job(
 def _choice(
   reader: ml_collections.ConfigDict,
 ) -> checkpoint_selection.Selection:
-  """Which checkpoint will be used.
+  """The rule that selects the checkpoint for later stages.
 
   Raises:
-    InputError: by a figure that the dev rows will not have.
+    InputError: the dev rows do not have the metric.
   """
   metric = reader.best_metric
   if metric:
@@ -169,7 +168,7 @@ def _choice(
 def bare_claim(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> run_identity.Claim:
-  """What the run depends on, but for its inputs."""
+  """What the run depends on, without its inputs."""
   settings = config_lib.sections(config, "reader")
   settings |= {
     "checkpoint": config.model.checkpoint,
@@ -182,19 +181,19 @@ def bare_claim(
 def check_before(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> None:
-  """As `retriever_inputs.check_before`."""
+  """Like `retriever_inputs.check_before`, for the reader."""
   bare_claim(config, workdir).check_before(config_lib.plain(config))
 
 
 def make_source(
   reader: ml_collections.ConfigDict, seed: int, data: reader_examples.Examples
 ) -> reader_batches.ReaderBatches:
-  """The run's batches.
+  """The source of batches.
 
   Args:
-    reader: the config's section.
-    seed: of the run.
-    data: what the reader learns from.
+    reader: section `reader` of the config.
+    seed: seed of the run.
+    data: training examples.
 
   Raises:
     InputError: a bad setting.
@@ -217,7 +216,7 @@ def make_source(
 
 
 def check(reader: ml_collections.ConfigDict) -> None:
-  """`InputError` where a setting of the batches is bad; reads no data."""
+  """Raises `InputError` for a bad setting of the batches; reads no data."""
   for name in (
     "batch_size",
     "passages",
@@ -234,7 +233,8 @@ def check(reader: ml_collections.ConfigDict) -> None:
     raise errors.InputError(
       f"config.reader.batch_size={reader.batch_size} questions of"
       f" config.reader.passages={reader.passages}: must together be a multiple"
-      f" of the {cores} cores, and batch_size one of the {processes} processes"
+      f" of the {cores} devices, and batch_size one of the {processes}"
+      " processes"
     )
 
 
@@ -244,18 +244,18 @@ def build(
   structure: span_reader.SpanReader,
   source: reader_batches.ReaderBatches,
 ) -> train_step.Built:
-  """The very step that training runs, for batches of this source.
+  """The step that training runs, for batches of this source.
 
-  AdamW and learning rate are the retriever's.
+  Optimizer and learning rate schedule are the same as the retriever's.
 
   Args:
-    reader: the config's section.
-    seed: of the dropout masks.
-    structure: of the reader.
-    source: its sizes and number of steps; nothing is read.
+    reader: section `reader` of the config.
+    seed: seed of the dropout masks.
+    structure: structure of the reader.
+    source: source of batches; only its sizes are used, nothing is read.
 
   Raises:
-    InputError: the warm-up is no shorter than the training.
+    InputError: the warm-up is not shorter than the training.
   """
   steps = source.steps
   warmup = config_lib.at_least("reader.warmup_steps", reader.warmup_steps, 0)

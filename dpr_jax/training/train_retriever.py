@@ -1,8 +1,8 @@
-"""The stage `train`: the retriever's two towers.
+"""Stage `train`: trains the two towers of the retriever.
 
-In come `data/train`, the mined negatives and a pretrained checkpoint; out come
-`training/checkpoints/<step>` and `training/metrics.jsonl`.  `make_job` puts
-together what `loop.Loop` does: the step is one function for one device, mapped
+Input: `data/train`, the mined negatives and a pretrained checkpoint.  Output:
+`training/checkpoints/<step>` and `training/metrics.jsonl`.  `make_job` collects
+the input of `loop.Loop`; the train step is a function of one device, mapped
 over all of them.
 """
 
@@ -43,14 +43,14 @@ def train(
   """Stage `train`: trains the towers, or resumes from the last checkpoint.
 
   Args:
-    config: the experiment.
-    workdir: with data and mined negatives.
-    overwrite: the run that is there is removed.
-    refresh: mines the negatives of a round with the parameters of that step;
-      needed where `config.train.rounds` > 1.
+    config: configuration of the experiment.
+    workdir: workdir with data and mined negatives.
+    overwrite: removes the run that the workdir has.
+    refresh: function that mines the negatives of a round with the current
+      parameters; needed if `config.train.rounds` > 1.
 
   Raises:
-    InputError: a bad setting, rounds without `refresh`, or the workdir holds
+    InputError: a bad setting, rounds without `refresh`, or the workdir has
       another run.
     FloatingPointError: the loss, a gradient or a parameter is not finite.
     Interrupted: SIGTERM or SIGINT; the state is saved.
@@ -81,10 +81,10 @@ def make_job(
   workdir: workdir_lib.Workdir,
   refresh: Refresh | None = None,
 ) -> job_lib.Job:
-  """The retriever's training as the loop does it; arguments as of `train`.
+  """Makes the input of the loop; arguments as for `train`.
 
   Raises:
-    InputError: a bad setting; mostly before the corpus is tokenized.
+    InputError: a bad setting; most are found before the corpus is tokenized.
   """
   settings = config.train
   retriever_batches.check(settings, config.evaluate.match)
@@ -92,7 +92,7 @@ def make_job(
   rounds = negative_rounds.Rounds.of(config, questions)
   if refresh is None and len(rounds.starts) > 1:
     raise errors.InputError(
-      f"config.train.rounds={settings.rounds}: nothing is there that mines"
+      f"config.train.rounds={settings.rounds} needs a function that mines"
       " between rounds: run `dpr-jax train`, or call train with"
       " refresh=dpr_jax.retrieval.negative_refresh.refresh"
     )
@@ -109,7 +109,7 @@ def make_job(
   source = retriever_batches.make_source(config, workdir, model)
 
   def later(number: int) -> job_lib.Round:
-    """A round whose negatives the model of its first step mines."""
+    """A round whose negatives are mined with the model at its start."""
     return job_lib.Round(
       rounds.starts[number],
       lambda: retriever_batches.make_source(config, workdir, model, number),

@@ -1,9 +1,9 @@
-"""The train step: one function for one core, mapped over all cores.
+"""The retriever's train step: a function of one device, mapped over all.
 
-In come the replicated state and one core's share of a batch (`data/batches`);
-out come the new state and the global batch's metrics.  The loss is a function
-of the global batch alone: neither the number of cores nor chunks nor the order
-in which passages stand changes it.
+Input: the replicated state and one device's share of a batch (`data.batches`).
+Output: the new state and the global batch's metrics.  The loss is a function of
+the global batch: it does not depend on the number of devices, on chunks, or on
+the order of the passages.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ REDUCE_DTYPES = ("float32", "bfloat16")
 
 @flax.struct.dataclass
 class TrainState:
-  """What a step changes.
+  """The state that a step updates; also the form of trees of axes or shapes.
 
   Attributes:
-    step: steps taken, an int32; of no type, for trees of axes, shapes and the
-      like have this form too.
-    params: the towers', replicated over the cores.
-    optimizer: optax's state, replicated; or cut, with a leading axis of cores.
+    step: number of steps taken, an int32.
+    params: parameters of the towers, replicated over the devices.
+    optimizer: optax's state, replicated; or sharded, with a leading axis of
+      devices.
   """
 
   step: Any
@@ -51,7 +51,10 @@ def dropout_keys(
   question_rows: Int[ArrayLike, " questions"],
   passage_rows: Int[ArrayLike, " passages"],
 ) -> tuple[Key[Array, " questions"], Key[Array, " passages"]]:
-  """Keys from (seed, step, row in the global batch): the same on any cores."""
+  """Dropout keys from (seed, step, row in the global batch).
+
+  They do not depend on the number of devices or processes.
+  """
   base = jax.random.fold_in(jax.random.key(seed), step)
   fold = jax.vmap(jax.random.fold_in, (None, 0))
   of_questions = fold(jax.random.fold_in(base, 0), question_rows)
@@ -61,7 +64,7 @@ def dropout_keys(
 def _texts(
   groups: Sequence[dict[str, Array]], keys: Key[Array, " texts"] | None
 ) -> list[dual_encoder.Texts]:
-  """The groups of one kind of text, each with its dropout keys."""
+  """The length groups of one kind of text, each with its dropout keys."""
   texts, first = [], 0
   for group in groups:
     rows = group["ids"].shape[0]
@@ -82,24 +85,24 @@ def make_train_step(
   loss_tile: int = 0,
   sharing: optimizer_sharding.Sharing | None = None,
 ) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict]]:
-  """The train step of one core, to be mapped with `core.devices`.
+  """The train step of one device, to be mapped with `core.devices`.
 
   Args:
-    encoder: the towers.
-    transformation: the optimizer, clipping included.
-    schedule: the learning rate, for the metrics.
-    seed: of the dropout masks.
+    encoder: structure of the towers.
+    transformation: optimizer, with clipping.
+    schedule: function from step to learning rate, for the metrics.
+    seed: seed of the dropout masks.
     temperature: scores are divided by it.
     loss: one of `objectives.KINDS`.
-    loss_tile: see `objectives.in_batch_loss`.
-    sharing: who keeps the optimizer's state; None = every core all of it.
+    loss_tile: passages scored at once; see `objectives.in_batch_loss`.
+    sharing: sharding of the optimizer state; None = replicated.
 
   Returns:
-    A function of a replicated state and one core's batch (see
-    `batches.BatchSource`), giving the new state and metrics of the global
-    batch: loss (mean NLL), accuracy (share of questions whose own positive
-    scores highest), masked_duplicates (copies of the own positive, other
-    positives of the question), masked_answers, without_negatives (questions),
+    A function from a replicated state and one device's batch (see
+    `batches.BatchSource`) to the new state and metrics of the global batch:
+    loss (mean NLL), accuracy (share of questions whose positive scores
+    highest), masked_duplicates (copies of a question's positive, and its other
+    positives), masked_answers, without_negatives (number of questions),
     gradient_norm (before clipping), learning_rate.
   """
   config_lib.one_of("train.loss", loss, objectives.KINDS)
@@ -146,6 +149,8 @@ def make_train_step(
     (_, sums), gradients = jax.value_and_grad(loss_function, has_aux=True)(
       state.params
     )
+    # With a sharded optimizer each device averages, updates and sends only its
+    # own part; otherwise `part` and `whole` return their argument.
     gradients = sharing.mean(gradients)
     own = sharing.part(state.params)
     updates, new_optimizer = transformation.update(
@@ -162,7 +167,7 @@ def make_train_step(
       "gradient_norm": sharing.norm(gradients, state.params),
       "learning_rate": schedule(state.step),
     }
-    if "asked" in batch:  # a signal that any of several processes has got
+    if "asked" in batch:  # number of a signal that a process has received
       reported["asked"] = jax.lax.pmax(
         jnp.max(batch["asked"]), devices_lib.AXIS
       )
@@ -178,14 +183,14 @@ def make_train_step(
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-  """A train step and what belongs to it.
+  """A train step with its optimizer, and the layout of its state.
 
   Attributes:
-    step: of one core; `mapped` maps it over the cores.
-    transformation: the optimizer.
-    schedule: step to learning rate.
-    sharing: who keeps the optimizer's state.
-    scanned: the layers' parameters stand side by side, see `stacked_layers`.
+    step: step function of one device; `mapped` maps it over the devices.
+    transformation: optimizer.
+    schedule: function from step to learning rate.
+    sharing: sharding of the optimizer state.
+    scanned: the parameters of all layers are stacked; see `stacked_layers`.
   """
 
   step: Callable
@@ -195,30 +200,31 @@ class Built:
   scanned: bool
 
   def mapped(self, devices: devices_lib.Devices = None) -> Callable:
-    """The step over all cores, from state and batch to state and metrics."""
+    """The step over all devices, from state and batch to state and metrics."""
     axis = 0 if self.sharing.cores else None
     return devices_lib.map_train_step(
       self.step, devices, TrainState(None, None, axis)
     )
 
   def init(self, params: Any) -> tuple[Any, Any]:
-    """(parameters, optimizer state) of a run's begin, whole, not stacked."""
+    """(parameters, optimizer state) of a new run, neither split nor stacked."""
     return params, self.transformation.init(params)
 
   def layout(self, step: Any, params: Any, optimizer: Any) -> TrainState:
-    """The state as the step wants it, on the host.
+    """The state in the layout of the step, on the host.
 
     Args:
-      step: steps taken.
-      params: not stacked.
-      optimizer: whole and not stacked, as in `init` and in checkpoints.
+      step: number of steps taken.
+      params: parameters, not stacked.
+      optimizer: state, neither split nor stacked, as in `init` and in
+        checkpoints.
     """
     if self.scanned:
       params, optimizer = stacked_layers.stack((params, optimizer), np.stack)
     return TrainState(np.int32(step), params, self.sharing.cut(optimizer))
 
   def shapes(self, params: Any) -> TrainState:
-    """Shapes of the state of towers of these shapes, nothing computed."""
+    """Shapes of the state for parameters of these shapes; computes nothing."""
 
     def begin(params):
       params, optimizer = self.init(params)
@@ -237,7 +243,7 @@ class Built:
     optimizer: Any,
     devices: devices_lib.Devices = None,
   ) -> TrainState:
-    """`layout`, on the cores."""
+    """The state in the layout of the step, on the devices."""
     state = self.layout(step, params, optimizer)
     if not self.sharing.cores:
       return devices_lib.replicate(state, devices)
@@ -250,7 +256,7 @@ class Built:
   def fetch(self, state: TrainState) -> tuple[Any, Any]:
     """The inverse of `place`: (parameters, optimizer state) as NumPy arrays.
 
-    With several processes all must call it.
+    With several processes, all of them must call it.
     """
     params, optimizer = devices_lib.fetch((state.params, state.optimizer))
     whole = jax.eval_shape(self.transformation.init, params)
@@ -264,13 +270,13 @@ def build(
   steps: int,
   cores: int | None = None,
 ) -> Built:
-  """The very step that training runs, of `config.train` and `config.model`.
+  """The step that training runs, from `config.train` and `config.model`.
 
   Args:
-    config: the experiment.
-    model: the towers' structure; its parameters are not used.
-    steps: of the whole training, for the schedule.
-    cores: of all processes; None = those there are.
+    config: configuration of the experiment.
+    model: towers; only their structure is used, not their parameters.
+    steps: number of steps of the whole training, for the schedule.
+    cores: number of devices of all processes; None = those of this run.
   """
   train_config = config.train
   setting_rules.accumulation(train_config.accumulate_steps)

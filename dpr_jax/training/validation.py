@@ -1,10 +1,10 @@
-"""How good the towers are during training: dev loss, average rank, top-k.
+"""Evaluates the towers during training: dev loss, average rank, top-k.
 
-In come the dev questions, their gold passages and the hard negatives mined for
-them; out come the dev figures of `training/metrics.jsonl`.  Loss and average
-rank are over one pool of passages for all questions, as the paper selects its
-models (section 4.2); top-k, where it is asked for, is over a sub-corpus.  No
-figure depends on the batch or on the cores.
+Input: the dev questions, their gold passages, and the hard negatives mined for
+them.  Output: the dev figures of `training/metrics.jsonl`.  Loss and average
+rank are over one pool of passages for all questions, as in the paper's model
+selection (section 4.2).  Top-k, if configured, is over a sub-corpus.  No figure
+depends on the batch size or on the number of devices.
 """
 
 import dataclasses
@@ -38,11 +38,11 @@ _SCORES = 2**24  # scores in memory at once: 64 MB
 
 @dataclasses.dataclass
 class SubCorpus:
-  """What top-k is measured over.
+  """Part of the corpus that top-k is measured over.
 
   Attributes:
-    members: its passages, as indices into `DevPool.passages`, ascending.
-    ks: the k of top-k, ascending.
+    members: indices of its passages into `DevPool.passages`, ascending.
+    ks: values of k, ascending.
     matcher: finds answers; its keys are indices into `DevPool.passages`.
   """
 
@@ -53,27 +53,27 @@ class SubCorpus:
 
 @dataclasses.dataclass
 class DevPool:
-  """The dev questions and the passages that they are ranked over.
+  """The dev questions, and the passages that are ranked for them.
 
-  The pool holds every question's gold passage and the hard and the other
-  negatives of all questions, and every question is ranked over the whole of it.
-  Passages that the pool and the sub-corpus share are encoded once, and so are
-  passages with the same title and text: they are one passage.
+  The pool has the gold passages and the hard and other negatives of all
+  questions; the passages of the whole pool are ranked for every question.
+  Passages in both pool and sub-corpus are encoded once.  Passages with the same
+  title and text count as one passage.
 
-  Ranks are those of a question's best positive, as in gold top-k; its other
-  positives are neither ahead of it nor negatives in the loss.
+  A question's rank is that of its best positive, as in gold top-k; its other
+  positives do not count as ahead of it, and are not negatives in the loss.
 
   Attributes:
-    questions: those of the dev set that have a gold passage in the corpus.
-    gold: every question's gold passage, its first positive, as an index into
-      `passages`.
-    passages: all that is encoded.
-    pool: the pool, as indices into `passages`, ascending.
-    sub_corpus: what top-k is measured over; None without top-k.
-    encoder: compiled once, used with the parameters of the moment.
-    temperature: of the loss.
-    other_positives: of every question, the positives after the first that are
-      among `passages`, as indices into it; None = no question has any.
+    questions: dev questions with a gold passage in the corpus.
+    gold: index into `passages` of every question's gold passage, its first
+      positive.
+    passages: all passages to encode.
+    pool: indices into `passages` of the pool, ascending.
+    sub_corpus: part of the corpus for top-k; None = no top-k.
+    encoder: compiled encoder, called with the current parameters.
+    temperature: scores are divided by it in the loss.
+    other_positives: for every question, indices into `passages` of its further
+      positives; None = no question has any.
   """
 
   questions: list[records.Question]
@@ -92,10 +92,10 @@ class DevPool:
     workdir: workdir_lib.Workdir,
     model: retriever_model.Towers,
   ) -> "DevPool | None":
-    """Draws pool and sub-corpus; None where no question has a gold passage.
+    """Samples pool and sub-corpus; None if no question has a gold passage.
 
     Raises:
-      InputError: the dev set's mined negatives are missing or of another
+      InputError: the dev set's mined negatives are missing or belong to another
         corpus, or the sub-corpus is too small for the gold passages.
     """
     settings = config.train
@@ -149,13 +149,13 @@ class DevPool:
       encoder_lib.sized(model, config.embed, params={}),
       config.model.temperature,
       [
-        np.searchsorted(rows, np.intersect1d(some[some != some[0]], rows))
-        for some in positives
+        np.searchsorted(rows, np.intersect1d(own[own != own[0]], rows))
+        for own in positives
       ],
     )
 
   def evaluate(self, params: Any) -> dict[str, float]:
-    """The dev figures of these replicated parameters.
+    """The dev figures with these replicated parameters.
 
     Returns:
       "dev_loss": mean NLL of the gold passages over the pool;
@@ -173,12 +173,12 @@ class DevPool:
     )
     passages = encoder.encode_passages(self.passages)
     losses, ranks, gold_ranks, answer_ranks = [], [], [], []
-    for some in _blocks(len(questions), len(passages)):
-      scores = questions[some] @ passages.T / np.float32(self.temperature)
-      gold = self.gold[some]
+    for block in _blocks(len(questions), len(passages)):
+      scores = questions[block] @ passages.T / np.float32(self.temperature)
+      gold = self.gold[block]
       others = [np.array([], np.int64)] * len(gold)
       if self.other_positives is not None:
-        others = self.other_positives[some]
+        others = self.other_positives[block]
       own = scores[np.arange(len(scores)), gold]
       in_pool = without(scores, others)[:, self.pool]
       losses.append(gold_losses(own, in_pool))
@@ -187,7 +187,7 @@ class DevPool:
         members = self.sub_corpus.members
         gold_ranks.append(positive_ranks(scores, gold, others, members))
         answer_ranks += self._answer_ranks(
-          self.questions[some], scores[:, members]
+          self.questions[block], scores[:, members]
         )
     rank = np.concatenate(ranks)
     figures = {
@@ -198,8 +198,8 @@ class DevPool:
     }
     if self.sub_corpus is not None:
       figures["dev_topk_passages"] = len(self.sub_corpus.members)
-      found = {"gold": np.concatenate(gold_ranks), "answer": answer_ranks}
-      for kind, first in found.items():
+      first_ranks = {"gold": np.concatenate(gold_ranks), "answer": answer_ranks}
+      for kind, first in first_ranks.items():
         for k in self.sub_corpus.ks:
           share = float((np.asarray(first) <= k).mean())
           figures[f"dev_{kind}_top{k}"] = share
@@ -210,7 +210,7 @@ class DevPool:
     questions: Sequence[records.Question],
     scores: Float[np.ndarray, "questions members"],
   ) -> list[float]:
-    """Rank of the first passage with an answer, from 1; infinity for none."""
+    """Rank of the first passage with an answer, from 1; infinity = none."""
     members, matcher = self.sub_corpus.members, self.sub_corpus.matcher
     deepest = self.sub_corpus.ks[-1]
     ranks = []
@@ -224,7 +224,7 @@ class DevPool:
       if True not in hits:
         ranks.append(np.inf)
         continue
-      # Against those that score the same, unless an answer is in them as well.
+      # Passages with the same score count as ahead, unless they have an answer.
       score = row[places[hits.index(True)]]
       equal = sum(np.array(hits) & (row[places] == score)) - 1
       ranks.append(float((~(row < score)).sum() - equal))
@@ -241,10 +241,10 @@ def _questions(
   """The first `wanted` dev questions with a gold passage in the corpus.
 
   Returns:
-    The questions (without their passages); of each the corpus rows of its
-    positives that are there, the gold passage first; and of each the rows of
-    its mined hard negatives, best first.  A copy has the row of the first of
-    its kind.
+    The questions (without their passages); for each the corpus rows of its
+    positives in the corpus, the gold passage first; and for each the rows of
+    its mined hard negatives, best first.  Copies of a passage all have the row
+    of the first one.
   """
   table = prepare.open_questions(workdir, "dev")
   path = workdir.negatives / mined_negatives.FILES["dev"]
@@ -277,8 +277,8 @@ def _questions(
     )
   elif len(questions) < min(wanted, len(table)):
     logging.warning(
-      "train: dev figures of %d questions, not %d: the other questions of the"
-      " dev set, %d, do not have their gold passage in the corpus",
+      "train: dev figures of %d questions instead of %d: the other %d dev"
+      " questions do not have their gold passage in the corpus",
       len(questions),
       wanted,
       len(table) - len(questions),
@@ -292,16 +292,16 @@ def sub_corpus_rows(
   others: Int[np.ndarray, " others"],
   size: int,
 ) -> Int[np.ndarray, " members"]:
-  """Corpus rows of the sub-corpus, ascending, each once.
+  """Corpus rows of the sub-corpus, ascending and distinct.
 
-  The gold passages come first, then the hard negatives of all questions rank by
-  rank, then the others, until there are `size`, or no more.
+  Takes the gold passages first, then the hard negatives of all questions rank
+  by rank, then the others, up to `size` rows.
 
   Args:
     gold: rows of the gold passages; questions may share one.
-    mined: every question's hard negatives, best first.
+    mined: rows of every question's hard negatives, best first.
     others: rows to fill up with, in this order.
-    size: passages wanted.
+    size: number of passages wanted.
 
   Raises:
     InputError: `size` is too small for the gold passages.
@@ -328,8 +328,8 @@ def _log_sub_corpus(
   ks: tuple[int, ...],
 ) -> None:
   logging.info(
-    "train: dev top-k over %d of %d passages; %d to encode at every evaluation,"
-    " those of the pool included",
+    "train: dev top-k over %d of %d passages; every evaluation encodes %d"
+    " passages, with those of the pool",
     members,
     corpus,
     encoded,
@@ -351,7 +351,7 @@ def _log_sub_corpus(
 
 
 def _blocks(questions: int, passages: int) -> Iterator[slice]:
-  """Questions in blocks whose scores fit into memory."""
+  """Slices of questions whose scores are at most `_SCORES`."""
   size = max(1, _SCORES // passages)
   for first in range(0, questions, size):
     yield slice(first, first + size)
@@ -361,7 +361,12 @@ def gold_losses(
   own: Float[np.ndarray, " questions"],
   scores: Float[np.ndarray, "questions passages"],
 ) -> Float[np.ndarray, " questions"]:
-  """NLL of every gold passage, whose score `own` is among `scores`."""
+  """Negative log-likelihood of every question's gold passage.
+
+  Args:
+    own: score of the gold passage.
+    scores: of all passages, the gold passage included.
+  """
   highest = scores.max(axis=1)
   total = np.exp(scores - highest[:, None]).sum(axis=1, dtype=np.float64)
   return highest + np.log(total) - own
@@ -371,10 +376,10 @@ def gold_rank(
   own: Float[np.ndarray, " questions"],
   scores: Float[np.ndarray, "questions passages"],
 ) -> Int[np.ndarray, " questions"]:
-  """Rank of every gold passage, the best being 1; `own` as above.
+  """Rank of every question's gold passage, from 1; arguments as above.
 
-  A passage that scores the same counts as ahead of it, and so does NaN: a
-  model that has come apart must not look like the best one.
+  A passage with the same score counts as ahead, and so does one with NaN: a
+  collapsed model must not look like the best one.
   """
   return scores.shape[1] - (scores < own[:, None]).sum(axis=1)
 
@@ -383,7 +388,7 @@ def without(
   scores: Float[np.ndarray, "questions passages"],
   others: Sequence[Int[np.ndarray, " _"]],
 ) -> Float[np.ndarray, "questions passages"]:
-  """The scores, -inf in the columns that do not count for a question."""
+  """Scores with -inf in the columns that do not count for a question."""
   if not any(map(len, others)):
     return scores
   scores = scores.copy()
@@ -398,13 +403,13 @@ def positive_ranks(
   others: Sequence[Int[np.ndarray, " _"]],
   among: Int[np.ndarray, " members"],
 ) -> Int[np.ndarray, " questions"]:
-  """Rank of every question's best positive among some passages, from 1.
+  """Rank of every question's best positive among a set of passages, from 1.
 
   Args:
-    scores: of all passages.
+    scores: scores of all passages.
     gold: column of each question's first positive, one of `among`.
-    others: columns of its other positives; they are never ahead of the best.
-    among: columns of the passages that are ranked, ascending.
+    others: columns of its other positives; they never count as ahead.
+    among: columns of the passages to rank, ascending.
   """
   others = [columns[np.isin(columns, among)] for columns in others]
   best = gold.copy()
@@ -426,5 +431,5 @@ def best_first(
   """Indices of the `depth` highest scores, best first; ties by index."""
   depth = min(depth, len(scores))
   least = np.partition(scores, len(scores) - depth)[len(scores) - depth]
-  found = np.flatnonzero(scores >= least)
-  return found[np.argsort(-scores[found], kind="stable")][:depth]
+  best = np.flatnonzero(scores >= least)
+  return best[np.argsort(-scores[best], kind="stable")][:depth]

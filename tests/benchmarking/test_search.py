@@ -34,7 +34,7 @@ def test_indexes_in_processes_of_their_own(tiny_config, tmp_path, capsys):
   assert report["indexes"]["IVF8,Flat"]["search"]["nprobe"] <= 8
   assert report["indexes"]["exact"]["bytes_per_vector"] == 64
   printed = capsys.readouterr().out
-  assert "800 made-up vectors of 16 in clusters" in printed
+  assert "800 synthetic vectors of dimension 16 in clusters" in printed
 
 
 def test_a_failed_index_is_a_row(capsys):

@@ -62,7 +62,7 @@ def test_alone(tiny_config, mined_workdir, tmp_path, capsys):
   assert "speedup" not in report
   assert json.loads((tmp_path / "report.json").read_text()) == report
   printed = capsys.readouterr().out
-  assert "16 questions a step" in printed
+  assert "16 questions per step" in printed
   assert "Towers in training: dpr-jax: 1" in printed
 
 

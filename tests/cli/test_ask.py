@@ -127,5 +127,5 @@ def test_json_stays_json_where_it_cannot_be_shown(session, monkeypatch):
 
 
 def test_the_form_of_json(session):
-  with pytest.raises(errors.InputError, match="--json=f: ask prints: --json"):
+  with pytest.raises(errors.InputError, match="--json=f: ask prints its"):
     session("--json=f", "Who?")

@@ -275,4 +275,4 @@ def test_refusals_are_one_line(trained, monkeypatch, capsys):
   (trained.root / "config.json").write_text("{")
   assert "config.json is not a config of this version" in run("embed", where)
   (trained.root / "config.json").unlink()
-  assert "config.json is not there either" in run("embed", where)
+  assert "config.json does not exist either" in run("embed", where)

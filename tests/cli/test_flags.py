@@ -35,13 +35,13 @@ def test_what_is_done_again(command, word, stages):
 @pytest.mark.parametrize(
   ("command", "word", "message"),
   [
-    ("run", "--overwrite", "--overwrite: run does again what is named, as in"),
-    ("demo", "--overwrite", "--overwrite: demo does again what is named"),
-    ("run", "--overwrite=train,fly", "--overwrite=train,fly: run does again"),
+    ("run", "--overwrite", "--overwrite: name the stages that run runs again"),
+    ("demo", "--overwrite", "--overwrite: name the stages that demo runs"),
+    ("run", "--overwrite=train,fly", "--overwrite=train,fly: name the stages"),
     (
       "train",
       "--overwrite=mine",
-      "--overwrite=mine: train can do itself",
+      "--overwrite=mine: train can only run itself",
     ),
   ],
 )

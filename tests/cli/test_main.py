@@ -99,7 +99,7 @@ def test_what_computes_nothing_leaves_the_cores_alone(
   assert done.returncode == 2
   last = done.stderr.splitlines()[-1]
   assert last.startswith("dpr-jax: JAX found no devices: ")
-  assert last.endswith("--cpu_devices=8 takes the CPU")
+  assert last.endswith("or use the CPU with --cpu_devices=8")
 
 
 def test_run_again_skips_everything(forked_call, finished, config_file):
@@ -271,9 +271,9 @@ def _refused(done, *words):
     (["export", "--config=CONFIG", "--workdir=w"], ["export needs --out=DIR"]),
     (
       ["export", "--config=CONFIG", "--workdir=w", "--out=o", "--format=npy"],
-      ["--format=npy: the towers can be written as hf or sentence"],
+      ["--format=npy: must be hf or sentence-transformers for the"],
     ),
-    (["import", "--out=o", "--from=x"], ["--what=embeddings is all"]),
+    (["import", "--out=o", "--from=x"], ["only --what=embeddings can"]),
     (["import", "--out=o", "--what=embeddings"], ["import needs --from=FILE"]),
     (
       ["import", "--out=o", "--what=embeddings", "--from=nothing.pkl"],
@@ -376,7 +376,7 @@ def _refused(done, *words):
     ),
     (
       ["run", "--config=CONFIG", "--workdir=w", "--overwrite"],
-      ["--overwrite: run does again what is named", "=train,embed"],
+      ["--overwrite: name the stages that run runs again", "=train,embed"],
     ),
     (
       ["bench", "train", "--config=CONFIG", "--workdir=w", "--factories=Flat"],

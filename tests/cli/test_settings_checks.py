@@ -125,7 +125,7 @@ def test_what_does_not_go_together(tiny, line, words, tmp_path, monkeypatch):
     (
       "train",
       "train.mask_answers=True evaluate.match=regex",
-      "config.train.mask_answers: looks for answers as they stand",
+      "config.train.mask_answers=True: supports only string answers",
     ),
     (
       "train",
@@ -137,7 +137,11 @@ def test_what_does_not_go_together(tiny, line, words, tmp_path, monkeypatch):
       "train.best_metric=dev_loss train.dev_questions=0",
       "no dev metrics",
     ),
-    ("train", "train.best_metric=dev_gold_top5", "this config gives dev_loss"),
+    (
+      "train",
+      "train.best_metric=dev_gold_top5",
+      "this config measures dev_loss",
+    ),
     ("train", "train.negatives=bm25,random", "needs a count of at least 1"),
     ("train", "train.negatives_from=elsewhere", "bm25.jsonl.gz is missing"),
     ("train", "train.negatives=model", "dpr-jax mine --from=model"),
@@ -168,7 +172,7 @@ def test_what_does_not_go_together(tiny, line, words, tmp_path, monkeypatch):
     (
       "train-reader",
       "reader.batch_size=2 reader.passages=3",
-      "must together be a multiple of the 8 cores",
+      "must together be a multiple of the 8 devices",
     ),
     ("train-reader", "reader.checkpoint=gone", "config.reader.checkpoint='go"),
     ("read", "read.reader=gone", "config.read.reader='gone': there is no"),
@@ -180,7 +184,7 @@ def test_what_does_not_go_together(tiny, line, words, tmp_path, monkeypatch):
     (
       "index",
       "index.factory=IVF64,Flat index.train_sample=63",
-      "64 lists need as many vectors to learn from, and config.index.train",
+      "64 lists need at least as many training vectors, and config.index.train",
     ),
     # Data.
     ("prepare", "data.train=", "config.data.train is empty"),
@@ -286,7 +290,7 @@ def test_a_file_that_may_not_be_read(tiny, tmp_path, monkeypatch):
   settings_checks.check(tiny, _call("prepare"))
   monkeypatch.setattr(settings_files.os, "access", lambda *_: False)
   assert _refused(tiny, _call("prepare")) == (
-    f"config.data.dev={str(file)!r}: may not be read: give a file"
+    f"config.data.dev={str(file)!r}: permission denied: give a file"
   )
 
 
@@ -334,13 +338,19 @@ def test_the_readers_needs_of_retrieval(tiny, tmp_path):
   """In `run`, results that nobody would make."""
   tiny.reader.train = "results"
   tiny.retrieve.methods = ("bm25",)
-  assert "reader.method='dense': nothing is" in _refused(tiny, _call())
+  assert "reader.method='dense': not retrieved for the dev" in _refused(
+    tiny, _call()
+  )
   tiny.reader.dev_questions = 0
-  assert "the corpus is not embedded" in _refused(tiny, _call())
+  assert "reader.method='dense': needs an embedded corpus" in _refused(
+    tiny, _call()
+  )
   tiny.reader.method = "bm25"
   here = workdir_lib.Workdir(tmp_path / "w")
   said = _refused(tiny, _call(workdir=here))
-  assert said.startswith("config.read.methods=('dense',): nothing is retrieved")
+  assert said.startswith(
+    "config.read.methods=('dense',): 'dense' is not retrieved:"
+  )
   (here.root / "results").mkdir(parents=True)
   (here.root / "results" / "dev.dense.json").write_text("[]")
   settings_checks.check(tiny, _call(workdir=here))

@@ -60,7 +60,8 @@ def answer(call, config_file, tmp_path):
     (
       "run",
       ["--workdir=w", "--cpu_devices=8", "--config.train.batch_size=12"],
-      "dpr-jax: config.train.batch_size=12: must be a multiple of the 8 cores",
+      "dpr-jax: config.train.batch_size=12: must be a multiple of the 8"
+      " devices",
     ),
     (
       "run",

@@ -46,7 +46,7 @@ def test_a_folder_that_is_not_ours_is_kept(tmp_path, what):
     workdir_lib.remove_folder,
     lambda *args: workdir_lib.replace_folder(*args).__enter__(),
   ):
-    with pytest.raises(errors.InputError, match="is not empty and holds"):
+    with pytest.raises(errors.InputError, match="is not empty and has"):
       function(path, "prepare")
   assert (path / name).exists()
 
@@ -91,7 +91,7 @@ def test_names_that_would_be_taken_for_leftovers_are_refused():
   """As names of question sets, say."""
   assert workdir_lib.check_name("--name", "nq.tmp-1") == "nq.tmp-1"
   for name in ("../x", "a/b", "", "a b"):
-    with pytest.raises(errors.InputError, match="--name=.*must be letters"):
+    with pytest.raises(errors.InputError, match="--name=.*must be a letter"):
       workdir_lib.check_name("--name", name)
   for name in ("nq.dprjax-tmp-1", "dprjax-old-1"):
     with pytest.raises(errors.InputError, match="--name=.*must not contain"):
@@ -163,7 +163,7 @@ def test_replace_folder_is_all_or_nothing(tmp_path):
   assert {p.name for p in path.iterdir()} == {"c", "manifest.json"}
   assert [p.name for p in tmp_path.iterdir()] == ["data"]
   with pytest.raises(
-    errors.InputError, match="nothing .* is of `dpr-jax index"
+    errors.InputError, match="has no record of `dpr-jax index"
   ):
     workdir_lib.replace_folder(path, "index").__enter__()
   (path / "notes").write_text("mine")

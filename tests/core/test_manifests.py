@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from dpr_jax.core import errors
+from dpr_jax.core import errors, manifests
 from dpr_jax.core import workdir as workdir_lib
 from tests.core import made
 
@@ -89,3 +89,18 @@ def test_manifests_of_older_versions_are_read(tmp_path):
   path.write_text(json.dumps(values | {"files": {}}))
   with pytest.raises(errors.InputError, match="is of `dpr-jax embed`, not of"):
     workdir_lib.read_manifest(tmp_path, "index")
+
+
+def test_hashing_a_big_file_is_announced(tmp_path, caplog, monkeypatch):
+  """With its size and an estimate: 3,000 bytes at 50 a second take a minute."""
+  path = tmp_path / "big"
+  path.write_bytes(bytes(3_000))
+  monkeypatch.setattr(manifests, "HASHED_PER_SECOND", 50)
+  with caplog.at_level("INFO"):
+    workdir_lib.fingerprint_file(path)
+    assert not caplog.records
+    monkeypatch.setattr(manifests, "BIG_FILE", 3_000)
+    workdir_lib.fingerprint_file(path)
+  assert caplog.messages == [
+    f"computing the sha256 of {path} (0.0 GB, about 1:00)"
+  ]

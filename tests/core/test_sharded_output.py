@@ -79,7 +79,7 @@ def test_others_are_refused_with_the_reason(tmp_path, complete):
   other = _parts(tmp_path, "b")
   with pytest.raises(errors.InputError) as raised:
     other.begin()
-  assert "other model (there aaaaaaaaaaaa…, now bbbbbbbbbbbb…)" in str(
+  assert "other model (was aaaaaaaaaaaa…, is bbbbbbbbbbbb…)" in str(
     raised.value
   )
   assert "--overwrite" in str(raised.value)
@@ -149,7 +149,9 @@ def test_a_damaged_manifest_is_replaced_where_that_is_asked(tmp_path):
   _close(some)
   path = some.stage.manifest
   path.write_bytes(path.read_bytes().replace(b'"embed"', b'"embee"'))
-  with pytest.raises(errors.InputError, match="whose files these are is not"):
+  with pytest.raises(
+    errors.InputError, match="so its files cannot be identified"
+  ):
     some.begin()
   assert not some.begin(replace=True)
   assert not path.exists()

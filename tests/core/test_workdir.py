@@ -112,13 +112,15 @@ def test_files_in_a_shared_folder_are_claimed_first(tmp_path):
   stage = made.stage(tmp_path)
   mine = tmp_path / "dev.bm25.json"
   mine.write_text("from elsewhere")
-  with pytest.raises(errors.InputError, match="dev.bm25.json is there, and"):
+  with pytest.raises(errors.InputError, match="dev.bm25.json exists without"):
     stage.begin([mine])
   mine.unlink()
   stage.begin([mine])
   mine.write_text("half")
   assert not stage.is_current()
-  with pytest.raises(errors.InputError, match="begun and not finished: run"):
+  with pytest.raises(
+    errors.InputError, match="the stage was not finished: run"
+  ):
     workdir_lib.read_manifest(tmp_path, "embed")
   stage.begin([mine])
   stage.finish({}, files={mine.name: workdir_lib.fingerprint_file(mine)})

@@ -24,7 +24,7 @@ def test_one_object_around_the_rows_is_refused(tmp_path, name, indent):
     list(dpr_files.read_questions(path))
   said = str(caught.value)
   assert str(path) in said
-  assert "a list [...] of objects, or one object a line, is wanted" in said
+  assert "a list [...] of objects, or one object per line, is expected" in said
   assert "jq .data FILE" in said
   assert "version" in said
 
@@ -33,11 +33,11 @@ def test_rows_over_several_lines_are_refused(tmp_path):
   path = tmp_path / "train.jsonl"
   path.write_text("".join(json.dumps(row, indent=1) + "\n" for row in ROWS))
   with pytest.raises(
-    errors.InputError, match=r"jsonl:1: .*question, answers, goes on.*jq -c \."
+    errors.InputError, match=r"jsonl:1: .*question, answers, spans.*jq -c \."
   ):
     list(dpr_files.read_questions(path))
   path.write_text(json.dumps({"_id": "d", "text": "x" * 3_000_000}, indent=1))
-  with pytest.raises(errors.InputError, match="_id, text, goes on"):
+  with pytest.raises(errors.InputError, match="_id, text, spans several lines"):
     list(dpr_files.read_passages(path))
 
 

@@ -57,8 +57,8 @@ def test_answers_of_another_name_are_not_none_in_silence(prepared, caplog):
   counts = prepared([row, row])["counts"]
   assert counts["train_without_answers"] == 2
   assert (
-    "no question has an answer, so answers are not looked for; they are read"
-    " from answers or answer; not read there: targets"
+    "no question has an answer, so passages are not searched for answers; they"
+    " are read from answers or answer; other fields: targets"
   ) in caplog.text
   caplog.clear()
   prepared([row, ROW | {"positive_ctxs": [POSITIVE]}])
@@ -68,7 +68,7 @@ def test_answers_of_another_name_are_not_none_in_silence(prepared, caplog):
 def test_positives_of_another_name_are_named(prepared):
   row = {"question": "q", "positive_passages": [POSITIVE]}
   with pytest.raises(
-    errors.InputError, match="1 no positive.*not read there: positive_passages"
+    errors.InputError, match="1 no positive.*other fields: positive_passages"
   ):
     prepared([row])
 
@@ -89,7 +89,7 @@ def test_positives_without_ids_are_warned_of(prepared, caplog):
   row = ROW | {"positive_ctxs": [{"text": "Ulm lies here.", "key": "d1"}]}
   assert prepared([row])["counts"]["train_gold_without_id"] == 1
   assert "no positive passage has an id: ids are read from _id" in caplog.text
-  assert "not read there: key" in caplog.text
+  assert "other fields: key" in caplog.text
 
 
 def test_an_empty_id_does_not_hide_a_good_one(prepared, caplog):
@@ -113,13 +113,13 @@ def test_a_table_without_quoting_keeps_its_rows(prepared, caplog):
   manifest = prepared(rows, UNQUOTED)
   assert manifest["counts"]["passages"] == 3
   assert manifest["quoting"] == "none"
-  assert "was written without quoting (as csv it would lose" in caplog.text
+  assert "is read without quoting (as csv it would lose" in caplog.text
   caplog.clear()
   manifest = prepared(rows, UNQUOTED, quoting="csv")
   assert manifest["counts"]["passages"] == 2
   assert manifest["counts"]["passages_with_tab_and_line_break"] == 1
-  assert "1 passages hold both a tab and a line break" in caplog.text
-  assert "swallowed: d2; if quotation marks" in caplog.text
+  assert "1 passages contain both a tab and a line break" in caplog.text
+  assert "swallowed the next rows: d2; if quotation" in caplog.text
   manifest = prepared(rows, UNQUOTED, quoting="none", max_passages=2)
   assert manifest["counts"]["passages"] == 2
   assert manifest["counts"]["passages_beyond_max"] == 1

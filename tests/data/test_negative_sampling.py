@@ -50,7 +50,7 @@ def test_mixtures(text, count, parts):
     ("hard", 1, "'hard': must be one of bm25, model, given, random"),
     ("", 1, "'': must be one of bm25"),
     ("bm25:1,hard:1", 2, "'bm25:1,hard:1': 'hard' must be one of"),
-    ("bm25:1,bm25:1", 2, "bm25 stands there twice"),
+    ("bm25:1,bm25:1", 2, "bm25 is repeated: name it once"),
     ("bm25,random", 2, "'bm25' needs a count of at least 1"),
     ("bm25:0,random:1", 1, "'bm25:0' needs a count"),
     ("bm25:x", 1, "'bm25:x' needs a count"),

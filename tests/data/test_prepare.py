@@ -213,13 +213,13 @@ def test_limits_are_not_negative(run):
 
 
 def test_empty_corpus(run):
-  refuses(run, "corpus.tsv: the corpus is empty", passages=[])
+  refuses(run, "corpus.tsv: the corpus has a header but no", passages=[])
 
 
 @pytest.mark.parametrize(
   ("rows", "match"),
   [
-    ([], "train.json: no question is left for train: of 0 rows"),
+    ([], "train.json: no questions are left for train: of 0 rows"),
     (
       [question("a"), question("", "2")],
       "of 2 rows, 1 have an empty question and 1 no positive",
@@ -294,7 +294,7 @@ def test_dataset_of_another_run(run):
   for file in (run.folder / "other").iterdir():
     file.replace(run.workdir.data / "passages" / file.name)
   with pytest.raises(
-    errors.InputError, match="was recorded.*prepare --overwrite"
+    errors.InputError, match="is recorded.*prepare --overwrite"
   ):
     prepare.open_passages(run.workdir)
 
@@ -348,10 +348,10 @@ def test_a_user_s_own_data_folder_is_never_replaced(run):
       ("dev", "dev.json"),
     )
   }
-  with pytest.raises(errors.InputError, match=r"data\.passages=.*lies in"):
+  with pytest.raises(errors.InputError, match=r"data\.passages=.*is inside"):
     prepare.prepare(run.config(**inside), here)
   sample = {key: "sample" for key in inside}
-  with pytest.raises(errors.InputError, match="is not empty and holds nothing"):
+  with pytest.raises(errors.InputError, match="is not empty and has no record"):
     prepare.prepare(run.config(**sample), here, overwrite=True)
   assert sorted(path.name for path in data.iterdir()) == [
     "corpus.tsv",

@@ -67,7 +67,7 @@ class _Evil:
     ([("a", np.zeros(3)), ("b", np.zeros(4))], "neither a list"),
     ((np.zeros((2, 3)), ["a"]), "1 ids with an array"),
     ((np.zeros((1, 3), int), ["a"]), "expected floats"),
-    ((np.zeros((1, 3)), [None]), "None is no passage id"),
+    ((np.zeros((1, 3)), [None]), "None is not a passage id"),
   ],
 )
 def test_bad_files_are_refused(value, message, tmp_path):
@@ -90,7 +90,7 @@ def test_more_bad_files(opened, tmp_path):
   with pytest.raises(errors.InputError, match="passages_10.pkl.*width 4"):
     vector_formats.import_(tmp_path, tmp_path / "in")
   (tmp_path / "empty").mkdir()
-  with pytest.raises(errors.InputError, match="holds no .pkl"):
+  with pytest.raises(errors.InputError, match="has no .pkl"):
     vector_formats.import_(tmp_path / "empty", tmp_path / "in2")
   with pytest.raises(errors.InputError, match="--format=hdf5"):
     vector_formats.export(opened, "hdf5", tmp_path / "out")

@@ -82,4 +82,4 @@ def test_both_kinds_of_a_file_of_v2(tmp_path):
 def test_questions_without_answers_are_counted(tmp_path, caplog):
   found = _scores(tmp_path, _row("Ulm", "Ulm"), _row("x"))
   assert found == {"questions_not_scored": 1, "em": 1.0, "f1": 1.0}
-  assert "1 of 2 questions have no answers" in caplog.text
+  assert "1 of 2 questions have no accepted answers" in caplog.text

@@ -115,7 +115,7 @@ def test_evaluate_writes_and_returns_fractions(tmp_path, capsys):
 def test_ranks_beyond_the_depth_are_left_out_with_a_reason(tmp_path, caplog):
   place = _write(tmp_path, match="string", depth=2, gold=GOLD)
   evaluate_lib.evaluate(_config(), place)
-  assert "holds 2 passages per question, so no top-20" in caplog.text
+  assert "has 2 passages per question, so there is no top-20" in caplog.text
 
 
 def test_other_match_looks_again(tmp_path):
@@ -162,8 +162,8 @@ def test_new_results_are_measured_again(tmp_path):
 @pytest.mark.parametrize(
   ("results", "message"),
   [
-    ([], "no questions in it"),
-    ([3], "question 0: 3 is no JSON object"),
+    ([], "the file has no questions"),
+    ([3], "question 0: 3 is not a JSON object"),
     ([RESULTS[0], {"question": "q"}], "question 1: not in DPR's results"),
     ([{"ctxs": [{"id": "x"}], "answers": ["a"]}], "'text'"),
   ],

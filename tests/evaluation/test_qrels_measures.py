@@ -155,8 +155,8 @@ def test_runs_that_contradict_themselves(tmp_path, caplog):
     "q2 Q0 c 0 1.0 t\nq2 Q0 d 0 2.0 t\n"
   )
   assert trec_runs.read(path) == {"q1": ["a", "b"], "q2": ["d", "c"]}
-  assert "1 passages stand there twice" in caplog.text
-  assert "the scores of 1 of 2 questions rise along" in caplog.text
+  assert "1 passages are repeated for one question" in caplog.text
+  assert "the scores of 1 of 2 questions contradict" in caplog.text
 
 
 def test_gold_as_judgements():
@@ -222,7 +222,7 @@ def test_files_of_judgements(tmp_path, text):
     ("q1 d1 3000000\n", ":1: the grade 3000000 is out of range"),
     ("q1 d1 -3000000\n", "out of range: -1000000 to 1000000"),
     ("q1 d1 1\nq2 d1 1\nq1 0 d1 2\n", ":3: .* the grade 2 here and 1 before"),
-    ("q1 my file.pdf 1\n", ":1: .*ids with spaces in them need tabs"),
+    ("q1 my file.pdf 1\n", ":1: .*ids with spaces need tabs"),
     ("q1\t\t1\n", ":1:"),
   ],
 )

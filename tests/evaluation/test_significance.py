@@ -45,7 +45,7 @@ def test_the_smallest_p_is_said():
   assert found["p"] == pytest.approx(0.0002)
   assert significance.FLOOR == 0.0002
   assert "9,999 resamples: never below 0.0002" in significance.NOTE
-  assert "not corrected for several tests" in significance.NOTE
+  assert "not corrected for multiple testing" in significance.NOTE
   # Of four questions all 16 swaps are tried: two of them are as far apart.
   few = significance.permutation(np.ones(4), np.zeros(4))
   assert few["p"] == pytest.approx(2 / 16)

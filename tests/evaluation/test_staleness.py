@@ -67,7 +67,9 @@ def test_results_that_were_reordered(place):
     staleness.check_results(place, "dev", "bm25-reader", manifest)
   results.write_text("[]")
   _again(place.reader, "train-reader")
-  with pytest.raises(errors.InputError, match="changed since: reader_training"):
+  with pytest.raises(
+    errors.InputError, match="inputs have changed: reader_training"
+  ):
     staleness.check_results(place, "dev", "bm25-reader", manifest)
 
 

@@ -100,7 +100,7 @@ TOGETHER = [
   ("--config.train.accumulate_steps=2", ["accumulate_steps=2: must be 1"]),
   ("--config.train.warmup_steps=6", ["warmup_steps=6 is not below the 6"]),
   ("--config.train.profile_steps=3", ["train.profile_steps=(3,): must be"]),
-  ("--config.train.batch_size=12", ["must be a multiple of the 8 cores"]),
+  ("--config.train.batch_size=12", ["must be a multiple of the 8 devices"]),
   ("--config.train.chunk_size=3", ["chunk_size=3: does not divide"]),
   ("--config.model.checkpoint=no/model", ["there is no such folder"]),
   ("--config.model.checkpoint=strater", ["did you mean starter?"]),
@@ -119,11 +119,11 @@ TOGETHER = [
   ),
   (
     "--config.reader.train=results --config.read.methods=exact",
-    ["nothing is retrieved with 'exact'"],
+    ["'exact' is not retrieved"],
   ),
   (
     "--config.reader.train=results --config.reader.method=exact",
-    ["config.reader.method='exact': nothing is retrieved"],
+    ["config.reader.method='exact': not retrieved for the dev"],
   ),
   ("--method=bm52", ["--method=bm52: must be one of", "did you mean bm25"]),
 ]

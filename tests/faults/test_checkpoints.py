@@ -160,7 +160,7 @@ def _check_damage(folder, what, path):
     assert hashes[0] != hashes[1], problem
   assert saved.steps() == [2, 3]
   saved.close()
-  way = "whole: 2, 3; `dpr-jax train` goes on from step 3"
+  way = "complete checkpoints: 2, 3; `dpr-jax train` resumes from step 3"
   with pytest.raises(errors.InputError, match=re.escape(way)):
     checkpoints.load_params(folder)
 
@@ -209,7 +209,7 @@ def test_training_goes_on_from_the_step_before(
   _flip(path, random.Random(1))
   train_retriever.train(config, place)
   assert path.name in caplog.text
-  assert "training goes on after step 3" in caplog.text
+  assert "resuming after step 3" in caplog.text
   _assert_equal(place, finished)
 
 
@@ -238,7 +238,9 @@ def test_no_whole_checkpoint_is_refused_and_nothing_is_lost(
   ]
   for step in (2, 3, 4):
     shutil.rmtree(folder / str(step))
-  with pytest.raises(errors.InputError, match=r"its checkpoints are gone, and"):
+  with pytest.raises(
+    errors.InputError, match="its checkpoints are missing, though"
+  ):
     train_retriever.train(config, place)
   train_retriever.train(config, place, overwrite=True)
   assert checkpoints.load_params(folder, 6)[0] == 6
@@ -297,7 +299,7 @@ def test_a_finished_run_is_not_done_when_its_end_is_damaged(
   else:
     _flip(_largest(folder / "6"), random.Random(2))
   train_retriever.train(config, place)
-  assert "was finished, but checkpoint" in caplog.text
+  assert "the run is finished, but checkpoint" in caplog.text
   _assert_equal(place, finished)
   made = (place.training / "manifest.json").stat().st_mtime_ns
   train_retriever.train(config, place)
@@ -316,7 +318,8 @@ def test_metrics_with_a_damaged_row(
   path.write_bytes(b"".join(lines))
   train_retriever.train(config, place)
   for number in (3, 4):
-    assert f"metrics.jsonl, line {number} is damaged: dropped" in caplog.text
+    said = f"metrics.jsonl, line {number} is not a row of metrics: removed"
+    assert said in caplog.text
   params = checkpoints.load_params(place.training / "checkpoints", 6)[1]
   wanted = checkpoints.load_params(finished.training / "checkpoints", 6)[1]
   jax.tree.map(np.testing.assert_array_equal, params, wanted)

@@ -336,8 +336,8 @@ def test_npz_and_ids_that_are_not_text(tmp_path):
   for content, message in (
     (b"a\nb\n\xff\n", "ids-00000.txt is not UTF-8"),
     (b"a\nb\n", "2 ids with an array"),
-    (b"a\nb\n" + b"c" * 1001 + b"\n", "row 2: 'ccc.* is no passage id"),
-    (b"a\nb\nc\0\n", "row 2: 'c.*' is no passage id"),
+    (b"a\nb\n" + b"c" * 1001 + b"\n", "row 2: 'ccc.* is not a passage id"),
+    (b"a\nb\nc\0\n", "row 2: 'c.*' is not a passage id"),
   ):
     (tmp_path / "ids-00000.txt").write_bytes(content)
     with pytest.raises(errors.InputError, match=message):

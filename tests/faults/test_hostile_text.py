@@ -182,7 +182,7 @@ def test_bad_patterns_are_counted_and_named(caplog):
     matcher.warn("evaluate")  # has been said
   (line,) = [r.getMessage() for r in caplog.records]
   assert line == (
-    "evaluate: 3 regular expressions of answers count as never found:"
+    "evaluate: 3 regular expressions of answers never match:"
     " '(' (is not a valid pattern, question 4),"
     " 'x*' (matches the empty string, question 4),"
     " '(a|aa)+$' (takes more than 0.5 s on a passage, question 4)"

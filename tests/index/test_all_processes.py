@@ -105,7 +105,10 @@ def test_others_search_along_until_the_first_ends(root, run):
   [
     ("error", "process 1 ended: no more hits here"),
     ("error of the first", "process 0 ended: the first has had enough"),
-    ("other index", "on the machine of process 1 is not what process 0 has"),
+    (
+      "other index",
+      "on the machine of process 1 differs from that of process 0",
+    ),
   ],
 )
 def test_an_error_of_one_ends_all_with_its_line(

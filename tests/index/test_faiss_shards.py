@@ -56,6 +56,6 @@ def test_shards_equal_one_index(
     dataclasses.replace(stage, folder=part), settings, vectors, range(333)
   )
   with pytest.raises(
-    errors.InputError, match="is part .*, the manifest of .* names"
+    errors.InputError, match="has part .*, the manifest of .* names"
   ):
     faiss_stage.load_index(tmp_path / "index")

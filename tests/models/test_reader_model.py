@@ -102,7 +102,7 @@ def test_in_and_out_again(kind, tiny_checkpoint, tmp_path):
   reader_model.export(reader, out, kind)  # ours: replaced
   (tmp_path / "notes").mkdir()
   (tmp_path / "notes" / "a.txt").write_text("a user's")
-  with pytest.raises(errors.InputError, match="notes is not empty and holds"):
+  with pytest.raises(errors.InputError, match="notes is not empty and has"):
     reader_model.export(reader, tmp_path / "notes", kind)
   import transformers
 

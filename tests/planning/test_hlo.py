@@ -78,5 +78,5 @@ def test_flops_and_traffic_follow_loops_and_slices():
 
 
 def test_a_loop_of_unknown_length_is_an_error():
-  with pytest.raises(ValueError, match="loop: how often"):
+  with pytest.raises(ValueError, match="loop: the trip count"):
     hlo.Program(PROGRAM.replace("direction=LT", "direction=NE")).times()

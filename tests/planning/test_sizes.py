@@ -16,7 +16,9 @@ def test_sizes_need_no_weights(tiny_checkpoint, tiny_config):
     for leaf in jax.tree.leaves(model.params)
   )
   config.model.checkpoint = "hf:nobody/knows"
-  with pytest.raises(errors.InputError, match="looks nothing up.*starter"):
+  with pytest.raises(
+    errors.InputError, match="does not use the network.*starter"
+  ):
     sizes.model_of(config)
   config.model.checkpoint = "hf:google-bert/bert-base-uncased"
   config.model.passage_length = 256

@@ -90,7 +90,7 @@ def test_tuned_weight(
 @pytest.mark.parametrize(
   ("text", "message", "tune"),
   [
-    ("[]", "no questions in it", False),
+    ("[]", "has no questions", False),
     (
       '[{"question": "q", "answers": []}]',
       "question 0: not in DPR's results",

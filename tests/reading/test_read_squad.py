@@ -78,7 +78,7 @@ def test_a_test_set_is_read_and_not_scored(config, place, tmp_path, caplog):
   assert evaluate_lib.evaluate(config, place, name="squad")["squad"] == {
     "questions_not_scored": 1
   }
-  assert "1 of 1 questions have no answers to compare" in caplog.text
+  assert "1 of 1 questions have no accepted answers" in caplog.text
 
 
 def test_a_threshold_below_which_there_is_no_answer(config, place, tmp_path):
@@ -132,7 +132,7 @@ def test_numbers_of_passages_that_are_not_there(config, place, caplog):
   read_lib.read(config, place)
   rows = json.loads(place.answers("dev").read_text())
   assert [list(row["by_passages"]) for row in rows] == [["1", "2"]] * 2
-  assert "at most 2 passages per question, so no answers of 10, 50" in (
+  assert "at most 2 passages per question: no answers from 10, 50" in (
     caplog.text
   )
   found = set(evaluate_lib.evaluate(config, place)["bm25"])

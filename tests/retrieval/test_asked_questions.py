@@ -70,7 +70,7 @@ def test_questions_that_are_not_judged(tmp_path, caplog):
   path.write_text("where\t['Ulm']\n")
   asked, left_out = _asked(tmp_path, path, qrels)
   assert (len(asked), left_out) == (1, NOTHING)
-  assert "have no ids, so --qrels leaves none of them out" in caplog.text
+  assert "have no ids, so --qrels selects all of them" in caplog.text
 
 
 def test_one_id_for_two_questions_is_refused(tmp_path):

@@ -324,7 +324,7 @@ def test_negatives_of_an_older_version(world, caplog, trained):
   after = workdir_lib.manifest_fingerprint(folder, "mine")
   assert (before == after) == trained
   again = "mine: running again, because of text_analysis" in caplog.text
-  stays = "stays, because a training has begun with it" in caplog.text
+  stays = "because a training run uses it" in caplog.text
   assert (again, stays) == (not trained, trained)
   world.config.mine.keep = 2  # what is mined anew is of this version
   mine.mine(world.config, world.workdir)

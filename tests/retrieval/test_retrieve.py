@@ -170,7 +170,7 @@ def test_any_question_file(ready, tmp_path):
   ready.retrieve(questions_file=path, name="fruit", methods=["bm25"])
   assert _results(ready, "bm25", "fruit")[0]["ctxs"][0]["id"] == "p2"
   ready.files[path] = []
-  with pytest.raises(errors.InputError, match="mine.qa.csv: no questions"):
+  with pytest.raises(errors.InputError, match="mine.qa.csv has no questions"):
     ready.retrieve(questions_file=path, name="none", methods=["bm25"])
   with pytest.raises(errors.InputError, match="gone.csv"):
     ready.retrieve(questions_file=tmp_path / "gone.csv", name="none")
@@ -230,7 +230,7 @@ def test_a_failure_leaves_no_half_results(ready, monkeypatch):
     "dev.bm25.trec",
   ]
   name = "dev.bm25.manifest.json"
-  with pytest.raises(errors.InputError, match="begun and not finished"):
+  with pytest.raises(errors.InputError, match="the stage was not finished"):
     workdir_lib.read_manifest(folder, "retrieve", name)
 
 

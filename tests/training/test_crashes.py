@@ -147,7 +147,7 @@ def test_kills_at_random_moments(
   assert saves >= KILLS // 4
   done = forked_call(*arguments)
   assert done.returncode == 0, done.stderr
-  assert "resuming after step" in done.stderr
+  assert "resuming at step" in done.stderr
   found, wanted = _params(fresh_workdir), _params(uninterrupted)
   assert found[0] == wanted[0] == STEPS
   jax.tree.map(np.testing.assert_array_equal, found[1], wanted[1])
@@ -298,7 +298,7 @@ def test_sigterm_saves_and_other_cores_go_on(
   assert f"saved after step {step} of {STEPS}" in stderr
   done = forked_call(*arguments, *never, "--cpu_devices=4")
   assert done.returncode == 0, done.stderr
-  assert f"resuming after step {step}" in done.stderr
+  assert f"resuming at step {step + 1} of" in done.stderr
   found, wanted = _rows(fresh_workdir), _rows(uninterrupted)
   assert [row["step"] for row in found] == [row["step"] for row in wanted]
   for one, other in zip(found, wanted, strict=True):

@@ -178,8 +178,8 @@ def test_other_positives_are_no_negatives(prepared, caplog):
     losses = _losses(config, place)
   assert min(losses) < 0.4
   assert (
-    "2 questions have several positives: the first is trained on, the other 2"
-    " are no negatives" in caplog.text
+    "2 questions have several positives: training uses the first; the other 2"
+    " are not used as negatives" in caplog.text
   )
 
 
@@ -200,7 +200,7 @@ def test_a_given_negative_that_is_the_positive(prepared, caplog):
   with caplog.at_level(logging.INFO):
     losses = _losses(config, place)
   assert min(losses) < 0.4
-  assert "2 given negatives are positives of their question" in caplog.text
+  assert "dropped 2 negatives of the question file: their text" in caplog.text
 
 
 def test_given_negatives_are_drawn_anew(prepared, caplog):
@@ -217,7 +217,10 @@ def test_given_negatives_are_drawn_anew(prepared, caplog):
   keys = sampler.keys_of_batch([0] * 40, epochs).reshape(40, 2)
   first = keys[0, 1]
   assert set(keys[:, 1]) == {first}
-  assert "2 of 3 given negatives are never used: the first 1" in caplog.text
+  assert (
+    "2 of 3 negatives of the question file are never used, only the first 1"
+    " of" in caplog.text
+  )
   config.train.hard_negatives_from_top = 2
   sampler = _source(config, place).sampler
   keys = sampler.keys_of_batch([0] * 40, epochs).reshape(40, 2)

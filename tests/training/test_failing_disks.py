@@ -156,7 +156,7 @@ def test_a_full_disk(forked_call, arguments, whole, small_disk):
   subprocess.run(remount, check=True)
   done = forked_call(*arguments, where)
   assert done.returncode == 0, done.stderr
-  assert "resuming after step 2" in done.stderr
+  assert "resuming at step 3 of" in done.stderr
   _assert_as_whole(place, whole)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dpr_jax.core import progress
 from dpr_jax.training import metrics
 
 
@@ -64,6 +65,34 @@ def test_padding_of_the_readers_inputs():
     {"lengths": np.array([2]), "ids": np.zeros((1, 6))},
   )
   assert metrics.padding_share({"inputs": groups}) == 0.5
+
+
+@pytest.mark.parametrize(
+  ("more", "kind"), [({}, "in-batch"), ({"rank_loss": 0.1}, "ranking")]
+)
+def test_progress_does_not_count_compiling(
+  clock, monkeypatch, tmp_path, caplog, more, kind
+):
+  """Restoring and evaluating 50 s, then 42 s of which 30 s are compiling.
+
+  The first step takes 12 s, the second 14 s: 13 s each, and 5 are left.
+  """
+  monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+  log = metrics.MetricsLog(tmp_path / "metrics.jsonl", "train")
+  log.open(first_step=3, steps=10)
+  clock[0] += 50
+  log.start_clock(7.0)
+  row = {"loss": 0.2174, "accuracy": 0.938, "compile_seconds": 37.0, **more}
+  with caplog.at_level("INFO"):
+    for seconds in (42, 14):
+      clock[0] += seconds
+      log.advance(row)
+  log.close()
+  figures = f"loss 0.217, {kind} accuracy 0.94"
+  assert caplog.messages == [
+    f"train: step 4/10, 12 s/step, 1:12 left, {figures}",
+    f"train: step 5/10, 13 s/step, 1:05 left, {figures}",
+  ]
 
 
 def test_a_profile_runs_from_the_first_step_to_the_last(tmp_path, monkeypatch):

@@ -240,7 +240,7 @@ def test_a_record_that_cannot_be_read(tiny_config, fresh_workdir):
   claim = _begun(tiny_config, fresh_workdir)
   claim.started.write_text(claim.started.read_text()[:-9])
   with pytest.raises(
-    errors.InputError, match="nobody knows .*json is not JSON"
+    errors.InputError, match="settings are not known: .*json is not JSON"
   ):
     claim.check()
   claim.started.unlink()
@@ -254,7 +254,7 @@ def test_a_folder_that_is_not_ours_stays(tiny_config, fresh_workdir):
   (fresh_workdir.training / "notes.txt").write_text("mine")
   claim = retriever_inputs.claim(tiny_config, fresh_workdir)
   for overwrite in (False, True):
-    with pytest.raises(errors.InputError, match="holds nothing that says"):
+    with pytest.raises(errors.InputError, match="has no record of `dpr-jax"):
       claim.open(overwrite)
   assert (fresh_workdir.training / "notes.txt").read_text() == "mine"
 

@@ -111,15 +111,19 @@ def test_interrupted_training_ends_bit_equal(
 @pytest.mark.parametrize(
   ("key", "value", "message"),
   [
-    ("batch_size", 20, "batch_size=20: must be a multiple of the 8 cores"),
+    ("batch_size", 20, "batch_size=20: must be a multiple of the 8 devices"),
     ("batch_size", 0, "batch_size=0: must be >= 1"),
     ("negatives", "hard", "negatives='hard': must be one of"),
     ("warmup_steps", 9, "warmup_steps=9 is not below the 6 steps"),
     ("hard_negatives", -1, "hard_negatives=-1"),
-    ("accumulate_steps", 4, "accumulate_steps=4: must be 1; .*gradient_cache"),
+    ("accumulate_steps", 4, "accumulate_steps=4: must be 1: .*gradient_cache"),
     ("loss", "dense", "loss='dense': must be one of gathered, tiled, ring"),
     ("remat", "all", "remat='all': must be one of none, inner, layer"),
-    ("best_metric", "loss", "best_metric='loss': this config gives dev_loss"),
+    (
+      "best_metric",
+      "loss",
+      "best_metric='loss': this config measures dev_loss",
+    ),
     ("average_checkpoints", 3, "average_checkpoints=3: must be <="),
     ("profile_steps", (2, 9), "config.train.profile_steps=.2, 9.: must be"),
     ("rounds", 2, "rounds=2: what the model mines would not be used"),
