@@ -202,6 +202,7 @@ def _comparable(
   config.model.compute_dtype = "float32"
   config.train.mask_answers = False
   config.train.dpr_compat_workers = 0
+  config.train.dpr_compat_schedule = False
   return config
 
 

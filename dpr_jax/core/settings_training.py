@@ -95,6 +95,12 @@ _OPTIMIZER = [
     least=0,
   ),
   Setting(
+    "dpr_compat_schedule",
+    False,
+    "warm-up from a first learning rate of 0, and Adam's epsilon added before"
+    " the bias correction, as in DPR's code",
+  ),
+  Setting(
     "weight_decay",
     0.0,
     "AdamW's decay of matrices and embedding tables",

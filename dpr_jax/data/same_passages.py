@@ -16,7 +16,7 @@ import array
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -110,6 +110,20 @@ class Copies:
     """These rows and all their copies, ascending, each once."""
     firsts = np.unique(self.first(rows))
     return np.union1d(firsts, self.rows[np.isin(self.firsts, firsts)])
+
+  def ids_of_all(self, ids: Sequence[str], passages) -> list[str]:
+    """These ids, then those of the copies of their passages.
+
+    Args:
+      ids: ids of passages; they need not be in the PassageTable.
+      passages: PassageTable that the rows of these copies refer to.
+    """
+    if not len(self.rows) or not ids:
+      return list(ids)
+    rows = passages.rows_of(ids)
+    rows = rows[rows >= 0]
+    others = np.setdiff1d(self.all_of(rows), rows)
+    return [*ids, *(copy.id for copy in passages.take(others))]
 
 
 def open_copies(workdir: workdir_lib.Workdir) -> Copies:

@@ -2,8 +2,11 @@
 
 Questions become `[CLS] question [SEP]`, passages `[CLS] title [SEP] text [SEP]`
 (`[CLS] text [SEP]` without a title), cut to a maximum length with `[SEP]` as
-the last token; token types are all 0 and are not stored.  This is DPR's format;
-`title="joined"` and prefixes are for other encoders.
+the last token; token types are all 0 and are not stored.  This is DPR's format
+except for the second `[SEP]` that DPR puts at the last position of padded
+texts, and for titles longer than half of the maximum, which DPR cuts before the
+text; here a shorter cut is a prefix of a longer one, so that one token store
+serves every length.  `title="joined"` and prefixes are for other encoders.
 """
 
 import dataclasses

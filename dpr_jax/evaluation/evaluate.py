@@ -316,6 +316,7 @@ def _compare(
   path = significance.file_of(output, pair)
   workdir_lib.write_json(path, report)
   tables.print_table(significance.table(report))
+  print(significance.NOTE)
   logging.info("evaluate: question by question in %s", path)
 
 

@@ -15,6 +15,13 @@ import rich.table
 
 RESAMPLES = 9999  # permutations
 _LEVEL = 0.95  # confidence level of the interval
+# Smallest two-sided p of a permutation test: 1 of RESAMPLES + 1 in each tail.
+FLOOR = 2 / (RESAMPLES + 1)
+NOTE = (
+  f"p: McNemar's exact test of top-k, permutation test of the reciprocal rank"
+  f" ({RESAMPLES:,} resamples: never below {FLOOR:.4f}); not corrected for"
+  " multiple testing"
+)
 
 Rank = int | None  # from 0; None = no hit
 
@@ -52,7 +59,8 @@ def permutation(
   """Paired permutation test of a difference of means, two-sided.
 
   Under the null hypothesis the two values of a question can be swapped.  The
-  interval is a bootstrap over questions, at 95 %.
+  interval is a bootstrap over questions, at 95 %.  p is exact if there are so
+  few questions that all swaps can be tried; otherwise it is at least `FLOOR`.
   """
   one, other = np.asarray(one, float), np.asarray(other, float)
   difference = one - other

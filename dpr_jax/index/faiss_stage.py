@@ -256,22 +256,33 @@ def _report(
     if questions is None:  # not process 0, whose questions are broadcast
       questions = np.zeros((asked, vectors.dim), np.float32)
     chosen = set_parameters(config, loaded, manifest)
+    measured_on = questions
     if tune:
       target = float(
         config_lib.at_least(
           "index.recall_target", config.index.recall_target, 0.0
         )
       )
-      chosen, tried = faiss_tune.tune(loaded, vectors, questions, target)
-      measured["tuning"] = {"target": target, "tried": tried}
+      tuned_on, held_out = faiss_tune.halves(questions)
+      chosen, tried = faiss_tune.tune(loaded, vectors, tuned_on, target)
+      measured["tuning"] = {
+        "target": target,
+        "tried": tried,
+        "questions": len(tuned_on),
+        **faiss_tune.chosen_recall(chosen, tried),
+        "held_out": len(held_out) > 0,
+      }
+      measured_on = held_out if len(held_out) else questions
     measured["search"] = chosen
-    measured["recall"] = faiss_tune.measure(loaded, vectors, questions)
+    measured["recall"] = faiss_tune.measure(loaded, vectors, measured_on)
   if multiprocess.is_first():
-    _log_recall(measured["recall"])
+    _log_recall(measured["recall"], measured.get("tuning"))
     workdir_lib.write_record(stage.manifest, manifest | measured)
 
 
-def _log_recall(recall: dict[str, Any]) -> None:
+def _log_recall(
+  recall: dict[str, Any], tuning: dict[str, Any] | None = None
+) -> None:
   if "skipped" in recall:
     logging.warning("index: recall is not measured: %s", recall["skipped"])
     return
@@ -285,6 +296,15 @@ def _log_recall(recall: dict[str, Any]) -> None:
     speeds["all threads"],
     recall["threads"],
   )
+  if tuning:
+    logging.info(
+      "index --tune: recall@20 %.4f on the %d questions that were tuned on, %s",
+      tuning["recall@20"],
+      tuning["questions"],
+      f"{recall['recall@20']:.4f} on {recall['questions']} that were held out"
+      if tuning["held_out"]
+      else "none were held out: there is only one question",
+    )
 
 
 def _question_vectors(

@@ -3,7 +3,8 @@
 Input: an index, the vectors that it was built from and vectors of questions.
 Output: recall@20 and recall@100 against exact search, questions per second with
 one thread and with all, and the mean error of the reported scores.  `tune`
-finds the fastest search parameters for a target recall.
+finds the fastest search parameters for a target recall; as they are the best of
+many tries, their recall is measured on other questions (`halves`).
 """
 
 import functools
@@ -124,6 +125,34 @@ def measure(
     "questions_per_second": speeds,
     "threads": every,
   }
+
+
+def halves(
+  questions: Float[np.ndarray, "questions dim"],
+) -> tuple[Float[np.ndarray, "half dim"], Float[np.ndarray, "rest dim"]]:
+  """Splits questions: those to tune on, and those held out for measuring.
+
+  The first, third, ... are tuned on, the second, fourth, ... are held out; a
+  single question is tuned on, and none is held out.
+  """
+  return questions[::2], questions[1::2]
+
+
+def chosen_recall(
+  chosen: dict[str, float | int], tried: list[dict[str, Any]]
+) -> dict[str, float]:
+  """Recall of the parameters that `tune` chose, and its lower bound.
+
+  {} if nothing was tried: with several processes only process 0 measures.
+  """
+  return next(
+    (
+      {key: each[key] for key in (_RECALL, _BOUND)}
+      for each in reversed(tried)
+      if chosen.items() <= each.items()
+    ),
+    {},
+  )
 
 
 def tune(

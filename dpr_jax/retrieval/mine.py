@@ -4,10 +4,12 @@ Input: the questions of `data/train` and `data/dev`, and a ranker (BM25, or the
 trained towers with their index).  Output: `negatives/<ranker>.jsonl.gz` and
 `negatives/<ranker>-dev.jsonl.gz`, with one line per question, in the order of
 the dataset: the ids of its best ranked passages that contain no answer and are
-not its gold passage.  Training samples from them per question and epoch; the
-dev file of BM25 gives the pool for the average rank.
+not a positive of it, a positive of another row with the same question, or a
+copy of one.  Training samples from them per question and epoch; the dev file of
+BM25 gives the pool for the average rank.
 """
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -18,12 +20,18 @@ from absl import logging
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, multiprocess
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, mined_negatives, records
+from dpr_jax.data import (
+  answer_matching,
+  mined_negatives,
+  records,
+  same_passages,
+)
 from dpr_jax.index import faiss_stage
 from dpr_jax.models import model_settings
 from dpr_jax.retrieval import bm25, passage_cache, text_analysis
 
 _BATCH = 256  # questions searched at once
+_BLOCK = 4096  # questions read at once
 
 
 @runtime_checkable
@@ -46,8 +54,8 @@ def mine(
 ) -> None:
   """Writes the hard negatives of the train and dev questions.
 
-  A passage is excluded if it contains an answer (`config.evaluate.match`), has
-  the id of one of the question's positives, or the text of one.
+  A passage is excluded if it contains an answer (`config.evaluate.match`) or is
+  one of the question's positives, see `Positives`.
 
   Args:
     config: reads `mine`, `bm25` or `index` and `model`, `evaluate.match`.
@@ -115,6 +123,7 @@ def _mine(
       lambda _, batch: loaded.search([q.question for q in batch], depth)[0],
       passages,
       questions,
+      Positives(questions, passages, same_passages.open_copies(workdir)),
       keep=keep,
       matcher=matcher,
     )
@@ -176,10 +185,50 @@ def _load(
   )
 
 
+class Positives:
+  """The positives of each question, which are not used as its negatives.
+
+  They are the positives of all rows with the same question text, by corpus row;
+  the corpus rows with the same title and text as one of these; and passages
+  with the text of a positive, ignoring titles, white space and case.
+  """
+
+  def __init__(self, questions, passages, copies: same_passages.Copies):
+    """Reads a QuestionTable once, and looks up its ids in a PassageTable."""
+    self._copies = copies
+    self._rows: dict[int, set[int]] = collections.defaultdict(set)
+    self._texts: dict[int, set[int]] = collections.defaultdict(set)
+    for _, block in questions.blocks(_BLOCK):
+      gold = [(q.question, p) for q in block for p in q.positives]
+      rows = copies.first(passages.rows_of([p.id for _, p in gold]))
+      for (question, passage), row in zip(gold, rows.tolist(), strict=True):
+        key = same_passages.text_digest(question)
+        self._rows[key].add(row)
+        self._texts[key].add(_any_case(passage.text))
+
+  def among(
+    self, question: records.Question, rows: Sequence[int], texts: Sequence[str]
+  ) -> list[bool]:
+    """Whether each passage, by corpus row and text, is a positive."""
+    key = same_passages.text_digest(question.question)
+    gold, same = self._rows.get(key, ()), self._texts.get(key, ())
+    firsts = self._copies.first(np.asarray(rows, np.int64)).tolist()
+    return [
+      row in gold or _any_case(text) in same
+      for row, text in zip(firsts, texts, strict=True)
+    ]
+
+
+def _any_case(text: str) -> int:
+  """64-bit digest of a text, ignoring white space and case."""
+  return same_passages.text_digest(text.lower())
+
+
 def mine_negatives(
   rank: Callable[[int, list[records.Question]], np.ndarray],
   passages,
   questions,
+  positives: Positives,
   *,
   keep: int,
   matcher: answer_matching.AnswerMatcher,
@@ -191,6 +240,7 @@ def mine_negatives(
       rows [questions, depth], best first; -1 = no hit.
     passages: PassageTable of the corpus.
     questions: a QuestionTable.
+    positives: positives of these questions.
     keep: largest number of hard negatives per question.
     matcher: finds answers in passages; its keys are rows of `passages`.
   """
@@ -204,7 +254,9 @@ def mine_negatives(
     for place, (question, ranked) in enumerate(zip(batch, rows, strict=True)):
       yield (
         question,
-        _negatives(question, ranked, cache, keep, matcher, first + place),
+        _negatives(
+          question, ranked, positives, cache, keep, matcher, first + place
+        ),
       )
   matcher.warn("mine")
   bm25.warn_without_hits("mine", without, len(questions))
@@ -213,14 +265,13 @@ def mine_negatives(
 def _negatives(
   question: records.Question,
   ranked: np.ndarray,
+  positives: Positives,
   cache: passage_cache.PassageCache,
   keep: int,
   matcher: answer_matching.AnswerMatcher,
   number: int,
 ) -> list[records.Passage]:
   """The hard negatives of a question; `number` is its number, for messages."""
-  gold_ids = {passage.id for passage in question.positives if passage.id}
-  gold_texts = {_same_text(passage.text) for passage in question.positives}
   ranked = ranked[ranked >= 0].tolist()
   kept: list[records.Passage] = []
   # Few passages are excluded: blocks of `keep` rarely need a third read.
@@ -229,19 +280,10 @@ def _negatives(
     block = cache.take(rows)
     texts = [block[row].text for row in rows]
     hits = matcher.hits(question.answers, rows, texts, number)
-    for row, hit in zip(rows, hits, strict=True):
-      passage = block[row]
-      if (
-        not hit
-        and passage.id not in gold_ids
-        and _same_text(passage.text) not in gold_texts
-      ):
-        kept.append(passage)
+    gold = positives.among(question, rows, texts)
+    for row, hit, positive in zip(rows, hits, gold, strict=True):
+      if not hit and not positive:
+        kept.append(block[row])
     if len(kept) >= keep:
       break
   return kept[:keep]
-
-
-def _same_text(text: str) -> str:
-  """Text without differences of white space and case, for comparison."""
-  return " ".join(text.split()).lower()

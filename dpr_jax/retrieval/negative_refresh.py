@@ -22,6 +22,7 @@ from dpr_jax.data import (
   mined_negatives,
   negative_rounds,
   prepare,
+  same_passages,
 )
 from dpr_jax.embedding import embed, vector_shards
 from dpr_jax.index import faiss_stage
@@ -106,6 +107,7 @@ def refresh(
       lambda first, batch: rows[first : first + len(batch)],
       passages,
       questions,
+      mine.Positives(questions, passages, same_passages.open_copies(workdir)),
       keep=keep,
       matcher=answer_matching.AnswerMatcher(match=config.evaluate.match),
     )

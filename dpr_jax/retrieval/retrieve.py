@@ -22,7 +22,7 @@ from absl import logging
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, multiprocess, progress
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, arguments, records
+from dpr_jax.data import answer_matching, arguments, records, same_passages
 from dpr_jax.models import model_settings
 from dpr_jax.retrieval import (
   bm25,
@@ -300,6 +300,8 @@ def _retrieve_with(
   depth, match = stage.config["depth"], stage.config["match"]
   matcher = answer_matching.AnswerMatcher(match=match)
   cache = passage_cache.PassageCache(passages)
+  # A copy of a gold passage counts as gold.
+  copies = same_passages.open_copies(workdir)
   output = workdir.results(name, method)
   outputs = [output, output.with_suffix(".trec")]
   if stage.config["pyserini"]:
@@ -324,7 +326,8 @@ def _retrieve_with(
         rows = [row for row, _ in ranked]
         hits = [hit for _, hit in ranked]
         writer.write(each.question, rows, hits, each.id)
-        gold.append([p.id for p in each.question.positives if p.id])
+        ids = [p.id for p in each.question.positives if p.id]
+        gold.append(copies.ids_of_all(ids, passages))
       bar.update(len(batch))
     if not gold:
       raise errors.InputError(

@@ -12,6 +12,11 @@ computed tile by tile), or one device's passages at a time ("ring": vectors are
 not gathered either; each device's passages, and their gradient, are passed
 around all devices).  All three give the same loss.  The derivative is written
 by hand, because scores are cheap to recompute and expensive to store.
+
+Scores may be large (5e4 and more without temperature), where float32 is exact
+to 4e-3 only, and so would be a log-sum of that size.  So the softmax is never
+computed from the log-sum, but from its two parts, the highest score and the
+logarithm of the rest: differences of scores are exact where they matter.
 """
 
 import dataclasses
@@ -94,6 +99,17 @@ class _Tile(NamedTuple):
   excluded: Array | None  # [questions, tile]
 
 
+class _Normalizer(NamedTuple):
+  """Log-sum-exp of each question's scores, as two terms to be added."""
+
+  highest: Array  # highest score, [questions]
+  log_total: Array  # log(sum exp(score - highest)), [questions]
+
+  def log_shares(self, scores: Array) -> Array:
+    """Log-softmax of scores [questions, tile]."""
+    return (scores - self.highest[:, None]) - self.log_total[:, None]
+
+
 class _Running(NamedTuple):
   """Each question's softmax over the tiles so far; all arrays [questions]."""
 
@@ -164,24 +180,24 @@ def _add_tile(so_far: _Running, questions, tile, competition, temperature):
 
 
 def _tile_gradients(
-  questions, tile, competition, log_sums, weights, temperature
+  questions, tile, competition, normalizer, weights, temperature
 ):
   """Gradients to the questions and to the tile's vectors.
 
   With s = q p / t and the loss log(sum exp s) - s_own, the derivative by s is
-  softmax(s) - own, as for any cross-entropy.  `log_sums` of the forward pass
+  softmax(s) - own, as for any cross-entropy.  `normalizer` of the forward pass
   gives the softmax of a tile without the other tiles.
 
   Args:
     questions: vectors, [questions, dim].
     tile: of passages.
     competition: labels and masks.
-    log_sums: log(sum exp s) over all passages, [questions].
+    normalizer: log(sum exp s) over all passages, in two parts.
     weights: derivative of the final loss by each question's, [questions].
     temperature: t.
   """
   scores, own, _, _ = _scores(questions, tile, competition, temperature)
-  shares = jnp.exp(scores - log_sums[:, None])  # softmax; 0 where masked
+  shares = jnp.exp(normalizer.log_shares(scores))  # softmax; 0 where masked
   delta = weights[:, None] * (shares - own) / temperature
   return _matmul(delta, tile.vectors), _matmul(delta.T, questions)
 
@@ -223,7 +239,7 @@ def _scan_backward(
   questions,
   passages,
   competition,
-  log_sums,
+  normalizer,
   weights,
   temperature,
   size,
@@ -237,7 +253,7 @@ def _scan_backward(
 
   def add(carry, tile):
     to_these_questions, to_tile = _tile_gradients(
-      questions, tile, competition, log_sums, weights, temperature
+      questions, tile, competition, normalizer, weights, temperature
     )
     return carry + to_these_questions, to_tile
 
@@ -371,9 +387,10 @@ def _softmax_forward(questions, passages, masks, temperature, axis, kind, size):
     done = _scan_forward(
       _start(questions), questions, everyone, competition, temperature, size
     )
-  log_sums = done.highest + jnp.log(done.total)
-  saved = (questions, passages, masks, everyone, log_sums)
-  return (log_sums - done.own, done), saved
+  normalizer = _Normalizer(done.highest, jnp.log(done.total))
+  losses = -normalizer.log_shares(done.own[:, None])[:, 0]
+  saved = (questions, passages, masks, everyone, normalizer)
+  return (losses, done), saved
 
 
 def _softmax_backward(temperature, axis, kind, size, saved, gradients):
@@ -381,7 +398,7 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
 
   `_Running` only feeds metrics, so that its gradient is ignored.
   """
-  questions, passages, masks, everyone, log_sums = saved
+  questions, passages, masks, everyone, normalizer = saved
   competition = Competition(*masks)
   weights = gradients[0]
   if kind == "ring":
@@ -392,7 +409,7 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
         questions,
         tile,
         competition,
-        log_sums,
+        normalizer,
         weights,
         temperature,
         size,
@@ -408,7 +425,7 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
       questions,
       everyone,
       competition,
-      log_sums,
+      normalizer,
       weights,
       temperature,
       size,

@@ -82,6 +82,7 @@ VALUES = [
   choice("train.scale_rule", ["none", "linear", "sqrt"], "cubic"),
   count("train.scale_reference", 1),
   count("train.dpr_compat_workers", 0),
+  switch("train.dpr_compat_schedule"),
   rate("train.weight_decay", NONE_NEGATIVE, "-0.1", "0"),
   rate("train.clip_norm", NONE_NEGATIVE, "-2", "0"),
   rate("train.adam_b1", ">= 0 and < 1", "1", "0"),

@@ -44,6 +44,29 @@ def test_copies_are_rows_with_an_earlier_title_and_text():
   assert none.all_of(np.array([6, 1])).tolist() == [1, 6]
 
 
+class _Table(list):
+  """Stands for PassageTable."""
+
+  def rows_of(self, ids):
+    rows = {passage.id: row for row, passage in enumerate(self)}
+    return np.array([rows.get(one, -1) for one in ids], np.int64)
+
+  def take(self, rows):
+    return [self[int(row)] for row in rows]
+
+
+def test_ids_of_copies_follow_the_ids_themselves():
+  """0, 2 and 5 are one passage, 1 and 6 another; "x" is not in the corpus."""
+  pairs, table = _finder().copies(), _Table(CORPUS)
+  copies = same_passages.Copies(pairs[:, 0], pairs[:, 1])
+  assert copies.ids_of_all(["5", "x"], table) == ["5", "x", "0", "2"]
+  assert copies.ids_of_all(["6", "5", "0"], table) == [*"650", "1", "2"]
+  assert copies.ids_of_all(["x"], table) == ["x"]
+  assert copies.ids_of_all(["3", "4"], table) == ["3", "4"]
+  assert copies.ids_of_all([], table) == []
+  assert same_passages.Copies.none().ids_of_all(["5"], table) == ["5"]
+
+
 def test_wanted_passages_are_found_by_their_text():
   wanted = _passages(("Ulm", "a city on the  Danube"), ("Rome", "a capital"))
   found = _finder(wanted).ids

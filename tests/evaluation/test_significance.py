@@ -39,6 +39,18 @@ def test_permutation_of_noise_is_not_significant():
   assert significance.permutation(one + 0.1, one)["p"] < 0.001
 
 
+def test_the_smallest_p_is_said():
+  """Of 40 questions all of which say the same: 2 / (9,999 + 1), not 2^-39."""
+  found = significance.permutation(np.ones(40), np.zeros(40))
+  assert found["p"] == pytest.approx(0.0002)
+  assert significance.FLOOR == 0.0002
+  assert "9,999 resamples: never below 0.0002" in significance.NOTE
+  assert "not corrected for multiple testing" in significance.NOTE
+  # Of four questions all 16 swaps are tried: two of them are as far apart.
+  few = significance.permutation(np.ones(4), np.zeros(4))
+  assert few["p"] == pytest.approx(2 / 16)
+
+
 _BOTH = ("one", "other")
 ONE = [0, None, 3, 1]
 OTHER = [2, 0, None, 1]

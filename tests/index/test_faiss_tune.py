@@ -189,6 +189,40 @@ def test_tuning_is_kept_and_used(world):
   assert index.nprobe == 1
 
 
+def test_recall_is_that_of_questions_held_out(world, monkeypatch, caplog):
+  """Two lists of 20; one list is enough for the first and third question.
+
+  The second and fourth have ten of their best 20 in either: recall 0.5.
+  """
+  steps = np.arange(20) / 10
+  array = np.zeros((40, 2), np.float32)
+  array[:20, 0], array[20:, 1] = 10 + steps, 10.05 + steps
+  world.embed(array=array)
+  asked = np.array([[1, 0], [1, 1], [0, 2], [3, 3]], np.float32)
+  monkeypatch.setattr(faiss_stage, "_question_vectors", lambda *_: (asked, ""))
+  world.config.index.factory = "IVF2,Flat"
+  world.config.index.recall_target = 1.0
+  caplog.set_level("INFO")
+  faiss_stage.index(world.config, world.workdir, tune=True)
+  manifest = _manifest(world, "IVF2,Flat")
+  assert manifest["search"] == {"nprobe": 1}
+  tuning = manifest["tuning"]
+  assert (tuning["questions"], tuning["recall@20"]) == (2, 1.0)
+  assert tuning["recall@20, lower bound"] == 1.0
+  assert tuning["held_out"]
+  assert manifest["recall"]["questions"] == 2
+  assert manifest["recall"]["recall@20"] == 0.5
+  assert "1.0000 on the 2 questions that were tuned on, 0.5000 on 2" in (
+    caplog.text
+  )
+  asked = asked[:1]  # nothing to hold out
+  faiss_stage.index(world.config, world.workdir, tune=True)
+  manifest = _manifest(world, "IVF2,Flat")
+  assert not manifest["tuning"]["held_out"]
+  assert manifest["recall"]["questions"] == manifest["tuning"]["questions"] == 1
+  assert "none were held out" in caplog.text
+
+
 def test_sharded_index_through_the_stage(world):
   world.embed()
   world.config.index.shards = 2

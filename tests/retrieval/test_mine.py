@@ -3,11 +3,17 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, mined_negatives, records
+from dpr_jax.data import (
+  answer_matching,
+  mined_negatives,
+  records,
+  same_passages,
+)
 from dpr_jax.index import faiss_stage
 from dpr_jax.retrieval import bm25, mine, retrievers
 
@@ -55,17 +61,54 @@ def test_negatives_hold_no_answer_and_no_gold(world):
 def test_gold_is_left_out_by_id_and_by_text(world):
   """Without answers only the gold passage and its copy are left out."""
   gold = world.passages[0]
+  # Four questions with the same words for BM25.
   world.questions["train"][:] = [
     records.Question(PARIS, (), (gold,)),
-    records.Question(PARIS, (), (records.Passage("", "", gold.text),)),
-    records.Question(PARIS, (), (records.Passage("p0", "", "other"),)),
-    records.Question(PARIS, (), ()),
+    records.Question(f"{PARIS}!", (), (records.Passage("", "", gold.text),)),
+    records.Question(f"{PARIS}!!", (), (records.Passage("p0", "", "other"),)),
+    records.Question(f"{PARIS}!!!", (), ()),
   ]
   world.prepare("2")
   by_both, by_text, by_id, neither = _mine(world)[1]["train"]
   assert {"p0", "p7"} <= set(neither)
   assert by_both == by_text == [i for i in neither if i not in ("p0", "p7")]
   assert by_id == [i for i in neither if i != "p0"]
+
+
+def test_positives_of_every_row_with_the_question_are_left_out(world):
+  """Whatever its white space; another question has negatives of its own.
+
+  "capital" or "France" are in p0, p1, p2, p4, p7 and p8.
+  """
+  paris, rome = world.passages[0], world.passages[2]
+  far = records.Passage(
+    "", "elsewhere", "LYON is a large city of France, not the capital."
+  )
+  world.questions["train"][:] = [
+    records.Question(PARIS, (), (paris,)),
+    records.Question("What is the  capital of France? ", (), (rome, far)),
+    records.Question(PARIS.upper(), (), (rome,)),
+  ]
+  world.prepare("2")
+  first, second, other = _mine(world)[1]["train"]
+  # Left out: p0 and p2 by their rows, p7 and p1 by their texts.
+  assert sorted(first) == sorted(second) == ["p4", "p8"]
+  assert sorted(other) == ["p0", "p1", "p4", "p7", "p8"]
+
+
+def test_copies_of_positives_are_left_out(world, monkeypatch):
+  """By `prepare`'s list: row 8 is a copy of row 4, row 7 of row 0."""
+  copies = same_passages.Copies(np.array([7, 8]), np.array([0, 4]))
+  monkeypatch.setattr(same_passages, "open_copies", lambda place: copies)
+  world.questions["train"][:] = [
+    records.Question(PARIS, (), (records.Passage("p8", "", "other"),)),
+    records.Question(PARIS, (), (records.Passage("p7", "", "another"),)),
+    records.Question("Is Rome the capital of Italy?", (), (world.passages[2],)),
+  ]
+  world.prepare("2")
+  first, second, third = _mine(world)[1]["train"]
+  assert sorted(first) == sorted(second) == ["p1", "p2"]
+  assert sorted(third) == ["p0", "p1", "p3", "p4", "p7", "p8"]  # p3: "Italy"
 
 
 def test_keep_and_depth(world):

@@ -7,8 +7,9 @@ import pytest
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import records
+from dpr_jax.data import records, same_passages
 from dpr_jax.evaluation import evaluate as evaluate_lib
+from dpr_jax.evaluation import significance
 from dpr_jax.index import faiss_stage
 from dpr_jax.retrieval import bm25, passage_cache, retrievers
 from dpr_jax.retrieval import retrieve as retrieve_lib
@@ -109,6 +110,30 @@ def test_sidecar_holds_what_evaluation_needs(ready):
     "gold_top5",
   }
   assert measures["bm25"]["gold_top5"] == 1.0
+
+
+def test_a_copy_of_a_gold_passage_is_gold(ready, monkeypatch):
+  """BM25's first is p7, whose copy p0 is the positive and is second."""
+  question = records.Question(
+    "seine paris capital", ("x",), (ready.passages[0],)
+  )
+  other = records.Question("yellow bananas", ("x",), (ready.passages[6],))
+  outside = records.Question("Milan", ("x",), (records.Passage("q", "", "y"),))
+  ready.questions["dev"][:] = [question, other, outside]
+  ready.prepare("2")
+  before = ready.passages[0]
+  ready.passages[0] = records.Passage("p0", "", before.text + " So it is now.")
+  ready.retrieve(methods=["bm25"])
+  assert _sidecar(ready, "bm25")["gold"] == [["p0"], ["p6"], ["q"]]
+  assert [hit["id"] for hit in _results(ready, "bm25")[0]["ctxs"]][0] == "p7"
+  measures = evaluate_lib.evaluate(ready.config, ready.workdir)["bm25"]
+  assert measures["gold_top1"] == pytest.approx(1 / 3)
+  copies = same_passages.Copies(np.array([7]), np.array([0]))
+  monkeypatch.setattr(same_passages, "open_copies", lambda place: copies)
+  ready.retrieve(methods=["bm25"], overwrite=True)
+  assert _sidecar(ready, "bm25")["gold"] == [["p0", "p7"], ["p6"], ["q"]]
+  measures = evaluate_lib.evaluate(ready.config, ready.workdir)["bm25"]
+  assert measures["gold_top1"] == pytest.approx(2 / 3)
 
 
 def test_depth(ready):
@@ -326,7 +351,9 @@ def test_judgements_by_gold_and_the_test_of_two_methods(ready, capsys):
     ready.config, ready.workdir, qrels="gold", compare=["dense", "bm25"]
   )
   assert found["bm25"]["RR@10"] == 1.0
-  assert "nDCG@10" in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert "nDCG@10" in printed
+  assert significance.NOTE in printed
   path = ready.workdir.evaluation("dev").with_name("dev.dense-vs-bm25.json")
   compared = workdir_lib.read_json(path)
   assert compared["questions"] == 2

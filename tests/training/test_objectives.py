@@ -219,3 +219,40 @@ def test_a_tie_is_not_correct(way):
   problem["passages"][:3, :3] = np.eye(3)
   _, _, _, sums = _on_cores(problem, 1.0, jax.devices()[:2], *way)
   assert np.asarray(sums.correct)[0] == 3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_scores_of_fifty_thousand(way):
+  """Whole numbers, exact in float32; shares by hand.
+
+  Question 0 scores 50,000 with its own passage 0 and with passage 1: shares of
+  1/2.  Question 1 scores 50,000 with its own passage 1 and 49,999 with passage
+  0: a share of 1 / (1 + e) = 0.268941.  All other scores are 0.  As one number
+  of float32 the first log-sum would be 50,000.6914 instead of 50,000.6931, and
+  the shares 0.50087.
+  """
+  problem = {
+    "questions": np.eye(8, DIM, dtype=np.float32),
+    "passages": np.zeros((8, DIM), np.float32),
+  }
+  problem["questions"][2:] = 0
+  problem["passages"][:2, :2] = [[50_000, 49_999], [50_000, 50_000]]
+  keys = np.arange(8, dtype=np.int32)
+  weights = np.array([1, 1, 0, 0, 0, 0, 0, 0], np.float32)
+  problem["given"] = objectives.Competition(
+    keys, keys, weights, np.ones(8, bool), keys
+  )
+  loss, questions, passages, _ = _on_cores(
+    problem, 1.0, jax.devices()[:2], *way
+  )
+  share = 1 / (1 + np.e)
+  wanted = (np.log(2) - np.log(1 - share)) / 2
+  np.testing.assert_allclose(np.asarray(loss)[0], wanted, rtol=1e-6)
+  np.testing.assert_allclose(
+    passages[:2, :2], [[-1 / 4, share / 2], [1 / 4, -share / 2]], rtol=1e-6
+  )
+  assert not passages[2:].any()
+  # Differences of numbers near 12,500: what float32 leaves of them.
+  np.testing.assert_allclose(
+    questions[:2, :2], [[0, 1 / 4], [0, -share / 2]], atol=5e-3
+  )

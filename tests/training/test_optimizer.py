@@ -22,6 +22,25 @@ def test_schedule_rises_and_falls_linearly():
   assert float(optimizer.learning_rate_schedule(1.0, 1, 5)(0)) == 1.0
 
 
+def test_the_original_s_schedule_begins_at_0():
+  """Its rate of update k is k / W: the second is where our first is."""
+  schedule = optimizer.learning_rate_schedule(1.0, 4, 12, dpr_compat=True)
+  wanted = [0, 1 / 4, 2 / 4, 3 / 4, 1, 7 / 8, 6 / 8, 5 / 8]
+  wanted += [4 / 8, 3 / 8, 2 / 8, 1 / 8, 0]
+  found = [float(schedule(step)) for step in range(13)]
+  np.testing.assert_allclose(found, wanted, rtol=1e-6)
+  one, none = (
+    optimizer.learning_rate_schedule(1.0, warmup, 5, dpr_compat=True)
+    for warmup in (1, 0)
+  )
+  np.testing.assert_allclose(
+    [float(one(step)) for step in range(5)], [0, 1, 3 / 4, 2 / 4, 1 / 4]
+  )
+  np.testing.assert_allclose(
+    [float(none(step)) for step in range(5)], [1, 4 / 5, 3 / 5, 2 / 5, 1 / 5]
+  )
+
+
 def test_warmup_longer_than_training_is_refused():
   """The learning rate would never come down."""
   with pytest.raises(errors.InputError, match="warmup_steps=10 .* 10 steps"):
@@ -152,6 +171,91 @@ def test_from_config():
     np.testing.assert_allclose(
       updates["kernel"], -0.05 * power * (adam + 0.5), rtol=1e-5
     )
+
+
+def _compat(**settings):
+  """Section `train` of the original's optimizer, without clipping."""
+  config = config_lib.base_config().train
+  config.update(
+    learning_rate=0.5, warmup_steps=2, clip_norm=0.0, dpr_compat_schedule=True
+  )
+  config.update(settings)
+  return config
+
+
+def test_three_steps_of_the_original_by_hand():
+  """Rates 0, 1/4, 1/2; both decays 1/2, epsilon 1; gradients 1, 1, 2.
+
+  m is 1/2, 3/4, 11/8 and v 1/2, 3/4, 19/8; the bias correction 1/2, 3/4, 7/8.
+  """
+  config = _compat(adam_b1=0.5, adam_b2=0.5, adam_epsilon=1.0)
+  transformation, _ = optimizer.from_config(config, 4)
+  found = _updates(transformation, [np.float32([g]) for g in (1, 1, 2)])
+  second = 1 / 4 * np.sqrt(3 / 4) / (3 / 4) * (3 / 4) / (np.sqrt(3 / 4) + 1)
+  third = 1 / 2 * np.sqrt(7 / 8) / (7 / 8) * (11 / 8) / (np.sqrt(19 / 8) + 1)
+  assert second == pytest.approx(0.116025, abs=1e-6)
+  np.testing.assert_allclose(found[:, 0], [0, -second, -third], rtol=1e-6)
+  # With epsilon after the correction: 1/4 * 1 / (1 + 1), and so on.
+  config.dpr_compat_schedule = False
+  plain, _ = optimizer.from_config(config, 4)
+  found = _updates(plain, [np.float32([g]) for g in (1, 1, 2)])
+  root = np.sqrt(19 / 8 / (7 / 8))
+  np.testing.assert_allclose(
+    found[:, 0], [-1 / 8, -1 / 4, -1 / 2 * (11 / 7) / (root + 1)], rtol=1e-6
+  )
+
+
+def _numpy_original(start, gradients, rates, epsilon, decay):
+  """Parameters after the steps of the original's loop, in float64."""
+  params = {name: value.copy() for name, value in start.items()}
+  mean, square = ({k: np.zeros(6) for k in start} for _ in range(2))
+  for step, (rate, given) in enumerate(zip(rates, gradients, strict=True)):
+    norm = np.sqrt(sum((g.astype(float) ** 2).sum() for g in given.values()))
+    size = rate * np.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
+    for name, value in params.items():
+      gradient = given[name].astype(float) * min(1.0, 2.0 / norm)
+      mean[name] = 0.9 * mean[name] + 0.1 * gradient
+      square[name] = 0.999 * square[name] + 0.001 * gradient**2
+      value -= size * mean[name] / (np.sqrt(square[name]) + epsilon)
+      if name == "kernel":
+        value -= rate * decay * value
+  return params
+
+
+@pytest.mark.parametrize("compat", [True, False])
+def test_the_original_s_thirty_steps_in_numpy(compat):
+  """With clipping and decay; our own rule ends somewhere else."""
+  config = _compat(
+    learning_rate=1e-2,
+    warmup_steps=5,
+    clip_norm=2.0,
+    weight_decay=0.1,
+    adam_epsilon=1e-2,
+    dpr_compat_schedule=compat,
+  )
+  transformation, _ = optimizer.from_config(config, 30)
+  generator = np.random.default_rng(3)
+  start = {name: generator.normal(size=6) for name in ("kernel", "bias")}
+  gradients = [
+    {
+      name: generator.normal(0, 0.3 * (1 + step % 4), 6).astype(np.float32)
+      for name in start
+    }
+    for step in range(30)
+  ]
+  params = {k: jnp.asarray(v, jnp.float32) for k, v in start.items()}
+  state = transformation.init(params)
+  for given in gradients:
+    updates, state = transformation.update(
+      jax.tree.map(jnp.asarray, given), state, params
+    )
+    params = optax.apply_updates(params, updates)
+  rates = [
+    1e-2 * (step / 5 if step < 5 else (30 - step) / 25) for step in range(30)
+  ]
+  wanted = _numpy_original(start, gradients, rates, 1e-2, 0.1)
+  error = max(np.abs(params[name] - wanted[name]).max() for name in start)
+  assert error < 1e-6 if compat else error > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,23 @@ def test_the_trajectory_is_the_same(tiny_config, plain, shard, layers):
   _compare(found, wanted)
 
 
+def test_the_original_s_rule_is_cut_as_well(tiny_config):
+  """Rate 0, so the first update changes nothing; then both go the same way."""
+  found = []
+  for shard in (False, True):
+    built, model = _build(
+      tiny_config, shard_optimizer=shard, dpr_compat_schedule=True
+    )
+    state = built.place(0, *built.init(model.params))
+    state, rows = _train(built, state, 3)
+    found.append((rows, built.fetch(state)))
+  (rows, wanted), (others, cut) = found
+  assert rows[0]["learning_rate"] == 0 < rows[1]["learning_rate"]
+  for row, other in zip(rows, others, strict=True):
+    assert row == pytest.approx(other, rel=1e-4)
+  _compare(cut, wanted)
+
+
 def test_a_checkpoint_goes_on_in_another_layout(tiny_config, plain):
   """Begun sharded and scanned, ended replicated and unrolled."""
   built, model = _build(tiny_config, shard_optimizer=True, layers="scanned")

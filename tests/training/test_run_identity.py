@@ -66,6 +66,7 @@ BOUND = {
   "train__length_groups": (1, 2),
   "train__mask_answers": (False, True),
   "train__dev_questions": (256, 8),
+  "train__dpr_compat_schedule": (False, True),
   "train__average_checkpoints": (1, 2),
   "model__pooling": ("cls", "mean"),
   "model__dropout": (-1.0, 0.2),
@@ -223,7 +224,7 @@ def test_an_older_version_s_run_goes_on(tiny_config, fresh_workdir):
   claim = retriever_inputs.claim(tiny_config, fresh_workdir)
   settings = copy.deepcopy(dict(claim.config))
   settings["train"]["log_every"] = 99
-  del settings["train"]["rounds"]
+  del settings["train"]["rounds"], settings["train"]["dpr_compat_schedule"]
   record = {"config": settings, "inputs": claim.inputs}
   workdir_lib.write_json(claim.started, record)
   (claim.folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
