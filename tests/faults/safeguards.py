@@ -180,7 +180,7 @@ LINKS = {
   ),
   "checkpoints to their training": (
     "models/checkpoint_files.py",
-    "if theirs == ours:",
+    "if found == ours:",
     "if True:",
     f"{_HERE}::test_a_checkpoint_of_another_training_is_named",
   ),
