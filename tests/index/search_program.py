@@ -13,8 +13,8 @@ import sys
 import jax
 import numpy as np
 
-from dpr_jax.core import config as config_lib
 from dpr_jax.core import collectives, errors, multiprocess
+from dpr_jax.core import config as config_lib
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.embedding import vector_formats, vector_shards
 from dpr_jax.index import (
