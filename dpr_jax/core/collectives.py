@@ -18,7 +18,8 @@ def array_of_first(
   """Broadcasts the array that `function` returns in process 0.
 
   This is a collective, with a time-out.  If `function` takes minutes, let the
-  other processes wait in `multiprocess.first_alone` or `barrier` before, which have none.
+  other processes wait in `multiprocess.first_alone` or `multiprocess.barrier`
+  before, which have none.
 
   Args:
     function: function called in process 0 only; an exception ends all
