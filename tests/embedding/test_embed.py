@@ -147,7 +147,7 @@ def test_another_model_is_refused(tiny_config, fresh_workdir):
   for key, value in (("rows_per_shard", 60), ("dtype", "float16")):
     config = copy.deepcopy(tiny_config)
     config.embed[key] = value
-    with pytest.raises(errors.InputError, match=f"{key} .*now {value}.*--over"):
+    with pytest.raises(errors.InputError, match=f"{key} .*is {value}.*--over"):
       _embed(config, fresh_workdir)
   shards = _embed(config, fresh_workdir, overwrite=True).manifest["shards"]
   assert len(shards) == 3

@@ -273,7 +273,7 @@ def test_the_selection_is_written_again(
   assert checkpoints.load_params(folder)[0] == wanted["steps"][-1]
   assert checkpoints.SELECTED in caplog.text
   train_retriever.train(config, place)
-  assert "written again" in caplog.text
+  assert "restored from the manifest" in caplog.text
   assert checkpoints.read_selected(folder) == wanted
   if damage != "cut":
     return

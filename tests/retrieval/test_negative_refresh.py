@@ -197,7 +197,7 @@ def test_a_killed_refresh_goes_on_where_it_was(
 def test_foreign_negatives_are_refused(config, fresh_workdir, model, params):
   """Of another step, seed or data; and where there are none."""
   place = fresh_workdir
-  with pytest.raises(errors.InputError, match="negatives of round 1 are gone"):
+  with pytest.raises(errors.InputError, match="negatives of round 1 and the"):
     retriever_batches.make_source(config, place, model, 1)
   negative_refresh.refresh(config, place, model, params, 1)
   retriever_batches.make_source(config, place, model, 1)
@@ -208,7 +208,7 @@ def test_foreign_negatives_are_refused(config, fresh_workdir, model, params):
   ):
     other = copy.deepcopy(config)
     other.update(change)
-    with pytest.raises(errors.InputError, match="other step or settings"):
+    with pytest.raises(errors.InputError, match="different step or settings"):
       retriever_batches.make_source(other, place, model, 1)
   for number in (0, 2):
     with pytest.raises(errors.InputError, match=f"no round {number} to mine"):
@@ -217,7 +217,7 @@ def test_foreign_negatives_are_refused(config, fresh_workdir, model, params):
   manifest = workdir_lib.read_record(manifest_path)
   manifest["inputs"]["passages"] = "of another corpus"
   workdir_lib.write_record(manifest_path, manifest)
-  with pytest.raises(errors.InputError, match=r"another run \(other passages"):
+  with pytest.raises(errors.InputError, match=r"another run \(different passages"):
     retriever_batches.make_source(config, place, model, 1)
   manifest_path.write_text(
     manifest_path.read_text().replace("another", "other")

@@ -242,7 +242,7 @@ def _plain(config):
     ("train", "", "reader.train is empty"),
     ("train", "nowhere.json", "reader.train='nowhere.json'.*is missing"),
     ("method", "dense", "index/Flat"),
-    ("batch_size", 7, "batch_size=7 questions .* multiple of the 8 cores"),
+    ("batch_size", 7, "batch_size=7 questions .* multiple of the 8 devices"),
     ("batch_size", 0, "reader.batch_size=0: must be >= 1"),
     ("length", 30, "reader.length=30"),
     ("length", 128, "reader.length=128.*has 64 positions"),

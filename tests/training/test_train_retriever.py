@@ -141,7 +141,9 @@ def test_rounds_need_somebody_who_mines(tiny_config, fresh_workdir):
   """Refused before anything is made, with the call that works."""
   config = copy.deepcopy(tiny_config)
   config.train.rounds, config.train.negatives = 2, "model"
-  with pytest.raises(errors.InputError, match="train.rounds=2: .*refresh=dpr"):
+  with pytest.raises(
+    errors.InputError, match="train.rounds=2 needs .*refresh=dpr"
+  ):
     train_retriever.train(config, fresh_workdir)
   assert not fresh_workdir.training.exists()
 
