@@ -217,7 +217,9 @@ def test_foreign_negatives_are_refused(config, fresh_workdir, model, params):
   manifest = workdir_lib.read_record(manifest_path)
   manifest["inputs"]["passages"] = "of another corpus"
   workdir_lib.write_record(manifest_path, manifest)
-  with pytest.raises(errors.InputError, match=r"another run \(different passages"):
+  with pytest.raises(
+    errors.InputError, match=r"another run \(different passages"
+  ):
     retriever_batches.make_source(config, place, model, 1)
   manifest_path.write_text(
     manifest_path.read_text().replace("another", "other")
