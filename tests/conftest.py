@@ -5,8 +5,10 @@ shapes in the annotations of `dpr_jax` are checked at every call (jaxtyping with
 beartype) for as long as the tests run.
 """
 
+import logging
 import os
 import pathlib
+import sys
 
 from tests import programs
 
@@ -46,6 +48,7 @@ jaxtyping.install_import_hook("dpr_jax", "beartype.beartype")
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from absl import logging as absl_logging  # noqa: E402
 
 from dpr_jax.core import errors  # noqa: E402
 
@@ -73,6 +76,21 @@ def forget_compiled_programs():
   maps = pathlib.Path("/proc/self/maps")
   if maps.exists() and maps.read_bytes().count(b"\n") > MAPS_AT_MOST:
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+  """Undoes --quiet and --log_json of commands that ran in this process."""
+  handler = absl_logging.get_absl_handler()
+  verbosity = absl_logging.get_verbosity()
+  formatter, filters = handler.python_handler.formatter, handler.filters[:]
+  hook = sys.excepthook
+  yield
+  absl_logging.set_verbosity(verbosity)
+  handler.setFormatter(formatter)
+  handler.filters[:] = filters
+  logging.captureWarnings(False)
+  sys.excepthook = hook
 
 
 def pytest_report_header() -> str:

@@ -2,20 +2,10 @@
 
 import json
 import logging as py_logging
-import sys
 
-import pytest
 from absl import logging
 
 from dpr_jax.core import log_lines
-
-
-@pytest.fixture(autouse=True)
-def as_before(monkeypatch):
-  """The handler and the hook are left as they were."""
-  monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-  yield
-  log_lines.set_up()
 
 
 def _record(level=py_logging.INFO, path=log_lines.__file__, error=None):
