@@ -19,6 +19,7 @@ from dpr_jax.models import (
   checkpoint_sources,
   config_json,
   model_files,
+  original_dpr_files,
   sentence_transformers_files,
   tensor_files,
 )
@@ -88,6 +89,13 @@ def _open(path: pathlib.Path, name: str, tower: str | None) -> Checkpoint:
 
 def _unsealed(path: pathlib.Path, name: str, tower: str | None) -> Checkpoint:
   """A checkpoint by its files alone, without settings of ours."""
+  if path.suffix == ".safetensors":
+    raise errors.InputError(
+      f"checkpoint {name!r}: weights alone do not say what they are of; give"
+      f" the folder {path.parent}"
+    )
+  if path.is_file():
+    return Checkpoint("original DPR", **original_dpr_files.read(path))
   if (path / sentence_transformers_files.MODULES).exists():
     towers = sentence_transformers_files.read(path)
     return Checkpoint("Sentence-Transformers", **towers)
@@ -95,6 +103,9 @@ def _unsealed(path: pathlib.Path, name: str, tower: str | None) -> Checkpoint:
     parts = [path / folder for folder in folders]
     if all((part / "config.json").is_file() for part in parts):
       return _pair(path, layout, *parts)
+  single = original_dpr_files.file_in(path)
+  if single and not tensor_files.has_weights(path):
+    return _unsealed(single, name, tower)
   if (path / "config.json").is_file():
     layout, files = _folder(path, path, tower)
     return Checkpoint(layout, files, files)

@@ -18,7 +18,7 @@ def _names(state):
 
 def test_bert(tmp_path, caplog):
   """One encoder; nothing is known of its use."""
-  caplog.set_level(logging.INFO)
+  caplog.set_level(logging.INFO, logger="absl")
   state = layout_writers.write_bert(tmp_path, "BertForMaskedLM")
   opened = checkpoint_layouts.open_(str(tmp_path))
   assert opened.shared
