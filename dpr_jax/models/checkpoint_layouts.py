@@ -18,6 +18,7 @@ from dpr_jax.models import (
   bert,
   checkpoint_sources,
   config_json,
+  hub_files,
   model_files,
   original_dpr_files,
   sentence_transformers_files,
@@ -201,7 +202,8 @@ def _sealed(path: pathlib.Path, name: str, tower: str | None) -> Checkpoint:
   """A folder that `export` wrote: its files, used as in the training."""
   fix = "remove that file to use the other files without its settings"
   record = model_files.read(path, model_files.TOWERS, fix)
-  model_files.check(path, record, fix, tuple(record["files"]))
+  needed = tuple(filter(hub_files.is_read, record["files"]))
+  model_files.check(path, record, fix, needed)
   checkpoint = _unsealed(path, name, tower)
   model = record["model"]
   first, second = checkpoint.question, checkpoint.passage
