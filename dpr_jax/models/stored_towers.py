@@ -29,6 +29,7 @@ from dpr_jax.models import (
   model_files,
   model_settings,
   retriever_model,
+  tensor_files,
 )
 
 
@@ -193,7 +194,7 @@ def from_sealed(folder: pathlib.Path, fix: str) -> retriever_model.Towers:
   """
   weights = model_files.WEIGHTS
   record, sizes, backend = _open_sealed(folder, fix, weights)
-  tensors = hf_weights.read_tensors(folder)
+  tensors = tensor_files.read_tensors(folder)
   tower = hf_weights.params_from_tensors(tensors, sizes, str(folder))
   config = config_lib.base_config()
   model_settings.take(config.model, record["model"])
