@@ -188,10 +188,12 @@ def _chunks(train: Any, cores: int) -> None:
 def _model(config: Any, call: Call) -> None:
   """Checks the checkpoint, and text lengths against its positions."""
   model = config.model
+  pair = [model.question_checkpoint, model.passage_checkpoint]
+  setting_rules.checkpoint_pair(*pair, model.shared_towers)
   _random_sizes(model, model.checkpoint)
   if _is_trained(call, "train"):  # then the workdir's weights are used
     return
-  sizes = settings_files.checkpoint("model.checkpoint", model)
+  sizes = _sizes(model)
   positions = sizes.get("max_position_embeddings", math.inf)
   for key in ("model.question_length", "model.passage_length"):
     if value_of(config, key) > positions:
@@ -209,6 +211,17 @@ def _model(config: Any, call: Call) -> None:
       f"config.train.passage_length={config.train.passage_length}: checkpoint"
       f" {model.checkpoint} has {positions} positions"
     )
+
+
+def _sizes(model: Any) -> dict[str, Any]:
+  """As `settings_files.checkpoint`, of one checkpoint or of both of a pair."""
+  if not model.question_checkpoint:
+    return settings_files.checkpoint("model.checkpoint", model)
+  first, _ = (
+    settings_files.checkpoint(f"model.{key}", model, model[key])
+    for key in ("question_checkpoint", "passage_checkpoint")
+  )
+  return first
 
 
 def _random_sizes(model: Any, checkpoint: str) -> None:
@@ -359,7 +372,7 @@ def _width(config: Any, call: Call) -> int:
   """Dimension of the future vectors; 0 = not known."""
   if not call.whole or _is_trained(call, "train"):
     return 0
-  sizes = settings_files.checkpoint("model.checkpoint", config.model)
+  sizes = _sizes(config.model)
   width = sizes.get("hidden_size")
   return width if isinstance(width, int) else 0
 

@@ -15,6 +15,29 @@ from dpr_jax.core import errors
 SCALE_RULES = ("none", "linear", "sqrt")
 
 
+def checkpoint_pair(question: str, passage: str, shared: bool) -> None:
+  """`InputError` if a pair of checkpoints lacks one, or is to be shared."""
+  if bool(question) != bool(passage):
+    there = "question" if question else "passage"
+    missing = "passage" if question else "question"
+    raise errors.InputError(
+      f"config.model.{there}_checkpoint={question or passage!r}: set"
+      f" config.model.{missing}_checkpoint too: towers start from one"
+      " config.model.checkpoint, or from these two"
+    )
+  if "random" in (question, passage):
+    raise errors.InputError(
+      "config.model.question_checkpoint and passage_checkpoint must be"
+      " checkpoints: 'random' is for config.model.checkpoint"
+    )
+  if question and shared:
+    raise errors.InputError(
+      f"config.model.shared_towers=True: config.model.question_checkpoint="
+      f"{question!r} and passage_checkpoint={passage!r} are two encoders: set"
+      " it to False, or give one config.model.checkpoint"
+    )
+
+
 def reader_lengths(length: int, question_length: int, overlap: int) -> None:
   """`InputError` if a question leaves no tokens for a passage's windows."""
   if question_length < 1 or overlap < 0:
