@@ -13,6 +13,7 @@ from dpr_jax.cli.settings_call import Call
 from dpr_jax.cli.settings_hints import closest, did_you_mean
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.models import config_json, encoder_config
 
 # Sizes of the checkpoint "starter".
 _STARTER = {"max_position_embeddings": 512, "hidden_size": 384}
@@ -76,10 +77,10 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
     value: value of the setting; "" = `model.checkpoint`.
 
   Returns:
-    Keys of the Hugging Face config; {} if not known.
+    Fields of `encoder_config.BertConfig`; {} if not known.
 
   Raises:
-    InputError: the folder is missing, or is not a checkpoint.
+    InputError: the folder is missing, or is not a supported checkpoint.
   """
   name = value or model.checkpoint
   if name == "random":
@@ -113,7 +114,12 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
       f"{where}: {folder} has no model.safetensors: a checkpoint folder needs"
       " its weights"
     )
-  return workdir_lib.read_json(folder / "config.json")
+  path = folder / "config.json"
+  sizes = encoder_config.from_json(path, config_json.read(path))
+  return {
+    "max_position_embeddings": sizes.max_position_embeddings,
+    "hidden_size": sizes.hidden_size,
+  }
 
 
 def reads(config: Any, call: Call) -> None:
