@@ -13,6 +13,7 @@ from dpr_jax.cli.settings_call import Call
 from dpr_jax.cli.settings_hints import closest, did_you_mean
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.models import config_json, encoder_config
 
 # Weights of a checkpoint folder, or of its subfolders.
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*/model*.safetensors")
@@ -78,10 +79,10 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
     value: value of the setting; "" = `model.checkpoint`.
 
   Returns:
-    Keys of the Hugging Face config; {} if not known.
+    Fields of `encoder_config.BertConfig`; {} if not known.
 
   Raises:
-    InputError: the folder is missing, or is not a checkpoint.
+    InputError: the folder is missing, or is not a supported checkpoint.
   """
   name = value or model.checkpoint
   if name == "random":
@@ -128,8 +129,11 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
       f"{where}: {folder} has no model.safetensors: a checkpoint folder needs"
       " its weights"
     )
-  if (folder / "modules.json").is_file():
-    sizes.pop("hidden_size", None)  # a dense layer may follow
+  path = folder / "config.json"
+  encoder = encoder_config.from_json(path, config_json.read(path))
+  sizes = {"max_position_embeddings": encoder.max_position_embeddings}
+  if not (folder / "modules.json").is_file():  # else a dense layer may follow
+    sizes["hidden_size"] = encoder.hidden_size
   return sizes
 
 
