@@ -316,6 +316,30 @@ _OTHERS = (
     ),
   ),
   Command(
+    "fetch",
+    "Download the data, checkpoints and embeddings of the original DPR, and"
+    " verify them",
+    "fetch:fetch",
+    "nq psgs_w100 --out=DIR",
+    "NAME ... --out=DIR",
+    processes=FIRST,
+    config=NONE,
+    takes_words=True,
+    flags=(
+      f.OUT,
+      switch("list", "List the names, or the files of the names given."),
+      switch(
+        "check",
+        "Download nothing; verify the files in --out, which may have been"
+        " brought from another machine.",
+      ),
+      f.FROM.saying(
+        "Address of a mirror, in place of https://dl.fbaipublicfiles.com/dpr.",
+        shown="URL",
+      ),
+    ),
+  ),
+  Command(
     "config",
     "Show the value of every setting and its origin: default, file, workdir or"
     " command line",
