@@ -254,6 +254,7 @@ _OTHERS = (
     "ask:ask",
     "--workdir=W Where was Einstein born?",
     "--workdir=DIR [QUESTION ...] [-- QUESTION ...]",
+    processes=FIRST,
     devices=True,
     config=STORED,
     uses=(TOWERS, READER),
@@ -283,6 +284,7 @@ _OTHERS = (
     "export:export",
     "--workdir=W --format=hf --out=DIR",
     "--workdir=DIR --format=FORMAT --out=DIR",
+    processes=FIRST,
     config=STORED,
     uses=lambda values: (
       (TOWERS, START, READER) if values["what"] == "reader" else (TOWERS, START)
@@ -308,6 +310,7 @@ _OTHERS = (
     "export:import_",
     "--what=embeddings --from=vectors.pkl --out=DIR",
     "--what=embeddings --from=FILE_OR_DIR --out=DIR",
+    processes=FIRST,
     config=NONE,
     flags=(
       f.WHAT.saying("Only embeddings (passage vectors) can be imported."),
@@ -368,6 +371,7 @@ _OTHERS = (
     "check:check",
     "--workdir=W --deep",
     "--workdir=DIR",
+    processes=FIRST,
     config=NONE,
     flags=(
       f.WORKDIR,

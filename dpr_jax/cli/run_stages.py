@@ -19,7 +19,7 @@ def one(call: Invocation) -> None:
   if call.command.name == "index" and call.flags["plan"]:
     from dpr_jax.cli import plan
 
-    plan.plan_index(call)
+    multiprocess.first_alone(lambda: plan.plan_index(call))
     return
   _in_workdir(call, (call.command,))
 
@@ -47,20 +47,7 @@ def _do(call: Invocation, stages: tuple[command.Command, ...]) -> None:
     logging.info("== %s", row.name)
     settled = call.with_config(experiment.settled(call, row))
     with experiment.remembered(call.config, call.workdir):
-      _on_all_processes(row, settled)
-
-
-def _on_all_processes(row: command.Command, call: Invocation) -> None:
-  """Calls a stage on all processes or on process 0, as its row says."""
-  function = row.load()
-
-  def do() -> None:
-    function(call)
-
-  if row.processes == command.FIRST:
-    multiprocess.first_alone(do)
-  else:
-    do()
+      row.call(settled)
 
 
 def _check_trainings(call: Invocation) -> None:
