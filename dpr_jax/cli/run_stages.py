@@ -70,10 +70,10 @@ def demo(call: Invocation) -> None:
   workdir = workdir_lib.Workdir(folder)
   run(call.with_config(config, workdir))
   from dpr_jax.reading import answerer as answerer_lib
-  from dpr_jax.retrieval import retrieve as retrieve_lib
+  from dpr_jax.retrieval import api
 
   question = "Where was Einstein born?"
-  hits = retrieve_lib.Retriever.load(workdir.root).search([question], k=3)[0]
+  hits = api.Retriever.load(workdir.root).search([question], k=3)[0]
   print(f"\n{question}")
   for rank, hit in enumerate(hits, start=1):
     print(f"  {rank}. {hit.score:8.4f}  {hit.title}: {hit.text}")
