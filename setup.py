@@ -43,6 +43,7 @@ RUNTIME = [
   "orbax-checkpoint>=0.11.24,<0.13",
   "PyStemmer>=3.0,<4",
   "regex>=2025.7.34,<2027",
+  "requests>=2.32.3,<3",
   "rich>=14.0,<16",
   "safetensors>=0.6.1,<0.9",
   "scipy>=1.15,<2",
@@ -50,6 +51,7 @@ RUNTIME = [
   "tokenizers>=0.22.2,<0.24",
   "tqdm>=4.67,<5",
   "transformers>=5.0,<6",  # tokenizers and configs; needs no torch
+  "urllib3>=2.2,<3",  # its errors, which requests does not wrap
 ]
 
 # For comparison in some tests and in the benchmarks; not needed to use dpr-jax.

@@ -254,6 +254,7 @@ _OTHERS = (
     "ask:ask",
     "--workdir=W Where was Einstein born?",
     "--workdir=DIR [QUESTION ...] [-- QUESTION ...]",
+    processes=FIRST,
     devices=True,
     config=STORED,
     uses=(TOWERS, READER),
@@ -283,6 +284,7 @@ _OTHERS = (
     "export:export",
     "--workdir=W --format=hf --out=DIR",
     "--workdir=DIR --format=FORMAT --out=DIR",
+    processes=FIRST,
     config=STORED,
     uses=lambda values: (
       (TOWERS, START, READER) if values["what"] == "reader" else (TOWERS, START)
@@ -308,11 +310,36 @@ _OTHERS = (
     "export:import_",
     "--what=embeddings --from=vectors.pkl --out=DIR",
     "--what=embeddings --from=FILE_OR_DIR --out=DIR",
+    processes=FIRST,
     config=NONE,
     flags=(
       f.WHAT.saying("Only embeddings (passage vectors) can be imported."),
       f.FROM.saying("A file or folder of the other library.", shown="PATH"),
       f.OUT,
+    ),
+  ),
+  Command(
+    "fetch",
+    "Download the data, checkpoints and embeddings of the original DPR, and"
+    " verify them",
+    "fetch:fetch",
+    "nq psgs_w100 --out=DIR",
+    "NAME ... --out=DIR",
+    processes=FIRST,
+    config=NONE,
+    takes_words=True,
+    flags=(
+      f.OUT,
+      switch("list", "List the names, or the files of the names given."),
+      switch(
+        "check",
+        "Download nothing; verify the files in --out, which may have been"
+        " brought from another machine.",
+      ),
+      f.FROM.saying(
+        "Address of a mirror, in place of https://dl.fbaipublicfiles.com/dpr.",
+        shown="URL",
+      ),
     ),
   ),
   Command(
@@ -344,6 +371,7 @@ _OTHERS = (
     "check:check",
     "--workdir=W --deep",
     "--workdir=DIR",
+    processes=FIRST,
     config=NONE,
     flags=(
       f.WORKDIR,

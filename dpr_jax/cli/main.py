@@ -180,7 +180,7 @@ def _run(call: Invocation) -> None:
     if call.command.in_run:
       run_stages.one(call)
     else:
-      call.command.load()(call)
+      call.command.call(call)
     multiprocess.finish()
   except errors.DiskError as error:
     _fail_of_the_disk(str(error))

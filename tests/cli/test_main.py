@@ -368,7 +368,7 @@ def _refused(done, *words):
     (["ask", "--workdir=w", "--json", "Who?"], ["w/config.json"]),
     (
       ["train", "--config=CONFIG", "--workdir=w", "--from=model"],
-      ["--from", "only for mine and import"],
+      ["--from", "only for mine, import and fetch"],
     ),
     (
       ["train", "--config=CONFIG", "--workdir=w", "--topology=v5e:2x4"],
