@@ -9,8 +9,6 @@ or `encode_passages` out.
 
 import asyncio
 import dataclasses
-import importlib
-import reprlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +18,7 @@ from jaxtyping import Float
 
 from dpr_jax.core import errors, progress
 from dpr_jax.data import arguments, records
-from dpr_jax.inference import encoder_options, mteb_calls
+from dpr_jax.inference import encoder_options, mteb_calls, tensors
 from dpr_jax.models.dual_encoder import PASSAGE, QUESTION
 
 # A bar for fewer texts would only flicker.
@@ -68,7 +66,7 @@ class Calls:
       self._check_same(chosen.prompt)
       kind = PASSAGE
     if chosen.of_mteb:
-      inputs = mteb_calls.texts(inputs, kind == QUESTION)
+      inputs = mteb_calls.texts(inputs)
     return self._vectors(kind, _inputs(inputs, options), chosen)
 
   def encode_query(
@@ -95,6 +93,7 @@ class Calls:
 
   def encode_queries(self, queries: arguments.Texts, **options: Any) -> Vectors:
     """Vectors of questions, as BEIR asks for them; options as `encode`."""
+    queries = arguments.texts("queries", queries)
     return self.encode_query(queries, **options)
 
   def encode_corpus(
@@ -106,7 +105,8 @@ class Calls:
       corpus: a list of {"title", "text"}, or {"title": list, "text": list}.
       **options: see `encoder_options.Options`.
     """
-    return self.encode_document(_rows("corpus", corpus), **options)
+    passages = arguments.passages("corpus", _rows("corpus", corpus))
+    return self.encode_document(passages, **options)
 
   def embed_query(self, text: arguments.Text) -> list[float]:
     """Vector of a question (LangChain)."""
@@ -134,7 +134,7 @@ class Calls:
     Returns:
       A torch tensor if one of them is one, else NumPy float32.
     """
-    first, second = _alike(embeddings1, embeddings2)
+    first, second = tensors.alike(embeddings1, embeddings2)
     return (
       first.reshape(-1, first.shape[-1])
       @ second.reshape(-1, second.shape[-1]).T
@@ -142,7 +142,7 @@ class Calls:
 
   def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
     """Inner products of the vectors with the same number, [texts]."""
-    first, second = _alike(embeddings1, embeddings2)
+    first, second = tensors.alike(embeddings1, embeddings2)
     if first.shape != second.shape:
       raise errors.InputError(
         f"embeddings2: shape {tuple(second.shape)} differs from that of"
@@ -214,7 +214,7 @@ class Calls:
     unit = chosen.normalize_embeddings or self.model.encoder.normalize
     vectors = _shortened(vectors, chosen, unit)
     if chosen.convert_to_tensor:
-      vectors = _torch().from_numpy(vectors)
+      vectors = tensors.from_numpy(vectors)
     elif not chosen.convert_to_numpy:
       vectors = list(vectors)
     return vectors[0] if _is_one(inputs) else vectors
@@ -287,49 +287,3 @@ def _shortened(
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     vectors = vectors / np.maximum(norms, 1e-12)
   return vectors
-
-
-def _alike(first: Any, second: Any) -> tuple[Any, Any]:
-  """Both as torch tensors, if one of them is one, else as NumPy arrays."""
-  if _is_tensor(first) or _is_tensor(second):
-    torch = _torch()
-    return tuple(
-      part.float() if _is_tensor(part) else torch.as_tensor(np.float32(part))
-      for part in (first, second)
-    )
-  arrays = []
-  for name, value in (("embeddings1", first), ("embeddings2", second)):
-    try:
-      array = np.asarray(value, np.float32)
-    except (TypeError, ValueError) as error:
-      raise errors.InputError(
-        f"{name}={reprlib.repr(value)}: must be vectors, all of one width"
-      ) from error
-    if array.ndim not in (1, 2):
-      raise errors.InputError(
-        f"{name}: has {array.ndim} dimensions; must be [texts, dim] or [dim]"
-      )
-    arrays.append(array)
-  if arrays[0].shape[-1] != arrays[1].shape[-1]:
-    raise errors.InputError(
-      f"embeddings2: vectors of width {arrays[1].shape[-1]}, and those of"
-      f" embeddings1 have {arrays[0].shape[-1]}"
-    )
-  return tuple(arrays)
-
-
-def _is_tensor(value: Any) -> bool:
-  """True for torch's tensors, without importing torch."""
-  torch = sys.modules.get("torch")
-  return torch is not None and isinstance(value, torch.Tensor)
-
-
-def _torch() -> Any:
-  """Torch, which only a caller who wants tensors needs."""
-  try:
-    return importlib.import_module("torch")
-  except ImportError as error:
-    raise errors.InputError(
-      "convert_to_tensor=True: needs torch, which is not installed; install it,"
-      " or use the NumPy arrays"
-    ) from error

@@ -300,7 +300,7 @@ def test_bad_corpora_are_refused(encoder):
     encoder.encode_corpus({"title": ["Ulm"], "text": ["a", "b"]})
   with pytest.raises(errors.InputError, match="must be a list of 2 texts"):
     encoder.encode_corpus({"title": "ab", "text": ["a", "b"]})
-  with pytest.raises(errors.InputError, match=r"inputs\[1\]="):
+  with pytest.raises(errors.InputError, match=r"corpus\[1\]="):
     encoder.encode_corpus([{"text": "Ulm"}, {"title": "Ulm"}])
 
 
