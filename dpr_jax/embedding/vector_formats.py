@@ -10,8 +10,8 @@ Pickles can run any code, so `vector_pickles.py` reads them: it creates only
 arrays, lists, tuples, texts and numbers.
 """
 
+import io
 import pathlib
-import pickle
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ from absl import logging
 
 from dpr_jax.core import errors, progress, sharded_output
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.embedding import vector_pickles, vector_shards
+from dpr_jax.embedding import pickle_writer, vector_pickles, vector_shards
 from dpr_jax.models import model_files
 
 FORMATS = ("dpr", "tevatron", "contriever", "npy")
@@ -65,10 +65,11 @@ def export(
         files[name] = sharded_output.write_array(temporary / name, vectors)
         name = f"ids-{number:05d}{_IDS_SUFFIX}"
         data = "".join(f"{i}\n" for i in ids).encode()
+        (temporary / name).write_bytes(data)
       else:
         name = f"passages_{number}.pkl"
-        data = pickle.dumps(_pickled(form, ids, vectors), protocol=4)
-      (temporary / name).write_bytes(data)
+        with open(temporary / name, "wb") as file:
+          _write_pickle(file, form, ids, vectors)
       files[name] = workdir_lib.fingerprint_file(temporary / name)
       bar.update(len(rows))
     workdir_lib.write_record(
@@ -79,11 +80,14 @@ def export(
   return [folder / name for name in files]
 
 
-def _pickled(form: str, ids: list[str], vectors: np.ndarray) -> Any:
+def _write_pickle(
+  file: io.BufferedIOBase, form: str, ids: list[str], vectors: np.ndarray
+) -> None:
   if form == "dpr":
     prefixed = [i if i.startswith(WIKI) else WIKI + i for i in ids]
-    return list(zip(prefixed, vectors, strict=True))
-  return (vectors, ids) if form == "tevatron" else (ids, vectors)
+    pickle_writer.write_pairs(file, prefixed, vectors)
+  else:
+    pickle_writer.write_pair(file, ids, vectors, ids_first=form == "contriever")
 
 
 def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
