@@ -77,28 +77,20 @@ def read_qrels(path: str | os.PathLike) -> Judgements:
   """
   judgements: Judgements = {}
   repeated = 0
-  with (
-    file_streams.open_bytes(path) as file,
-    file_streams.stream_errors(path) as position,
-    file_streams.open_text(file) as lines,
-  ):
-    for number, line in enumerate(lines, start=1):
-      position.line = number
-      if not line.strip():
-        continue
-      where = f"{path}:{number}"
-      fields = columns(line)
-      if number == 1 and _is_header(fields):
-        continue
-      question, passage, grade = _judgement(fields, where, line)
-      grades = judgements.setdefault(question, {})
-      if grades.get(passage, grade) != grade:
-        raise errors.InputError(
-          f"{where}: question {question!r} and passage {passage!r} have the"
-          f" grade {grade} here and {grades[passage]} before: remove one"
-        )
-      repeated += passage in grades
-      grades[passage] = grade
+  for number, line in file_streams.text_lines(path):
+    where = f"{path}:{number}"
+    fields = columns(line)
+    if number == 1 and _is_header(fields):
+      continue
+    question, passage, grade = _judgement(fields, where, line)
+    grades = judgements.setdefault(question, {})
+    if grades.get(passage, grade) != grade:
+      raise errors.InputError(
+        f"{where}: question {question!r} and passage {passage!r} have the"
+        f" grade {grade} here and {grades[passage]} before: remove one"
+      )
+    repeated += passage in grades
+    grades[passage] = grade
   if not judgements:
     raise errors.InputError(f"{path}: the file has no judgements")
   if repeated:
@@ -147,8 +139,6 @@ def _judgement(
       " passage's id and a grade (BEIR), or these with a 0 after the first"
       " (TREC); ids with spaces need tabs between the columns"
     )
-  for field in fields:
-    json_records.check_unicode(field, where, "id")
   grade = _grade(fields[2])
   if not grade.is_integer():
     raise errors.InputError(

@@ -103,25 +103,17 @@ def _is_csv(path: str | os.PathLike) -> bool:
 def _read_question_answers(
   path: str | os.PathLike,
 ) -> Iterator[records.Question]:
-  with (
-    file_streams.open_bytes(path) as file,
-    file_streams.stream_errors(path) as position,
-    file_streams.open_text(file) as lines,
-  ):
-    for line, text in enumerate(lines, start=1):
-      position.line = line
-      if not text.strip():
-        continue
-      where = f"{path}:{line}"
-      fields = _split_line(json_records.check_unicode(text, where, "line"))
-      if len(fields) != 2:
-        raise errors.InputError(
-          f"{where}: {len(fields)} tab-separated fields instead of 2, a"
-          f" question and a list of answers: {json_records.short(text)}"
-        )
-      yield records.Question(
-        json_records.straighten(fields[0]), _answer_literal(fields[1], where)
+  for line, text in file_streams.text_lines(path):
+    where = f"{path}:{line}"
+    fields = _split_line(text)
+    if len(fields) != 2:
+      raise errors.InputError(
+        f"{where}: {len(fields)} tab-separated fields instead of 2, a"
+        f" question and a list of answers: {json_records.short(text)}"
       )
+    yield records.Question(
+      json_records.straighten(fields[0]), _answer_literal(fields[1], where)
+    )
 
 
 def _split_line(line: str) -> list[str]:
