@@ -1,9 +1,8 @@
-"""Reads BEIR's files: corpus, queries and judgements.
+"""Reads BEIR's queries and judgements.
 
-Input: the path of a `corpus.jsonl`, `queries.jsonl` (each also gzipped, or a
-JSON list) or `qrels/*.tsv`.  Output: passages, questions with their ids, or
-judgements.  BEIR has no answer strings: its questions are judged by passage
-ids only.
+Input: the path of a `queries.jsonl` (also gzipped, or a JSON list) or of
+`qrels/*.tsv`.  Output: questions with their ids, or judgements.  BEIR has no
+answer strings: its questions are judged by passage ids only.
 """
 
 import math
@@ -41,21 +40,14 @@ def is_beir(path: str | os.PathLike) -> bool:
   )
 
 
-def read_corpus(path: str | os.PathLike) -> Iterator[records.Passage]:
-  """Yields the passages of a `corpus.jsonl`; a title may be missing.
+def read_queries(
+  path: str | os.PathLike,
+) -> Iterator[tuple[str, records.Question]]:
+  """Yields the ids and questions of a `queries.jsonl`.
 
   Raises:
     InputError: naming the row, the field and its value.
   """
-  wanted = "a corpus is a JSON list of objects, or one JSON object per line"
-  for where, value, marked in json_objects.read(path, wanted):
-    yield json_records.passage(value, where, marked)
-
-
-def read_queries(
-  path: str | os.PathLike,
-) -> Iterator[tuple[str, records.Question]]:
-  """Yields the ids and questions of a `queries.jsonl`; errors as above."""
   wanted = "queries are one JSON object per line, with _id and text"
   for where, value, marked in json_objects.read(path, wanted):
     if not isinstance(value, dict):
