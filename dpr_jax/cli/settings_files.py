@@ -11,6 +11,7 @@ from typing import Any
 
 from dpr_jax.cli.settings_call import Call
 from dpr_jax.cli.settings_hints import closest, did_you_mean
+from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import config_json, encoder_config
@@ -22,7 +23,11 @@ _STARTER = {"max_position_embeddings": 512, "hidden_size": 384}
 
 
 def readable(
-  key: str, value: str, fix: str, words: tuple[str, ...] = ()
+  key: str,
+  value: str,
+  fix: str,
+  words: tuple[str, ...] = (),
+  folders: bool = False,
 ) -> None:
   """`InputError` unless a setting names a readable file.
 
@@ -31,13 +36,14 @@ def readable(
     value: its value.
     fix: end of the message, if no similar file name is found.
     words: values that are not files, such as "sample".
+    folders: the value may also be a folder.
   """
   if value in words:
     return
   path = pathlib.Path(value).expanduser()
   reason = ""
   if path.is_dir():
-    reason = "is a folder"
+    reason = "" if folders else "is a folder"
   elif not path.is_file():
     reason = "there is no such file"
   elif not os.access(path, os.R_OK):
@@ -57,17 +63,22 @@ def _beside(path: pathlib.Path) -> list[str]:
 
 
 def data(config: Any, call: Call) -> None:
-  """Checks the files that `prepare` reads."""
-  words = ("sample",)
-  for role in ("passages", "train", "dev"):
+  """Checks the files and folders that `prepare` reads."""
+  words = {"passages": ("from-train",), "train": ("none",), "dev": ()}
+  for role, own in words.items():
     value = config.data[role]
     if not value:
       raise errors.InputError(
         f"config.data.{role} is empty: give a path, or"
         f" --config.data.{role}=sample for the embedded sample"
       )
-    none = ("none",) if role == "train" else ()
-    readable(f"data.{role}", value, ": give a file", (*words, *none))
+    values = [value]
+    if role == "train":
+      values = config_lib.several_paths(value)
+    for one in values:
+      if not one.startswith("ir_datasets:"):
+        fix = ": give a file or a folder"
+        readable(f"data.{role}", one, fix, ("sample", *own), folders=True)
 
 
 def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:

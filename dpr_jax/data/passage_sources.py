@@ -44,13 +44,13 @@ class Reading:
     title_line: the first line of `contents` is the title.
     swallowing: ids of passages that may have swallowed the next rows, see
       `tsv_corpus.read`.
-    dropped: paragraphs that are left out, by reason.
+    counts: passages and paragraphs that are left out or changed, by reason.
   """
 
   quoting: str = "auto"
   title_line: bool = False
   swallowing: list[str] = dataclasses.field(default_factory=list)
-  dropped: collections.Counter[str] = dataclasses.field(
+  counts: collections.Counter[str] = dataclasses.field(
     default_factory=collections.Counter
   )
 
@@ -182,7 +182,7 @@ def _paragraphs(
   """Passages of an article of KILT: its paragraphs, with their numbers.
 
   The first one only repeats the title; it, headings and empty paragraphs are
-  counted in `how.dropped`.
+  counted in `how.counts`.
   """
   if not isinstance(value, Mapping):
     raise errors.InputError(
@@ -202,11 +202,11 @@ def _paragraphs(
   ):
     text = text.strip()
     if not text:
-      how.dropped["empty_paragraphs"] += 1
+      how.counts["empty_paragraphs"] += 1
     elif text == title.strip():
-      how.dropped["titles"] += 1
+      how.counts["titles"] += 1
     elif text.startswith(_HEADING):
-      how.dropped["headings"] += 1
+      how.counts["headings"] += 1
     else:
       identifier = question_formats.kilt_id(article, number)
       yield records.Passage(identifier, title, text)

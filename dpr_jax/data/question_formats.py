@@ -55,7 +55,8 @@ def unknown(row: Mapping[str, Any], where: str) -> errors.InputError:
 
 def _beir_query(value, where, marked, unread) -> records.Question:
   del unread
-  return json_records.query(_mapping(value, where, "text"), where, marked)[1]
+  value = _mapping(value, where, "text", "question")
+  return json_records.query(value, where, marked)[1]
 
 
 def _tevatron(value, where, marked, unread) -> records.Question:
@@ -100,7 +101,7 @@ def _tevatron_ids(value, where, marked, unread) -> records.Question:
 
 
 def _flag_embedding(value, where, marked, unread) -> records.Question:
-  value = _mapping(value, where, "query")
+  value = _mapping(value, where, "pos")
   _count(unread, value, ("query", "pos", "neg", *json_records.ANSWERS))
   return records.Question(
     _text(value, ("query",), where, marked),
@@ -111,14 +112,13 @@ def _flag_embedding(value, where, marked, unread) -> records.Question:
 
 
 def _sentence_transformers(value, where, marked, unread) -> records.Question:
-  value = _mapping(value, where, "positive")
+  value = _mapping(value, where, "positive", "positives")
   negatives = [name for name in value if _is_negative(name)]
   positives = ("positive", "positives")
-  anchor = next((name for name in _ANCHORS if name in value), _ANCHORS[0])
-  known = (anchor, *positives, *negatives, *json_records.ANSWERS)
+  known = (*_ANCHORS, *positives, *negatives, *json_records.ANSWERS)
   _count(unread, value, known)
   return records.Question(
-    _text(value, (anchor,), where, marked),
+    _text(value, _ANCHORS, where, marked),
     json_records.answers(value, where, marked),
     *(
       tuple(
@@ -141,7 +141,7 @@ def _is_negative(name: str) -> bool:
 
 
 def _kilt(value, where, marked, unread) -> records.Question:
-  value = _mapping(value, where, "input")
+  value = _mapping(value, where, "output")
   _count(unread, value, ("id", "input", "output"))
   answers: dict[str, None] = {}
   positives: dict[str, records.Passage] = {}
@@ -209,11 +209,17 @@ def _object(value: Any, where: str, field: str) -> Mapping[str, Any]:
   return value
 
 
-def _mapping(value: Any, where: str, field: str) -> Mapping[str, Any]:
-  """A row; `InputError` where it is no object, or lacks its format's field."""
+def _mapping(value: Any, where: str, *fields: str) -> Mapping[str, Any]:
+  """A row; `InputError` where it is no object, or has none of these fields."""
   if not isinstance(value, dict):
     raise errors.InputError(
-      f"{where}: {json_records.short(value)} is not an object with {field}"
+      f"{where}: {json_records.short(value)} is not an object with {fields[0]}"
+    )
+  if not any(name in value for name in fields):
+    raise errors.InputError(
+      f"{where}: no field {' or '.join(fields)}, only"
+      f" {json_records.short(sorted(value))}: all rows of a file have the"
+      " format of its first row"
     )
   return value
 
@@ -222,13 +228,9 @@ def _text(
   value: Mapping[str, Any], names: tuple[str, ...], where: str, marked: bool
 ) -> str:
   """The text of a question, in the first of these fields that is there."""
-  name = next((name for name in names if value.get(name) is not None), names[0])
-  if name not in value:
-    raise errors.InputError(
-      f"{where}: no field {name}, only"
-      f" {json_records.short(sorted(value))}: all rows of a file have the"
-      " format of its first row"
-    )
+  _mapping(value, where, *names)
+  there = [name for name in names if name in value]
+  name = next((name for name in there if value[name] is not None), there[0])
   return json_records.straighten(
     json_records.string(value[name], where, name, marked)
   )

@@ -62,6 +62,8 @@ VALUES = [
   count("data.max_train", 0),
   count("data.max_dev", 0),
   choice("data.quoting", ["auto", "csv", "none"], "excel"),
+  switch("data.title_line"),
+  ("data.train_prefixes", ["'nq: ',''", "()"], []),
   count("model.random_layers", 1),
   count("model.random_width", 1),
   count("model.random_heads", 1),

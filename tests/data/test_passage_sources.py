@@ -177,7 +177,7 @@ def test_paragraphs_of_kilt(tmp_path):
     Passage("7-2", "Ulm", "At the Danube."),
     Passage("7-4", "Ulm", "x"),
   ]
-  assert how.dropped == {"titles": 1, "headings": 1, "empty_paragraphs": 1}
+  assert how.counts == {"titles": 1, "headings": 1, "empty_paragraphs": 1}
 
 
 @pytest.mark.parametrize(

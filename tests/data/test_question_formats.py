@@ -273,6 +273,11 @@ def test_lists_of_objects_that_are_stored_as_objects_of_lists(tmp_path):
       r"row 1 \(line 1\), positive_passages\[0\]: .* not an object with a text",
     ),
     (
+      [{"anchor": "q", "positive": "a"}, {"question": "q"}],
+      r"row 2 \(line 2\): no field positive or positives, only \['question'\]:"
+      " all rows of a file have the format of its first row",
+    ),
+    (
       [{"anchor": "q", "positive": "a"}, ["q", "a"]],
       r"row 2 \(line 2\): \['q', 'a'\] is not an object with positive",
     ),
