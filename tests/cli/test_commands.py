@@ -44,6 +44,7 @@ def test_who_leaves_devices_alone():
   assert not computes("index --plan")
   assert not computes("mine --from=bm25")
   assert computes("mine --from=model")
+  assert not computes("import --workdir=w --from=x")
 
 
 def test_how_commands_run_on_several_processes():

@@ -226,5 +226,6 @@ FREE = {
   *("data.passages", "data.train", "data.dev", "model.checkpoint"),
   *("model.question_prefix", "model.passage_prefix", "train.negatives"),
   *("train.negatives_from", "train.best_metric", "index.factory"),
+  "index.backend",
   *("reader.train", "reader.dev", "reader.checkpoint", "read.reader"),
 }
