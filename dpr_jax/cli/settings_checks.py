@@ -327,9 +327,15 @@ def _tuned(config: Any, call: Call) -> None:
     )
 
 
+def _backend(config: Any, call: Call) -> None:
+  """`InputError` if `index.backend` names no search engine."""
+  if config.index.backend:
+    setting_rules.backend(config.index.backend)
+
+
 def _factory(config: Any, call: Call) -> None:
   """`InputError` if FAISS rejects `index.factory` for this dimension."""
-  if not _builds(config, call):
+  if config.index.backend or not _builds(config, call):
     return
   from dpr_jax.index import faiss_build as build
 
@@ -380,8 +386,8 @@ def _width(config: Any, call: Call) -> int:
 _RULES: dict[str, tuple[Callable[[Any, Call], None], ...]] = {
   "prepare": (settings_files.data,),
   "train": (_trains, _negatives, _training, _model),
-  "index": (_factory,),
-  "retrieve": (_tuned,),
+  "index": (_backend, _factory),
+  "retrieve": (_backend, _tuned),
   "train-reader": (_start, _reader_training, _reader_files),
   "read": (settings_files.reads,),
 }

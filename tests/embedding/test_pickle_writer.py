@@ -40,9 +40,8 @@ def test_python_reads_it_and_it_names_the_old_modules(form):
   assert ids == IDS
   assert vectors.dtype == np.float32
   np.testing.assert_array_equal(vectors, VECTORS)
-  named = [
-    arg for op, arg, _ in pickletools.genops(data) if op.name == "GLOBAL"
-  ]
+  opcodes = [(code.name, arg) for code, arg, _ in pickletools.genops(data)]
+  named = [arg for name, arg in opcodes if name == "GLOBAL"]
   assert named == [
     *("numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype")
   ]
