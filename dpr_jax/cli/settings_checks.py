@@ -248,15 +248,16 @@ def _start(config: Any, call: Call) -> None:
   )
   if _is_trained(call, "train-reader"):
     return
-  key = "reader.checkpoint" if reader.checkpoint else "model.checkpoint"
-  _random_sizes(config.model, reader.checkpoint or config.model.checkpoint)
+  keys = ("reader.checkpoint", "model.passage_checkpoint", "model.checkpoint")
+  key = next(key for key in keys if value_of(config, key) or key == keys[-1])
+  name = value_of(config, key)
+  _random_sizes(config.model, name)
   where = pathlib.Path(reader.checkpoint).expanduser()
   if reader.checkpoint and (where / "reader").is_dir():  # a workdir
     return
-  sizes = settings_files.checkpoint(key, config.model, reader.checkpoint)
+  sizes = settings_files.checkpoint(key, config.model, name)
   positions = sizes.get("max_position_embeddings", math.inf)
   if reader.length > positions:
-    name = reader.checkpoint or config.model.checkpoint
     raise errors.InputError(
       f"config.reader.length={reader.length}: checkpoint {name} has"
       f" {positions} positions"

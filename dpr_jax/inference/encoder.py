@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dpr_jax.core import devices as devices_lib
-from dpr_jax.core import errors, forks
+from dpr_jax.core import forks
 from dpr_jax.data import arguments
 from dpr_jax.inference import encoder_calls, length_tiles
 from dpr_jax.models import dual_encoder, opened_towers, retriever_model
@@ -154,12 +154,7 @@ class Encoder(encoder_calls.Calls):
     Raises:
       InputError: the folder has no encoder, or an argument is bad.
     """
-    if question is not None or passage is not None:
-      if folder is not None:
-        raise errors.InputError(
-          f"folder={folder!r}: give either a folder or question= and passage="
-        )
-      folder = (question, passage)
+    name = opened_towers.named(folder, question, passage)
     values = opened_towers.checked(
       {
         "pooling": pooling,
@@ -171,7 +166,7 @@ class Encoder(encoder_calls.Calls):
         "passage_length": passage_length,
       }
     )
-    return cls(opened_towers.load(folder, which, values), **options)
+    return cls(opened_towers.load(name, which, values), **options)
 
   def _local(self, params: Any) -> Any:
     """Prepares parameters for encoding, on this process's devices only."""

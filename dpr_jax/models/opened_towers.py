@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpr_jax.core import config as config_lib
+from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.core.settings_table import BY_KEY
 from dpr_jax.data import arguments
@@ -21,6 +22,33 @@ from dpr_jax.models import (
 
 MODELS = ("best", "start")  # after training, and before training
 _NAMES = ("starter", "random")
+
+
+def named(
+  folder: arguments.Path, question: arguments.Path, passage: arguments.Path
+) -> Any:
+  """What `load` takes: a folder, or a pair of checkpoints.
+
+  Args:
+    folder: a workdir or a checkpoint; None = a pair.
+    question: checkpoint of the questions' encoder; None = `folder`.
+    passage: checkpoint of the passages' encoder.
+
+  Raises:
+    InputError: both are there, or half of a pair.
+  """
+  pair = {"question": question, "passage": passage}
+  there = {key: value for key, value in pair.items() if value is not None}
+  if not there:
+    return folder
+  for key, value in there.items():
+    arguments.path(key, value)
+  if folder is not None:
+    key, value = next(iter(there.items()))
+    raise errors.InputError(
+      f"{key}={str(value)!r}: give either a folder, or question= and passage="
+    )
+  return question, passage
 
 
 def load(

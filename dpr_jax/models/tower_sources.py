@@ -135,6 +135,29 @@ def of_name(name: str, model: Any, seed: int) -> Source:
   return _source(name, _checkpoint(name), (name, name))
 
 
+def passage_tower(
+  name: str, model: Any, seed: int
+) -> tuple[bert.BertConfig, Any, tokenizers.Tokenizer]:
+  """Sizes, parameters and tokenizer of the encoder of passages alone.
+
+  Dense layers after pooling are left out.
+
+  Args:
+    name: what `config.model.checkpoint` may name.
+    model: section `model` of the config, for "random".
+    seed: seed of "random" parameters.
+  """
+  if name == "random" or workdir_of(name) is not None:
+    source = of_name(name, model, seed)
+  else:
+    source = _source(name, _checkpoint(name, "passage"), (name, name))
+  first, second = source.trees()
+  tower = first if second is None else second
+  dense = source.head.shapes()
+  tree = {key: value for key, value in tower.items() if key not in dense}
+  return source.sizes, tree, source.tokenizer()
+
+
 def workdir_of(name: str) -> workdir_lib.Workdir | None:
   """The workdir that a checkpoint's name stands for; None = it is none."""
   if name in ("", "starter", "random") or name.startswith("hf:"):
@@ -190,7 +213,8 @@ def of_towers(name: str, towers: Any) -> Source:
   """
 
   def trees() -> tuple[Any, Any]:
-    first, *more = towers.params.values()
+    # By name: checkpoints store the towers in another order.
+    first, *more = (towers.params[name] for name in towers.encoder.names)
     return first, more[0] if more else None
 
   return Source(
