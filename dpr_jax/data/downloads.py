@@ -20,7 +20,7 @@ import requests
 from absl import logging
 
 from dpr_jax import version
-from dpr_jax.core import atomic_files, errors, manifests, progress
+from dpr_jax.core import atomic_files, disk_errors, errors, manifests, progress
 from dpr_jax.data import fetched_files, http_answers
 from dpr_jax.data.download_list import BASE, RemoteFile
 from dpr_jax.data.fetched_files import beside, size_of
@@ -82,7 +82,7 @@ def fetch(
     DiskError: the file cannot be written, or there is no room for it.
   """
   target = folder / file.name
-  with atomic_files.writing(target):
+  with disk_errors.writing(target):
     target.parent.mkdir(parents=True, exist_ok=True)
   with fetched_files.locked(target):
     if os.path.lexists(target):
@@ -121,7 +121,7 @@ class _Download:
         # The beginning is of an earlier run, so that may be the damaged part.
         logging.warning("%s; downloading it again from the beginning", error)
         said = self._downloaded()
-    with atomic_files.writing(self._target):
+    with disk_errors.writing(self._target):
       with open(self._part, "rb+") as whole:
         os.fsync(whole.fileno())
       os.replace(self._part, self._target)
@@ -165,7 +165,7 @@ class _Download:
     return manifests.read_record(self._note) if self._note.exists() else {}
 
   def _discard(self) -> None:
-    with atomic_files.writing(self._part):
+    with disk_errors.writing(self._part):
       self._part.unlink(missing_ok=True)
       self._note.unlink(missing_ok=True)
 
@@ -336,7 +336,7 @@ class _Download:
         there += len(block)
         if size is not None and there > size:
           break
-        with atomic_files.writing(self._part):
+        with disk_errors.writing(self._part):
           part.write(block)
         bar.update(there // _MEGABYTE - shown)
         shown = there // _MEGABYTE
@@ -355,7 +355,7 @@ class _Download:
   @contextlib.contextmanager
   def _opened(self, offset: int) -> Iterator[Any]:
     """The part, open for writing at `offset`; bytes behind it are cut off."""
-    with atomic_files.writing(self._part):
+    with disk_errors.writing(self._part):
       part = open(self._part, "rb+" if offset else "wb")
       part.seek(offset)
       part.truncate()
@@ -363,5 +363,5 @@ class _Download:
       yield part
     finally:
       # Closing writes what is buffered, for which the disk may be full.
-      with atomic_files.writing(self._part):
+      with disk_errors.writing(self._part):
         part.close()
