@@ -162,6 +162,12 @@ def _most_steps(config: Any, call: Call) -> float:
     if manifest.is_file():
       record = workdir_lib.read_manifest(call.workdir.data, "prepare")
       questions = record["counts"].get("train") or questions
+      parts = record.get("sources", {}).get("train", ())
+      sizes = [part["train"] for part in parts] or [questions]
+      drawn = setting_rules.questions_per_source(
+        sizes, train.source_weights, train.one_source_batches
+      )
+      questions = sum(drawn) if questions else 0
   if not questions:
     return math.inf
   return float(

@@ -188,6 +188,37 @@ def total_steps(
   return max_steps or max(1, -int(-epochs * questions // batch_size))
 
 
+def questions_per_source(
+  sizes: Sequence[int], weights: Sequence[float], one_source: bool = False
+) -> list[int]:
+  """Number of questions that an epoch takes from each source.
+
+  Args:
+    sizes: number of questions of each source of `data.train`.
+    weights: `train.source_weights`; () = all 1.
+    one_source: `train.one_source_batches`.
+
+  Raises:
+    InputError: another number of weights than of sources, or batches of one
+      source with a single source.
+  """
+  if weights and len(weights) != len(sizes):
+    raise errors.InputError(
+      f"config.train.source_weights={tuple(weights)}: {len(weights)} weights"
+      f" for the {len(sizes)} sources in config.data.train: give one per source"
+    )
+  if one_source and len(sizes) < 2:
+    raise errors.InputError(
+      "config.train.one_source_batches=True: config.data.train has a single"
+      " source: leave it False, or give several, separated by commas"
+    )
+  weights = weights or [1.0] * len(sizes)
+  return [
+    max(1, round(size * weight))
+    for size, weight in zip(sizes, weights, strict=True)
+  ]
+
+
 def warm_up(train: Any, steps: int) -> tuple[float, int]:
   """Learning rate and warm-up steps of section `train`.
 

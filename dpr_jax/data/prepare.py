@@ -199,6 +199,23 @@ def open_questions(
   return _open(workdir, split, datasets.QuestionTable)
 
 
+def source_sizes(workdir: workdir_module.Workdir) -> dict[str, int]:
+  """Number of training questions of each source, by its name, in order.
+
+  Sources of the same name are numbered.
+
+  Raises:
+    InputError: the training questions are missing, or do not match.
+  """
+  questions = len(open_questions(workdir, "train"))
+  sizes: dict[str, int] = {}
+  for name, count in kept_splits.read_sources(
+    workdir.data / "train", questions
+  ):
+    sizes[f"{name} ({len(sizes) + 1})" if name in sizes else name] = count
+  return sizes
+
+
 def _open(workdir: workdir_module.Workdir, name: str, table_class):
   """Opens a table after checking the sha256 of its files, except array_record.
 

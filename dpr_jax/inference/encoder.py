@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dpr_jax.core import devices as devices_lib
-from dpr_jax.core import forks
+from dpr_jax.core import errors, forks
 from dpr_jax.data import arguments
 from dpr_jax.inference import encoder_calls, length_tiles
 from dpr_jax.models import dual_encoder, opened_towers, retriever_model

@@ -63,6 +63,12 @@ VALUES = [
   count("data.max_dev", 0),
   choice("data.quoting", ["auto", "csv", "none"], "excel"),
   switch("data.title_line"),
+  (
+    "train.source_weights",
+    ["2,0.5", "()"],
+    [("1,0", "must be > 0"), ("a", "must be numbers, as in 0.5,1")],
+  ),
+  switch("train.one_source_batches"),
   ("data.train_prefixes", ["'nq: ',''", "()"], []),
   count("model.random_layers", 1),
   count("model.random_width", 1),
