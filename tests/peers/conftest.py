@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib
 import os
 
 import jax
@@ -105,13 +106,19 @@ def world(tiny_config) -> World:
 
 @pytest.fixture
 def library():
-  """Imports a peer; the test is skipped where it is not installed."""
+  """Imports a peer; the test is skipped where it is not installed.
+
+  An installed one that lacks the module, or that our adapter cannot import,
+  fails the test.
+  """
 
   def take(name: str):
-    return pytest.importorskip(
-      name,
-      reason=f"no {name}: extra `peers`, `make peers`",
-      exc_type=ImportError,
+    peer = name.partition(".")[0]
+    pytest.importorskip(
+      peer,
+      reason=f"no {peer}: extra `peers`, `make peers`",
+      exc_type=ModuleNotFoundError,
     )
+    return importlib.import_module(name)
 
   return take

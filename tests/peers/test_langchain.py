@@ -1,6 +1,7 @@
 """LangChain's stores take an `Encoder`, its chains a `DprRetriever`."""
 
 import asyncio
+import importlib
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_hits_of_a_store(world, store):
 
 def test_an_encoder_is_an_embeddings(world, library):
   embeddings = library("langchain_core.embeddings")
-  library("dpr_jax.integrations.langchain")
+  importlib.import_module("dpr_jax.integrations.langchain")
   assert isinstance(world.encoder, embeddings.Embeddings)
   np.testing.assert_allclose(
     world.encoder.embed_documents(["Bananas are yellow."])[0],
@@ -43,7 +44,8 @@ def test_an_encoder_is_an_embeddings(world, library):
 
 
 def test_a_retriever_of_a_workdir(library, mined_workdir):
-  ours = library("dpr_jax.integrations.langchain")
+  library("langchain_core")
+  ours = importlib.import_module("dpr_jax.integrations.langchain")
   retriever = dpr_jax.Retriever.load(mined_workdir.root, "bm25")
   theirs = ours.DprRetriever(retriever=retriever, k=3)
   (wanted,) = retriever.search("where is the river", k=3)

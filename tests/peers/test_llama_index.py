@@ -1,6 +1,7 @@
 """LlamaIndex takes an `Encoder` through `DprEmbedding`."""
 
 import asyncio
+import importlib
 
 import numpy as np
 import pytest
@@ -10,10 +11,15 @@ from tests.peers.conftest import DEPTH, QUESTIONS
 pytestmark = pytest.mark.compiles
 
 
-def test_hits_of_an_index(world, library):
+@pytest.fixture
+def ours(library):
+  library("llama_index.core")
+  return importlib.import_module("dpr_jax.integrations.llama_index")
+
+
+def test_hits_of_an_index(world, library, ours):
   core = library("llama_index.core")
   schema = library("llama_index.core.schema")
-  ours = library("dpr_jax.integrations.llama_index")
   model = ours.DprEmbedding(world.encoder, embed_batch_size=4)
   nodes = [
     schema.TextNode(id_=name, text=row["text"])
@@ -34,8 +40,7 @@ def test_hits_of_an_index(world, library):
       )
 
 
-def test_vectors(world, library):
-  ours = library("dpr_jax.integrations.llama_index")
+def test_vectors(world, ours):
   model = ours.DprEmbedding(world.encoder)
   texts = [row["text"] for row in world.corpus.values()]
   np.testing.assert_allclose(
