@@ -100,6 +100,11 @@ def _unsealed(path: pathlib.Path, name: str, tower: str | None) -> Checkpoint:
   if (path / sentence_transformers_files.MODULES).exists():
     towers = sentence_transformers_files.read(path)
     return Checkpoint("Sentence-Transformers", **towers)
+  if (path / "pooler.pt").exists():
+    raise errors.InputError(
+      f"{path / 'pooler.pt'}: a pooler of Tevatron is not supported; without it"
+      " the vectors would be others: train without --add_pooler"
+    )
   for layout, *folders in _PAIRS:
     parts = [path / folder for folder in folders]
     if all((part / "config.json").is_file() for part in parts):

@@ -253,7 +253,7 @@ def _source(
   name: str, checkpoint: checkpoint_layouts.Checkpoint, names: tuple[str, str]
 ) -> Source:
   question, passage = checkpoint.question, checkpoint.passage
-  single = question is passage or question.tensors is passage.tensors
+  single = checkpoint.shared
   heads = [head_of(files.use) for files in (question, passage)]
   _check_equal(question, passage, names)
 

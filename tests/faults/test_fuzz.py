@@ -337,6 +337,30 @@ def test_safetensors(tmp_path, tiny_checkpoint):
   run("safetensors", amounts.amount(1000, 100), trial, tmp_path)
 
 
+@pytest.mark.fault_row(13, trials=amounts.amount(2000, 200))
+def test_torch_files(tmp_path):
+  """Both formats of torch.save: directory, pickle and sizes."""
+  torch = pytest.importorskip("torch", reason="no torch: extra `parity`")
+  tensors = {
+    "a": torch.ones(3, 4),
+    "b": torch.arange(6.0).bfloat16()[::2],
+    "c": torch.nn.Parameter(torch.ones(2).half()),
+  }
+  whole = []
+  for is_zip in (True, False):
+    torch.save(
+      tensors, tmp_path / "whole", _use_new_zipfile_serialization=is_zip
+    )
+    whole.append((tmp_path / "whole").read_bytes())
+
+  def trial(folder, rng):
+    path = folder / "pytorch_model.bin"
+    path.write_bytes(mutated(rng.choice(whole), rng))
+    tensor_files.read_tensors(folder)
+
+  run("torch files", amounts.amount(2000, 200), trial, tmp_path)
+
+
 @pytest.mark.fault_row(13, trials=amounts.amount(1000, 100))
 def test_model_folders(tmp_path, tiny_checkpoint):
   """config.json, vocab.txt and tokenizer.json."""

@@ -87,6 +87,9 @@ def test_tevatron(tmp_path):
     layout_writers.assert_tensors(files.tensors(), _names(state))
     assert files.folder == tmp_path
     assert files.use == tower_files.Use("cls", title="joined")
+  (tmp_path / "pooler.pt").write_bytes(b"")
+  with pytest.raises(errors.InputError, match="pooler.pt: a pooler of Tev"):
+    checkpoint_layouts.open_(str(tmp_path))
 
 
 def test_contriever(tmp_path):
