@@ -198,9 +198,4 @@ def from_json(path: pathlib.Path, raw: Mapping[str, Any]) -> BertConfig:
       f"{path}: model_type {name!r} is not supported: it must be one of"
       f" {', '.join(FAMILIES)}"
     )
-  if raw.get("projection_dim", 0):
-    raise errors.InputError(
-      f"{path}: projection_dim {raw['projection_dim']}: DPR checkpoints with"
-      " a projection are not supported"
-    )
   return family.build(path, raw)
