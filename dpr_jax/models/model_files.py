@@ -104,7 +104,7 @@ def seal(folder: pathlib.Path, kind: str, **values: Any) -> None:
   files = {
     path.relative_to(folder).as_posix(): workdir_lib.fingerprint_file(path)
     for path in sorted(folder.rglob("*"))
-    if path.is_file()
+    if path.is_file() and path != folder / FILE
   }
   record = {"format": FORMAT, "kind": kind, **values, "files": files}
   workdir_lib.write_record(folder / FILE, record)
@@ -174,6 +174,8 @@ def check(
     InputError: a file is missing or has changed; the message names it.
   """
   for name in needed:
+    if name == FILE:  # exports of older versions list it, as it was before
+      continue
     path, wanted = folder / name, record["files"].get(name)
     if not path.is_file():
       raise errors.InputError(f"{path} is missing: {fix}")
