@@ -162,6 +162,12 @@ def _most_steps(config: Any, call: Call) -> float:
     if manifest.is_file():
       record = workdir_lib.read_manifest(call.workdir.data, "prepare")
       questions = record["counts"].get("train") or questions
+      parts = record.get("sources", {}).get("train", ())
+      sizes = [part["train"] for part in parts] or [questions]
+      drawn = setting_rules.questions_per_source(
+        sizes, train.source_weights, train.one_source_batches
+      )
+      questions = sum(drawn) if questions else 0
   if not questions:
     return math.inf
   return float(
@@ -328,9 +334,15 @@ def _tuned(config: Any, call: Call) -> None:
     )
 
 
+def _backend(config: Any, call: Call) -> None:
+  """`InputError` if `index.backend` names no search engine."""
+  if config.index.backend:
+    setting_rules.backend(config.index.backend)
+
+
 def _factory(config: Any, call: Call) -> None:
   """`InputError` if FAISS rejects `index.factory` for this dimension."""
-  if not _builds(config, call):
+  if config.index.backend or not _builds(config, call):
     return
   from dpr_jax.index import faiss_build as build
 
@@ -381,8 +393,8 @@ def _width(config: Any, call: Call) -> int:
 _RULES: dict[str, tuple[Callable[[Any, Call], None], ...]] = {
   "prepare": (settings_files.data,),
   "train": (_trains, _negatives, _training, _model),
-  "index": (_factory,),
-  "retrieve": (_tuned,),
+  "index": (_backend, _factory),
+  "retrieve": (_backend, _tuned),
   "train-reader": (_start, _reader_training, _reader_files),
   "read": (settings_files.reads,),
 }

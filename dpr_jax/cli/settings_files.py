@@ -11,8 +11,10 @@ from typing import Any
 
 from dpr_jax.cli.settings_call import Call
 from dpr_jax.cli.settings_hints import closest, did_you_mean
+from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.models import config_json, encoder_config
 
 # Weights of a checkpoint folder, or of its subfolders.
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*/model*.safetensors")
@@ -21,7 +23,11 @@ _STARTER = {"max_position_embeddings": 512, "hidden_size": 384}
 
 
 def readable(
-  key: str, value: str, fix: str, words: tuple[str, ...] = ()
+  key: str,
+  value: str,
+  fix: str,
+  words: tuple[str, ...] = (),
+  folders: bool = False,
 ) -> None:
   """`InputError` unless a setting names a readable file.
 
@@ -30,13 +36,14 @@ def readable(
     value: its value.
     fix: end of the message, if no similar file name is found.
     words: values that are not files, such as "sample".
+    folders: the value may also be a folder.
   """
   if value in words:
     return
   path = pathlib.Path(value).expanduser()
   reason = ""
   if path.is_dir():
-    reason = "is a folder"
+    reason = "" if folders else "is a folder"
   elif not path.is_file():
     reason = "there is no such file"
   elif not os.access(path, os.R_OK):
@@ -56,17 +63,22 @@ def _beside(path: pathlib.Path) -> list[str]:
 
 
 def data(config: Any, call: Call) -> None:
-  """Checks the files that `prepare` reads."""
-  words = ("sample",)
-  for role in ("passages", "train", "dev"):
+  """Checks the files and folders that `prepare` reads."""
+  words = {"passages": ("from-train",), "train": ("none",), "dev": ()}
+  for role, own in words.items():
     value = config.data[role]
     if not value:
       raise errors.InputError(
         f"config.data.{role} is empty: give a path, or"
         f" --config.data.{role}=sample for the embedded sample"
       )
-    none = ("none",) if role == "train" else ()
-    readable(f"data.{role}", value, ": give a file", (*words, *none))
+    values = [value]
+    if role == "train":
+      values = config_lib.several_paths(value)
+    for one in values:
+      if not one.startswith("ir_datasets:"):
+        fix = ": give a file or a folder"
+        readable(f"data.{role}", one, fix, ("sample", *own), folders=True)
 
 
 def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
@@ -78,10 +90,10 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
     value: value of the setting; "" = `model.checkpoint`.
 
   Returns:
-    Keys of the Hugging Face config; {} if not known.
+    Fields of `encoder_config.BertConfig`; {} if not known.
 
   Raises:
-    InputError: the folder is missing, or is not a checkpoint.
+    InputError: the folder is missing, or is not a supported checkpoint.
   """
   name = value or model.checkpoint
   if name == "random":
@@ -128,8 +140,11 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
       f"{where}: {folder} has no model.safetensors: a checkpoint folder needs"
       " its weights"
     )
-  if (folder / "modules.json").is_file():
-    sizes.pop("hidden_size", None)  # a dense layer may follow
+  path = folder / "config.json"
+  encoder = encoder_config.from_json(path, config_json.read(path))
+  sizes = {"max_position_embeddings": encoder.max_position_embeddings}
+  if not (folder / "modules.json").is_file():  # else a dense layer may follow
+    sizes["hidden_size"] = encoder.hidden_size
   return sizes
 
 

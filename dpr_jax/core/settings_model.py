@@ -23,16 +23,26 @@ DATA = section(
     Setting(
       "passages",
       "",
-      "corpus: psgs_w100.tsv[.gz], or JSON in BEIR's or Pyserini's format;"
-      ' "sample" is the embedded sample',
+      "corpus: psgs_w100.tsv[.gz], or another format of"
+      ' docs/reference/formats.md; a file, a folder, or "ir_datasets:NAME";'
+      ' "from-train": the passages of `data.train` and `data.dev`; "sample" is'
+      " the embedded sample",
       path=True,
     ),
     Setting(
       "train",
       "",
-      "training questions: DPR's JSON or JSONL, [.gz], or BEIR's format;"
-      ' "none": no training',
+      "training questions: DPR's JSON, or another format of"
+      ' docs/reference/formats.md; a file, a folder, or "ir_datasets:NAME";'
+      ' several separated by commas; "none": no training',
       path=True,
+    ),
+    Setting(
+      "train_prefixes",
+      (),
+      "text put before the questions of each source of `data.train`; () = none",
+      item=str,
+      when=("data.train is not none",),
     ),
     Setting(
       "dev",
@@ -70,6 +80,11 @@ DATA = section(
       ' and line breaks; "none": marks are text; "auto": the reading that keeps'
       " the rows",
       choices=("auto", "csv", "none"),
+    ),
+    Setting(
+      "title_line",
+      False,
+      "the first line of a passage's `contents` (Pyserini) is its title",
     ),
   ],
 )

@@ -1,12 +1,13 @@
 """Encodes questions and passages to vectors, from one text to millions.
 
 Texts are encoded in tiles (`length_tiles.py`).  Tiles depend only on the texts,
-not on the number of devices, and so do the vectors.
+not on the number of devices, and so do the vectors.  The names by which other
+libraries call an encoder are in `encoder_calls.py`.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -16,12 +17,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dpr_jax.core import devices as devices_lib
-from dpr_jax.core import forks
+from dpr_jax.core import errors, forks
 from dpr_jax.data import arguments
-from dpr_jax.inference import length_tiles
+from dpr_jax.inference import encoder_calls, length_tiles
 from dpr_jax.models import dual_encoder, opened_towers, retriever_model
-
-QUESTION, PASSAGE = "question", "passage"
+from dpr_jax.models.dual_encoder import PASSAGE, QUESTION
 
 
 @runtime_checkable
@@ -77,7 +77,7 @@ def encode_tile(
   return encoder.encode_passages(params, texts)
 
 
-class Encoder:
+class Encoder(encoder_calls.Calls):
   """Encodes texts on all devices of this process, in few fixed shapes."""
 
   def __init__(
@@ -101,6 +101,11 @@ class Encoder:
     length_step = arguments.count("length_step", length_step)
     self.model = model
     self.work = Work()
+    self._sizes = {
+      "tokens_per_core": tokens_per_core,
+      "length_step": length_step,
+    }
+    self._of_model = params is None
     self._home = forks.Home()
     self._devices = jax.local_devices()
     self._fuse = jax.jit(model.encoder.fuse)
@@ -205,7 +210,21 @@ class Encoder:
     other.__dict__ |= self.__dict__
     other.__dict__.pop("_first_params", None)
     other._params = self._local(params)
+    other._of_model = False
     return other
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    """Pickles model and sizes; programs are compiled again where it is read.
+
+    Raises:
+      InputError: its parameters are those of a training in progress.
+    """
+    if not self._of_model:
+      raise errors.InputError(
+        "this Encoder has other parameters than its model, and cannot be"
+        " copied to another process: load it there from the workdir"
+      )
+    return functools.partial(Encoder, self.model, **self._sizes), ()
 
   @functools.cached_property
   def _first_params(self) -> Any:
@@ -247,7 +266,11 @@ class Encoder:
     return self.collect(PASSAGE, self.model.tokenizer.passage_ids(records))
 
   def collect(
-    self, kind: str, ids: list[list[int]], widths: Sequence[int] = ()
+    self,
+    kind: str,
+    ids: list[list[int]],
+    widths: Sequence[int] = (),
+    report: Callable[[int], Any] = lambda count: None,
   ) -> Float[np.ndarray, "texts dim"]:
     """Vectors of tokenized texts, in their order.
 
@@ -256,6 +279,7 @@ class Encoder:
       ids: token ids, cut but not padded.
       widths: padded lengths, see `length_tiles.plan`; () = the multiples of
         `length_step` that the texts need.
+      report: called with the number of texts, whenever some are encoded.
     """
     lengths = np.array([len(row) for row in ids], np.int64)
     if not widths:
@@ -269,6 +293,7 @@ class Encoder:
     vectors = np.empty((len(ids), self.dim), np.float32)
     for rows, result in self.stream(kind, _Lists(ids), lengths, widths):
       vectors[rows] = result
+      report(len(rows))
     return vectors
 
   def stream(

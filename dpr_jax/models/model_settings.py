@@ -100,6 +100,7 @@ def folders(where: workdir_lib.Workdir) -> dict[pathlib.Path, str]:
     where.training / FOLDER: model_files.TOWERS,
     where.reader / FOLDER: model_files.READER,
     start_folder(where): model_files.TOWERS,
+    where.embeddings() / FOLDER: model_files.TOWERS,  # of imported vectors
   }
   return {
     folder: kind

@@ -14,7 +14,12 @@ import ml_collections
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import batches, mined_negatives, negative_sampling, prepare
+from dpr_jax.data import (
+  mined_negatives,
+  negative_sampling,
+  prepare,
+  source_plans,
+)
 from dpr_jax.models import stored_towers
 from dpr_jax.training import run_identity
 
@@ -209,10 +214,10 @@ def _settings(
 def _total(
   seed: int, workdir: workdir_lib.Workdir
 ) -> Callable[[Mapping[str, Any]], int]:
-  questions = len(prepare.open_questions(workdir, "train"))
+  sizes = list(prepare.source_sizes(workdir).values())
 
   def total(train: Mapping[str, Any]) -> int:
-    plan = batches.Plan(seed, questions, max(1, train["batch_size"]))
+    plan = source_plans.make(seed, train, sizes)
     return plan.steps(train["epochs"], train["max_steps"])
 
   return total

@@ -62,6 +62,14 @@ VALUES = [
   count("data.max_train", 0),
   count("data.max_dev", 0),
   choice("data.quoting", ["auto", "csv", "none"], "excel"),
+  switch("data.title_line"),
+  (
+    "train.source_weights",
+    ["2,0.5", "()"],
+    [("1,0", "must be > 0"), ("a", "must be numbers, as in 0.5,1")],
+  ),
+  switch("train.one_source_batches"),
+  ("data.train_prefixes", ["'nq: ',''", "()"], []),
   count("model.random_layers", 1),
   count("model.random_width", 1),
   count("model.random_heads", 1),
@@ -246,5 +254,6 @@ FREE = {
   *("model.question_checkpoint", "model.passage_checkpoint"),
   *("model.question_prefix", "model.passage_prefix", "train.negatives"),
   *("train.negatives_from", "train.best_metric", "index.factory"),
+  "index.backend",
   *("reader.train", "reader.dev", "reader.checkpoint", "read.reader"),
 }
