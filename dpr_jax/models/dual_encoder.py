@@ -76,6 +76,7 @@ class DualEncoder:
         f"config.model.pooling={self.pooling!r}: must be one of"
         f" {', '.join(POOLINGS)}"
       )
+    bert.check_attention(self.config, self.attention)
     if self.remat not in bert.REMATS:
       raise errors.InputError(
         f"config.train.remat={self.remat!r}: must be one of"

@@ -17,13 +17,14 @@ import safetensors.numpy
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import bert
-from dpr_jax.models.tensor_names import tensor_names
+from dpr_jax.models.tensor_names import join, separate, tensor_names
 
 # Tensors of heads and buffers that an encoder does not use.
 IGNORED = (
   *("embeddings.position_ids", "pooler.", "cls.", "qa_outputs."),
   *("lm_head.", "classifier.", "pre_classifier.", "vocab_"),
   *("discriminator_predictions.", "generator_predictions.", "generator_lm_"),
+  *("head.", "decoder."),
 )
 
 
@@ -67,7 +68,9 @@ def params_from_tensors(
   Raises:
     InputError: tensors are missing, misshapen or unexpected; all are named.
   """
-  modern = {_modern_name(name): value for name, value in tensors.items()}
+  modern = separate(
+    {_modern_name(name): value for name, value in tensors.items()}
+  )
   if prefix is None:
     _, probe, _ = next(tensor_names(config))
     prefix = next((p for p in prefixes(config) if p + probe in modern), "")
@@ -182,4 +185,4 @@ def tensors_from_params(
     tensors[prefix + name] = np.ascontiguousarray(
       value.T if path[-1] == "kernel" else value
     )
-  return tensors
+  return join(tensors)
