@@ -18,13 +18,10 @@ from jaxtyping import Array, Float, Int
 
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors, forks
-from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import arguments
 from dpr_jax.inference import encoder_calls, length_tiles
-from dpr_jax.models import dual_encoder, retriever_model, stored_towers
+from dpr_jax.models import dual_encoder, opened_towers, retriever_model
 from dpr_jax.models.dual_encoder import PASSAGE, QUESTION
-
-MODELS = ("best", "start")  # after training, and before training
 
 
 @runtime_checkable
@@ -120,28 +117,56 @@ class Encoder(encoder_calls.Calls):
   @classmethod
   def load(
     cls,
-    folder: arguments.Path,
+    folder: arguments.Path = None,
     which: arguments.Text = "best",
+    *,
+    question: arguments.Path = None,
+    passage: arguments.Path = None,
+    pooling: arguments.Text = None,
+    normalize: arguments.Switch = None,
+    title: arguments.Text = None,
+    question_prefix: arguments.Text = None,
+    passage_prefix: arguments.Text = None,
+    question_length: arguments.Count = None,
+    passage_length: arguments.Count = None,
     **options: Any,
   ) -> "Encoder":
-    """The encoder of a workdir, or of a Hugging Face folder.
+    """The encoder of a workdir, of a checkpoint, or of a pair of checkpoints.
+
+    The settings are `config.model`'s; None = as trained, or as the checkpoint
+    says, else as in DPR.
 
     Args:
-      folder: workdir of `dpr-jax train`; or a BERT folder of Hugging Face or
-        Sentence-Transformers, used for both kinds of text.
+      folder: workdir of `dpr-jax train`, or what `config.model.checkpoint` may
+        name: a folder, "starter", "hf:NAME"; or a pair of those.
       which: model of a workdir: "best" = after training, "start" = before.
+      question: checkpoint of the questions' encoder, instead of `folder`.
+      passage: checkpoint of the passages' encoder.
+      pooling: "cls", "mean", ...
+      normalize: scale vectors to length 1.
+      title: "pair", "joined" or "none".
+      question_prefix: text before every question.
+      passage_prefix: text before every passage.
+      question_length: maximum tokens of a question.
+      passage_length: maximum tokens of a passage.
       **options: keyword arguments of the constructor.
 
     Raises:
       InputError: the folder has no encoder, or an argument is bad.
     """
-    folder = workdir_lib.user_path(arguments.path("folder", folder))
-    which = arguments.choice("which", which, MODELS)
-    path = folder / "config.json"
-    if path.exists() and "hidden_size" in workdir_lib.read_json(path):
-      return cls(stored_towers.from_folder(folder), **options)
-    where = workdir_lib.Workdir(folder)
-    return cls(load_towers(None, where, which), **options)
+    name = opened_towers.named(folder, question, passage)
+    values = opened_towers.checked(
+      {
+        "pooling": pooling,
+        "normalize": normalize,
+        "title": title,
+        "question_prefix": question_prefix,
+        "passage_prefix": passage_prefix,
+        "question_length": question_length,
+        "passage_length": passage_length,
+      }
+    )
+    return cls(opened_towers.load(name, which, values), **options)
 
   def _local(self, params: Any) -> Any:
     """Prepares parameters for encoding, on this process's devices only."""
@@ -172,7 +197,7 @@ class Encoder(encoder_calls.Calls):
   @property
   def dim(self) -> int:
     """Width of a vector."""
-    return self.model.encoder.config.hidden_size
+    return self.model.encoder.dim
 
   @property
   def programs(self) -> int:
@@ -329,25 +354,6 @@ class Encoder(encoder_calls.Calls):
       [vectors[device, : len(tile.rows)] for device, tile in enumerate(tiles)]
     )
     return rows, vectors, Work(int(lengths[rows].sum()), ids.size)
-
-
-def load_towers(
-  config: ml_collections.ConfigDict | None,
-  where: workdir_lib.Workdir,
-  which: str,
-) -> retriever_model.Towers:
-  """The towers of a workdir.
-
-  Args:
-    config: config of the experiment; None = the workdir's.
-    where: the workdir.
-    which: "best" = after training, "start" = before training.
-  """
-  if which == "start":
-    return stored_towers.before_training(config, where)
-  if which == "best":
-    return stored_towers.trained(config, where)
-  raise errors.InputError(f"model {which!r}: must be best or start")
 
 
 def sized(
