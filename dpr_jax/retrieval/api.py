@@ -60,7 +60,7 @@ class Retriever:
     if config is None and (workdir.root / config_lib.FILE).exists():
       config = model_settings.of_workdir(workdir)
     config = copy.deepcopy(config or config_lib.base_config())
-    if method in retrievers.INDEXES:
+    if method in retrievers.INDEXES and not config.index.backend:
       config.index.factory = factory or retrievers.factory_there(
         config, workdir, method
       )

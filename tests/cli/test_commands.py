@@ -45,14 +45,15 @@ def test_who_leaves_devices_alone():
   assert not computes("index --plan")
   assert not computes("mine --from=bm25")
   assert computes("mine --from=model")
+  assert not computes("import --workdir=w --from=x")
 
 
 def test_how_commands_run_on_several_processes():
   """Only stages that compute together run in every process."""
   ways = {
-    command.FIRST: "prepare read evaluate ask export import check fetch",
+    command.FIRST: "prepare read evaluate ask export check fetch",
     command.TOGETHER: "mine train embed index retrieve train-reader run",
-    command.ONE: "demo",
+    command.ONE: "demo import",
     command.APART: "plan config",
   }
   benches = {f"bench {kind}": command.ONE for kind in usage.bench_kinds()}

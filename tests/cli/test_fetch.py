@@ -66,8 +66,8 @@ def test_list_of_files(out):
   lines = out("psgs_w100", "--list")
   assert lines[1] == (
     "  psgs_w100.tsv.gz <- https://dl.fbaipublicfiles.com/dpr/wikipedia_split/"
-    "psgs_w100.tsv.gz (4,694,541,059 bytes; sha256:c39b020c855a2b5c25ffef3abe4a"
-    "3b6f9b829ad7dbc14ec3d163d34d7c53ea8d)"
+    "psgs_w100.tsv.gz (4,694,541,059 bytes; "
+    "md5:612fe66e0b6b41ee28f806140226c563)"
   )
 
 

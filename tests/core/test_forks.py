@@ -10,7 +10,7 @@ from dpr_jax.index import exact_search
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.reading import answerer as answerer_lib
 from dpr_jax.reading import read as read_lib
-from dpr_jax.retrieval import api, bm25, retrievers
+from dpr_jax.retrieval import api, bm25, dense_rankers
 from tests.faults import children
 
 pytestmark = [pytest.mark.compiles, pytest.mark.processes]
@@ -49,9 +49,9 @@ def loaded(tiny_config, tiny_checkpoint, mined_workdir):
   reader = read_lib.make_engine(config, reader_model.start(config))
   index = faiss.IndexFlatIP(32)
   index.add(np.eye(3, 32, dtype=np.float32))
-  dense = retrievers.DenseRanker(encoder, index)
+  dense = dense_rankers.DenseRanker(encoder, index)
   compared = exact_search.ExactSearch(_Vectors(np.eye(3, 32)))
-  exact = retrievers.ExactRanker(encoder, compared)
+  exact = dense_rankers.ExactRanker(encoder, compared)
   passages = prepare.open_passages(mined_workdir)
   lexical = api.Retriever(bm25.build_or_load(config, mined_workdir), passages)
   answerer = answerer_lib.Answerer(lexical, reader, k=2)

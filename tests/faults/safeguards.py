@@ -185,13 +185,13 @@ LINKS = {
     f"{_HERE}::test_a_checkpoint_of_another_training_is_named",
   ),
   "an index to its model": (
-    "retrieval/retrievers.py",
+    "retrieval/dense_rankers.py",
     "if theirs == ours:",
     "if True:",
     f"{_REFUSALS}::test_an_index_of_another_model_is_refused",
   ),
   "an index to its vectors": (
-    "retrieval/retrievers.py",
+    "retrieval/dense_rankers.py",
     "if indexed != made_from:",
     "if False:",
     f"{_REFUSALS}::test_index_of_other_vectors_is_refused",
