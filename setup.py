@@ -75,7 +75,7 @@ EXTRAS = {
   # Search engines, for `--backend`; each is imported only when it is used.
   "engines": [
     "lancedb>=0.30,<1",
-    "pymilvus[milvus_lite]>=2.6,<4",
+    "pymilvus[milvus-lite]>=2.6,<4",
     "qdrant-client>=1.16,<2",  # older ones store no metadata of a collection
   ],
   "parquet": ["pyarrow>=21,<27"],
