@@ -20,7 +20,12 @@ from dpr_jax.core import errors, forks
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import arguments
 from dpr_jax.inference import length_tiles
-from dpr_jax.models import dual_encoder, retriever_model, stored_towers
+from dpr_jax.models import (
+  dual_encoder,
+  model_files,
+  retriever_model,
+  stored_towers,
+)
 
 QUESTION, PASSAGE = "question", "passage"
 MODELS = ("best", "start")  # after training, and before training
@@ -132,7 +137,9 @@ class Encoder:
     folder = workdir_lib.user_path(arguments.path("folder", folder))
     which = arguments.choice("which", which, MODELS)
     path = folder / "config.json"
-    if path.exists() and "hidden_size" in workdir_lib.read_json(path):
+    if model_files.is_sealed(folder) or (
+      path.exists() and "hidden_size" in workdir_lib.read_json(path)
+    ):
       return cls(stored_towers.from_folder(folder), **options)
     where = workdir_lib.Workdir(folder)
     return cls(load_towers(None, where, which), **options)

@@ -25,6 +25,7 @@ from dpr_jax.models import (
   bert,
   checkpoints,
   dual_encoder,
+  exported_towers,
   hf_weights,
   model_files,
   model_settings,
@@ -182,7 +183,9 @@ def _open_sealed(
 
 
 def from_sealed(folder: pathlib.Path, fix: str) -> retriever_model.Towers:
-  """One encoder for both kinds of text, with its stored settings.
+  """The encoder of a folder of ours, with its stored settings.
+
+  Both towers of an export; of any other folder one for both kinds of text.
 
   Args:
     folder: folder with `dpr_jax.json` and weights.
@@ -192,9 +195,13 @@ def from_sealed(folder: pathlib.Path, fix: str) -> retriever_model.Towers:
     InputError: a file is damaged or missing.
   """
   weights = model_files.WEIGHTS
+  record = model_files.read(folder, model_files.TOWERS, fix)
+  if "towers" in record:  # of an export: perhaps two, in folders below
+    return exported_towers.load(folder, record, fix)
   record, sizes, backend = _open_sealed(folder, fix, weights)
   tensors = hf_weights.read_tensors(folder)
-  tower = hf_weights.params_from_tensors(tensors, sizes, str(folder))
+  prefix = exported_towers.tensor_prefix(tensors)
+  tower = hf_weights.params_from_tensors(tensors, sizes, str(folder), prefix)
   config = config_lib.base_config()
   model_settings.take(config.model, record["model"])
   return retriever_model.assemble(config.model, sizes, backend, tower)
