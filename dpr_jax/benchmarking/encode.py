@@ -259,7 +259,7 @@ def _flops(
   model: retriever_model.Towers, passages: Sequence[records.Passage]
 ) -> int:
   """FLOPs of one round without padding, as our program computes them."""
-  first_only = model.encoder.pooling == "cls"
+  first_only = model.encoder.first_only
   return sum(
     flops_lib.encoding_flops(
       model.encoder.config, len(ids), first_only=first_only

@@ -173,7 +173,7 @@ class Encoder:
   @property
   def dim(self) -> int:
     """Width of a vector."""
-    return self.model.encoder.config.hidden_size
+    return self.model.encoder.dim
 
   @property
   def programs(self) -> int:

@@ -15,12 +15,6 @@ _QUESTION = "Where is Ulm?"
 _TITLE, _TEXT = "Ulm", "Ulm is a city on the Danube."
 
 
-def dim(model: retriever_model.Towers) -> int:
-  """Width of a vector."""
-  dense = getattr(model.encoder, "dense", ())
-  return dense[-1].outputs if dense else model.encoder.config.hidden_size
-
-
 def title_note(model: retriever_model.Towers) -> str:
   """How a title is joined to its text, in words."""
   title = model.tokenizer.title
@@ -152,8 +146,7 @@ def _pool(model: retriever_model.Towers) -> str:
     ],
   }.get(model.encoder.pooling, [])
   encoder = model.encoder
-  special = ("dense", "question_skip", "passage_skip")
-  if not lines or any(getattr(encoder, name, 0) for name in special):
+  if not lines or encoder.dense or encoder.question_skip + encoder.passage_skip:
     return ""
   if encoder.normalize:
     lines.append("vectors = torch.nn.functional.normalize(vectors, dim=-1)")

@@ -164,7 +164,7 @@ def _refuse_pooling(
 
 
 def _refuse_dense(model: retriever_model.Towers, form: str) -> None:
-  count = len(getattr(model.encoder, "dense", ()))
+  count = len(model.encoder.dense)
   if count:
     raise errors.InputError(
       f"--format={form}: these towers have {count} dense layers after the"

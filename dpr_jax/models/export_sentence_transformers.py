@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.models import dual_encoder, model_files, retriever_model
+from dpr_jax.models import (
+  dual_encoder,
+  model_files,
+  pooling_layers,
+  retriever_model,
+)
 from dpr_jax.models import export_parts as parts
 
 _TYPE = "sentence_transformers.models."
@@ -86,7 +91,7 @@ def similarity(model: retriever_model.Towers) -> str:
 
 def _names(model: retriever_model.Towers) -> list[str]:
   """The modules of a tower, in order."""
-  dense = ["Dense"] * len(getattr(model.encoder, "dense", ()))
+  dense = ["Dense"] * len(model.encoder.dense)
   return [
     *("Transformer", "Pooling"),
     *dense,
@@ -145,11 +150,13 @@ def _write_modules(
         for pooling, mode in POOLINGS.items()
       }
       width = {"word_embedding_dimension": encoder.config.hidden_size}
-      prompt = {"include_prompt": getattr(encoder, "pools_prefix", True)}
+      prompt = {
+        "include_prompt": not encoder.question_skip + encoder.passage_skip
+      }
       workdir_lib.write_json(target / "config.json", width | modes | prompt)
     elif name == "Dense":
-      layer = parts.params(model, kind)[f"dense_{dense}"]
-      _write_dense(layer, encoder.dense[dense], target)
+      layer = parts.params(model, kind)[pooling_layers.dense_name(dense)]
+      _write_dense(layer, encoder.dense[dense].activation, target)
       dense += 1
 
 

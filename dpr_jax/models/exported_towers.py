@@ -5,6 +5,7 @@ kind of text, relative to its own.  Two kinds with one folder are a shared
 tower.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +20,10 @@ from dpr_jax.models import (
   hf_weights,
   model_files,
   model_settings,
+  pooling_layers,
   retriever_model,
+  sentence_transformers_files,
+  tensor_files,
 )
 
 _PROBE = "embeddings.word_embeddings.weight"
@@ -64,9 +68,38 @@ def load(
   config = config_lib.base_config()
   model_settings.take(config.model, record["model"])
   model = retriever_model.assemble(config.model, sizes, backend, None)
-  names = model.encoder.names
-  trees = dict(zip(names, (params for _, params in towers), strict=True))
-  return retriever_model.Towers(model.encoder, trees, model.tokenizer)
+  encoder = model.encoder
+  trees = dict(
+    zip(encoder.names, (params for _, params in towers), strict=True)
+  )
+  if (folder / sentence_transformers_files.MODULES).exists():
+    encoder, trees = _with_dense(folder, encoder, trees)
+  return retriever_model.Towers(encoder, trees, model.tokenizer)
+
+
+def _with_dense(
+  folder: pathlib.Path,
+  encoder: dual_encoder.DualEncoder,
+  trees: dict[str, Any],
+) -> tuple[dual_encoder.DualEncoder, dict[str, Any]]:
+  """Adds the dense layers of a Sentence-Transformers folder."""
+  files = sentence_transformers_files.read(folder)
+  result = {}
+  for name, tree in trees.items():
+    kind = dual_encoder.PASSAGE if name == dual_encoder.SHARED else name
+    layers = files[kind].use.dense
+    result[name] = tree | {
+      pooling_layers.dense_name(number): {"kernel": layer.kernel}
+      | ({} if layer.bias is None else {"bias": layer.bias})
+      for number, layer in enumerate(layers)
+    }
+  structure = tuple(
+    pooling_layers.DenseLayer(
+      *layer.kernel.shape, layer.bias is not None, layer.activation
+    )
+    for layer in layers
+  )
+  return dataclasses.replace(encoder, dense=structure), result
 
 
 def _read(
@@ -77,7 +110,7 @@ def _read(
   files = [str(pathlib.PurePosixPath(path) / name) for name in names]
   model_files.check(folder, record, fix, files)
   sizes = bert.BertConfig.read(folder / path)
-  tensors = hf_weights.read_tensors(folder / path)
+  tensors = tensor_files.read_tensors(folder / path)
   return sizes, hf_weights.params_from_tensors(
     tensors, sizes, str(folder / path), tensor_prefix(tensors)
   )

@@ -207,7 +207,7 @@ def _settings(model: retriever_model.Towers) -> str:
   encoder = model.encoder
   sizes = encoder.config
   rows = [
-    ("dimension of a vector", card_examples.dim(model)),
+    ("dimension of a vector", encoder.dim),
     ("layers, width", f"{sizes.num_hidden_layers}, {sizes.hidden_size}"),
     ("pooling", encoder.pooling),
     ("normalised", "yes" if encoder.normalize else "no"),

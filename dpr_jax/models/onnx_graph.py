@@ -18,7 +18,7 @@ import numpy as np
 
 from dpr_jax import version
 from dpr_jax.core import errors
-from dpr_jax.models import bert
+from dpr_jax.models import bert, dual_encoder, pooling_layers
 from dpr_jax.models import export_parts as parts
 from dpr_jax.models.retriever_model import Towers
 
@@ -124,13 +124,7 @@ def build(model: Towers, kind: str) -> Any:
   mask = graph.node("Cast", "attention_mask", to=onnx.TensorProto.FLOAT)
   hidden = _hidden_states(graph, config, tree, mask)
   _vector(graph, model, kind, hidden, mask)
-  return _model(graph, config.hidden_size, _dim(model))
-
-
-def _dim(model: Towers) -> int:
-  """Width of a vector."""
-  dense = getattr(model.encoder, "dense", ())
-  return dense[-1].outputs if dense else model.encoder.config.hidden_size
+  return _model(graph, config.hidden_size, model.encoder.dim)
 
 
 def _hidden_states(
@@ -238,10 +232,11 @@ def _vector(
 ) -> str:
   """Pooling, dense layers and normalisation, as `DualEncoder` has them."""
   encoder = model.encoder
-  x = _pool(graph, encoder.pooling, hidden, mask)
-  layers = getattr(encoder, "dense", ())
-  for number, layer in enumerate(layers):
-    name = f"dense_{number}"
+  question = kind == dual_encoder.QUESTION
+  skip = encoder.question_skip if question else encoder.passage_skip
+  x = _pool(graph, encoder.pooling, hidden, mask, skip)
+  for number, layer in enumerate(encoder.dense):
+    name = pooling_layers.dense_name(number)
     x = graph.dense(x, name, parts.params(model, kind)[name])
     if layer.activation == "tanh":
       x = graph.node("Tanh", x)
@@ -253,13 +248,19 @@ def _vector(
   return graph.node("Identity", x, out=VECTOR)
 
 
-def _pool(graph: _Graph, pooling: str, hidden: str, mask: str) -> str:
-  """[batch, length, width] and a mask [batch, length] to [batch, width]."""
-  last = graph.integers(-1)
-  tokens = graph.integers(1)
+def _pool(
+  graph: _Graph, pooling: str, hidden: str, mask: str, skip: int
+) -> str:
+  """`pooling_layers.pool`: [batch, length, width] to [batch, width]."""
+  last, tokens = graph.integers(-1), graph.integers(1)
   if pooling == "cls":
-    zero = graph.integer(0)
-    return graph.node("Gather", hidden, zero, axis=1)
+    return graph.node("Gather", hidden, graph.integer(skip), axis=1)
+  # The place of every token in its text, from 1: [batch, length].
+  places = graph.node("CumSum", mask, graph.integer(1))
+  if skip:
+    float_ = graph.onnx.TensorProto.FLOAT
+    pooled = graph.node("Greater", places, graph.number(float(skip)))
+    mask = graph.node("Mul", mask, graph.node("Cast", pooled, to=float_))
   if pooling == "max":
     padding = graph.node("Sub", graph.number(1.0), mask)
     low = graph.node("Mul", padding, graph.number(_MASKED))
@@ -267,28 +268,21 @@ def _pool(graph: _Graph, pooling: str, hidden: str, mask: str) -> str:
     shifted = graph.node("Add", hidden, low)
     return graph.node("ReduceMax", shifted, axes=[1], keepdims=0)
   weights = mask
-  if pooling == "weightedmean":  # token n of a text, from 1, counts n times
-    places = graph.node("CumSum", mask, graph.integer(1))
+  if pooling == "weightedmean":
     weights = graph.node("Mul", places, mask)
   elif pooling == "lasttoken":
-    # Where no later position has a token.
-    places = graph.node("CumSum", mask, graph.integer(1), reverse=1)
-    last_one = graph.node("Equal", places, graph.number(1.0))
-    float_ = graph.onnx.TensorProto.FLOAT
-    weights = graph.node("Cast", last_one, to=float_)
-    weights = graph.node("Mul", weights, mask)
+    # The one token that has no other behind it.
+    behind = graph.node("CumSum", mask, graph.integer(1), reverse=1)
+    behind = graph.node("Sub", behind, mask)
+    at_end = graph.node("Sub", graph.number(1.0), behind)
+    weights = graph.node("Mul", mask, graph.node("Relu", at_end))
   each = graph.node("Unsqueeze", weights, last)
-  total = graph.node(
-    "ReduceSum", graph.node("Mul", hidden, each), tokens, keepdims=0
-  )
+  product = graph.node("Mul", hidden, each)
+  total = graph.node("ReduceSum", product, tokens, keepdims=0)
   count = graph.node("ReduceSum", weights, tokens, keepdims=1)
   count = graph.node("Max", count, graph.number(1.0))
   if pooling == "mean_sqrt_len":
     count = graph.node("Sqrt", count)
-  elif pooling not in ("mean", "weightedmean", "lasttoken"):
-    raise errors.InputError(
-      f"--format=onnx: {pooling} pooling cannot be exported"
-    )
   return graph.node("Div", total, count)
 
 

@@ -32,6 +32,7 @@ from dpr_jax.models import (
   model_settings,
   retriever_model,
   span_reader,
+  tensor_files,
 )
 
 STAGE = "train-reader"
@@ -139,7 +140,7 @@ def load_tensors(
     A `DPRReader` has both heads, a `BertForQuestionAnswering` the span head.
   """
   config = bert.BertConfig.read(folder)
-  tensors = hf_weights.read_tensors(folder)
+  tensors = tensor_files.read_tensors(folder)
   is_dpr = any(name.startswith(_DPR) for name in tensors)
   heads, tensors = split_heads(tensors, config, str(folder))
   if is_dpr and len(heads) < len(_HEADS):

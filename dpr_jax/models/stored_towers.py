@@ -30,6 +30,7 @@ from dpr_jax.models import (
   model_files,
   model_settings,
   retriever_model,
+  tensor_files,
 )
 
 
@@ -199,7 +200,7 @@ def from_sealed(folder: pathlib.Path, fix: str) -> retriever_model.Towers:
   if "towers" in record:  # of an export: perhaps two, in folders below
     return exported_towers.load(folder, record, fix)
   record, sizes, backend = _open_sealed(folder, fix, weights)
-  tensors = hf_weights.read_tensors(folder)
+  tensors = tensor_files.read_tensors(folder)
   prefix = exported_towers.tensor_prefix(tensors)
   tower = hf_weights.params_from_tensors(tensors, sizes, str(folder), prefix)
   config = config_lib.base_config()

@@ -108,8 +108,12 @@ def batch(config: ml_collections.ConfigDict, cores: int) -> dict[str, Any]:
 
 def encode_flops(encoder: Any, rows: int, length: int) -> int:
   """FLOPs of the forward pass over `rows` texts of `length` tokens."""
-  return rows * flops_lib.encoding_flops(
-    encoder.config, length, first_only=encoder.pooling == "cls"
+  dense = sum(2 * layer.inputs * layer.outputs for layer in encoder.dense)
+  return rows * (
+    dense
+    + flops_lib.encoding_flops(
+      encoder.config, length, first_only=encoder.first_only
+    )
   )
 
 
@@ -119,7 +123,7 @@ def train_flops(config: ml_collections.ConfigDict, encoder: Any) -> int:
   questions = train.batch_size
   passages = questions * (1 + train.hard_negatives)
   length = train.passage_length or config.model.passage_length
-  width = encoder.config.hidden_size
+  width = encoder.dim
   forward = (
     encode_flops(encoder, questions, config.model.question_length)
     + encode_flops(encoder, passages, length)
