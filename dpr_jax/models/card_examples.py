@@ -3,6 +3,7 @@
 A test runs them as they stand in the card.
 """
 
+import json
 from collections.abc import Mapping
 
 from dpr_jax.models import (
@@ -84,14 +85,19 @@ def _code(lines: str) -> str:
   return f"```python\n{lines.strip()}\n```"
 
 
+def _quoted(text: str) -> str:
+  """A string of Python, in double quotation marks."""
+  return json.dumps(text, ensure_ascii=False)
+
+
 def _ours(name: str) -> str:
   address = f"hf:{name}" if "/" in name else name
   return f"""
 from dpr_jax import Encoder
 
-encoder = Encoder.load({address!r})
-questions = encoder.encode_questions([{_QUESTION!r}])
-passages = encoder.encode_passages([({_TITLE!r}, {_TEXT!r})])
+encoder = Encoder.load({_quoted(address)})
+questions = encoder.encode_questions([{_quoted(_QUESTION)}])
+passages = encoder.encode_passages([({_quoted(_TITLE)}, {_quoted(_TEXT)})])
 print(questions @ passages.T)
 """
 
@@ -103,9 +109,9 @@ def _sentence_transformers(
   return f"""
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer({name!r}{more})
-questions = model.encode_query([{_QUESTION!r}])
-passages = model.encode_document([{joined(model, _TITLE, _TEXT)!r}])
+model = SentenceTransformer({_quoted(name)}{more})
+questions = model.encode_query([{_quoted(_QUESTION)}])
+passages = model.encode_document([{_quoted(joined(model, _TITLE, _TEXT))}])
 print(model.similarity(questions, passages))
 """
 
@@ -168,8 +174,8 @@ from transformers import AutoModel, AutoTokenizer
 
 
 def encode(folder, texts, length):
-  tokenizer = AutoTokenizer.from_pretrained({name!r}, subfolder=folder)
-  model = AutoModel.from_pretrained({name!r}, subfolder=folder)
+  tokenizer = AutoTokenizer.from_pretrained({_quoted(name)}, subfolder=folder)
+  model = AutoModel.from_pretrained({_quoted(name)}, subfolder=folder)
   batch = tokenizer(
     texts, padding=True, truncation=True, max_length=length, return_tensors="pt"
   )
@@ -179,8 +185,10 @@ def encode(folder, texts, length):
   return vectors
 
 
-questions = encode({folders[0]!r}, [{question!r}], {lengths[0]})
-passages = encode({folders[1]!r}, [{passage!r}], {lengths[1]})
+questions = encode({_quoted(folders[0])}, [{_quoted(question)}], {lengths[0]})
+passages = encode(
+  {_quoted(folders[1])}, [{_quoted(passage)}], {lengths[1]}
+)
 print(questions @ passages.T)
 """
 
@@ -197,8 +205,8 @@ from transformers import AutoTokenizer, DPRContextEncoder, DPRQuestionEncoder
 
 
 def encode(kind, folder, texts, length):
-  tokenizer = AutoTokenizer.from_pretrained({name!r}, subfolder=folder)
-  model = kind.from_pretrained({name!r}, subfolder=folder)
+  tokenizer = AutoTokenizer.from_pretrained({_quoted(name)}, subfolder=folder)
+  model = kind.from_pretrained({_quoted(name)}, subfolder=folder)
   batch = tokenizer(
     texts, padding=True, truncation=True, max_length=length, return_tensors="pt"
   )
@@ -207,10 +215,10 @@ def encode(kind, folder, texts, length):
 
 
 questions = encode(
-  DPRQuestionEncoder, {folders[0]!r}, [{question!r}], {lengths[0]}
+  DPRQuestionEncoder, {_quoted(folders[0])}, [{_quoted(question)}], {lengths[0]}
 )
 passages = encode(
-  DPRContextEncoder, {folders[1]!r}, [{passage!r}], {lengths[1]}
+  DPRContextEncoder, {_quoted(folders[1])}, [{_quoted(passage)}], {lengths[1]}
 )
 print(questions @ passages.T)
 """
@@ -237,13 +245,13 @@ from sentence_transformers.models import {names}, Transformer
 {folder[1]}
 
 def load(path, length):
-  pooling = Pooling({width}, {model.encoder.pooling!r})
+  pooling = Pooling({width}, {_quoted(model.encoder.pooling)})
   encoder = Transformer(path, max_seq_length=length)
   return SentenceTransformer(modules=[encoder, pooling{normal}])
 
 
-questions = load({paths[0]}, {lengths[0]}).encode([{question!r}])
-passages = load({paths[1]}, {lengths[1]}).encode([{passage!r}])
+questions = load({paths[0]}, {lengths[0]}).encode([{_quoted(question)}])
+passages = load({paths[1]}, {lengths[1]}).encode([{_quoted(passage)}])
 print(questions @ passages.T)
 """
 
@@ -251,9 +259,9 @@ print(questions @ passages.T)
 def _local(name: str) -> tuple[str, str]:
   """An import, and a line that sets `folder`, downloaded from the hub."""
   if "/" not in name:
-    return "", f"folder = {name!r}\n"
+    return "", f"folder = {_quoted(name)}\n"
   imported = "from huggingface_hub import snapshot_download\n"
-  return imported, f"folder = snapshot_download({name!r})\n"
+  return imported, f"folder = snapshot_download({_quoted(name)})\n"
 
 
 def _runtime(
@@ -288,8 +296,8 @@ def encode(path, texts, length):
   return session.run(["sentence_embedding"], batch)[0]
 
 
-questions = encode({paths[0]}, [{question!r}], {lengths[0]})
-passages = encode({paths[1]}, [{passage!r}], {lengths[1]})
+questions = encode({paths[0]}, [{_quoted(question)}], {lengths[0]})
+passages = encode({paths[1]}, [{_quoted(passage)}], {lengths[1]})
 print(questions @ passages.T)
 """
 

@@ -4,7 +4,6 @@ import pathlib
 import re
 from typing import Any
 
-import httpx
 import huggingface_hub
 import huggingface_hub.errors
 from absl import logging
@@ -14,6 +13,9 @@ from dpr_jax.core import errors
 
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _PREFIX = "hf:"
+# The bases of the client's own error: OSError, and the HTTP
+# library's, which is httpx or its successor, as the client's version has it.
+_HTTP_ERRORS = huggingface_hub.errors.HfHubHTTPError.__bases__
 
 
 def repository(to: str | None) -> str:
@@ -51,8 +53,7 @@ def files(folder: pathlib.Path) -> dict[str, int]:
 def upload(folder: pathlib.Path, name: str, *, private: bool) -> str:
   """Creates the repository if necessary, and adds one commit with all files.
 
-  Files that an earlier export of ours has left there and this one does not have
-  are not removed.
+  Other files that are in the repository stay there.
 
   Args:
     folder: a finished export.
@@ -76,16 +77,11 @@ def upload(folder: pathlib.Path, name: str, *, private: bool) -> str:
       folder_path=folder,
       commit_message=f"Export of dpr-jax {version.__version__}",
     )
-  except (
-    OSError,
-    ValueError,
-    RuntimeError,
-    httpx.HTTPError,
-    huggingface_hub.errors.HfHubHTTPError,
-  ) as error:
+  except (ValueError, RuntimeError, *_HTTP_ERRORS) as error:
+    reasons = [error, *([error.__cause__] if error.__cause__ else [])]
+    said = " ".join(" ".join(map(str, reasons)).split())[:400]
     raise errors.InputError(
-      f"publish --to=hf:{name}: {api.endpoint} cannot be used:"
-      f" {' '.join(str(error).split())[:400]}; check the name, the token's"
-      " rights and the connection"
+      f"publish --to=hf:{name}: {api.endpoint} cannot be used: {said}; check"
+      " the name, the token's rights and the connection"
     ) from error
   return commit.commit_url

@@ -252,9 +252,9 @@ def _pool(
   graph: _Graph, pooling: str, hidden: str, mask: str, skip: int
 ) -> str:
   """`pooling_layers.pool`: [batch, length, width] to [batch, width]."""
-  last, tokens = graph.integers(-1), graph.integers(1)
   if pooling == "cls":
     return graph.node("Gather", hidden, graph.integer(skip), axis=1)
+  last, tokens = graph.integers(-1), graph.integers(1)
   # The place of every token in its text, from 1: [batch, length].
   places = graph.node("CumSum", mask, graph.integer(1))
   if skip:
