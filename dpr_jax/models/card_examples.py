@@ -297,7 +297,9 @@ def encode(path, texts, length):
 
 
 questions = encode({paths[0]}, [{_quoted(question)}], {lengths[0]})
-passages = encode({paths[1]}, [{_quoted(passage)}], {lengths[1]})
+passages = encode(
+  {paths[1]}, [{_quoted(passage)}], {lengths[1]}
+)
 print(questions @ passages.T)
 """
 
