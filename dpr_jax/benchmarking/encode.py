@@ -102,6 +102,7 @@ def bench(
     raise errors.InputError(
       f"--against={against}: must be one of {', '.join(PEERS)}"
     )
+  config = retriever_model.resolved(config)
   rounds, sample = _rounds(workdir, repeats or REPEATS, passages)
   ours = {}
   for name in (OURS, OURS_BFLOAT16) if against == BFLOAT16 else (OURS,):

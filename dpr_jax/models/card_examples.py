@@ -29,13 +29,18 @@ def joined(model: retriever_model.Towers, title: str, text: str) -> str:
   form = model.tokenizer.title
   if form == "none":
     return text
-  between = f" {separator(model)} " if form == "pair" else " "
-  return f"{title}{between}{text}"
+  return f"{title}{_between(model) if form == 'pair' else ' '}{text}"
 
 
-def separator(model: retriever_model.Towers) -> str:
-  """The token between title and text."""
-  return model.tokenizer.backend.id_to_token(model.tokenizer.separator)
+def _between(model: retriever_model.Towers) -> str:
+  """What stands for the separator of a pair, with the spaces it needs."""
+  backend, special = model.tokenizer.backend, model.tokenizer.special
+  tokens = "".join(backend.id_to_token(number) for number in special.between)
+  pair = backend.encode(_TITLE, _TEXT).ids
+  for between in (f" {tokens} ", tokens, f"{tokens} "):
+    if backend.encode(f"{_TITLE}{between}{_TEXT}").ids == pair:
+      return between
+  return f" {tokens} "
 
 
 def examples(

@@ -190,7 +190,14 @@ def _sealed(path: pathlib.Path, name: str, tower: str | None) -> Checkpoint:
   """A folder that `export` wrote: its files, used as in the training."""
   fix = "remove that file to use the other files without its settings"
   record = model_files.read(path, model_files.TOWERS, fix)
-  model_files.check(path, record, fix, tuple(record["files"]))
+  if record.get("format_name") == "onnx":
+    raise errors.InputError(
+      f"checkpoint {name!r}: {path} holds ONNX graphs, for ONNX Runtime only:"
+      " export with --format=sentence-transformers what is to be loaded here"
+    )
+  # Cards are for people, who may change them.
+  files = [file for file in record["files"] if not file.endswith(".md")]
+  model_files.check(path, record, fix, tuple(files))
   checkpoint = _unsealed(path, name, tower)
   model = record["model"]
   first, second = checkpoint.question, checkpoint.passage

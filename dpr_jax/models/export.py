@@ -9,7 +9,8 @@
 | onnx | as sentence-transformers, with graphs as weights | ONNX Runtime |
 
 Every export has the tokenizer, a model card (`model_card.py`) and a
-`dpr_jax.json` with which `exported_towers.py` reads it back.
+`dpr_jax.json` with the settings of the training, by which
+`checkpoint_layouts.py` reads it back.
 """
 
 import pathlib
@@ -23,6 +24,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import (
   dual_encoder,
+  encoder_config,
   export_onnx,
   export_sentence_transformers,
   model_card,
@@ -102,7 +104,7 @@ def export(
       # Each tower alone is an encoder too, of both kinds of text.
       if path and form in ("hf", "dpr", "tevatron"):
         model_files.seal(temporary / path, model_files.TOWERS, **values)
-    model_files.seal(temporary, model_files.TOWERS, towers=towers, **values)
+    model_files.seal(temporary, model_files.TOWERS, **values)
   written = [folder / path for path in dict.fromkeys(towers.values())]
   logging.info("export: %s", ", ".join(map(str, written)))
   return written
@@ -138,6 +140,12 @@ def _tevatron(
 
 def _dpr(model: retriever_model.Towers, folder: pathlib.Path) -> dict[str, str]:
   _refuse_dense(model, "dpr")
+  config = model.encoder.config
+  if type(config) is not encoder_config.BertConfig:
+    raise errors.InputError(
+      f"--format=dpr: the DPR classes are BERTs, these towers {config.title}s;"
+      " use --format=hf or sentence-transformers"
+    )
   _refuse_pooling(model, "dpr", "the DPR classes have")
   for kind in parts.KINDS:
     prefix, name = _DPR[kind]

@@ -1,84 +1,35 @@
 """Converts between Hugging Face weights and our parameters.
 
-Makes the tree of `bert.py` from the tensors of a BERT, whose names may start
-with a prefix (`bert.`), and back.  Linear weights are transposed: Hugging Face
-stores `[out, in]`.
+Makes the tree of `bert.py` from the tensors of an encoder, whose names may
+start with a prefix (`bert.`), and back.  The names are those of
+`tensor_names.py`.  Linear weights are transposed: Hugging Face stores
+`[out, in]`.
 """
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from dpr_jax.core import errors
 from dpr_jax.models import bert, tensor_files
+from dpr_jax.models.tensor_names import tensor_names
 
-# Prefixes of an encoder's tensors in a Hugging Face checkpoint.
-PREFIXES = ("", "bert.", "bert_model.")
 # Tensors of heads and buffers that an encoder does not use.
 IGNORED = (
   "embeddings.position_ids",
   *(f"{head}." for head in tensor_files.HEADS),
 )
 
-_LAYER_DENSE = {
-  "query": "attention.self.query",
-  "key": "attention.self.key",
-  "value": "attention.self.value",
-  "attention_output": "attention.output.dense",
-  "intermediate": "intermediate.dense",
-  "output": "output.dense",
-}
-_LAYER_NORM = {
-  "attention_norm": "attention.output.LayerNorm",
-  "output_norm": "output.LayerNorm",
-}
-_EMBEDDINGS = ("word", "position", "token_type")
 
-
-def tensor_names(
-  config: bert.BertConfig,
-) -> Iterator[tuple[tuple[str, ...], str, tuple[int, ...]]]:
-  """Yields (our path, Hugging Face name, Hugging Face shape) of each tensor.
-
-  A path that ends in `kernel` is transposed between the two.
-  """
-  width, inner = config.hidden_size, config.intermediate_size
-  rows = (
-    config.vocab_size,
-    config.max_position_embeddings,
-    config.type_vocab_size,
-  )
-  for name, count in zip(_EMBEDDINGS, rows, strict=True):
-    yield (
-      (f"{name}_embeddings", "embedding"),
-      f"embeddings.{name}_embeddings.weight",
-      (count, width),
-    )
-
-  def norm(path: tuple[str, ...], name: str):
-    yield (*path, "scale"), f"{name}.weight", (width,)
-    yield (*path, "bias"), f"{name}.bias", (width,)
-
-  yield from norm(("embeddings_norm",), "embeddings.LayerNorm")
-  for number in range(config.num_hidden_layers):
-    ours, theirs = f"layer_{number}", f"encoder.layer.{number}"
-    for path, name in _LAYER_DENSE.items():
-      size_out = inner if path == "intermediate" else width
-      size_in = inner if path == "output" else width
-      yield (
-        (ours, path, "kernel"),
-        f"{theirs}.{name}.weight",
-        (size_out, size_in),
-      )
-      yield (ours, path, "bias"), f"{theirs}.{name}.bias", (size_out,)
-    for path, name in _LAYER_NORM.items():
-      yield from norm((ours, path), f"{theirs}.{name}")
+def prefixes(config: bert.BertConfig) -> tuple[str, ...]:
+  """Prefixes that the names of an encoder's tensors may have."""
+  return ("", config.prefix, "bert_model.")
 
 
 def shapes(config: bert.BertConfig) -> dict[str, Any]:
-  """The parameter tree of a BERT, with shapes instead of arrays."""
+  """The parameter tree of an encoder, with shapes instead of arrays."""
   tree: dict[str, Any] = {}
   for path, _, shape in tensor_names(config):
     node = tree
@@ -114,8 +65,8 @@ def params_from_tensors(
   """
   modern = {_modern_name(name): value for name, value in tensors.items()}
   if prefix is None:
-    probe = "embeddings.word_embeddings.weight"
-    prefix = next((p for p in PREFIXES if p + probe in modern), "")
+    _, probe, _ = next(tensor_names(config))
+    prefix = next((p for p in prefixes(config) if p + probe in modern), "")
   tree: dict[str, Any] = {}
   missing, misshapen, used = [], [], set()
   for path, name, shape in tensor_names(config):
@@ -146,9 +97,10 @@ def params_from_tensors(
     if names
   ]
   if problems:
+    sizes = f"{config.num_hidden_layers} layers, {config.hidden_size} wide"
     raise errors.InputError(
-      f"{source} does not hold the BERT that its config.json describes"
-      f" ({config.num_hidden_layers} layers, {config.hidden_size} wide):"
+      f"{source} does not hold the {config.title} that its config.json"
+      f" describes ({sizes}):"
       f" {'; '.join(problems)}"
     )
   return tree
@@ -162,7 +114,7 @@ def _some(names: list[str], most: int = 6) -> str:
 def load_bert(
   folder: pathlib.Path,
 ) -> tuple[bert.BertConfig, dict[str, Any]]:
-  """Loads config and float32 parameters of a Hugging Face BERT folder."""
+  """Loads config and float32 parameters of a Hugging Face folder."""
   config = bert.BertConfig.read(folder)
   params = params_from_tensors(
     tensor_files.read_tensors(folder), config, str(folder)

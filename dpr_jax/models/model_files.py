@@ -7,7 +7,6 @@ weights, and `dpr_jax.json` with all other settings that determine a vector or
 an answer, and the sha256 of every other file.
 """
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -40,16 +39,12 @@ def write_sizes(
     tokenizer: tokenizer without truncation or padding.
     **extra: further keys of `config.json`.
   """
-  from dpr_jax.data import tokenization  # imports transformers
+  from dpr_jax.data import special_tokens  # imports tokenizers
 
   workdir_lib.write_json(
     folder / "config.json",
-    dataclasses.asdict(sizes)
-    | {
-      "model_type": "bert",
-      "architectures": ["BertModel"],
-      "pad_token_id": tokenization.pad_id(tokenizer),
-    }
+    {"pad_token_id": special_tokens.padding(tokenizer)}
+    | sizes.to_json()
     | extra,
   )
   with workdir_lib.replace_file(folder / "tokenizer.json") as temporary:
@@ -94,15 +89,23 @@ def write_tokenizer_config(
   """
   import tokenizers
 
+  from dpr_jax.data import special_tokens
+
   inputs = ["input_ids", "attention_mask"]
   backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
   normalizer = json.loads(backend.to_str())["normalizer"] or {}
-  special = ("unk", "sep", "pad", "cls", "mask")
+  names = special_tokens.names(backend)
+  # The class for any tokenizer.json; BERT's reads more of its own settings.
+  kind = "PreTrainedTokenizerFast"
+  if names["cls_token"] == "[CLS]" and isinstance(
+    backend.model, tokenizers.models.WordPiece
+  ):
+    kind = "BertTokenizer"
   workdir_lib.write_json(
     folder / "tokenizer_config.json",
-    {f"{each}_token": f"[{each.upper()}]" for each in special}
+    names
     | {
-      "tokenizer_class": "BertTokenizer",
+      "tokenizer_class": kind,
       "do_lower_case": bool(normalizer.get("lowercase", True)),
       "model_max_length": length,
       "model_input_names": inputs + ["token_type_ids"] * token_types,

@@ -18,7 +18,7 @@ import numpy as np
 
 from dpr_jax import version
 from dpr_jax.core import errors
-from dpr_jax.models import bert, dual_encoder, pooling_layers
+from dpr_jax.models import dual_encoder, encoder_config, pooling_layers
 from dpr_jax.models import export_parts as parts
 from dpr_jax.models.retriever_model import Towers
 
@@ -28,6 +28,7 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 HIDDEN, VECTOR = "last_hidden_state", "sentence_embedding"
 # Added to the scores of padding, as in `bert.Bert`.
 _MASKED = -1e9
+_SUPPORTED = (encoder_config.BertConfig, encoder_config.RobertaConfig)
 
 
 def helper() -> Any:
@@ -112,13 +113,14 @@ def build(model: Towers, kind: str) -> Any:
     kind: "question" or "passage".
 
   Raises:
-    InputError: the library is missing, or the encoder is no BERT.
+    InputError: the library is missing, or the encoder is not supported.
   """
   onnx = helper()
   config = model.encoder.config
-  if type(config) is not bert.BertConfig:
+  if type(config) not in _SUPPORTED:
     raise errors.InputError(
-      f"--format=onnx: only BERTs can be exported, not {type(config).__name__}"
+      f"--format=onnx: a {config.title} cannot be exported, only"
+      f" {' and '.join(kind.title for kind in _SUPPORTED)}"
     )
   graph, tree = _Graph(onnx), parts.params(model, kind)
   mask = graph.node("Cast", "attention_mask", to=onnx.TensorProto.FLOAT)
@@ -128,22 +130,30 @@ def build(model: Towers, kind: str) -> Any:
 
 
 def _hidden_states(
-  graph: _Graph, config: bert.BertConfig, tree: Mapping[str, Any], mask: str
+  graph: _Graph,
+  config: encoder_config.BertConfig,
+  tree: Mapping[str, Any],
+  mask: str,
 ) -> str:
   """Embeddings and layers, as `bert.Bert` computes them."""
 
   def table(name: str) -> str:
     return graph.weight(name, tree[f"{name}_embeddings"]["embedding"])
 
-  words = graph.node("Gather", table("word"), "input_ids")
-  types = graph.node("Gather", table("token_type"), "token_type_ids")
+  hidden = graph.node("Gather", table("word"), "input_ids")
   shape = graph.node("Shape", "input_ids")
-  length = graph.node("Slice", shape, graph.integers(1), graph.integers(2))
-  # The first rows of the table: [length, width].
+  end = graph.node("Slice", shape, graph.integers(1), graph.integers(2))
+  first = config.position_offset
+  if first:
+    end = graph.node("Add", end, graph.integers(first))
+  # The rows of the table for the first positions: [length, width].
   positions = graph.node(
-    "Slice", table("position"), graph.integers(0), length, graph.integers(0)
+    "Slice", table("position"), graph.integers(first), end, graph.integers(0)
   )
-  hidden = graph.node("Add", graph.node("Add", words, positions), types)
+  hidden = graph.node("Add", hidden, positions)
+  if config.type_vocab_size:
+    types = graph.node("Gather", table("token_type"), "token_type_ids")
+    hidden = graph.node("Add", hidden, types)
   epsilon = config.layer_norm_eps
   hidden = graph.norm(hidden, "norm", tree["embeddings_norm"], epsilon)
   # 0 where there is a token, `_MASKED` at padding: [batch, 1, 1, length].
@@ -160,7 +170,7 @@ def _hidden_states(
 
 def _layer(
   graph: _Graph,
-  config: bert.BertConfig,
+  config: encoder_config.BertConfig,
   layer: Mapping[str, Any],
   name: str,
   hidden: str,
@@ -213,7 +223,7 @@ def _activation(graph: _Graph, kind: str, x: str) -> str:
   if kind == "gelu":
     scaled = graph.node("Mul", x, graph.number(math.sqrt(0.5)))
     return gate(graph.node("Erf", scaled))
-  if kind == "gelu_new":
+  if kind in ("gelu_new", "gelu_pytorch_tanh"):
     cube = graph.node("Mul", x, graph.node("Mul", x, x))
     cube = graph.node("Mul", cube, graph.number(0.044715))
     inner = graph.node("Add", x, cube)
@@ -223,7 +233,7 @@ def _activation(graph: _Graph, kind: str, x: str) -> str:
     return graph.node("Relu", x)
   raise errors.InputError(
     f"--format=onnx: hidden_act {kind!r} cannot be exported: it must be one of"
-    f" {', '.join(bert.ACTIVATIONS)}"
+    f" {', '.join(encoder_config.ACTIVATIONS)}"
   )
 
 

@@ -6,6 +6,7 @@ tower's tree, as `dense_0`, `dense_1`, ..., and are trained with it.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-POOLINGS = ("cls", "mean", "max", "weightedmean", "lasttoken", "mean_sqrt_len")
+from dpr_jax.core import settings_model
+
+POOLINGS = settings_model.POOLINGS
 ACTIVATIONS = {"identity": lambda x: x, "tanh": jnp.tanh}
 
 
@@ -107,3 +110,34 @@ def unit(vectors: Float[Array, "rows dim"]) -> Float[Array, "rows dim"]:
   # The constant keeps the gradient of a zero vector finite.
   norms = jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-24)
   return vectors / norms
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """What makes a vector of hidden states, besides the settings.
+
+  Attributes:
+    dense: dense layers after pooling.
+    pools_prefix: whether the tokens of a prefix, and [CLS] before it, are
+      pooled.
+  """
+
+  dense: tuple[DenseLayer, ...] = ()
+  pools_prefix: bool = True
+
+  def record(self) -> dict[str, Any]:
+    """As plain data, to be stored; {} for a head of settings alone."""
+    return {} if self == Head() else dataclasses.asdict(self)
+
+  @classmethod
+  def of(cls, record: Mapping[str, Any]) -> "Head":
+    """The inverse of `record`."""
+    layers = tuple(DenseLayer(**layer) for layer in record.get("dense", ()))
+    return cls(layers, record.get("pools_prefix", True))
+
+  def shapes(self) -> dict[str, Any]:
+    """Shapes of the parameters, to be added to those of the encoder."""
+    return {
+      dense_name(number): layer.shapes()
+      for number, layer in enumerate(self.dense)
+    }

@@ -14,6 +14,7 @@ from dpr_jax.core import errors
 from dpr_jax.models import (
   bert,
   dual_encoder,
+  encoder_config,
   export_onnx,
   onnx_graph,
   pooling_layers,
@@ -65,7 +66,7 @@ def _run(path, ids, mask):
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("activation", sorted(bert.ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(encoder_config.ACTIVATIONS))
 def test_hidden_states_and_vectors_are_ours(model, tmp_path, activation):
   """Of both towers: every pooling, with and without what comes after it."""
   onnx = pytest.importorskip("onnx", reason="no onnx")
@@ -171,9 +172,7 @@ def test_graphs_are_not_loaded_here(model, tmp_path):
   from dpr_jax.models import model_files
 
   (tmp_path / "config.json").write_text("{}")
-  towers = dict.fromkeys(("question", "passage"), "")
-  model_files.seal(
-    tmp_path, "towers", model=model.settings, towers=towers, format_name="onnx"
-  )
+  values = {"model": model.settings, "format_name": "onnx"}
+  model_files.seal(tmp_path, "towers", **values)
   with pytest.raises(errors.InputError, match="holds ONNX graphs"):
     dpr_jax.Encoder.load(tmp_path)

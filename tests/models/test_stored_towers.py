@@ -234,7 +234,7 @@ def test_a_workdir_of_an_older_version_opens(world, old, caplog):
   values = json.loads(path.read_text())
   values["model"]["pooling"] = "cls"  # as any call once left its overrides
   path.write_text(json.dumps(values))
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     encoder = dpr_jax.Encoder.load(old.root, length_step=48)
   assert encoder.fingerprint == world[2]["best"]
   assert "was trained by an older version: taking sizes and" in caplog.text
