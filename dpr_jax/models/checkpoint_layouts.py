@@ -221,6 +221,11 @@ def _sealed(path: pathlib.Path, name: str, tower: str | None) -> Checkpoint:
   """A folder that `export` wrote: its files, used as in the training."""
   fix = "remove that file to use the other files without its settings"
   record = model_files.read(path, model_files.TOWERS, fix)
+  if record.get("format_name") == "onnx":
+    raise errors.InputError(
+      f"checkpoint {name!r}: {path} holds ONNX graphs, for ONNX Runtime only:"
+      " export with --format=sentence-transformers what is to be loaded here"
+    )
   needed = tuple(filter(hub_files.is_read, record["files"]))
   model_files.check(path, record, fix, needed)
   checkpoint = _unsealed(path, name, tower)

