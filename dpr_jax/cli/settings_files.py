@@ -16,9 +16,10 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import config_json, encoder_config
 
+_ORIGINAL = ("*.cp", "dpr_biencoder.*")  # files of the original DPR
 # Weights of a checkpoint folder, or of its subfolders.
 _WEIGHTS = (
-  *("model*.safetensors", "pytorch_model*.bin", "*.cp"),
+  *("model*.safetensors", "pytorch_model*.bin", *_ORIGINAL),
   *("*/model*.safetensors", "*/pytorch_model*.bin"),
 )
 # Sizes of the checkpoint "starter".
@@ -133,7 +134,7 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
     return {}
   if not file.is_file():
     # A pair, modules in folders, a file of the original DPR.
-    for name in ("modules.json", "*/config.json", "*.cp"):
+    for name in ("modules.json", "*/config.json", *_ORIGINAL):
       if any(folder.glob(name)):
         return {}
     raise errors.InputError(
