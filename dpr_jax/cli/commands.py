@@ -80,6 +80,7 @@ _STAGES = (
     flags=(
       *_STAGE,
       f.MODEL,
+      f.BACKEND,
       f.TUNE.saying(
         "Choose the fastest search that reaches config.index.recall_target."
       ),
@@ -113,6 +114,7 @@ _STAGES = (
       f.QUESTIONS.saying("A *.qa.csv or DPR JSON; default: the dev set."),
       f.NAME,
       f.METHOD,
+      f.BACKEND,
       f.QRELS.saying("Retrieve only for the questions judged in this file."),
       f.TUNE.saying(
         "Choose the weight of the dense scores in hybrid on the dev set."
@@ -254,6 +256,7 @@ _OTHERS = (
     "ask:ask",
     "--workdir=W Where was Einstein born?",
     "--workdir=DIR [QUESTION ...] [-- QUESTION ...]",
+    processes=FIRST,
     devices=True,
     config=STORED,
     uses=(TOWERS, READER),
@@ -283,6 +286,7 @@ _OTHERS = (
     "export:export",
     "--workdir=W --format=hf --out=DIR",
     "--workdir=DIR --format=FORMAT --out=DIR",
+    processes=FIRST,
     config=STORED,
     uses=lambda values: (
       (TOWERS, START, READER) if values["what"] == "reader" else (TOWERS, START)
@@ -296,7 +300,7 @@ _OTHERS = (
         " reader (DPRReader, BertForQuestionAnswering), others for embeddings.",
         choices=(
           *("hf", "sentence-transformers", "dpr", "tevatron", "contriever"),
-          *("npy", "dpr-reader", "question-answering"),
+          *("npy", "parquet", "dpr-reader", "question-answering"),
         ),
       ),
       f.MODEL.saying("The trained towers (default), or before training."),
@@ -304,15 +308,52 @@ _OTHERS = (
   ),
   Command(
     "import",
-    "Convert vectors of other libraries to the format of `embed`",
+    "Read vectors of other libraries, into a workdir or into a folder in the"
+    " format of `embed`",
     "export:import_",
-    "--what=embeddings --from=vectors.pkl --out=DIR",
-    "--what=embeddings --from=FILE_OR_DIR --out=DIR",
-    config=NONE,
+    "--workdir=W --from=vectors --config.model.checkpoint=DIR",
+    "--from=FILE_OR_DIR (--workdir=DIR | --out=DIR)",
+    config=STORED,
+    processes=ONE,
+    devices=lambda values: values.names_checkpoint,
     flags=(
-      f.WHAT.saying("Only embeddings (passage vectors) can be imported."),
+      *(*f.EXPERIMENT, f.CPU_DEVICES, f.OVERWRITE),
       f.FROM.saying("A file or folder of the other library.", shown="PATH"),
+      f.OUT.saying("A folder to write, instead of a workdir's vectors."),
+      f.MODEL.saying(
+        "Name of the vectors in the workdir: dense (default; refused if towers"
+        " were trained in it), or dense-start."
+      ),
+      switch(
+        "verify",
+        "Compare some vectors with those of --config.model.checkpoint.",
+        default=True,
+      ),
+      f.WHAT.saying("Only embeddings (passage vectors) can be imported."),
+    ),
+  ),
+  Command(
+    "fetch",
+    "Download the data, checkpoints and embeddings of the original DPR, and"
+    " verify them",
+    "fetch:fetch",
+    "nq psgs_w100 --out=DIR",
+    "NAME ... --out=DIR",
+    processes=FIRST,
+    config=NONE,
+    takes_words=True,
+    flags=(
       f.OUT,
+      switch("list", "List the names, or the files of the names given."),
+      switch(
+        "check",
+        "Download nothing; verify the files in --out, which may have been"
+        " brought from another machine.",
+      ),
+      f.FROM.saying(
+        "Address of a mirror, in place of https://dl.fbaipublicfiles.com/dpr.",
+        shown="URL",
+      ),
     ),
   ),
   Command(
@@ -344,6 +385,7 @@ _OTHERS = (
     "check:check",
     "--workdir=W --deep",
     "--workdir=DIR",
+    processes=FIRST,
     config=NONE,
     flags=(
       f.WORKDIR,

@@ -32,10 +32,15 @@ def _export(call: Invocation, out: pathlib.Path) -> None:
   what, form = call.flags["what"], call.flags["format"]
   model = call.flags["model"] or "dense"
   if what == "embeddings":
-    from dpr_jax.embedding import vector_formats, vector_shards
+    from dpr_jax.embedding import vector_export, vector_shards
 
     vectors = vector_shards.open_vectors(call.workdir.embeddings(model))
-    vector_formats.export(vectors, form, out)
+    passages = None
+    if form == "parquet":
+      from dpr_jax.data import prepare
+
+      passages = prepare.open_passages(call.workdir)
+    vector_export.export(vectors, form, out, passages)
   elif what == "reader":
     from dpr_jax.models import reader_model
 
@@ -48,15 +53,37 @@ def _export(call: Invocation, out: pathlib.Path) -> None:
 
 
 def import_(call: Invocation) -> None:
-  """Imports vectors of other libraries."""
-  out = _out(call)
-  if call.flags["what"] != "embeddings":
+  """Imports vectors of other libraries, into a folder or into a workdir."""
+  if call.flags.typed("what") and call.flags["what"] != "embeddings":
     raise errors.InputError(
       "import: only --what=embeddings can be imported; checkpoints need no"
       " import: --config.model.checkpoint=DIR"
     )
   if not call.flags["from"]:
     raise errors.InputError("import needs --from=FILE or --from=DIR")
-  from dpr_jax.embedding import vector_formats
+  source = workdir_lib.user_path(call.flags["from"])
+  if call.flags["out"]:
+    if call.has_workdir:
+      raise errors.InputError(
+        "import writes --out=DIR or the vectors of --workdir=DIR: give only one"
+      )
+    from dpr_jax.embedding import vector_formats
 
-  vector_formats.import_(workdir_lib.user_path(call.flags["from"]), out)
+    vector_formats.import_(source, workdir_lib.user_path(call.flags["out"]))
+    return
+  if not call.has_workdir:
+    raise errors.InputError("import needs --workdir=DIR or --out=DIR")
+  from dpr_jax.core import config as config_lib
+  from dpr_jax.embedding import vector_import
+
+  config = call.config if call.has_config else config_lib.base_config()
+  with experiment.opened(call.workdir):
+    vector_import.into_workdir(
+      config,
+      call.workdir,
+      source,
+      model=call.flags["model"] or "dense",
+      named=call.flags.names_checkpoint,
+      verify=call.flags["verify"],
+      overwrite=call.flags.overwrites("import"),
+    )

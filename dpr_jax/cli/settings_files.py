@@ -11,16 +11,23 @@ from typing import Any
 
 from dpr_jax.cli.settings_call import Call
 from dpr_jax.cli.settings_hints import closest, did_you_mean
+from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import config_json, encoder_config
 
+# Weights of a checkpoint folder, or of its subfolders.
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*/model*.safetensors")
 # Sizes of the checkpoint "starter".
 _STARTER = {"max_position_embeddings": 512, "hidden_size": 384}
 
 
 def readable(
-  key: str, value: str, fix: str, words: tuple[str, ...] = ()
+  key: str,
+  value: str,
+  fix: str,
+  words: tuple[str, ...] = (),
+  folders: bool = False,
 ) -> None:
   """`InputError` unless a setting names a readable file.
 
@@ -29,13 +36,14 @@ def readable(
     value: its value.
     fix: end of the message, if no similar file name is found.
     words: values that are not files, such as "sample".
+    folders: the value may also be a folder.
   """
   if value in words:
     return
   path = pathlib.Path(value).expanduser()
   reason = ""
   if path.is_dir():
-    reason = "is a folder"
+    reason = "" if folders else "is a folder"
   elif not path.is_file():
     reason = "there is no such file"
   elif not os.access(path, os.R_OK):
@@ -55,17 +63,22 @@ def _beside(path: pathlib.Path) -> list[str]:
 
 
 def data(config: Any, call: Call) -> None:
-  """Checks the files that `prepare` reads."""
-  words = ("sample",)
-  for role in ("passages", "train", "dev"):
+  """Checks the files and folders that `prepare` reads."""
+  words = {"passages": ("from-train",), "train": ("none",), "dev": ()}
+  for role, own in words.items():
     value = config.data[role]
     if not value:
       raise errors.InputError(
         f"config.data.{role} is empty: give a path, or"
         f" --config.data.{role}=sample for the embedded sample"
       )
-    none = ("none",) if role == "train" else ()
-    readable(f"data.{role}", value, ": give a file", (*words, *none))
+    values = [value]
+    if role == "train":
+      values = config_lib.several_paths(value)
+    for one in values:
+      if not one.startswith("ir_datasets:"):
+        fix = ": give a file or a folder"
+        readable(f"data.{role}", one, fix, ("sample", *own), folders=True)
 
 
 def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
@@ -98,28 +111,41 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
       )
     return {}
   folder = pathlib.Path(name).expanduser()
+  if folder.is_file():
+    return {}  # of the original DPR: the stage reads it
   if not folder.is_dir():
     near = _beside(folder) + closest(name, ("starter", "random"))
     fix = '; give a folder with a config.json, "starter", "random" or "hf:NAME"'
     raise errors.InputError(
       f"{where}: there is no such folder{did_you_mean(near) or fix}"
     )
-  if not (folder / "config.json").is_file():
+  file = folder / "config.json"
+  sizes = workdir_lib.read_json(file) if file.is_file() else {}
+  if "retrieve" in sizes or (folder / "training").is_dir():
+    if not any((folder / "training" / "checkpoints").glob("[0-9]*")):
+      raise errors.InputError(
+        f"{where}: the workdir {folder} has no trained towers: run `dpr-jax"
+        f" train --workdir={folder}` first"
+      )
+    return {}
+  if not file.is_file():
+    if any(folder.glob("modules.json")) or any(folder.glob("*/config.json")):
+      return {}  # a pair, or modules in folders
     raise errors.InputError(
       f"{where}: {folder} has no config.json, so it is not a Hugging Face model"
       " folder"
     )
-  if not any(folder.glob("model*.safetensors")):
+  if not any(map(any, map(folder.glob, _WEIGHTS))):
     raise errors.InputError(
       f"{where}: {folder} has no model.safetensors: a checkpoint folder needs"
       " its weights"
     )
   path = folder / "config.json"
-  sizes = encoder_config.from_json(path, config_json.read(path))
-  return {
-    "max_position_embeddings": sizes.max_position_embeddings,
-    "hidden_size": sizes.hidden_size,
-  }
+  encoder = encoder_config.from_json(path, config_json.read(path))
+  sizes = {"max_position_embeddings": encoder.max_position_embeddings}
+  if not (folder / "modules.json").is_file():  # else a dense layer may follow
+    sizes["hidden_size"] = encoder.hidden_size
+  return sizes
 
 
 def reads(config: Any, call: Call) -> None:

@@ -21,7 +21,8 @@ from dpr_jax.core import workdir as workdir_lib
 FILE = "config.json"  # in a workdir
 # Settings that name a file or a folder, or one of the words below.
 PATHS = tuple(each.key for each in settings_table.ALL if each.path)
-_WORDS = ("", "sample", "none", "starter", "random", "results")
+_WORDS = ("", "sample", "none", "from-train", "starter", "random", "results")
+_PREFIXES = ("hf:", "ir_datasets:")
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -29,7 +30,13 @@ def base_config() -> ml_collections.ConfigDict:
 
   `settings_table` defines each setting; docs/reference/config.md lists them.
   """
-  return ml_collections.ConfigDict(settings_table.defaults()).lock()
+  values = settings_table.defaults()
+  for setting in settings_table.ALL:
+    if setting.or_auto:  # two types: a plain value would keep that of "auto"
+      values[setting.section][setting.name] = ml_collections.FieldReference(
+        setting.default, field_type=object
+      )
+  return ml_collections.ConfigDict(values).lock()
 
 
 def read(path: str | os.PathLike) -> ml_collections.ConfigDict:
@@ -110,10 +117,27 @@ def with_full_paths(config: ml_collections.ConfigDict) -> Any:
   for key in PATHS:
     section, _, name = key.partition(".")
     value = config[section][name]
-    if _is_path(value):
-      path = workdir_lib.user_path(value)
-      config[section][name] = str(path.absolute() if path.exists() else path)
+    if isinstance(value, str):
+      paths = [_full_path(each) for each in several_paths(value)]
+      config[section][name] = ",".join(paths)
   return config
+
+
+def _full_path(value: str) -> str:
+  if not _is_path(value):
+    return value
+  path = workdir_lib.user_path(value)
+  return str(path.absolute() if path.exists() else path)
+
+
+def several_paths(value: str) -> list[str]:
+  """The paths in a setting, which may be separated by commas.
+
+  A path that has commas itself is one path, if it exists.
+  """
+  if "," not in value or os.path.exists(os.path.expanduser(value)):
+    return [value]
+  return [each.strip() for each in value.split(",") if each.strip()]
 
 
 def as_recorded(
@@ -163,6 +187,9 @@ def same_path(one: Any, other: Any) -> bool:
     return True
   if not (_is_path(one) and _is_path(other)):
     return False
+  if "," in one and "," in other:
+    lists = one.split(","), other.split(",")
+    return len(lists[0]) == len(lists[1]) and all(map(same_path, *lists))
   paths = [
     pathlib.PurePath(os.path.normpath(os.path.expanduser(each)))
     for each in (one, other)
@@ -178,7 +205,7 @@ def _is_path(value: Any) -> bool:
   return (
     isinstance(value, str)
     and value not in _WORDS
-    and not value.startswith("hf:")
+    and not value.startswith(_PREFIXES)
   )
 
 

@@ -16,6 +16,21 @@ _BATCHES = [
   ),
   Setting("max_steps", 0, "training steps; 0 = by `epochs`", "steps", least=0),
   Setting(
+    "source_weights",
+    (),
+    "how often an epoch takes the questions of each source of `data.train`;"
+    " () = once",
+    item=float,
+    above=0,
+    stages=("train",),
+  ),
+  Setting(
+    "one_source_batches",
+    False,
+    "the questions of a batch are of one source of `data.train`",
+    stages=("train",),
+  ),
+  Setting(
     "hard_negatives",
     1,
     "hard negatives per question, from `train.negatives`",

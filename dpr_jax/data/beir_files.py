@@ -1,9 +1,8 @@
-"""Reads BEIR's files: corpus, queries and judgements.
+"""Reads BEIR's queries and judgements.
 
-Input: the path of a `corpus.jsonl`, `queries.jsonl` (each also gzipped, or a
-JSON list) or `qrels/*.tsv`.  Output: passages, questions with their ids, or
-judgements.  BEIR has no answer strings: its questions are judged by passage
-ids only.
+Input: the path of a `queries.jsonl` (also gzipped, or a JSON list) or of
+`qrels/*.tsv`.  Output: questions with their ids, or judgements.  BEIR has no
+answer strings: its questions are judged by passage ids only.
 """
 
 import math
@@ -41,21 +40,14 @@ def is_beir(path: str | os.PathLike) -> bool:
   )
 
 
-def read_corpus(path: str | os.PathLike) -> Iterator[records.Passage]:
-  """Yields the passages of a `corpus.jsonl`; a title may be missing.
+def read_queries(
+  path: str | os.PathLike,
+) -> Iterator[tuple[str, records.Question]]:
+  """Yields the ids and questions of a `queries.jsonl`.
 
   Raises:
     InputError: naming the row, the field and its value.
   """
-  wanted = "a corpus is a JSON list of objects, or one JSON object per line"
-  for where, value, marked in json_objects.read(path, wanted):
-    yield json_records.passage(value, where, marked)
-
-
-def read_queries(
-  path: str | os.PathLike,
-) -> Iterator[tuple[str, records.Question]]:
-  """Yields the ids and questions of a `queries.jsonl`; errors as above."""
   wanted = "queries are one JSON object per line, with _id and text"
   for where, value, marked in json_objects.read(path, wanted):
     if not isinstance(value, dict):
@@ -77,28 +69,20 @@ def read_qrels(path: str | os.PathLike) -> Judgements:
   """
   judgements: Judgements = {}
   repeated = 0
-  with (
-    file_streams.open_bytes(path) as file,
-    file_streams.stream_errors(path) as position,
-    file_streams.open_text(file) as lines,
-  ):
-    for number, line in enumerate(lines, start=1):
-      position.line = number
-      if not line.strip():
-        continue
-      where = f"{path}:{number}"
-      fields = columns(line)
-      if number == 1 and _is_header(fields):
-        continue
-      question, passage, grade = _judgement(fields, where, line)
-      grades = judgements.setdefault(question, {})
-      if grades.get(passage, grade) != grade:
-        raise errors.InputError(
-          f"{where}: question {question!r} and passage {passage!r} have the"
-          f" grade {grade} here and {grades[passage]} before: remove one"
-        )
-      repeated += passage in grades
-      grades[passage] = grade
+  for number, line in file_streams.text_lines(path):
+    where = f"{path}:{number}"
+    fields = columns(line)
+    if number == 1 and _is_header(fields):
+      continue
+    question, passage, grade = _judgement(fields, where, line)
+    grades = judgements.setdefault(question, {})
+    if grades.get(passage, grade) != grade:
+      raise errors.InputError(
+        f"{where}: question {question!r} and passage {passage!r} have the"
+        f" grade {grade} here and {grades[passage]} before: remove one"
+      )
+    repeated += passage in grades
+    grades[passage] = grade
   if not judgements:
     raise errors.InputError(f"{path}: the file has no judgements")
   if repeated:
@@ -147,8 +131,6 @@ def _judgement(
       " passage's id and a grade (BEIR), or these with a 0 after the first"
       " (TREC); ids with spaces need tabs between the columns"
     )
-  for field in fields:
-    json_records.check_unicode(field, where, "id")
   grade = _grade(fields[2])
   if not grade.is_integer():
     raise errors.InputError(

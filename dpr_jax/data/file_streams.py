@@ -110,6 +110,28 @@ def open_text(file: io.BufferedIOBase) -> Iterator[io.TextIOWrapper]:
     text.detach()
 
 
+def text_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+  """Yields (number from 1, text) of the lines of a file, but for blank ones.
+
+  Raises:
+    InputError: the file cannot be read, or a line is not UTF-8.
+  """
+  with (
+    open_bytes(path) as file,
+    stream_errors(path) as position,
+    open_text(file) as lines,
+  ):
+    for number, line in enumerate(lines, start=1):
+      position.line = number
+      if not line.isascii() and any("\ud800" <= c <= "\udfff" for c in line):
+        raise errors.InputError(
+          f"{path}:{number}: not valid UTF-8: {ascii(line.strip())[:80]}: the"
+          " file was written in another encoding or cut"
+        )
+      if line.strip():
+        yield number, line
+
+
 class Nesting:
   """Measures the nesting of a stream of JSON before a parser reads it.
 

@@ -2,14 +2,16 @@
 
 Input: the positives of a question file.  Output: their ids in the corpus.  A
 positive without an id, or with an id that the corpus does not have, gets the id
-of the row with the same title and text (`same_passages`).
+of the row with the same title and text (`same_passages`).  Passages that are
+only ids get their texts from the corpus.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -90,10 +92,42 @@ def _write_again(
         place += len(positives)
         yield dataclasses.replace(question, positives=tuple(positives))
 
+  rewrite(folder, questions())
+
+
+def rewrite(
+  folder: pathlib.Path, questions: Iterable[records.Question]
+) -> None:
+  """Replaces the questions in a folder, from which they may be read."""
   again = folder.with_name(f"{folder.name}.named")
-  tfds_builders.write_questions(questions(), again)
+  tfds_builders.write_questions(questions, again)
   shutil.rmtree(folder)
   again.rename(folder)
+
+
+def with_texts(
+  questions: Iterable[records.Question], table: datasets.PassageTable
+) -> Iterator[records.Question]:
+  """Yields questions whose passages by id have the corpus's titles and texts.
+
+  A passage that the corpus does not have stays as it is.
+  """
+  lists = ("positives", "hard_negatives", "negatives")
+  waiting = iter(questions)
+  while block := list(itertools.islice(waiting, _BLOCK)):
+    ids = {p.id for q in block for name in lists for p in getattr(q, name)}
+    ordered = sorted(ids)
+    rows = table.rows_of(ordered)
+    known = [i for i, row in zip(ordered, rows, strict=True) if row >= 0]
+    texts = dict(zip(known, table.take(rows[rows >= 0]), strict=True))
+    for question in block:
+      yield dataclasses.replace(
+        question,
+        **{
+          name: tuple(texts.get(p.id, p) for p in getattr(question, name))
+          for name in lists
+        },
+      )
 
 
 def compare(

@@ -24,6 +24,7 @@ ANSWERS = ("answers", "answer")
 CTX_LISTS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
 
 _QUERY_IDS = ("_id", "query_id", "qid", "id")
+ALL_IDS = frozenset((*IDS, *_QUERY_IDS, "wikipedia_id"))
 _READ = frozenset(("question", *ANSWERS, *CTX_LISTS))
 
 # Number of rows with a field that is not read, by name.
@@ -52,19 +53,19 @@ def question(
   if "question" not in value:
     if is_query(value):
       return query(value, where, marked)[1]
-    raise _no_question(value, where)
+    raise no_question(value, where)
   if unread is not None:
     unread.update(value.keys() - _READ)
   positives, hard_negatives, negatives = (
     tuple(
       context(ctx, where, f"{name}[{i}]", marked, unread)
-      for i, ctx in enumerate(_list(value.get(name), where, name))
+      for i, ctx in enumerate(listed(value.get(name), where, name))
     )
     for name in CTX_LISTS
   )
   return records.Question(
     straighten(string(value["question"], where, "question", marked)),
-    _answers(value, where, marked),
+    answers(value, where, marked),
     positives,
     hard_negatives,
     negatives,
@@ -91,29 +92,45 @@ def query(
   if "question" in value:
     return identifier, question(value, where, marked)
   text = straighten(string(value.get("text"), where, "text", marked))
-  return identifier, records.Question(text, _answers(value, where, marked))
+  return identifier, records.Question(text, answers(value, where, marked))
 
 
-def passage(value: Any, where: str, marked: bool = False) -> records.Passage:
+def passage(
+  value: Any, where: str, marked: bool = False, title_line: bool = False
+) -> records.Passage:
   """Converts an object of a corpus to a passage.
 
   Its fields are BEIR's `_id`, `title` and `text`, or have one of the other
-  names.  The title may be missing.  `contents` (Pyserini) is used as the text
-  unchanged.
+  names.  The title may be missing.
+
+  Args:
+    value: the object.
+    where: file and row, for errors.
+    marked: as in `question`.
+    title_line: the first line of `contents` (Pyserini) is the title, perhaps in
+      quotation marks; False = `contents` is used as the text unchanged.
   """
   if not isinstance(value, dict):
     raise errors.InputError(f"{where}: {short(value)} is not a JSON object")
   name = _first(value, TEXTS)
   if name is None:
-    raise errors.InputError(
-      f"{where}: no field {' or '.join(TEXTS)}, only {short(sorted(value))}: a"
-      " corpus has one object per passage, with _id, title and text;"
-      f" {json_objects.around(value)}".rstrip("; ")
-    )
-  return records.Passage(
-    _identifier(value, IDS, where, marked),
-    _title(value, where, "title", marked),
-    string(value[name], where, name, marked),
+    raise no_text(value, where)
+  identifier = _identifier(value, IDS, where, marked)
+  title = _title(value, where, "title", marked)
+  text = string(value[name], where, name, marked)
+  if title_line and name == "contents" and not title and "\n" in text:
+    title, _, text = text.partition("\n")
+    if len(title) > 1 and title[0] == title[-1] == '"':
+      title = title[1:-1]
+  return records.Passage(identifier, title, text)
+
+
+def no_text(value: Mapping[str, Any], where: str) -> errors.InputError:
+  """The error for an object of a corpus without a text, with the fix."""
+  return errors.InputError(
+    f"{where}: no field {' or '.join(TEXTS)}, only {short(sorted(value))}: a"
+    " corpus has one object per passage, with _id, title and text;"
+    f" {json_objects.around(value)}".rstrip("; ")
   )
 
 
@@ -187,7 +204,7 @@ def strings(
   """A list of strings as a tuple, () for None; errors as in `string`."""
   return tuple(
     string(item, where, f"{field}[{i}]", marked)
-    for i, item in enumerate(_list(value, where, field))
+    for i, item in enumerate(listed(value, where, field))
   )
 
 
@@ -250,21 +267,21 @@ def _title(
   return "" if title is None else string(title, where, field, marked)
 
 
-def _answers(value: Mapping[str, Any], where: str, marked: bool) -> tuple:
+def answers(value: Mapping[str, Any], where: str, marked: bool) -> tuple:
   """The answers, from `answers` or NQ-open's `answer`: a list, or one text."""
   name = next((name for name in ANSWERS if value.get(name)), ANSWERS[0])
-  answers = value.get(name)
-  if name == "answer" and isinstance(answers, str):
-    answers = [answers]
-  if isinstance(answers, dict):
+  texts = value.get(name)
+  if name == "answer" and isinstance(texts, str):
+    texts = [texts]
+  if isinstance(texts, dict):
     raise errors.InputError(
-      f"{where}, {name}: {short(answers)} is an object: it must be a list of"
+      f"{where}, {name}: {short(texts)} is an object: it must be a list of"
       f' the accepted texts, "answers": ["a", "b"]'
     )
-  return strings(answers, where, name, marked)
+  return strings(texts, where, name, marked)
 
 
-def _no_question(value: Mapping[str, Any], where: str) -> errors.InputError:
+def no_question(value: Mapping[str, Any], where: str) -> errors.InputError:
   """The error for an object without a question, with the fix."""
   said = f"{where}: no field question, only {short(sorted(value))}"
   if fix := json_objects.around(value):
@@ -275,7 +292,7 @@ def _no_question(value: Mapping[str, Any], where: str) -> errors.InputError:
   return errors.InputError(said)
 
 
-def _list(value: Any, where: str, field: str) -> list:
+def listed(value: Any, where: str, field: str) -> list:
   """Returns a list; None, a missing list, becomes an empty one."""
   if value is None:
     return []

@@ -9,6 +9,7 @@ files, training reads them.
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -16,7 +17,7 @@ import ml_collections
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import batches, mined_negatives
+from dpr_jax.data import mined_negatives, source_plans
 
 FILE = "negatives.jsonl.gz"
 _COMMAND = "dpr-jax train --overwrite"
@@ -57,18 +58,24 @@ class Rounds:
   mining: dict[str, Any]
 
   @classmethod
-  def of(cls, config: ml_collections.ConfigDict, questions: int) -> "Rounds":
-    """The rounds of a run over so many training questions.
+  def of(
+    cls, config: ml_collections.ConfigDict, sizes: Sequence[int]
+  ) -> "Rounds":
+    """The rounds of a run.
+
+    Args:
+      config: config of the experiment.
+      sizes: number of training questions of each source.
 
     Raises:
       InputError: a bad number of rounds, or a bad setting of the mining.
     """
     train = config.train
-    plan = batches.Plan(config.seed, questions, train.batch_size)
+    plan = source_plans.make(config.seed, train, sizes)
     steps = plan.steps(train.epochs, train.max_steps)
     starts = boundaries(steps, train.rounds)
     mining = mined_negatives.settings(config) if len(starts) > 1 else {}
-    return cls(config.seed, questions, steps, starts, mining)
+    return cls(config.seed, sum(sizes), steps, starts, mining)
 
   def stage(
     self, workdir: workdir_lib.Workdir, number: int

@@ -7,9 +7,9 @@ are counted by reason in the manifest and logged.
 """
 
 import importlib.resources
-import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -20,8 +20,12 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_module
 from dpr_jax.data import (
   datasets,
-  gold_passages,
+  kept_passages,
   kept_rows,
+  kept_splits,
+  own_passages,
+  passage_sources,
+  question_sources,
   same_passages,
   tfds_builders,
   tsv_corpus,
@@ -30,6 +34,10 @@ from dpr_jax.data import (
 SPLITS = ("train", "dev")
 NONE = "none"  # as `data.train`: no training questions, only a corpus to search
 
+Source = question_sources.QuestionSource | passage_sources.PassageSource
+
+# Left out of the manifest at their defaults.
+_NEW_SETTINGS = ("quoting", "title_line", "train_prefixes")
 _SAMPLE_FILES = {
   "passages": "passages.tsv",
   "train": "train.json",
@@ -59,64 +67,116 @@ def prepare(
   data = config.data
   for name in ("max_passages", "max_train", "max_dev"):
     config_lib.at_least(f"data.{name}", data[name], 0)
-  sources = _sources(data)
-  for role, path in sources.items():
-    workdir_module.refuse_inside(f"config.data.{role}", path, workdir.data)
   quoting = config_lib.one_of("data.quoting", data.quoting, tsv_corpus.QUOTING)
-  settings = config_lib.sections(config, "data")
-  if quoting == tsv_corpus.QUOTING[0]:
-    # Workdirs from before this setting existed were made with its default.
-    del settings["data"]["quoting"]
+  sources = _sources(data)
+  for role, opened in sources.items():
+    for path in [file for one in opened for file in one.files]:
+      workdir_module.refuse_inside(f"config.data.{role}", path, workdir.data)
   stage = workdir_module.Stage(
     name="prepare",
     folder=workdir.data,
-    config=config_lib.as_recorded(
-      settings, workdir.data / workdir_module.MANIFEST
-    ),
-    inputs={
-      role: workdir_module.fingerprint_file(path)
-      for role, path in sources.items()
-    },
+    config=_settings(config, workdir),
+    inputs={role: _fingerprint(opened) for role, opened in sources.items()},
   )
   if stage.is_current(overwrite):
     return
   with workdir_module.replace_folder(workdir.data, "prepare") as folder:
-    counts: dict[str, int] = {}
-    questions = {}
-    splits = [split for split in SPLITS if split in sources]
-    for split in splits:
-      questions[split] = kept_rows.KeptQuestions(
-        split, sources[split], data[f"max_{split}"]
+    splits = {
+      split: kept_splits.KeptSplit(
+        split,
+        [
+          kept_rows.KeptQuestions(split, source, data[f"max_{split}"], prefix)
+          for source, prefix in zip(
+            sources[split], _prefixes(data, split, sources), strict=True
+          )
+        ],
       )
-      tfds_builders.write_questions(questions[split], folder / split)
-    corpus = kept_rows.KeptPassages(
-      sources["passages"],
+      for split in SPLITS
+      if split in sources
+    }
+    for split, kept in splits.items():
+      tfds_builders.write_questions(kept, folder / split)
+    corpus = kept_passages.KeptPassages(
+      _corpus(sources, folder, splits),
       data.max_passages,
-      [gold for split in splits for gold in questions[split].gold],
-      quoting,
+      [gold for kept in splits.values() for gold in kept.gold],
+      passage_sources.Reading(quoting, data.title_line),
     )
     tfds_builders.write_passages(corpus, folder / "passages")
     copies = corpus.finder.copies()
     np.save(folder / same_passages.FILE, copies)
-    counts.update({**corpus.counts, "passages_copies": len(copies)})
+    counts = {**corpus.counts, "passages_copies": len(copies)}
     table = datasets.PassageTable.open(folder / "passages")
-    for split in splits:
-      counts.update(questions[split].counts)
-      gold, ids = questions[split].gold, corpus.finder.ids
-      counts.update(
-        gold_passages.name_by_text(split, folder / split, gold, table, ids)
-      )
-      counts.update(gold_passages.compare(split, gold, table))
+    for split, kept in splits.items():
+      counts |= kept.complete(folder / split, table, corpus.finder.ids)
     stage.finish(
       counts,
       folder=folder,
       files=_file_hashes(folder),
       quoting=corpus.quoting,
+      sources={split: kept.manifest() for split, kept in splits.items()}
+      | {"passages": corpus.manifest()},
     )
-  _log_summary(counts, sources)
+  corpus.log()
+  for kept in splits.values():
+    kept.log()
   corpus.warn()
-  for split in splits:
-    questions[split].warn(counts)
+  for kept in splits.values():
+    kept.warn()
+
+
+def _settings(
+  config: ml_collections.ConfigDict, workdir: workdir_module.Workdir
+) -> dict[str, Any]:
+  """Section `data` as it is recorded.
+
+  Settings at their defaults that older versions did not have are left out, so
+  that workdirs of those versions stay current.
+  """
+  settings = config_lib.sections(config, "data")
+  defaults = config_lib.plain(config_lib.base_config())["data"]
+  for name in _NEW_SETTINGS:
+    if settings["data"][name] == defaults[name]:
+      del settings["data"][name]
+  return config_lib.as_recorded(
+    settings, workdir.data / workdir_module.MANIFEST
+  )
+
+
+def _fingerprint(sources: Sequence[Source]) -> str:
+  """Fingerprint of the sources of a role."""
+  hashes = [source.fingerprint() for source in sources]
+  return hashes[0] if len(hashes) == 1 else workdir_module.fingerprint(hashes)
+
+
+def _prefixes(
+  data: ml_collections.ConfigDict,
+  split: str,
+  sources: Mapping[str, Sequence[Source]],
+) -> Sequence[str]:
+  """The text before the questions of each source of a split."""
+  count = len(sources[split])
+  if split != "train" or not data.train_prefixes:
+    return ("",) * count
+  if len(data.train_prefixes) != count:
+    raise errors.InputError(
+      f"config.data.train_prefixes={tuple(data.train_prefixes)}:"
+      f" {len(data.train_prefixes)} prefixes for {count} sources in"
+      " config.data.train: give one per source, '' for none"
+    )
+  return data.train_prefixes
+
+
+def _corpus(
+  sources: Mapping[str, Sequence[Source]],
+  folder: pathlib.Path,
+  splits: Iterable[str],
+) -> passage_sources.PassageSource:
+  """The corpus, which may be the passages of the questions in a folder."""
+  (source,) = sources["passages"]
+  if source.where != passage_sources.FROM_TRAIN:
+    return source
+  return own_passages.source([folder / split for split in splits])
 
 
 def open_passages(
@@ -137,6 +197,23 @@ def open_questions(
   if split not in SPLITS:
     raise ValueError(f"split {split!r}: must be one of {', '.join(SPLITS)}")
   return _open(workdir, split, datasets.QuestionTable)
+
+
+def source_sizes(workdir: workdir_module.Workdir) -> dict[str, int]:
+  """Number of training questions of each source, by its name, in order.
+
+  Sources of the same name are numbered.
+
+  Raises:
+    InputError: the training questions are missing, or do not match.
+  """
+  questions = len(open_questions(workdir, "train"))
+  sizes: dict[str, int] = {}
+  for name, count in kept_splits.read_sources(
+    workdir.data / "train", questions
+  ):
+    sizes[f"{name} ({len(sizes) + 1})" if name in sizes else name] = count
+  return sizes
 
 
 def _open(workdir: workdir_module.Workdir, name: str, table_class):
@@ -168,9 +245,9 @@ def _open(workdir: workdir_module.Workdir, name: str, table_class):
   return table
 
 
-def _sources(data: ml_collections.ConfigDict) -> dict[str, pathlib.Path]:
-  """Paths by role; "sample" is the path of the files in this package."""
-  sources = {}
+def _sources(data: ml_collections.ConfigDict) -> dict[str, list[Source]]:
+  """The sources of each role, in order; only `train` may have several."""
+  sources: dict[str, list[Source]] = {}
   for role, sample_file in _SAMPLE_FILES.items():
     if role == "train" and data[role] == NONE:
       logging.info("prepare: no train questions, as config.data.train says")
@@ -180,12 +257,33 @@ def _sources(data: ml_collections.ConfigDict) -> dict[str, pathlib.Path]:
         f"config.data.{role} is empty: give a path, or"
         f" --config.data.{role}=sample for the embedded sample"
       )
-    if data[role] == "sample":
-      folder = importlib.resources.files("dpr_jax.data.sample")
-      sources[role] = pathlib.Path(str(folder / sample_file))
+    values = [data[role]]
+    if role == "train":
+      values = config_lib.several_paths(data[role])
+    embedded = importlib.resources.files("dpr_jax.data.sample") / sample_file
+    values = [str(embedded) if one == "sample" else one for one in values]
+    if role != "passages":
+      sources[role] = [question_sources.open_source(v, role) for v in values]
+    elif values == [passage_sources.FROM_TRAIN]:
+      sources[role] = [own_passages.source([])]  # not written yet
     else:
-      sources[role] = pathlib.Path(os.path.expanduser(data[role]))
+      sources[role] = [passage_sources.open_source(values[0])]
+  _check_has_texts(sources)
   return sources
+
+
+def _check_has_texts(sources: Mapping[str, Sequence[Source]]) -> None:
+  """`InputError` if the corpus is to be made of questions with ids only."""
+  if sources["passages"][0].where != passage_sources.FROM_TRAIN:
+    return
+  for role in SPLITS:
+    for source in sources.get(role, ()):
+      if source.by_id:
+        raise errors.InputError(
+          f"config.data.passages={passage_sources.FROM_TRAIN}: {source.where}"
+          f" (config.data.{role}, {source.format}) has ids of passages, and no"
+          " texts: give a corpus"
+        )
 
 
 def _file_hashes(folder: pathlib.Path) -> dict[str, str]:
@@ -197,23 +295,3 @@ def _file_hashes(folder: pathlib.Path) -> dict[str, str]:
     path.relative_to(folder).as_posix(): workdir_module.fingerprint_file(path)
     for path in files
   }
-
-
-def _log_summary(
-  counts: Mapping[str, int], sources: Mapping[str, pathlib.Path]
-) -> None:
-  """Logs one line per file: number of kept rows, and all counts above 0."""
-  for role, path in sources.items():
-    notes = [
-      f"{count} {key.removeprefix(f'{role}_').replace('_', ' ')}"
-      for key, count in counts.items()
-      if key.startswith(f"{role}_") and key != f"{role}_read" and count
-    ]
-    logging.info(
-      "prepare: %s: %d kept of %d in %s%s",
-      role,
-      counts[role],
-      counts[f"{role}_read"],
-      path,
-      f" ({', '.join(notes)})" if notes else "",
-    )

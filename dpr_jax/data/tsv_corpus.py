@@ -165,14 +165,23 @@ def _rows(
     yield from _lines(path, file, position)
     return
   with file_streams.open_text(file) as lines:
-    yield from _csv_rows(path, lines, position)
+    yield from csv_rows(path, lines, position)
 
 
-def _csv_rows(
-  path: str | os.PathLike, lines: Iterable[str], position: file_streams.Position
+def csv_rows(
+  path: str | os.PathLike,
+  lines: Iterable[str],
+  position: file_streams.Position,
+  delimiter: str = "\t",
 ) -> Iterator[tuple[int, list[str]]]:
+  """Yields (line where the row starts, fields) of csv; skips blank lines.
+
+  Raises:
+    InputError: a row is not valid csv, or too long.
+  """
   csv.field_size_limit(max(LONGEST_FIELD, csv.field_size_limit()))
-  reader = csv.reader(lines, delimiter="\t", strict=True)
+  reader = csv.reader(lines, delimiter=delimiter, strict=True)
+  kind = "tab-separated" if delimiter == "\t" else "comma-separated"
   while True:
     line = reader.line_num + 1
     position.line = line - 1
@@ -182,7 +191,7 @@ def _csv_rows(
       return
     except csv.Error as error:
       raise errors.InputError(
-        f"{path}:{line}: the row that starts here is not tab-separated csv:"
+        f"{path}:{line}: the row that starts here is not {kind} csv:"
         f" {error}; a field that begins with a quotation mark must end with"
         f" one, and marks inside it must be doubled; {_FIX}none"
       ) from error

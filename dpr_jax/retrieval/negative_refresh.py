@@ -57,7 +57,8 @@ def refresh(
   """
   questions = prepare.open_questions(workdir, "train")
   passages = prepare.open_passages(workdir)
-  rounds = negative_rounds.Rounds.of(config, len(questions))
+  sizes = list(prepare.source_sizes(workdir).values())
+  rounds = negative_rounds.Rounds.of(config, sizes)
   stage = rounds.stage(workdir, number)
   step = stage.config["step"]
   model = dataclasses.replace(

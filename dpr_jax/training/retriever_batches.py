@@ -23,6 +23,7 @@ from dpr_jax.data import (
   negative_sampling,
   prepare,
   same_passages,
+  source_plans,
   token_store,
   tokenization,
 )
@@ -65,9 +66,10 @@ def make_source(
   tables = _Tables(
     prepare.open_questions(workdir, "train"), prepare.open_passages(workdir)
   )
-  questions = len(tables.questions)
-  plan = batches.Plan(config.seed, questions, train_config.batch_size)
-  rounds = negative_rounds.Rounds.of(config, questions)
+  sizes = prepare.source_sizes(workdir)
+  plan = source_plans.make(config.seed, train_config, list(sizes.values()))
+  source_plans.log(plan, list(sizes))
+  rounds = negative_rounds.Rounds.of(config, list(sizes.values()))
   tokenizer = dataclasses.replace(
     model.tokenizer,
     passage_length=train_config.passage_length

@@ -14,7 +14,13 @@ import ml_collections
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import batches, mined_negatives, negative_sampling, prepare
+from dpr_jax.data import (
+  mined_negatives,
+  negative_sampling,
+  prepare,
+  source_plans,
+)
+from dpr_jax.models import stored_towers
 from dpr_jax.training import run_identity
 
 STAGE = "train"
@@ -166,9 +172,16 @@ def _made_from(workdir: workdir_lib.Workdir) -> dict[str, Any]:
 
 
 def claim(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  overwrite: bool = False,
 ) -> run_identity.Claim:
   """Everything that the run depends on.
+
+  Args:
+    config: config of the experiment.
+    workdir: workdir of the run.
+    overwrite: the run in the workdir will be removed.
 
   Raises:
     InputError: an input is missing.
@@ -177,14 +190,21 @@ def claim(
   return run_identity.Claim(
     STAGE,
     workdir.training,
-    _settings(config),
+    _settings(config, workdir, overwrite),
     data | inputs(config.train, workdir),
     behind=behind(config.train, workdir),
     total=_total(config.seed, workdir),
   )
 
 
-def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _settings(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  overwrite: bool = False,
+) -> dict[str, Any]:
+  """The settings of a run, with "auto" resolved: as recorded, or anew."""
+  where = None if overwrite else workdir
+  config = stored_towers.with_resolved(config, where)
   settings = config_lib.sections(config, "model", "train")
   if config.train.dev_topk_passages:
     settings |= config_lib.sections(config, "evaluate")
@@ -194,10 +214,10 @@ def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def _total(
   seed: int, workdir: workdir_lib.Workdir
 ) -> Callable[[Mapping[str, Any]], int]:
-  questions = len(prepare.open_questions(workdir, "train"))
+  sizes = list(prepare.source_sizes(workdir).values())
 
   def total(train: Mapping[str, Any]) -> int:
-    plan = batches.Plan(seed, questions, max(1, train["batch_size"]))
+    plan = source_plans.make(seed, train, sizes)
     return plan.steps(train["epochs"], train["max_steps"])
 
   return total
@@ -215,5 +235,6 @@ def check_before(
   try:
     run = claim(config, workdir)
   except errors.InputError:  # the inputs are missing: check settings only
-    run = run_identity.Claim(STAGE, workdir.training, _settings(config), {})
+    settings = _settings(config, workdir)
+    run = run_identity.Claim(STAGE, workdir.training, settings, {})
   run.check_before(config_lib.plain(config))

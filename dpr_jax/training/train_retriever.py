@@ -56,7 +56,7 @@ def train(
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
   setting_rules.selection(config)
-  claim = retriever_inputs.claim(config, workdir)
+  claim = retriever_inputs.claim(config, workdir, overwrite)
   if multiprocess.first_alone(lambda: claim.is_current(overwrite)):
     return
   if not overwrite:
@@ -88,8 +88,8 @@ def make_job(
   """
   settings = config.train
   retriever_batches.check(settings, config.evaluate.match)
-  questions = len(prepare.open_questions(workdir, "train"))
-  rounds = negative_rounds.Rounds.of(config, questions)
+  sizes = list(prepare.source_sizes(workdir).values())
+  rounds = negative_rounds.Rounds.of(config, sizes)
   if refresh is None and len(rounds.starts) > 1:
     raise errors.InputError(
       f"config.train.rounds={settings.rounds} needs a function that mines"

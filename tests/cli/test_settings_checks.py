@@ -192,7 +192,7 @@ def test_what_does_not_go_together(tiny, line, words, tmp_path, monkeypatch):
     ),
     # Data.
     ("prepare", "data.train=", "config.data.train is empty"),
-    ("prepare", "data.dev=tiny", "config.data.dev='tiny': is a folder"),
+    ("prepare", "data.train=sample,x.json", "data.train='x.json': there is no"),
     ("prepare", "data.dev=samples.tsv", "did you mean sample.tsv?"),
   ],
 )
@@ -294,7 +294,7 @@ def test_a_file_that_may_not_be_read(tiny, tmp_path, monkeypatch):
   settings_checks.check(tiny, _call("prepare"))
   monkeypatch.setattr(settings_files.os, "access", lambda *_: False)
   assert _refused(tiny, _call("prepare")) == (
-    f"config.data.dev={str(file)!r}: permission denied: give a file"
+    f"config.data.dev={str(file)!r}: permission denied: give a file or a folder"
   )
 
 

@@ -71,7 +71,7 @@ def test_bad_rows_are_refused(tmp_path, row, words):
   with pytest.raises(
     errors.InputError, match=rf"jsonl: row 2 \(line 2\).*{words}"
   ):
-    list(beir_files.read_corpus(path))
+    list(dpr_files.read_passages(path))
 
 
 @pytest.mark.parametrize(

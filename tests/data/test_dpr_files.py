@@ -110,7 +110,7 @@ def test_open_quote_does_not_swallow_the_file(tmp_path, monkeypatch):
 def test_missing_file_and_folder(tmp_path):
   for reader in (dpr_files.read_passages, dpr_files.read_questions):
     rejects(reader, tmp_path / "none.tsv", "No such file")
-    rejects(reader, tmp_path, "Is a directory")
+    rejects(reader, tmp_path, "is a folder without .parquet,")
 
 
 # Question and answers.

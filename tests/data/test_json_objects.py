@@ -6,7 +6,7 @@ import json
 import pytest
 
 from dpr_jax.core import errors
-from dpr_jax.data import beir_files, dpr_files, json_objects
+from dpr_jax.data import dpr_files, json_objects
 from dpr_jax.data.records import Passage, Question
 from dpr_jax.evaluation import evaluate as evaluate_lib
 
@@ -108,7 +108,7 @@ def test_no_numbers_in_unread_fields(tmp_path, constant):
     assert list(dpr_files.read_questions(path)) == [expected] * 2
   path = tmp_path / "corpus.jsonl"
   path.write_text(f'{{"_id": "d", "text": "{text}", "n": [{constant}]}}\n')
-  (passage,) = beir_files.read_corpus(path)
+  (passage,) = dpr_files.read_passages(path)
   assert passage.text == expected.question
   for content in (
     f'[{{"question": {constant}}}]',

@@ -28,10 +28,10 @@ def test_rounds_of_a_config(tiny_config):
   config = copy.deepcopy(tiny_config)
   config.train.max_steps, config.train.epochs = 0, 1.6
   config.train.rounds = 3
-  rounds = negative_rounds.Rounds.of(config, 64)
+  rounds = negative_rounds.Rounds.of(config, [64])
   assert (rounds.steps, rounds.starts) == (7, (0, 2, 4))
   assert rounds.mining["mine"]["keep"] == 5
   config.train.max_steps, config.train.rounds = 9, 1
   config.mine.keep = 0  # nothing is mined within this run
-  rounds = negative_rounds.Rounds.of(config, 64)
+  rounds = negative_rounds.Rounds.of(config, [64])
   assert (rounds.steps, rounds.starts, rounds.mining) == (9, (0,), {})

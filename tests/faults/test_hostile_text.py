@@ -260,7 +260,7 @@ def _nested(depth, opening="[", closing="]"):
 @pytest.mark.parametrize("depth", [32_000, 100_000, 1_000_000])
 def test_nested_json_is_refused(tmp_path, depth):
   """In every reader of JSON, at once and with its place."""
-  from dpr_jax.data import beir_files, mined_negatives, squad_files
+  from dpr_jax.data import mined_negatives, squad_files
 
   deep = _nested(depth)
   objects = _nested(depth, '{"a":', "}").replace(":}", ":1}")
@@ -281,7 +281,7 @@ def test_nested_json_is_refused(tmp_path, depth):
       r"row 2 \(line 2",
     ),
     (evaluate_lib.read_results, "d.json", f"[{good}, {nested}]", "question 1"),
-    (beir_files.read_corpus, "e.jsonl", f'{{"_id": {deep}}}', "jsonl: row 1"),
+    (dpr_files.read_passages, "e.jsonl", f'{{"_id": {deep}}}', "jsonl: row 1"),
     (squad_files.read_squad, "f.json", f'{{"data": {deep}}}', "f.json"),
     (mined_negatives.read, "g.jsonl", f"{{}}\n{nested}"[3:], "line 1"),
   ]

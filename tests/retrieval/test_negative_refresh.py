@@ -52,7 +52,7 @@ def config(tiny_config):
 
 
 def _negatives(config, place, number=1):
-  rounds = negative_rounds.Rounds.of(config, config.data.max_train)
+  rounds = negative_rounds.Rounds.of(config, [config.data.max_train])
   return rounds.read(place, number)
 
 
