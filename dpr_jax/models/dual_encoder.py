@@ -87,13 +87,13 @@ class DualEncoder:
         f"config.model.pooling={self.pooling!r}: must be one of"
         f" {', '.join(POOLINGS)}"
       )
-    bert.check_attention(self.config, self.attention)
     if self.dense and self.dense[0].inputs != self.config.hidden_size:
       raise errors.InputError(
         f"the dense layer after pooling takes {self.dense[0].inputs} numbers,"
         f" the encoder gives {self.config.hidden_size}: they are not of the"
         " same checkpoint"
       )
+    bert.check_attention(self.config, self.attention)
     if self.remat not in bert.REMATS:
       raise errors.InputError(
         f"config.train.remat={self.remat!r}: must be one of"

@@ -59,15 +59,23 @@ KNOWN = {
 }
 
 
-# What their files say, where it differs from DPR's settings.
-SAID = {
-  "starter": {
-    "pooling": "mean",
+def _said(pooling: str, length: int) -> dict[str, Any]:
+  """What the files of a Sentence-Transformers checkpoint say."""
+  return {
+    "pooling": pooling,
     "normalize": True,
     "title": "joined",
-    "question_length": 256,
-    "passage_length": 256,
+    "question_length": length,
+    "passage_length": length,
   }
+
+
+# What their files say, where it differs from DPR's settings.
+SAID = {
+  "starter": _said("mean", 256),
+  "hf:intfloat/multilingual-e5-base": _said("mean", 512),
+  "hf:BAAI/bge-m3": _said("cls", 8192),
+  "hf:sentence-transformers/all-mpnet-base-v2": _said("mean", 384),
 }
 
 
