@@ -374,6 +374,27 @@ def _from_sealed(
   return Reader(structure, None, tokenizer, ranks=False)
 
 
+def _exported_class(config: bert.BertConfig, is_dpr: bool) -> str:
+  """Class of transformers for an exported reader.
+
+  Raises:
+    InputError: transformers has none with these heads.
+  """
+  if is_dpr and config.model_type != "bert":
+    raise errors.InputError(
+      f"--format=dpr-reader: a DPRReader holds a BERT, this reader"
+      f" a {config.title}: use --format=question-answering"
+    )
+  if config.pre_norm:
+    raise errors.InputError(
+      f"--format=question-answering: transformers puts a dense layer between"
+      f" {config.title} and the span scores, which this reader has not"
+    )
+  if is_dpr:
+    return "DPRReader"
+  return config.architecture.replace("Model", "ForQuestionAnswering")
+
+
 def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
   """Writes a folder that transformers loads, completely or not at all.
 
@@ -381,10 +402,12 @@ def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
     reader: the reader to write.
     folder: output folder; an earlier export in it is replaced.
     kind: "dpr-reader" (`DPRReader`) or "question-answering"
-      (`BertForQuestionAnswering`, without the rank head).
+      (`BertForQuestionAnswering` or that of another encoder, without the rank
+      head).
 
   Raises:
-    InputError: an unknown kind, or the folder holds something else.
+    InputError: an unknown kind, one that cannot hold this encoder, or the
+      folder holds something else.
   """
   if kind not in FORMATS:
     raise errors.InputError(
@@ -393,7 +416,8 @@ def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
   folder = workdir_lib.user_path(folder)
   config, backend = reader.structure.config, reader.tokenizer.backend
   is_dpr = kind == "dpr-reader"
-  prefix = f"{_DPR}encoder.bert_model." if is_dpr else "bert."
+  architecture = _exported_class(config, is_dpr)
+  prefix = f"{_DPR}encoder.bert_model." if is_dpr else config.prefix
   tensors = hf_weights.tensors_from_params(
     reader.params["bert"], config, prefix
   )
@@ -406,13 +430,14 @@ def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
       )
       tensors[f"{stem}.bias"] = np.asarray(head["bias"], np.float32)
   more = {"model_type": "dpr", "projection_dim": 0} if is_dpr else {}
-  architecture = "DPRReader" if is_dpr else "BertForQuestionAnswering"
   with workdir_lib.replace_folder(folder, "export") as temporary:
     model_files.write_sizes(
       temporary, config, backend, architectures=[architecture], **more
     )
     positions = config.max_position_embeddings
-    model_files.write_weights(temporary, tensors, positions, token_types=True)
+    model_files.write_weights(
+      temporary, tensors, positions, token_types=config.has_segments
+    )
     model_files.seal(
       temporary,
       model_files.READER,
