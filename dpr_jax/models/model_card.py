@@ -245,8 +245,10 @@ def _training_data(where: workdir_lib.Workdir, trained: bool) -> list[str]:
   return ["## Data", "\n".join([*head, *rows])]
 
 
-def source_name(source: str) -> str:
-  """What to call a file of data: its name, without the folders above it."""
+def source_name(source: Any) -> str:
+  """What to call files of data: their names, without the folders above."""
+  if isinstance(source, list | tuple):
+    return ", ".join(map(source_name, source))
   if source == "sample":
     return "sample of dpr-jax"
   return pathlib.PurePath(source).name
