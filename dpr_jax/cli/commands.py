@@ -23,6 +23,16 @@ from dpr_jax.cli.command import (
 from dpr_jax.cli.flags import Flag, switch
 
 _STAGE = (*f.EXPERIMENT, *f.DEVICES, f.OVERWRITE)
+_FORMAT = Flag(
+  "format",
+  "hf, dpr, sentence-transformers, tevatron or onnx for the towers; the last"
+  " two for the reader (DPRReader, BertForQuestionAnswering); dpr, tevatron,"
+  " contriever, npy or parquet for embeddings.",
+  choices=(
+    *("hf", "sentence-transformers", "dpr", "tevatron", "onnx"),
+    *("contriever", "npy", "parquet", "dpr-reader", "question-answering"),
+  ),
+)
 _INT8 = switch("int8", "With onnx: also write graphs with int8 weights.")
 _BENCH = (*f.EXPERIMENT, *f.DEVICES, f.JSON)
 
@@ -295,17 +305,7 @@ _OTHERS = (
     flags=(
       *(*f.EXPERIMENT, f.OUT),
       f.WHAT.saying("The trained towers (model), vectors, or the reader."),
-      Flag(
-        "format",
-        "hf, dpr, sentence-transformers, tevatron or onnx for the towers; the"
-        " last two for the reader (DPRReader, BertForQuestionAnswering); dpr,"
-        " tevatron, contriever, npy or parquet for embeddings.",
-        choices=(
-          *("hf", "sentence-transformers", "dpr", "tevatron", "onnx"),
-          *("contriever", "npy", "parquet", "dpr-reader"),
-          "question-answering",
-        ),
-      ),
+      _FORMAT,
       _INT8,
       f.MODEL.saying("The trained towers (default), or before training."),
     ),
@@ -316,6 +316,7 @@ _OTHERS = (
     "publish:publish",
     "--workdir=W --to=hf:OWNER/NAME --dry_run",
     "--workdir=DIR --to=hf:OWNER/NAME",
+    processes=FIRST,
     config=STORED,
     uses=(TOWERS, START),
     flags=(
@@ -326,10 +327,8 @@ _OTHERS = (
         " HF_TOKEN, or from `hf auth login`.",
         "hf:OWNER/NAME",
       ),
-      Flag(
-        "format",
-        "Format of the export; default: sentence-transformers.",
-        choices=("hf", "sentence-transformers", "dpr", "tevatron", "onnx"),
+      _FORMAT.saying(
+        "hf, dpr, sentence-transformers (default), tevatron or onnx."
       ),
       _INT8,
       f.MODEL.saying("The trained towers (default), or before training."),
