@@ -91,6 +91,11 @@ def _table(path: str | os.PathLike, delimiter: str) -> Rows:
   ):
     rows = tsv_corpus.csv_rows(path, lines, position, delimiter)
     _, names = next(rows, (1, []))
+    if twice := [name for name in set(names) if names.count(name) > 1]:
+      raise errors.InputError(
+        f"{path}:1: the header has the column {twice[0]!r} more than once:"
+        " rename or remove one"
+      )
     for line, fields in rows:
       where = f"{path}:{line}"
       if len(fields) != len(names):
