@@ -16,8 +16,8 @@ INPUTS := setup.py pyproject.toml constraints.txt dpr_jax/version.py
 SHELL_SCRIPTS := $(wildcard launch/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help venv parity planner demo quick test equivalence faults lint \
-  format reference clean
+.PHONY: help venv parity peers planner demo quick test equivalence faults \
+  lint format reference clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets.
@@ -56,6 +56,15 @@ $(VENV)/.parity: $(VENV)/.test
 venv: $(VENV)/.test ## Make .venv with dpr-jax and the test tools.
 
 parity: $(if $(filter 1,$(PARITY)),$(VENV)/.parity)
+
+# Several hundred MB of libraries that call an encoder; without them
+# tests/peers is skipped.  sentence-transformers comes in the version of parity.
+$(VENV)/.peers: $(VENV)/.test
+	$(INSTALL) -e '.[test,peers]'
+	@touch $@
+
+peers: $(VENV)/.peers ## Install BEIR, MTEB, LangChain, ... and test that they call us.
+	$(BIN)/python -m pytest tests/peers $(PYTEST_ARGS)
 
 # Plans are compiled by libtpu (only Linux on x86-64, 200 MB).
 $(VENV)/.planner: $(VENV)/.test

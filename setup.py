@@ -43,6 +43,7 @@ RUNTIME = [
   "orbax-checkpoint>=0.11.24,<0.13",
   "PyStemmer>=3.0,<4",
   "regex>=2025.7.34,<2027",
+  "requests>=2.32.3,<3",
   "rich>=14.0,<16",
   "safetensors>=0.6.1,<0.9",
   "scipy>=1.15,<2",
@@ -50,6 +51,7 @@ RUNTIME = [
   "tokenizers>=0.22.2,<0.24",
   "tqdm>=4.67,<5",
   "transformers>=5.0,<6",  # tokenizers and configs; needs no torch
+  "urllib3>=2.2,<3",  # its errors, which requests does not wrap
 ]
 
 # For comparison in some tests and in the benchmarks; not needed to use dpr-jax.
@@ -57,6 +59,17 @@ RUNTIME = [
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
 TORCH = [
   "sentence-transformers>=5.7,<6",
+  "torch==2.13.0",
+]
+
+# Libraries that call an `Encoder`: tests/peers checks that they can.
+PEERS = [
+  "beir>=2.2,<3",
+  "haystack-ai>=3.4,<4",
+  "langchain-core>=1.8,<2",
+  "llama-index-core>=0.14.25,<0.15",
+  "mteb>=2.26,<3",
+  "sentence-transformers>=5.7,<7",
   "torch==2.13.0",
 ]
 
@@ -74,7 +87,14 @@ EXTRAS = {
   "parquet": ["pyarrow>=18,<27"],
   "ir-datasets": ["ir-datasets>=0.5.9,<0.7"],
   "parity": TORCH,
+  "peers": PEERS,
   "bench": [*TORCH, "numba>=0.68,<0.69"],  # numba: bm25s at its fastest
+  # Search engines, for `--backend`; each is imported only when it is used.
+  "engines": [
+    "lancedb>=0.30,<1",
+    "pymilvus[milvus-lite]>=2.6,<4",
+    "qdrant-client>=1.16,<2",  # older ones store no metadata of a collection
+  ],
   "tpu": ["libtpu==0.0.42"],  # the one that belongs to jax 0.10.2
 }
 

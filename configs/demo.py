@@ -20,6 +20,7 @@ def get_config(variant: str = ""):
 
   config.model.pooling = "mean"  # as the starter checkpoint was made
   config.model.normalize = True
+  config.model.title = "pair"
   config.model.temperature = 0.05
   config.model.passage_length = 96
   config.model.question_length = 24

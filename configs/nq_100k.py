@@ -34,6 +34,7 @@ def get_config(variant: str = ""):
   # the paper's [CLS] and plain dot product.
   config.model.pooling = "mean"
   config.model.normalize = True
+  config.model.title = "pair"
   config.model.temperature = 0.05
   config.model.question_length = 24
   config.model.passage_length = 256

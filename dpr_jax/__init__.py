@@ -35,7 +35,7 @@ _PUBLIC = {
   "Hit": ("dpr_jax.retrieval.result_files", "Hit"),
   "InputError": ("dpr_jax.core.errors", "InputError"),
   "Reply": ("dpr_jax.reading.answerer", "Reply"),
-  "Retriever": ("dpr_jax.retrieval.retrieve", "Retriever"),
+  "Retriever": ("dpr_jax.retrieval.api", "Retriever"),
   "configuration": ("dpr_jax.core.config", None),
 }
 

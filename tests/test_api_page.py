@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import pickle
 import re
 import shutil
 
@@ -41,9 +42,12 @@ def test_every_public_name_is_described(page):
 def test_every_method_is_described(page, name):
   """A new one belongs on the page, or among the internal ones."""
   public = {each for each in dir(getattr(dpr_jax, name)) if each[0] != "_"}
-  described = set(
-    re.findall(r"`(?:[A-Z]\w+)?\.(\w+)", _section(page, name))
-  ) & (public | {"fingerprint"})
+  text = _section(page, name)
+  if name == "Encoder":
+    text += _section(page, "Calls")
+  described = set(re.findall(r"`(?:[A-Z]\w+)?\.(\w+)", text)) & (
+    public | {"fingerprint"}
+  )
   assert described | INTERNAL.get(name, set()) == public
   assert not described & INTERNAL.get(name, set())
 
@@ -66,7 +70,7 @@ def here(flow, tmp_path_factory):
 def test_the_examples_run(page, here, monkeypatch, capsys):
   monkeypatch.chdir(here)
   blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-  assert len(blocks) == 5
+  assert len(blocks) == 6
   names = {}
   for block in blocks:
     exec(compile(block, "docs/api.md", "exec"), names)
@@ -80,6 +84,21 @@ def test_nothing_asked(here):
     assert vectors.shape == (0, encoder.dim)
     assert vectors.dtype == np.float32
   assert dpr_jax.Retriever.load(here / "W", "bm25").search([]) == []
+
+
+def test_a_trained_encoder_is_copied(here):
+  """By `pickle`, as to another process."""
+  encoder = dpr_jax.Encoder.load(here / "W")
+  copied = pickle.loads(pickle.dumps(encoder))
+  assert copied.fingerprint == encoder.fingerprint
+  questions = ["where is the sea", "who was the king"]
+  np.testing.assert_array_equal(
+    copied.encode_query(questions), encoder.encode_questions(questions)
+  )
+  passages = [("city", "the river"), ("", "the sea")]
+  np.testing.assert_array_equal(
+    copied.encode_document(passages), encoder.encode_passages(passages)
+  )
 
 
 @pytest.mark.parametrize("method", ["bm25", "dense", "exact"])

@@ -1,5 +1,6 @@
 """What `from dpr_jax import …` gives takes, and what it refuses by name."""
 
+import asyncio
 import copy
 import inspect
 import pathlib
@@ -30,6 +31,17 @@ NO_PASSAGES = [
   *([types.SimpleNamespace(title="Ulm", text=None)], ("Ulm", "Ulm is a city")),
 ]
 NO_COUNT = [None, 0, -1, True, np.True_, 2.5, np.float32(2), "2", b"2", [2], ""]
+NO_VECTORS = [
+  *(
+    None,
+    5,
+    "Ulm",
+    object(),
+    [["Ulm"]],
+    [[1.0], [1.0, 2.0]],
+    np.zeros((1, 1, 2)),
+  ),
+]
 NO_PATH = [None, 5, b"/tmp", "", ["/tmp"], True]
 NO_CONFIG = [5, "config.py", {"k": 1}, pathlib.Path("x"), [], False]
 PASSAGE = records.Passage("1", "Ulm", "Ulm is a city")
@@ -68,6 +80,29 @@ def public(encoder, retriever, engine, mined_workdir, tiny_checkpoint):
     "Encoder.load": with_defaults(dpr_jax.Encoder.load, folder=tiny_checkpoint),
     "Encoder.encode_questions": encoder.encode_questions,
     "Encoder.encode_passages": encoder.encode_passages,
+    "Encoder.encode": with_defaults(
+      encoder.encode, inputs="Ulm", prompt_name="query"
+    ),
+    "Encoder.encode_query": with_defaults(encoder.encode_query, inputs="Ulm"),
+    "Encoder.encode_document": with_defaults(
+      encoder.encode_document, inputs="Ulm"
+    ),
+    "Encoder.encode_queries": encoder.encode_queries,
+    "Encoder.encode_corpus": encoder.encode_corpus,
+    "Encoder.embed_query": encoder.embed_query,
+    "Encoder.embed_documents": encoder.embed_documents,
+    "Encoder.aembed_query": lambda text: asyncio.run(
+      encoder.aembed_query(text)
+    ),
+    "Encoder.aembed_documents": lambda texts: asyncio.run(
+      encoder.aembed_documents(texts)
+    ),
+    "Encoder.similarity": with_defaults(
+      encoder.similarity, embeddings1=[1.0], embeddings2=[1.0]
+    ),
+    "Encoder.similarity_pairwise": with_defaults(
+      encoder.similarity_pairwise, embeddings1=[1.0], embeddings2=[1.0]
+    ),
     "Retriever.load": with_defaults(
       dpr_jax.Retriever.load, workdir_path=folder, method="bm25"
     ),
@@ -86,8 +121,36 @@ REFUSED = {
   ("Encoder", "length_step"): NO_COUNT,
   ("Encoder.load", "folder"): NO_PATH,
   ("Encoder.load", "which"): [*NO_TEXT, "newest"],
+  ("Encoder.load", "question"): [*NO_PATH[1:], "/tmp"],  # besides a folder
+  ("Encoder.load", "passage"): [*NO_PATH[1:], "/tmp"],
+  ("Encoder.load", "pooling"): [*NO_TEXT[1:], "median"],
+  ("Encoder.load", "normalize"): [0, 1.0, "yes", [], object()],
+  ("Encoder.load", "title"): [*NO_TEXT[1:], "both"],
+  ("Encoder.load", "question_prefix"): NO_TEXT[1:],
+  ("Encoder.load", "passage_prefix"): NO_TEXT[1:],
+  ("Encoder.load", "question_length"): [*NO_COUNT[1:], 2],
+  ("Encoder.load", "passage_length"): [*NO_COUNT[1:], 2],
   ("Encoder.encode_questions", "questions"): NO_TEXTS,
   ("Encoder.encode_passages", "passages"): NO_PASSAGES,
+  ("Encoder.encode", "inputs"): NO_TEXTS,
+  ("Encoder.encode_query", "inputs"): NO_TEXTS,
+  ("Encoder.encode_document", "inputs"): NO_PASSAGES,
+  **{
+    (f"Encoder.{function}", argument): [*NO_TEXT[1:], *bad]
+    for function in ("encode", "encode_query", "encode_document")
+    for argument, bad in (("prompt_name", ["", "Ulm"]), ("prompt", []))
+  },
+  ("Encoder.encode_queries", "queries"): NO_TEXTS,
+  ("Encoder.encode_corpus", "corpus"): NO_PASSAGES,
+  ("Encoder.embed_query", "text"): NO_TEXT,
+  ("Encoder.embed_documents", "texts"): NO_TEXTS,
+  ("Encoder.aembed_query", "text"): NO_TEXT,
+  ("Encoder.aembed_documents", "texts"): NO_TEXTS,
+  **{
+    (f"Encoder.{function}", argument): NO_VECTORS
+    for function in ("similarity", "similarity_pairwise")
+    for argument in ("embeddings1", "embeddings2")
+  },
   ("Retriever.load", "workdir_path"): NO_PATH,
   ("Retriever.load", "method"): [*NO_TEXT, "", "best"],
   ("Retriever.load", "factory"): NO_TEXT,
@@ -102,8 +165,13 @@ REFUSED = {
   ("Answerer.load", "config"): NO_CONFIG,
   ("Answerer.ask", "question"): [*NO_TEXT, (each for each in "Ulm")],
 }
-# Objects that other code of ours makes.
+# Objects that other code of ours makes; the keywords of `encode` are tried in
+# tests/inference/test_encoder_calls.py.
 MADE_BY_US = {
+  *(
+    (f"Encoder.encode{name}", "options") for name in ("", "_query", "_queries")
+  ),
+  *((f"Encoder.encode{name}", "options") for name in ("_document", "_corpus")),
   *(("Encoder", "model"), ("Encoder", "params"), ("Encoder.load", "options")),
   *(("Retriever", "ranker"), ("Retriever", "passages")),
   *(("Answerer", "retriever"), ("Answerer", "engine")),

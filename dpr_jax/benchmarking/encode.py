@@ -102,6 +102,7 @@ def bench(
     raise errors.InputError(
       f"--against={against}: must be one of {', '.join(PEERS)}"
     )
+  config = retriever_model.resolved(config)
   rounds, sample = _rounds(workdir, repeats or REPEATS, passages)
   ours = {}
   for name in (OURS, OURS_BFLOAT16) if against == BFLOAT16 else (OURS,):
@@ -259,7 +260,7 @@ def _flops(
   model: retriever_model.Towers, passages: Sequence[records.Passage]
 ) -> int:
   """FLOPs of one round without padding, as our program computes them."""
-  first_only = model.encoder.pooling == "cls"
+  first_only = model.encoder.first_only
   return sum(
     flops_lib.encoding_flops(
       model.encoder.config, len(ids), first_only=first_only

@@ -207,7 +207,7 @@ def _comparable(
 
 
 def _make_peer(config: ml_collections.ConfigDict) -> peer_lib.Peer:
-  model, train = config.model, config.train
+  model, train = retriever_model.resolved(config).model, config.train
   if model.checkpoint == "random":
     raise errors.InputError(
       'config.model.checkpoint="random" cannot be loaded by another library:'

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dpr_jax.cli.flags import Flag, Values
+from dpr_jax.core import multiprocess
 
 # How a command runs on several processes.
 TOGETHER = "together"  # every process calls the function
@@ -72,6 +73,14 @@ class Command:
     """Imports the command's module and returns its function."""
     module, _, name = self.function.partition(":")
     return getattr(importlib.import_module(f"dpr_jax.cli.{module}"), name)
+
+  def call(self, invocation: Any) -> None:
+    """Calls the function on all processes or on process 0, as the row says."""
+    function = self.load()
+    if self.processes == FIRST:
+      multiprocess.first_alone(lambda: function(invocation))
+    else:
+      function(invocation)
 
   def needs_devices(self, values: Values) -> bool:
     """Whether this call computes on devices."""

@@ -23,6 +23,7 @@ from dpr_jax.cli.command import (
 from dpr_jax.cli.flags import Flag, switch
 
 _STAGE = (*f.EXPERIMENT, *f.DEVICES, f.OVERWRITE)
+_INT8 = switch("int8", "With onnx: also write graphs with int8 weights.")
 _BENCH = (*f.EXPERIMENT, *f.DEVICES, f.JSON)
 
 _STAGES = (
@@ -80,6 +81,7 @@ _STAGES = (
     flags=(
       *_STAGE,
       f.MODEL,
+      f.BACKEND,
       f.TUNE.saying(
         "Choose the fastest search that reaches config.index.recall_target."
       ),
@@ -113,6 +115,7 @@ _STAGES = (
       f.QUESTIONS.saying("A *.qa.csv or DPR JSON; default: the dev set."),
       f.NAME,
       f.METHOD,
+      f.BACKEND,
       f.QRELS.saying("Retrieve only for the questions judged in this file."),
       f.TUNE.saying(
         "Choose the weight of the dense scores in hybrid on the dev set."
@@ -254,6 +257,7 @@ _OTHERS = (
     "ask:ask",
     "--workdir=W Where was Einstein born?",
     "--workdir=DIR [QUESTION ...] [-- QUESTION ...]",
+    processes=FIRST,
     devices=True,
     config=STORED,
     uses=(TOWERS, READER),
@@ -283,6 +287,7 @@ _OTHERS = (
     "export:export",
     "--workdir=W --format=hf --out=DIR",
     "--workdir=DIR --format=FORMAT --out=DIR",
+    processes=FIRST,
     config=STORED,
     uses=lambda values: (
       (TOWERS, START, READER) if values["what"] == "reader" else (TOWERS, START)
@@ -292,27 +297,94 @@ _OTHERS = (
       f.WHAT.saying("The trained towers (model), vectors, or the reader."),
       Flag(
         "format",
-        "hf or sentence-transformers for the towers, the last two for the"
-        " reader (DPRReader, BertForQuestionAnswering), others for embeddings.",
+        "hf, dpr, sentence-transformers, tevatron or onnx for the towers; the"
+        " last two for the reader (DPRReader, BertForQuestionAnswering); dpr,"
+        " tevatron, contriever, npy or parquet for embeddings.",
         choices=(
-          *("hf", "sentence-transformers", "dpr", "tevatron", "contriever"),
-          *("npy", "dpr-reader", "question-answering"),
+          *("hf", "sentence-transformers", "dpr", "tevatron", "onnx"),
+          *("contriever", "npy", "parquet", "dpr-reader"),
+          "question-answering",
         ),
       ),
+      _INT8,
       f.MODEL.saying("The trained towers (default), or before training."),
     ),
   ),
   Command(
-    "import",
-    "Convert vectors of other libraries to the format of `embed`",
-    "export:import_",
-    "--what=embeddings --from=vectors.pkl --out=DIR",
-    "--what=embeddings --from=FILE_OR_DIR --out=DIR",
-    config=NONE,
+    "publish",
+    "Export the towers and upload them to the Hugging Face hub",
+    "publish:publish",
+    "--workdir=W --to=hf:OWNER/NAME --dry_run",
+    "--workdir=DIR --to=hf:OWNER/NAME",
+    config=STORED,
+    uses=(TOWERS, START),
     flags=(
-      f.WHAT.saying("Only embeddings (passage vectors) can be imported."),
+      *f.EXPERIMENT,
+      Flag(
+        "to",
+        "The repository; it is created if necessary. The token is taken from"
+        " HF_TOKEN, or from `hf auth login`.",
+        "hf:OWNER/NAME",
+      ),
+      Flag(
+        "format",
+        "Format of the export; default: sentence-transformers.",
+        choices=("hf", "sentence-transformers", "dpr", "tevatron", "onnx"),
+      ),
+      _INT8,
+      f.MODEL.saying("The trained towers (default), or before training."),
+      switch("private", "Create a private repository."),
+      switch("dry_run", "Only list the files and their sizes."),
+    ),
+  ),
+  Command(
+    "import",
+    "Read vectors of other libraries, into a workdir or into a folder in the"
+    " format of `embed`",
+    "export:import_",
+    "--workdir=W --from=vectors --config.model.checkpoint=DIR",
+    "--from=FILE_OR_DIR (--workdir=DIR | --out=DIR)",
+    config=STORED,
+    processes=ONE,
+    devices=lambda values: values.names_checkpoint,
+    flags=(
+      *(*f.EXPERIMENT, f.CPU_DEVICES, f.OVERWRITE),
       f.FROM.saying("A file or folder of the other library.", shown="PATH"),
+      f.OUT.saying("A folder to write, instead of a workdir's vectors."),
+      f.MODEL.saying(
+        "Name of the vectors in the workdir: dense (default; refused if towers"
+        " were trained in it), or dense-start."
+      ),
+      switch(
+        "verify",
+        "Compare some vectors with those of --config.model.checkpoint.",
+        default=True,
+      ),
+      f.WHAT.saying("Only embeddings (passage vectors) can be imported."),
+    ),
+  ),
+  Command(
+    "fetch",
+    "Download the data, checkpoints and embeddings of the original DPR, and"
+    " verify them",
+    "fetch:fetch",
+    "nq psgs_w100 --out=DIR",
+    "NAME ... --out=DIR",
+    processes=FIRST,
+    config=NONE,
+    takes_words=True,
+    flags=(
       f.OUT,
+      switch("list", "List the names, or the files of the names given."),
+      switch(
+        "check",
+        "Download nothing; verify the files in --out, which may have been"
+        " brought from another machine.",
+      ),
+      f.FROM.saying(
+        "Address of a mirror, in place of https://dl.fbaipublicfiles.com/dpr.",
+        shown="URL",
+      ),
     ),
   ),
   Command(
@@ -344,6 +416,7 @@ _OTHERS = (
     "check:check",
     "--workdir=W --deep",
     "--workdir=DIR",
+    processes=FIRST,
     config=NONE,
     flags=(
       f.WORKDIR,

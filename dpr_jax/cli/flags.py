@@ -135,6 +135,12 @@ MODEL = Flag(
   " default: what config.retrieve.methods asks for.",
   choices=("dense", "dense-start"),
 )
+BACKEND = Flag(
+  "backend",
+  "Search engine in place of a FAISS index: milvus:URI, qdrant:URI or"
+  " lancedb:PATH, with #COLLECTION; default: config.index.backend.",
+  "KIND:URI",
+)
 MATCH = Flag(
   "match",
   "How answers are matched in passages.",
@@ -218,6 +224,14 @@ class Values(Mapping[str, Any]):
     if self["config"] is None:
       return frozenset()
     return frozenset(self._values["config"].override_values)
+
+  @property
+  def names_checkpoint(self) -> bool:
+    """True if the command line names a checkpoint of the towers."""
+    return any(
+      key.startswith("model.") and key.endswith("checkpoint")
+      for key in self.typed_settings
+    )
 
   def overwrites(self, stage: str) -> bool:
     """True if `--overwrite` includes a stage."""

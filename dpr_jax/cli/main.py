@@ -28,7 +28,7 @@ from dpr_jax.cli import (
 )
 from dpr_jax.cli import flags as cli_flags
 from dpr_jax.cli.invocation import Invocation
-from dpr_jax.core import atomic_files, errors, log_lines, multiprocess, signals
+from dpr_jax.core import disk_errors, errors, log_lines, multiprocess, signals
 
 _SECONDS_FOR_THREADS = 2.0
 _HELP = ("-h", "-help", "--help")
@@ -180,7 +180,7 @@ def _run(call: Invocation) -> None:
     if call.command.in_run:
       run_stages.one(call)
     else:
-      call.command.load()(call)
+      call.command.call(call)
     multiprocess.finish()
   except errors.DiskError as error:
     _fail_of_the_disk(str(error))
@@ -216,10 +216,10 @@ def _fail_of_the_disk(line: str) -> None:
 
 def _refused_by_the_disk(error: Exception, call: Invocation) -> str:
   """The message for a disk error that nothing below caught; "" for others."""
-  refused = atomic_files.refusal(error)
+  refused = disk_errors.refusal(error)
   if refused is None:
     return ""
   reason, file = refused
   workdir = call.flags["workdir"]
   where = file or (f"--workdir={workdir}" if workdir else "standard output")
-  return str(atomic_files.disk_error(where, reason))
+  return str(disk_errors.disk_error(where, reason))

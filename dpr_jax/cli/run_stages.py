@@ -19,7 +19,7 @@ def one(call: Invocation) -> None:
   if call.command.name == "index" and call.flags["plan"]:
     from dpr_jax.cli import plan
 
-    plan.plan_index(call)
+    multiprocess.first_alone(lambda: plan.plan_index(call))
     return
   _in_workdir(call, (call.command,))
 
@@ -47,20 +47,7 @@ def _do(call: Invocation, stages: tuple[command.Command, ...]) -> None:
     logging.info("== %s", row.name)
     settled = call.with_config(experiment.settled(call, row))
     with experiment.remembered(call.config, call.workdir):
-      _on_all_processes(row, settled)
-
-
-def _on_all_processes(row: command.Command, call: Invocation) -> None:
-  """Calls a stage on all processes or on process 0, as its row says."""
-  function = row.load()
-
-  def do() -> None:
-    function(call)
-
-  if row.processes == command.FIRST:
-    multiprocess.first_alone(do)
-  else:
-    do()
+      row.call(settled)
 
 
 def _check_trainings(call: Invocation) -> None:
@@ -83,10 +70,10 @@ def demo(call: Invocation) -> None:
   workdir = workdir_lib.Workdir(folder)
   run(call.with_config(config, workdir))
   from dpr_jax.reading import answerer as answerer_lib
-  from dpr_jax.retrieval import retrieve as retrieve_lib
+  from dpr_jax.retrieval import api
 
   question = "Where was Einstein born?"
-  hits = retrieve_lib.Retriever.load(workdir.root).search([question], k=3)[0]
+  hits = api.Retriever.load(workdir.root).search([question], k=3)[0]
   print(f"\n{question}")
   for rank, hit in enumerate(hits, start=1):
     print(f"  {rank}. {hit.score:8.4f}  {hit.title}: {hit.text}")

@@ -194,10 +194,12 @@ def _chunks(train: Any, cores: int) -> None:
 def _model(config: Any, call: Call) -> None:
   """Checks the checkpoint, and text lengths against its positions."""
   model = config.model
+  pair = [model.question_checkpoint, model.passage_checkpoint]
+  setting_rules.checkpoint_pair(*pair, model.shared_towers)
   _random_sizes(model, model.checkpoint)
   if _is_trained(call, "train"):  # then the workdir's weights are used
     return
-  sizes = settings_files.checkpoint("model.checkpoint", model)
+  sizes = _sizes(model)
   positions = sizes.get("max_position_embeddings", math.inf)
   for key in ("model.question_length", "model.passage_length"):
     if value_of(config, key) > positions:
@@ -215,6 +217,17 @@ def _model(config: Any, call: Call) -> None:
       f"config.train.passage_length={config.train.passage_length}: checkpoint"
       f" {model.checkpoint} has {positions} positions"
     )
+
+
+def _sizes(model: Any) -> dict[str, Any]:
+  """As `settings_files.checkpoint`, of one checkpoint or of both of a pair."""
+  if not model.question_checkpoint:
+    return settings_files.checkpoint("model.checkpoint", model)
+  first, _ = (
+    settings_files.checkpoint(f"model.{key}", model, model[key])
+    for key in ("question_checkpoint", "passage_checkpoint")
+  )
+  return first
 
 
 def _random_sizes(model: Any, checkpoint: str) -> None:
@@ -241,15 +254,16 @@ def _start(config: Any, call: Call) -> None:
   )
   if _is_trained(call, "train-reader"):
     return
-  key = "reader.checkpoint" if reader.checkpoint else "model.checkpoint"
-  _random_sizes(config.model, reader.checkpoint or config.model.checkpoint)
+  keys = ("reader.checkpoint", "model.passage_checkpoint", "model.checkpoint")
+  key = next(key for key in keys if value_of(config, key) or key == keys[-1])
+  name = value_of(config, key)
+  _random_sizes(config.model, name)
   where = pathlib.Path(reader.checkpoint).expanduser()
   if reader.checkpoint and (where / "reader").is_dir():  # a workdir
     return
-  sizes = settings_files.checkpoint(key, config.model, reader.checkpoint)
+  sizes = settings_files.checkpoint(key, config.model, name)
   positions = sizes.get("max_position_embeddings", math.inf)
   if reader.length > positions:
-    name = reader.checkpoint or config.model.checkpoint
     raise errors.InputError(
       f"config.reader.length={reader.length}: checkpoint {name} has"
       f" {positions} positions"
@@ -320,9 +334,15 @@ def _tuned(config: Any, call: Call) -> None:
     )
 
 
+def _backend(config: Any, call: Call) -> None:
+  """`InputError` if `index.backend` names no search engine."""
+  if config.index.backend:
+    setting_rules.backend(config.index.backend)
+
+
 def _factory(config: Any, call: Call) -> None:
   """`InputError` if FAISS rejects `index.factory` for this dimension."""
-  if not _builds(config, call):
+  if config.index.backend or not _builds(config, call):
     return
   from dpr_jax.index import faiss_build as build
 
@@ -365,7 +385,7 @@ def _width(config: Any, call: Call) -> int:
   """Dimension of the future vectors; 0 = not known."""
   if not call.whole or _is_trained(call, "train"):
     return 0
-  sizes = settings_files.checkpoint("model.checkpoint", config.model)
+  sizes = _sizes(config.model)
   width = sizes.get("hidden_size")
   return width if isinstance(width, int) else 0
 
@@ -373,8 +393,8 @@ def _width(config: Any, call: Call) -> int:
 _RULES: dict[str, tuple[Callable[[Any, Call], None], ...]] = {
   "prepare": (settings_files.data,),
   "train": (_trains, _negatives, _training, _model),
-  "index": (_factory,),
-  "retrieve": (_tuned,),
+  "index": (_backend, _factory),
+  "retrieve": (_backend, _tuned),
   "train-reader": (_start, _reader_training, _reader_files),
   "read": (settings_files.reads,),
 }

@@ -14,7 +14,10 @@ from dpr_jax.cli.settings_hints import closest, did_you_mean
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.models import config_json, encoder_config
 
+# Weights of a checkpoint folder, or of its subfolders.
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*/model*.safetensors")
 # Sizes of the checkpoint "starter".
 _STARTER = {"max_position_embeddings": 512, "hidden_size": 384}
 
@@ -87,10 +90,10 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
     value: value of the setting; "" = `model.checkpoint`.
 
   Returns:
-    Keys of the Hugging Face config; {} if not known.
+    Fields of `encoder_config.BertConfig`; {} if not known.
 
   Raises:
-    InputError: the folder is missing, or is not a checkpoint.
+    InputError: the folder is missing, or is not a supported checkpoint.
   """
   name = value or model.checkpoint
   if name == "random":
@@ -108,23 +111,41 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
       )
     return {}
   folder = pathlib.Path(name).expanduser()
+  if folder.is_file():
+    return {}  # of the original DPR: the stage reads it
   if not folder.is_dir():
     near = _beside(folder) + closest(name, ("starter", "random"))
     fix = '; give a folder with a config.json, "starter", "random" or "hf:NAME"'
     raise errors.InputError(
       f"{where}: there is no such folder{did_you_mean(near) or fix}"
     )
-  if not (folder / "config.json").is_file():
+  file = folder / "config.json"
+  sizes = workdir_lib.read_json(file) if file.is_file() else {}
+  if "retrieve" in sizes or (folder / "training").is_dir():
+    if not any((folder / "training" / "checkpoints").glob("[0-9]*")):
+      raise errors.InputError(
+        f"{where}: the workdir {folder} has no trained towers: run `dpr-jax"
+        f" train --workdir={folder}` first"
+      )
+    return {}
+  if not file.is_file():
+    if any(folder.glob("modules.json")) or any(folder.glob("*/config.json")):
+      return {}  # a pair, or modules in folders
     raise errors.InputError(
       f"{where}: {folder} has no config.json, so it is not a Hugging Face model"
       " folder"
     )
-  if not any(folder.glob("model*.safetensors")):
+  if not any(map(any, map(folder.glob, _WEIGHTS))):
     raise errors.InputError(
       f"{where}: {folder} has no model.safetensors: a checkpoint folder needs"
       " its weights"
     )
-  return workdir_lib.read_json(folder / "config.json")
+  path = folder / "config.json"
+  encoder = encoder_config.from_json(path, config_json.read(path))
+  sizes = {"max_position_embeddings": encoder.max_position_embeddings}
+  if not (folder / "modules.json").is_file():  # else a dense layer may follow
+    sizes["hidden_size"] = encoder.hidden_size
+  return sizes
 
 
 def reads(config: Any, call: Call) -> None:

@@ -127,6 +127,8 @@ def _entry(setting: Setting) -> str:
   if setting.choices:
     choices = (f"`{each}`" if each else '`""`' for each in setting.choices)
     allowed = f"one of {', '.join(choices)}"
+  if setting.or_auto:
+    allowed = "True, False or `auto`"
   if setting.range:
     allowed += f" {setting.range}"
   if setting.item:

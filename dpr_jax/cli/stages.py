@@ -4,10 +4,11 @@ Each function imports its stage when called, so that a call that is refused
 early is answered quickly.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 
 from dpr_jax.cli.invocation import Invocation
-from dpr_jax.core import multiprocess
+from dpr_jax.core import errors, multiprocess, setting_rules
 
 
 def _again(call: Invocation, stage: str) -> dict[str, bool]:
@@ -55,10 +56,21 @@ def embed(call: Invocation) -> None:
 
 
 def index(call: Invocation) -> None:
-  """Builds the index of every model that the methods need."""
+  """Builds the index of every model that the methods need, or uploads it."""
   from dpr_jax.index import faiss_stage
-  from dpr_jax.retrieval import retrievers
+  from dpr_jax.retrieval import engines, retrievers
 
+  call = _with_backend(call)
+  if call.config.index.backend:
+    for flag in ("shard", "tune"):
+      if call.flags[flag] not in (None, False):
+        raise errors.InputError(
+          f"--{flag}: only for a FAISS index, not with --backend"
+        )
+    _for_models(
+      call, engines.upload, retrievers.INDEXES, **_again(call, "index")
+    )
+    return
   _for_models(
     call,
     faiss_stage.index,
@@ -67,6 +79,16 @@ def index(call: Invocation) -> None:
     shard=call.flags["shard"],
     tune=call.flags["tune"],
   )
+
+
+def _with_backend(call: Invocation) -> Invocation:
+  """The call with `--backend` as its `config.index.backend`."""
+  config = call.config
+  if call.flags["backend"] is not None:
+    config = copy.deepcopy(config)
+    config.index.backend = call.flags["backend"]
+    setting_rules.backend(config.index.backend)  # before anything starts
+  return call.with_config(config)
 
 
 def _for_models(
@@ -84,8 +106,16 @@ def retrieve(call: Invocation) -> None:
   """Retrieves for one question set; reranks with the reader if asked."""
   from dpr_jax.reading import rerank
   from dpr_jax.retrieval import retrieve as retrieve_lib
+  from dpr_jax.retrieval import retrievers
 
   flags, alone = call.flags, call.command.name == "retrieve"
+  call = _with_backend(call)
+  methods = flags["method"] or call.config.retrieve.methods
+  if flags["backend"] and not set(methods) & set(retrievers.INDEXES):
+    raise errors.InputError(
+      f"--backend={flags['backend']}: none of the methods {', '.join(methods)}"
+      f" searches it: add one of {', '.join(retrievers.INDEXES)}"
+    )
   retrieve_lib.retrieve(
     call.config,
     call.workdir,

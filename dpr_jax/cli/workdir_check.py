@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from dpr_jax.core import atomic_files, errors, manifests
+from dpr_jax.core import errors, manifests, temporary_names
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.evaluation import staleness
 
@@ -162,7 +162,7 @@ def _label(
 
 def _holds_something(folder: pathlib.Path) -> bool:
   return folder.is_dir() and any(
-    not atomic_files.is_temporary(path) for path in folder.iterdir()
+    not temporary_names.is_temporary(path) for path in folder.iterdir()
   )
 
 
@@ -289,7 +289,7 @@ def _vectors(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
   models = {
     f"dense{folder.name.removeprefix('passages')}": folder
     for folder in sorted(workdir.embeddings().parent.glob("passages*"))
-    if not atomic_files.is_temporary(folder)
+    if not temporary_names.is_temporary(folder)
   }
   for folder in models.values():
     for finding in _whole_and_linked(workdir, folder, vector_shards.STAGE):
@@ -300,7 +300,7 @@ def _vectors(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
       yield finding
   root = workdir.index("x").parent
   for folder in sorted(root.glob("*")) if root.is_dir() else ():
-    if folder.is_dir() and not atomic_files.is_temporary(folder):
+    if folder.is_dir() and not temporary_names.is_temporary(folder):
       model = next(
         (m for m in models if m != "dense" and folder.name.endswith(m[5:])),
         "dense",
@@ -373,7 +373,7 @@ def _files(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
     (workdir.evaluation("x").parent, None),
   ):
     for path in sorted(folder.glob("*.manifest.json")):
-      if atomic_files.is_temporary(path):
+      if temporary_names.is_temporary(path):
         continue
       label = path.relative_to(workdir.root).as_posix()
       label = label.removesuffix(".manifest.json")
@@ -417,9 +417,9 @@ def _leftovers(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
   for root in roots:
     for folder, folders, files in os.walk(root):
       names += [pathlib.Path(folder, name) for name in (*folders, *files)]
-      folders[:] = [n for n in folders if not atomic_files.is_temporary(n)]
+      folders[:] = [n for n in folders if not temporary_names.is_temporary(n)]
   for path in sorted(set(names)):
-    if atomic_files.is_temporary(path):
+    if temporary_names.is_temporary(path):
       yield Finding(
         LEFT,
         path.relative_to(workdir.root).as_posix(),

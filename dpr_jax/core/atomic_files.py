@@ -4,11 +4,10 @@ A file or folder is written under a temporary name, flushed with fsync, and
 renamed.  Temporary names contain a marker of dpr-jax, so that leftovers of a
 killed process cannot be mistaken for a user's files.  A folder is replaced or
 removed only if it is empty, or holds one of our records and no file that the
-record does not list.  Disk errors become a `DiskError` of one line.
+record does not list.  Disk errors become a `DiskError` (`disk_errors.py`).
 """
 
 import contextlib
-import errno
 import glob
 import json
 import os
@@ -20,111 +19,16 @@ import time
 from collections.abc import Iterable, Iterator
 
 from dpr_jax.core import errors
+from dpr_jax.core.disk_errors import writing
+from dpr_jax.core.temporary_names import LEFTOVER, MARK, is_temporary
 
 MANIFEST = "manifest.json"
 # Records that mark a folder as ours: of a finished stage, of an unfinished
 # stage, of an exported model, of an exported reader.
 RECORDS = (MANIFEST, "started.json", "dpr_jax.json", "dpr_jax_reader.json")
-_MARK = ".dprjax-"
-# Temporary names of `replace_file` and `replace_folder`.
-_LEFTOVER = re.compile(
-  r"(?P<name>.*?)\.dprjax-(?P<kind>tmp|old)-(?P<number>\d+)(?P<suffix>\..+)?",
-  re.DOTALL,
-)
 _NAME = re.compile(r"\w[\w.+-]*")
 # Keys that identify a damaged record, which is no longer valid JSON, as ours.
 _SIGNATURE = re.compile(rb'"config_hash"|"inputs"\s*:\s*\{|"dpr_jax"')
-
-_REFUSALS = frozenset(
-  getattr(errno, name)
-  for name in (
-    *("ENOSPC", "EIO", "EACCES", "EPERM", "EROFS", "EDQUOT", "EFBIG", "ESTALE"),
-    *("EMFILE", "ENFILE", "ENODEV", "ENXIO", "ETXTBSY", "EBUSY", "ENOLCK"),
-    *("ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP", "ENOTEMPTY", "EEXIST"),
-    *("ENOENT", "EXDEV", "EMLINK"),
-  )
-  if hasattr(errno, name)
-)
-# C++ libraries raise errors with the system's message but without its number.
-_WORDS = re.compile(
-  "|".join(
-    re.escape(os.strerror(number))
-    for number in sorted(_REFUSALS - {errno.ENOENT, errno.EEXIST})
-  ),
-  re.IGNORECASE,
-)
-
-
-def refusal(error: BaseException) -> tuple[str, str] | None:
-  """The disk error behind an exception, if there is one.
-
-  Args:
-    error: exception; its causes and the members of groups are searched too.
-
-  Returns:
-    (reason, name of the file or ""); None = the disk is not the cause.
-  """
-  seen: set[int] = set()
-  waiting: list[BaseException | None] = [error]
-  in_words = None
-  while waiting:
-    one = waiting.pop(0)
-    if one is None or id(one) in seen:
-      continue
-    seen.add(id(one))
-    if isinstance(one, OSError) and one.errno in _REFUSALS:
-      name = one.filename
-      named = isinstance(name, str | bytes | os.PathLike)
-      return os.strerror(one.errno), os.fsdecode(name) if named else ""
-    if in_words is None and not isinstance(one, errors.InputError):
-      if said := _WORDS.search(str(one)):
-        in_words = said[0], ""
-      elif isinstance(one, OSError) and " requested and " in str(one):
-        in_words = f"the disk is full ({one})", ""  # NumPy has no errno
-    waiting += [one.__cause__, one.__context__]
-    waiting += getattr(one, "exceptions", ())
-  return in_words
-
-
-@contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
-  """A block that writes `path`; disk errors in it become `DiskError`.
-
-  Raises:
-    DiskError: `path` could not be written, with the reason.
-  """
-  try:
-    yield
-  except errors.InputError:
-    raise
-  except Exception as error:
-    refused = refusal(error)
-    if refused is None:
-      raise
-    raise disk_error(path, *refused) from error
-
-
-def disk_error(
-  path: str | os.PathLike, reason: str, file: str = ""
-) -> errors.DiskError:
-  """The error that says which file could not be written, and why."""
-  where = pathlib.Path(path)
-  other = f" ({file})" if file and not _is_temporary_of(file, where) else ""
-  return errors.DiskError(
-    f"cannot write {where}: {reason}{other}; make room or give access, and run"
-    " the same command again: what was finished before is kept"
-  )
-
-
-def _is_temporary_of(file: str, path: pathlib.Path) -> bool:
-  """True if `file` is `path` or its temporary name: then one is enough."""
-  found = pathlib.Path(file)
-  return found == path or (found.parent == path.parent and is_temporary(file))
-
-
-def is_temporary(name: str | os.PathLike) -> bool:
-  """True for a temporary name: of an unfinished write, or of an old version."""
-  return _LEFTOVER.fullmatch(pathlib.PurePath(name).name) is not None
 
 
 def check_name(flag: str, name: str) -> str:
@@ -139,9 +43,9 @@ def check_name(flag: str, name: str) -> str:
       f"{flag}={name!r}: must be a letter, digit or _, then letters, digits and"
       " . _ + -"
     )
-  if _MARK in f".{name}":
+  if MARK in f".{name}":
     raise errors.InputError(
-      f"{flag}={name!r}: must not contain {_MARK!r}, which marks files that are"
+      f"{flag}={name!r}: must not contain {MARK!r}, which marks files that are"
       " not finished"
     )
   return name
@@ -178,7 +82,7 @@ def replace_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """
   path = pathlib.Path(path)
   stem, dot, suffix = path.name.partition(".")
-  temporary = path.with_name(f"{stem}{_MARK}tmp-{_number()}{dot}{suffix}")
+  temporary = path.with_name(f"{stem}{MARK}tmp-{_number()}{dot}{suffix}")
   with writing(path):
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +115,7 @@ def replace_folder(
     path = path.resolve()
   if owner is not None:
     check_ours(path, owner)
-  temporary = path.with_name(f"{path.name}{_MARK}tmp-{_number()}")
+  temporary = path.with_name(f"{path.name}{MARK}tmp-{_number()}")
   with writing(path):
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,8 +151,8 @@ def _clear_beside(path: pathlib.Path) -> None:
 
   In a workdir `locked` has done so already; an export may be anywhere.
   """
-  for other in path.parent.glob(f"{glob.escape(path.name)}{_MARK}*"):
-    found = _LEFTOVER.fullmatch(other.name)
+  for other in path.parent.glob(f"{glob.escape(path.name)}{MARK}*"):
+    found = LEFTOVER.fullmatch(other.name)
     if found and not _is_alive(int(found["number"]) // 10**6):
       clear_leftover(other)
 
@@ -265,7 +169,7 @@ def _is_alive(process: int) -> bool:
 
 def _put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
   """Renames a folder over another; restores the old one if that fails."""
-  old = path.with_name(f"{path.name}{_MARK}old-{_number()}")
+  old = path.with_name(f"{path.name}{MARK}old-{_number()}")
   had = path.exists()
   if had:
     os.replace(path, old)
@@ -443,7 +347,7 @@ def clear_leftovers(roots: Iterable[pathlib.Path]) -> None:
 
 def clear_leftover(path: pathlib.Path) -> None:
   """Removes one path, or moves it back, if its name is temporary."""
-  found = _LEFTOVER.fullmatch(path.name)
+  found = LEFTOVER.fullmatch(path.name)
   if not found:
     return
   whole = path.with_name(found["name"] + (found["suffix"] or ""))

@@ -30,7 +30,13 @@ def base_config() -> ml_collections.ConfigDict:
 
   `settings_table` defines each setting; docs/reference/config.md lists them.
   """
-  return ml_collections.ConfigDict(settings_table.defaults()).lock()
+  values = settings_table.defaults()
+  for setting in settings_table.ALL:
+    if setting.or_auto:  # two types: a plain value would keep that of "auto"
+      values[setting.section][setting.name] = ml_collections.FieldReference(
+        setting.default, field_type=object
+      )
+  return ml_collections.ConfigDict(values).lock()
 
 
 def read(path: str | os.PathLike) -> ml_collections.ConfigDict:

@@ -59,19 +59,22 @@ def fingerprint(value: Any) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fingerprint_file(path: str | os.PathLike) -> str:
-  """sha256 of a file's bytes; `InputError` if it cannot be read."""
+def fingerprint_file(path: str | os.PathLike, algorithm: str = "sha256") -> str:
+  """Hash of a file's bytes; `InputError` if it cannot be read."""
   try:
     with open(path, "rb") as file:
       size = os.fstat(file.fileno()).st_size
       if size >= BIG_FILE:
         logging.info(
-          "computing the sha256 of %s (%.1f GB, about %s)",
+          "computing the %s of %s (%.1f GB, about %s)",
+          algorithm,
           path,
           size / 1e9,
           progress.clock(size / HASHED_PER_SECOND),
         )
-      return hashlib.file_digest(file, "sha256").hexdigest()
+      return hashlib.file_digest(
+        file, lambda: hashlib.new(algorithm, usedforsecurity=False)
+      ).hexdigest()
   except OSError as error:
     raise errors.InputError(f"cannot read {path}: {error.strerror}") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 
 _TRUE = ("true", "t", "yes", "y", "on", "1")
 _FALSE = ("false", "f", "no", "n", "off", "0")
+AUTO = "auto"
 _BRACKETS = {"(": ")", "[": "]"}
 _NAMES = {
   int: "a whole number",
@@ -46,6 +47,8 @@ class Setting:
     when: conditions under which they read it, keys of
       `settings_unread.CONDITIONS`; all of them must hold.
     path: whether the value may be a file or folder.
+    or_auto: whether "auto" is allowed besides True and False.
+    or_zero: whether 0 is allowed besides the range.
   """
 
   key: str
@@ -62,6 +65,8 @@ class Setting:
   stages: tuple[str, ...] = ()
   when: tuple[str, ...] = ()
   path: bool = False
+  or_auto: bool = False
+  or_zero: bool = False
 
   @property
   def section(self) -> str:
@@ -76,12 +81,15 @@ class Setting:
   @property
   def kind(self) -> type:
     """int, float, bool, str or tuple."""
-    return type(self.default)
+    return bool if self.or_auto else type(self.default)
 
   def wrong(self, value: Any) -> str:
     """The error in a value, as in "must be > 0"; "" = the value is allowed."""
+    if self.or_auto and value == AUTO:
+      return ""
     if self.kind is not tuple:
-      return self._wrong(value, self.kind)
+      reason = self._wrong(value, self.kind)
+      return reason + f", or {AUTO}" if reason and self.or_auto else reason
     if not isinstance(value, tuple | list):
       return f"must be {_SEVERAL[self.item]}"
     if self.filled and not value:
@@ -101,6 +109,8 @@ class Setting:
     return "" if self._in_range(value) else f"must be {self.range}"
 
   def _in_range(self, value: Any) -> bool:
+    if self.or_zero and value == 0:
+      return True
     return not (
       (self.least is not None and value < self.least)
       or (self.above is not None and value <= self.above)
@@ -117,7 +127,7 @@ class Setting:
       ("<=", self.most),
       ("<", self.below),
     )
-    return " and ".join(
+    return ("0 or " if self.or_zero else "") + " and ".join(
       f"{sign} {bound}" for sign, bound in bounds if bound is not None
     )
 
@@ -129,6 +139,8 @@ class Setting:
     Raises:
       ValueError: the text is not of the setting's type; message as of `wrong`.
     """
+    if self.or_auto and _unquoted(text).lower() == AUTO:
+      return AUTO
     if self.kind is not tuple:
       return _parse(text, self.kind)
     inner = text.strip()

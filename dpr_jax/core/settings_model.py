@@ -4,6 +4,7 @@ from dpr_jax.core.setting import Setting, section
 
 _TOWERS = ("train", "embed", "index", "retrieve", "plan")
 _MODELS = (*_TOWERS, "train-reader", "read")
+POOLINGS = ("cls", "mean", "max", "weightedmean", "lasttoken", "mean_sqrt_len")
 _RANDOM = ("model.checkpoint or reader.checkpoint is random",)
 
 SEED = Setting(
@@ -95,9 +96,24 @@ MODEL = section(
     Setting(
       "checkpoint",
       "starter",
-      'pretrained BERT: "starter", "random", "hf:NAME[@REVISION]" or a Hugging'
-      " Face folder",
+      'pretrained encoder, or a pair of them: "starter", "random",'
+      ' "hf:NAME[@REVISION]", a folder of Hugging Face or'
+      " Sentence-Transformers, an export, a workdir, or a file of the original"
+      " DPR",
       stages=_MODELS,
+      path=True,
+    ),
+    Setting(
+      "question_checkpoint",
+      "",
+      "pretrained encoder of questions, if passages have another; named like"
+      " model.checkpoint, which is then not read",
+      path=True,
+    ),
+    Setting(
+      "passage_checkpoint",
+      "",
+      "pretrained encoder of passages; with model.question_checkpoint",
       path=True,
     ),
     Setting(
@@ -129,14 +145,17 @@ MODEL = section(
     ),
     Setting(
       "pooling",
-      "cls",
-      "text vector: the first token's vector (paper), or the mean of all",
-      choices=("cls", "mean"),
+      "auto",
+      "text vector: the first token's hidden state (paper), the mean of all,"
+      ' ...; "auto": as the checkpoint says, cls if it says nothing',
+      choices=("auto", *POOLINGS),
     ),
     Setting(
       "normalize",
-      False,
-      "normalize vectors to length 1: cosine instead of dot product",
+      "auto",
+      "normalize vectors to length 1: cosine instead of dot product;"
+      ' "auto": as the checkpoint says',
+      or_auto=True,
     ),
     Setting(
       "temperature",
@@ -148,22 +167,40 @@ MODEL = section(
     Setting("shared_towers", False, "one encoder for questions and passages"),
     Setting(
       "title",
-      "pair",
+      "auto",
       "title of a passage: paired with the text by [SEP] (DPR), joined to it as"
-      ' "title text", or left out',
-      choices=("pair", "joined", "none"),
+      ' "title text", or left out; "auto": as the checkpoint says, joined for'
+      " Sentence-Transformers, else paired",
+      choices=("auto", "pair", "joined", "none"),
     ),
     Setting(
       "question_prefix",
-      "",
-      'text put before every question, such as "query: " for E5',
-    ),
-    Setting("passage_prefix", "", "text put before every passage"),
-    Setting(
-      "question_length", 32, "length of a question at most", "tokens", least=3
+      "auto",
+      'text put before every question, such as "query: " for E5; "auto": as the'
+      " checkpoint says",
     ),
     Setting(
-      "passage_length", 256, "length of a passage at most", "tokens", least=3
+      "passage_prefix",
+      "auto",
+      'text put before every passage; "auto": as the checkpoint says',
+    ),
+    Setting(
+      "question_length",
+      0,
+      "length of a question at most; 0 = as the checkpoint says, 32 if it says"
+      " nothing",
+      "tokens",
+      least=3,
+      or_zero=True,
+    ),
+    Setting(
+      "passage_length",
+      0,
+      "length of a passage at most; 0 = as the checkpoint says, 256 if it says"
+      " nothing",
+      "tokens",
+      least=3,
+      or_zero=True,
     ),
     Setting(
       "dropout",

@@ -121,6 +121,13 @@ INDEX = section(
       stages=("index", "retrieve", "mine"),
     ),
     Setting(
+      "backend",
+      "",
+      'search engine that holds the vectors instead: "milvus:URI",'
+      ' "qdrant:URI" or "lancedb:PATH", with #COLLECTION; "" = a FAISS index',
+      stages=_SEARCH,
+    ),
+    Setting(
       "threads",
       0,
       "CPU threads of build and search; 0 = all",

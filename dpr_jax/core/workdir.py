@@ -22,8 +22,8 @@ from dpr_jax.core.atomic_files import (
   remove_folder,
   replace_file,
   replace_folder,
-  writing,
 )
+from dpr_jax.core.disk_errors import writing
 from dpr_jax.core.manifests import (
   Stage,
   changes,

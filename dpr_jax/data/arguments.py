@@ -26,6 +26,7 @@ Texts = Any  # str | Iterable[str]
 Passages = Any  # a passage (see `passages`), or an iterable of them
 Count = Any  # int | np.integer
 Number = Any  # int | float, and NumPy's
+Switch = Any  # bool
 Path = Any  # str | os.PathLike
 ConfigDict = Any  # ml_collections.ConfigDict | None
 
@@ -140,6 +141,15 @@ def number(name: str, value: Number) -> float:
       f"{name}={reprlib.repr(value)}: must be a finite number"
     )
   return float(value)
+
+
+def switch(name: str, value: Switch) -> bool:
+  """Returns True or False; `InputError` for anything else."""
+  if not isinstance(value, bool | np.bool_):
+    raise errors.InputError(
+      f"{name}={reprlib.repr(value)}: must be True or False"
+    )
+  return bool(value)
 
 
 def path(name: str, value: Path) -> str | os.PathLike:

@@ -7,7 +7,7 @@ character depends only on that character: it is removed, or is white space, or a
 word by itself (punctuation, Chinese), or part of the word around it; and a word
 that is too long is `[UNK]`, whatever its characters.  So the middle of such a
 word, and repeated white space or removed characters, can be left out.  Texts
-for other tokenizers are not changed.
+for other tokenizers are only cut, between two words (`text_cuts.py`).
 """
 
 import functools
@@ -18,6 +18,8 @@ from collections.abc import Iterator
 import numpy as np
 import tokenizers
 from jaxtyping import Int
+
+from dpr_jax.data import text_cuts
 
 _WORD_CHARACTERS = 100  # WordPiece's default limit; longer words are [UNK]
 _BLOCK = 1_000_000  # characters that are shortened at once
@@ -123,6 +125,8 @@ class LongTexts:
     size = self.word * limit
     if len(text) <= size:
       return text
+    if not self.shortens:
+      return self._cut(text, limit, size)
     kept, at = text[:size], size
     while True:
       encoding = self._backend.encode_batch_fast([kept])[0]
@@ -130,9 +134,26 @@ class LongTexts:
         return kept
       if at >= len(text):
         return kept
-      size = min(3 * at, _BLOCK) if self.shortens else 3 * at
+      size = min(3 * at, _BLOCK)
       kept = self.shorten(kept + text[at : at + size]).text
       at += size
+
+  def _cut(self, text: str, limit: int, size: int) -> str:
+    """As `clip`, for other tokenizers than BERT's; keeps at least `size`."""
+    special = self._backend.num_special_tokens_to_add(False)
+    while size < len(text):
+      end = self._cuts.between_words(text, size)
+      if end is None:
+        break
+      encoding = self._backend.encode_batch_fast([text[:end]])[0]
+      if len(encoding.ids) > limit + special:
+        return text[:end]
+      size = 3 * end
+    return text
+
+  @functools.cached_property
+  def _cuts(self) -> text_cuts.TextCuts:
+    return text_cuts.TextCuts(self._backend)
 
   def shorten(self, text: str) -> Shortened:
     """Removes parts without ids; no change for other tokenizers than BERT's."""

@@ -1,8 +1,9 @@
 """Builds the reader's inputs: token ids of a question and a passage window.
 
-The paper's layout is `[CLS] question [SEP] title [SEP] passage`.  A passage is
-tokenized once, with the character offsets of every token; a passage that does
-not fit is cut into overlapping windows.  Answers are characters of the original
+The paper's layout is `[CLS] question [SEP] title [SEP] passage`, with the
+special tokens of the tokenizer.  A passage is tokenized once, with the
+character offsets of every token; a passage that does not fit is cut into
+overlapping windows.  Answers are characters of the original
 text: they are converted to tokens for training, and the tokens that the reader
 chooses back to characters, so that word pieces are never searched.
 """
@@ -14,10 +15,15 @@ from collections.abc import Sequence
 import numpy as np
 import regex
 import tokenizers
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from dpr_jax.core import errors, setting_rules
-from dpr_jax.data import long_texts, tokenization
+from dpr_jax.data import (
+  long_texts,
+  special_tokens,
+  tokenization,
+  word_pieces,
+)
 
 # "dpr": the paper's layout; "dpr-hf": the same with all token types 0, as in
 # Hugging Face's DPRReader; "squad": no title, and `[SEP]` at the end.
@@ -108,7 +114,7 @@ class ReaderBatch:
   """Rows padded to one length; `models/span_reader.py` takes the fields.
 
   Attributes:
-    ids: token ids, padded with that of `[PAD]`.
+    ids: token ids, padded with the tokenizer's id of padding.
     lengths: number of tokens in each row.
     question_ends: position where token type 1 begins; the padded length = no
       token has type 1.
@@ -157,17 +163,13 @@ class ReaderTokenizer:
     return {name: getattr(self, name) for name in names if name != "backend"}
 
   @functools.cached_property
-  def _special(self) -> tuple[int, int]:
-    """Ids of `[CLS]` and `[SEP]`."""
-    return tuple(self.backend.token_to_id(t) for t in ("[CLS]", "[SEP]"))
+  def _special(self) -> special_tokens.SpecialTokens:
+    """Ids of the special tokens around the texts."""
+    return special_tokens.read(self.backend)
 
   @functools.cached_property
-  def continues(self) -> Bool[np.ndarray, " vocabulary"]:
-    """True for ids of pieces that continue a word, `##ing`."""
-    vocabulary = self.backend.get_vocab()
-    table = np.zeros(max(vocabulary.values()) + 1, bool)
-    table[[i for token, i in vocabulary.items() if token[:2] == "##"]] = True
-    return table
+  def _pieces(self) -> word_pieces.WordPieces:
+    return word_pieces.of(self.backend)
 
   def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
     """Tokens of texts of any length, with their character offsets."""
@@ -188,10 +190,13 @@ class ReaderTokenizer:
     except TypeError as error:
       raise errors.InputError(tokenization.name_bad_text(texts)) from error
     result = []
-    for encoding in encodings:
+    for text, encoding in zip(texts, encodings, strict=True):
       offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
       ids = np.array(encoding.ids, np.int32)
-      result.append(Tokens(ids, offsets[:, 0], offsets[:, 1]))
+      starts, ends = offsets[:, 0], offsets[:, 1]
+      if self._pieces.spaces:  # a token includes the white space before it
+        starts = word_pieces.behind_spaces(text, starts, ends)
+      result.append(Tokens(ids, starts, ends))
     return result
 
   def _tokenize_long(self, text: str) -> Tokens:
@@ -238,12 +243,12 @@ class ReaderTokenizer:
     Question and title together get at most half of the length; the title is cut
     to fit.
     """
-    cls, separator = self._special
+    special = self._special
     question = question[: self.question_length]
-    parts = [[cls], question, [separator]]
+    parts = [special.before, question, special.between]
     if self.layout != "squad":
-      free = self.length // 2 - len(question) - 3
-      parts += [title[: max(free, 0)], [separator]]
+      free = self.length // 2 - len(question) - 1 - 2 * len(special.between)
+      parts += [title[: max(free, 0)], special.between]
     ids = np.concatenate([np.asarray(part, np.int32) for part in parts])
     return ids, len(question) + 2
 
@@ -258,6 +263,12 @@ class ReaderTokenizer:
       count: number of the passage's tokens.
     """
     size = self.length - head - (self.layout == "squad")
+    if size <= self.overlap:
+      raise errors.InputError(
+        f"config.reader.length={self.length}: {head} tokens before the passage"
+        f" leave {size}, not more than config.reader.overlap={self.overlap}:"
+        " increase the length"
+      )
     windows = [Window(0, min(count, size))]
     while windows[-1].first + windows[-1].count < count:
       first = windows[-1].first + size - self.overlap
@@ -274,13 +285,13 @@ class ReaderTokenizer:
     """Builds one input from the results of `head` and `windows`."""
     parts = [head, passage[window.first : window.first + window.count]]
     if self.layout == "squad":
-      parts.append(np.array(self._special[1:], np.int32))
+      parts.append(np.array(self._special.after, np.int32))
     ids = np.concatenate(parts)
     return ReaderInput(ids, question_end, len(head), window)
 
   def pad(self, inputs: Sequence[ReaderInput], length: int) -> ReaderBatch:
     """Pads inputs of at most `length` to a batch."""
-    padding = tokenization.pad_id(self.backend)
+    padding = special_tokens.padding(self.backend)
     ids = np.full((len(inputs), length), padding, np.int32)
     for row, one in enumerate(inputs):
       ids[row, : len(one.ids)] = one.ids
@@ -303,9 +314,9 @@ class ReaderTokenizer:
     self, ids: Int[np.ndarray, " tokens"], first: int, last: int
   ) -> tuple[int, int]:
     """Widens a token span so that it does not begin or end inside a word."""
-    continues = self.continues
-    while first > 0 and continues[ids[first]]:
+    pieces = self._pieces
+    while first > 0 and pieces.joined(ids[first - 1], ids[first]):
       first -= 1
-    while last + 1 < len(ids) and continues[ids[last + 1]]:
+    while last + 1 < len(ids) and pieces.joined(ids[last], ids[last + 1]):
       last += 1
     return first, last

@@ -27,7 +27,7 @@ from jaxtyping import Int, UInt
 
 from dpr_jax.core import errors, memory, progress, sharded_output
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import datasets, tokenization
+from dpr_jax.data import datasets, special_tokens, tokenization
 
 STAGE = "tokens"
 BLOCK = 32_768  # passages
@@ -35,7 +35,7 @@ _PIECE = 1024  # passages tokenized at once
 # Passages that one process tokenizes in the seconds that another takes to
 # start: with fewer, a further process is not worth it.
 _WORTH_A_PROCESS = 20_000
-_MOST_UNKNOWN = 0.05  # share of [UNK] in the texts' tokens that is a warning
+_MOST_UNKNOWN = 0.05  # share of unknown tokens in texts that is a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,12 +162,15 @@ def make(
     done / seconds,
   )
   manifest = workdir_lib.read_record(stage.manifest)
-  _log_unknown(manifest["unknown_share"])
+  unknown = special_tokens.unknown(tokenizer.backend)
+  if unknown is not None:
+    name = tokenizer.backend.id_to_token(unknown)
+    _log_unknown(manifest["unknown_share"], name)
   return TokenStore(stage.folder, manifest, tokenizer.passage_length)
 
 
 def _unknown_share(parts: Sequence[Mapping[str, Any]]) -> float:
-  """Share of `[UNK]` in the tokens of texts, over all parts."""
+  """Share of unknown tokens in the texts, over all parts."""
   # Parts that an older version wrote have no counts.
   counted = [part for part in parts if "unknown" in part]
   tokens = sum(part["text_tokens"] for part in counted)
@@ -175,11 +178,12 @@ def _unknown_share(parts: Sequence[Mapping[str, Any]]) -> float:
   return round(unknown / tokens, 6) if tokens else 0.0
 
 
-def _log_unknown(share: float) -> None:
+def _log_unknown(share: float, name: str) -> None:
   logging.log(
     logging.WARNING if share > _MOST_UNKNOWN else logging.INFO,
-    "tokens: %.2f %% of the passages' tokens are [UNK]%s",
+    "tokens: %.2f %% of the passages' tokens are %s%s",
     100 * share,
+    name,
     ": the vocabulary of config.model.checkpoint lacks these words; is it a"
     " model for the language of the corpus?"
     if share > _MOST_UNKNOWN
@@ -316,8 +320,8 @@ def _make_block(
     ends += [len(ids) for ids in lists]
     pieces.append(np.fromiter((i for ids in lists for i in ids), dtype))
   ids = np.concatenate(pieces)
-  special = [tokenizer.backend.token_to_id(t) for t in ("[CLS]", "[SEP]")]
-  unknown = tokenization.unknown_id(tokenizer.backend)
+  special = sorted(tokenizer.special.all)
+  unknown = special_tokens.unknown(tokenizer.backend)
   lengths, counts = np.unique(ends[1:], return_counts=True)
   ends = np.cumsum(ends).astype(np.uint32)
   files = {

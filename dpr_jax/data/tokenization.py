@@ -2,7 +2,9 @@
 
 Questions become `[CLS] question [SEP]`, passages `[CLS] title [SEP] text [SEP]`
 (`[CLS] text [SEP]` without a title), cut to a maximum length with `[SEP]` as
-the last token; token types are all 0 and are not stored.  This is DPR's format
+the last token; token types are all 0 and are not stored.  Other tokenizers have
+other special tokens (`special_tokens.py`), for example `<s> title </s></s> text
+</s>`.  This is DPR's format
 except for the second `[SEP]` that DPR puts at the last position of padded
 texts, and for titles longer than half of the maximum, which DPR cuts before the
 text; here a shorter cut is a prefix of a longer one, so that one token store
@@ -20,9 +22,14 @@ import transformers
 from jaxtyping import Bool, Int
 
 from dpr_jax.core import errors
-from dpr_jax.data import long_texts, records
+from dpr_jax.data import long_texts, records, special_tokens
 
 TITLES = ("pair", "joined", "none")
+# Files of which a fast tokenizer needs one; the last are SentencePiece models.
+_FILES = (
+  *("tokenizer.json", "vocab.txt", "vocab.json"),
+  *("sentencepiece.bpe.model", "spiece.model"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +37,7 @@ class TokenBatch:
   """Token ids of some texts, padded to one length.
 
   Attributes:
-    ids: token ids, padded with that of `[PAD]`.
+    ids: token ids, padded with the tokenizer's id of padding.
     mask: False where padded.
   """
 
@@ -75,15 +82,20 @@ class TextTokenizer:
     names = [field.name for field in dataclasses.fields(self)]
     return {name: getattr(self, name) for name in names if name != "backend"}
 
-  @property
-  def separator(self) -> int:
-    """Id of `[SEP]`."""
-    return self.backend.token_to_id("[SEP]")
+  @functools.cached_property
+  def special(self) -> special_tokens.SpecialTokens:
+    """Ids of the special tokens around a text."""
+    return special_tokens.read(self.backend)
 
   @property
+  def separator(self) -> int:
+    """Id of the last token of every text, `[SEP]`."""
+    return self.special.after[0]
+
+  @functools.cached_property
   def padding(self) -> int:
     """Id of padding."""
-    return pad_id(self.backend)
+    return special_tokens.padding(self.backend)
 
   def questions(
     self, questions: Sequence[str], length: int | None = None
@@ -125,7 +137,7 @@ class TextTokenizer:
     return self.question_prefix + question
 
   def passage_text(self, passage: records.Passage) -> str | tuple[str, str]:
-    """The text or pair of a passage to tokenize; `[SEP]` joins a pair."""
+    """The text or pair of a passage to tokenize."""
     title, text = passage.title, passage.text
     if not title or self.title == "none":
       return self.passage_prefix + text
@@ -182,19 +194,17 @@ def name_bad_text(texts: Sequence) -> str:
 
 
 def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
-  """The fast WordPiece tokenizer of a checkpoint folder.
+  """The fast tokenizer of a checkpoint folder.
 
   Raises:
-    InputError: the folder has no tokenizer, or not one of BERT's.
+    InputError: the folder has no tokenizer, or not one of an encoder.
   """
   folder = pathlib.Path(folder)
-  if (
-    not (folder / "tokenizer.json").exists()
-    and not (folder / "vocab.txt").exists()
-  ):
+  if not any((folder / name).exists() for name in _FILES):
     raise errors.InputError(
-      f"{folder} has neither tokenizer.json nor vocab.txt: copy the"
-      " tokenizer's files of the checkpoint there"
+      f"{folder} has neither tokenizer.json nor vocab.txt, nor another"
+      f" tokenizer's file ({', '.join(_FILES[2:])}): copy the tokenizer's files"
+      " of the checkpoint there"
     )
   try:
     backend = transformers.AutoTokenizer.from_pretrained(
@@ -211,26 +221,8 @@ def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
     ) from error
   backend.no_truncation()
   backend.no_padding()
-  missing = [
-    token for token in ("[CLS]", "[SEP]") if backend.token_to_id(token) is None
-  ]
-  if missing:
-    raise errors.InputError(
-      f"{folder}: the tokenizer does not know {', '.join(missing)}: it is not"
-      " BERT's; give a BERT checkpoint"
-    )
+  try:
+    special_tokens.read(backend)
+  except errors.InputError as error:
+    raise errors.InputError(f"{folder}: {error}") from error
   return backend
-
-
-def pad_id(backend: tokenizers.Tokenizer) -> int:
-  """Id of `[PAD]`; 0 if the vocabulary has none: padding is always masked."""
-  return backend.token_to_id("[PAD]") or 0
-
-
-def unknown_id(backend: tokenizers.Tokenizer) -> int | None:
-  """Id of `[UNK]`, for words that the vocabulary cannot spell; None = no such.
-
-  Tokenizers that can spell everything, for example in bytes, do not have it.
-  """
-  token = getattr(backend.model, "unk_token", None)
-  return None if token is None else backend.token_to_id(token)

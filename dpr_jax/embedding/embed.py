@@ -131,14 +131,8 @@ def _check_settings(
 
 def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Settings that determine the shards, checked, for a Stage."""
-  rows = config_lib.at_least(
-    "embed.rows_per_shard", config.embed.rows_per_shard, 1
-  )
-  dtype = config_lib.one_of(
-    "embed.dtype", config.embed.dtype, vector_shards.DTYPES
-  )
   config_lib.at_least("embed.shapes", config.embed.shapes, 1)
-  return {"rows_per_shard": rows, "dtype": dtype}
+  return vector_shards.settings(config)
 
 
 def embed_corpus(

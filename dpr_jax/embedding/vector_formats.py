@@ -1,89 +1,42 @@
-"""Exports and imports vectors in the formats of other libraries.
+"""Reads vectors in the formats of other libraries; `vector_export` writes them.
 
   dpr        a pickle per shard: list of (id, float32 [dim]); ids may begin
              with "wiki:"
   tevatron   a pickle per shard: (float32 [rows, dim], list of ids)
   contriever a pickle per shard: (list of ids, float32 [rows, dim])
   npy        vectors-*.npy (float32) and ids-*.txt, one id per line
+  parquet    columns id, title, text, vector, see `vector_parquet.py`
 
 Pickles can run any code, so `vector_pickles.py` reads them: it creates only
 arrays, lists, tuples, texts and numbers.
 """
 
+import itertools
 import pathlib
-import pickle
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from dpr_jax.core import errors, progress, sharded_output
+from dpr_jax.core import errors, sharded_output
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.embedding import vector_pickles, vector_shards
+from dpr_jax.embedding import (
+  vector_parquet,
+  vector_pickles,
+  vector_shards,
+)
 from dpr_jax.models import model_files
 
-FORMATS = ("dpr", "tevatron", "contriever", "npy")
+FORMATS = ("dpr", "tevatron", "contriever", "npy", "parquet")
 WIKI = "wiki:"
-_IDS_SUFFIX = ".txt"
+IDS_SUFFIX = ".txt"
 _ZIP_MAGIC = b"PK\x03\x04"
+_PARQUET_MAGIC = b"PAR1"
+_SUFFIXES = (".npy", ".pkl", ".pickle", vector_parquet.SUFFIX, "")
 _LONGEST_ID = 1000  # bytes; all ids of a file take the width of the longest
 _ROWS = 10_000  # rows checked at once
-
-
-def export(
-  source: vector_shards.Vectors, form: str, folder: pathlib.Path
-) -> list[pathlib.Path]:
-  """Writes vectors, one or two files per shard.
-
-  Args:
-    source: the vectors; one shard at a time is in memory.
-    form: one of `FORMATS`.
-    folder: output folder; an earlier export in it is replaced.
-
-  Returns:
-    The paths of the files.
-
-  Raises:
-    InputError: an unknown format, or the folder contains something else.
-  """
-  if form not in FORMATS:
-    raise errors.InputError(
-      f"--format={form}: must be one of {', '.join(FORMATS)}"
-    )
-  files: dict[str, str] = {}
-  with (
-    workdir_lib.replace_folder(folder, "export") as temporary,
-    progress.Progress(len(source), f"export {form}", "passages") as bar,
-  ):
-    for number, shard in enumerate(source.manifest["shards"]):
-      rows = np.arange(shard["first_row"], shard["first_row"] + shard["rows"])
-      ids, vectors = source.ids(rows), source.take(rows)
-      if form == "npy":
-        name = f"vectors-{number:05d}.npy"
-        files[name] = sharded_output.write_array(temporary / name, vectors)
-        name = f"ids-{number:05d}{_IDS_SUFFIX}"
-        data = "".join(f"{i}\n" for i in ids).encode()
-      else:
-        name = f"passages_{number}.pkl"
-        data = pickle.dumps(_pickled(form, ids, vectors), protocol=4)
-      (temporary / name).write_bytes(data)
-      files[name] = workdir_lib.fingerprint_file(temporary / name)
-      bar.update(len(rows))
-    workdir_lib.write_record(
-      temporary / model_files.FILE,
-      {"kind": "embeddings", "format": form, "files": files},
-    )
-  logging.info("export: %d files in %s", len(files), folder)
-  return [folder / name for name in files]
-
-
-def _pickled(form: str, ids: list[str], vectors: np.ndarray) -> Any:
-  if form == "dpr":
-    prefixed = [i if i.startswith(WIKI) else WIKI + i for i in ids]
-    return list(zip(prefixed, vectors, strict=True))
-  return (vectors, ids) if form == "tevatron" else (ids, vectors)
 
 
 def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
@@ -104,9 +57,7 @@ def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
     InputError: a file has none of the formats, would run code, or has another
       width than the files before.
   """
-  workdir_lib.refuse_inside("--from", source, folder)
-  _check_export(source)
-  files = _files(source)
+  files = files_of(source, folder)
   stage = workdir_lib.Stage(
     vector_shards.STAGE,
     folder,
@@ -183,20 +134,30 @@ def _check_export(source: pathlib.Path) -> None:
     workdir_lib.check_files(folder, record | {"stage": "export"}, [source.name])
 
 
-def _files(source: pathlib.Path) -> list[pathlib.Path]:
-  """The files of vectors, in order."""
+def files_of(source: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:
+  """The files of vectors, in order; those of an export are checked.
+
+  Args:
+    source: a file, or a folder of files.
+    folder: output folder, which must not contain them.
+
+  Raises:
+    InputError: there are none, or a file that `export` wrote is damaged.
+  """
+  workdir_lib.refuse_inside("--from", source, folder)
+  _check_export(source)
   if source.is_dir():
     paths = [
       path
       for path in source.iterdir()
-      if path.is_file() and path.suffix in (".npy", ".pkl", ".pickle", "")
+      if path.is_file() and path.suffix in _SUFFIXES
     ]
     paths.sort(key=lambda path: _numbers(path.name))
   else:
     paths = [source]
   if not paths:
     raise errors.InputError(
-      f"{source} has no .pkl and no .npy: give the folder of the vectors"
+      f"{source} has no .pkl, .npy or .parquet: give the folder of the vectors"
     )
   return paths
 
@@ -208,28 +169,57 @@ def _numbers(name: str) -> tuple[list[int], str]:
 
 
 def read(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
-  """Ids and float32 vectors of one file.
+  """Ids and float32 vectors of one file; errors as in `read_parts`."""
+  ids, vectors = zip(*read_parts(path), strict=True)
+  if len(ids) == 1:
+    return ids[0], vectors[0]
+  return list(itertools.chain(*ids)), np.concatenate(vectors)
+
+
+def read_parts(
+  path: pathlib.Path,
+) -> Iterator[tuple[list[str], np.ndarray]]:
+  """Yields ids and float32 vectors of one file, a part at a time.
+
+  A part is a row group of Parquet; of other formats, the file.
 
   Raises:
     InputError: the file has none of the formats, would run code, is damaged, or
       a vector is not finite.
   """
+  row = 0
   try:
-    with open(path, "rb") as file:
-      if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
-        raise errors.InputError(
-          f"{path} is a .npz: unpack its .npy and give it"
-        )
-    if path.suffix == ".npy":
-      ids, vectors = _read_npy(path)
-    else:
-      ids, vectors = _of_pickle(path, vector_pickles.load(path))
+    for ids, vectors in _raw_parts(path):
+      yield _checked(path, ids, vectors, row)
+      row += len(ids)
   except OSError as error:
     raise errors.InputError(
       f"cannot read {error.filename or path}: {error.strerror or error}"
     ) from error
   except vector_pickles.Refused as error:
     raise errors.InputError(f"{path} is refused: {error}") from error
+  if not row:
+    raise errors.InputError(f"{path} has no vectors: export them again")
+
+
+def _raw_parts(path: pathlib.Path) -> Iterator[tuple[Sequence, np.ndarray]]:
+  """Yields ids and vectors as they are in a file, not yet checked."""
+  with open(path, "rb") as file:
+    magic = file.read(len(_ZIP_MAGIC))
+  if magic == _ZIP_MAGIC:
+    raise errors.InputError(f"{path} is a .npz: unpack its .npy and give it")
+  if path.suffix == vector_parquet.SUFFIX or magic == _PARQUET_MAGIC:
+    yield from vector_parquet.read(path)
+  elif path.suffix == ".npy":
+    yield _read_npy(path)
+  else:
+    yield _of_pickle(path, vector_pickles.load(path))
+
+
+def _checked(
+  path: pathlib.Path, ids: Sequence, vectors: np.ndarray, first: int
+) -> tuple[list[str], np.ndarray]:
+  """Ids as texts and vectors as finite float32; `first`: row in the file."""
   if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(vectors) != len(ids):
     raise errors.InputError(
       f"{path}: {len(ids)} ids with an array {vectors.dtype}{vectors.shape}:"
@@ -237,10 +227,10 @@ def read(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
     )
   if not vectors.shape[1]:
     raise errors.InputError(f"{path}: vectors of width 0: export them again")
-  names = [_identifier(path, row, name) for row, name in enumerate(ids)]
+  names = [_identifier(path, row, name) for row, name in enumerate(ids, first)]
   with np.errstate(over="ignore"):  # values beyond float32 become infinite
     vectors = vectors.astype(np.float32, copy=False)
-  _check_finite(path, names, vectors)
+  _check_finite(path, names, vectors, first)
   return names, vectors
 
 
@@ -258,7 +248,7 @@ def _read_npy(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
       f"{path} is not a .npy of vectors, or its header is damaged:"
       f" {' '.join(str(error).split())[:200] or type(error).__name__}"
     ) from error
-  names = path.with_name(path.stem.replace("vectors", "ids") + _IDS_SUFFIX)
+  names = path.with_name(path.stem.replace("vectors", "ids") + IDS_SUFFIX)
   try:
     return names.read_text(encoding="utf-8").split("\n")[:-1], vectors
   except UnicodeDecodeError as error:
@@ -266,18 +256,18 @@ def _read_npy(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
 
 
 def _check_finite(
-  path: pathlib.Path, ids: Sequence[str], vectors: np.ndarray
+  path: pathlib.Path, ids: Sequence[str], vectors: np.ndarray, first: int
 ) -> None:
   """Refuses vectors that are not finite; the message counts them."""
   finite = np.ones(len(vectors), bool)
-  for first in range(0, len(vectors), _ROWS):
-    some = slice(first, first + _ROWS)
+  for start in range(0, len(vectors), _ROWS):
+    some = slice(start, start + _ROWS)
     finite[some] = np.isfinite(vectors[some]).all(axis=1)
   bad = np.flatnonzero(~finite)
   if len(bad):
     raise errors.InputError(
       f"{path}: {len(bad)} of {len(vectors)} vectors are not finite (or too"
-      f" large for float32), the first in row {bad[0]} (id"
+      f" large for float32), the first in row {first + bad[0]} (id"
       f" {ids[bad[0]]!r}): compute them again, or leave them out"
     )
 

@@ -42,6 +42,9 @@ def check_results(
     now |= _of_stage(workdir.training, "train", "training")
   if "embeddings" in inputs:
     now |= _of_stage(workdir.embeddings(model), "embed", "embeddings")
+  if "encoder" in inputs:  # of imported vectors
+    record = workdir.embeddings(model) / "model" / "dpr_jax.json"
+    now |= _of_file(record, "encoder")
   if "index" in inputs and isinstance(config.get("factory"), str):
     folder = workdir.index(config["factory"], model)
     now |= _of_stage(folder, "index", "index")

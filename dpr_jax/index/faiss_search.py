@@ -6,6 +6,7 @@ the largest inner products, equal scores in the order of their rows.
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import faiss
 import numpy as np
@@ -63,6 +64,22 @@ class ShardedIndex:
 
 
 Index = faiss.Index | ShardedIndex
+
+
+@runtime_checkable
+class Searchable(Protocol):
+  """What `search_index` needs of an index: an `Index`, or a search engine.
+
+  Attributes:
+    ntotal: number of vectors.
+    d: width of a vector.
+  """
+
+  ntotal: int
+  d: int
+
+  def search(self, questions: np.ndarray, k: int) -> tuple:
+    """Scores and rows, both [questions, k], as FAISS returns them."""
 
 
 def layers(index: Index) -> Iterator[faiss.Index]:
@@ -148,7 +165,7 @@ def threads(count: int) -> Iterator[int]:
 
 
 def search_index(
-  loaded: Index, questions: np.ndarray, k: int
+  loaded: Searchable, questions: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """The rows with the largest inner products.
 
@@ -158,7 +175,7 @@ def search_index(
   decides which of them are in the list.
 
   Args:
-    loaded: index from `build_index` or `load_index`.
+    loaded: index from `build_index` or `load_index`, or a search engine.
     questions: float32 vectors [questions, dim].
     k: number of hits; columns are min(k, vectors in the index).
 

@@ -18,7 +18,7 @@ from absl import logging
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, multiprocess
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.embedding import vector_shards
+from dpr_jax.embedding import vector_encoder, vector_shards
 from dpr_jax.index import (
   all_processes,
   faiss_search,
@@ -147,7 +147,8 @@ def _encoder(
 ):
   """The encoder of questions for these vectors; None = there is none.
 
-  That is the case for imported vectors, and if the workdir has no model.
+  That is the case for vectors imported without their encoder, and if the
+  workdir has no model.
 
   Raises:
     InputError: the workdir's towers are not those that made the vectors.
@@ -156,9 +157,11 @@ def _encoder(
     encoder as encoder_lib,  # starts JAX: only when needed
   )
 
+  if vector_shards.is_imported(embeddings):
+    if not vector_encoder.is_stored(source):
+      return None
+    return vector_encoder.load(source, embeddings["dim"])
   made_by = str(embeddings.get("model"))
-  if made_by.startswith("imported "):
-    return None
   if model == "dense" and not workdir.training.exists():
     return None
   encoder = encoder_lib.Encoder.load(workdir.root, which=ENCODERS[model])
@@ -222,8 +225,8 @@ def check_origin(
     raise errors.InputError(
       f"{source}: these vectors are of passages"
       f" {workdir_lib.short(fingerprint)}, not of the passages"
-      f" {workdir_lib.short(passages)} in this workdir's data; run `dpr-jax"
-      " embed` again"
+      f" {workdir_lib.short(passages)} in this workdir's data; run"
+      f" `{vector_shards.command_of(embeddings)}` again"
     )
 
 

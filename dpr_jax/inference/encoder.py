@@ -1,12 +1,13 @@
 """Encodes questions and passages to vectors, from one text to millions.
 
 Texts are encoded in tiles (`length_tiles.py`).  Tiles depend only on the texts,
-not on the number of devices, and so do the vectors.
+not on the number of devices, and so do the vectors.  The names by which other
+libraries call an encoder are in `encoder_calls.py`.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -17,13 +18,10 @@ from jaxtyping import Array, Float, Int
 
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors, forks
-from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import arguments
-from dpr_jax.inference import length_tiles
-from dpr_jax.models import dual_encoder, retriever_model, stored_towers
-
-QUESTION, PASSAGE = "question", "passage"
-MODELS = ("best", "start")  # after training, and before training
+from dpr_jax.inference import encoder_calls, length_tiles
+from dpr_jax.models import dual_encoder, opened_towers, retriever_model
+from dpr_jax.models.dual_encoder import PASSAGE, QUESTION
 
 
 @runtime_checkable
@@ -79,7 +77,7 @@ def encode_tile(
   return encoder.encode_passages(params, texts)
 
 
-class Encoder:
+class Encoder(encoder_calls.Calls):
   """Encodes texts on all devices of this process, in few fixed shapes."""
 
   def __init__(
@@ -103,6 +101,11 @@ class Encoder:
     length_step = arguments.count("length_step", length_step)
     self.model = model
     self.work = Work()
+    self._sizes = {
+      "tokens_per_core": tokens_per_core,
+      "length_step": length_step,
+    }
+    self._of_model = params is None
     self._home = forks.Home()
     self._devices = jax.local_devices()
     self._fuse = jax.jit(model.encoder.fuse)
@@ -114,28 +117,56 @@ class Encoder:
   @classmethod
   def load(
     cls,
-    folder: arguments.Path,
+    folder: arguments.Path = None,
     which: arguments.Text = "best",
+    *,
+    question: arguments.Path = None,
+    passage: arguments.Path = None,
+    pooling: arguments.Text = None,
+    normalize: arguments.Switch = None,
+    title: arguments.Text = None,
+    question_prefix: arguments.Text = None,
+    passage_prefix: arguments.Text = None,
+    question_length: arguments.Count = None,
+    passage_length: arguments.Count = None,
     **options: Any,
   ) -> "Encoder":
-    """The encoder of a workdir, or of a Hugging Face folder.
+    """The encoder of a workdir, of a checkpoint, or of a pair of checkpoints.
+
+    The settings are `config.model`'s; None = as trained, or as the checkpoint
+    says, else as in DPR.
 
     Args:
-      folder: workdir of `dpr-jax train`; or a BERT folder of Hugging Face or
-        Sentence-Transformers, used for both kinds of text.
+      folder: workdir of `dpr-jax train`, or what `config.model.checkpoint` may
+        name: a folder, "starter", "hf:NAME"; or a pair of those.
       which: model of a workdir: "best" = after training, "start" = before.
+      question: checkpoint of the questions' encoder, instead of `folder`.
+      passage: checkpoint of the passages' encoder.
+      pooling: "cls", "mean", ...
+      normalize: scale vectors to length 1.
+      title: "pair", "joined" or "none".
+      question_prefix: text before every question.
+      passage_prefix: text before every passage.
+      question_length: maximum tokens of a question.
+      passage_length: maximum tokens of a passage.
       **options: keyword arguments of the constructor.
 
     Raises:
       InputError: the folder has no encoder, or an argument is bad.
     """
-    folder = workdir_lib.user_path(arguments.path("folder", folder))
-    which = arguments.choice("which", which, MODELS)
-    path = folder / "config.json"
-    if path.exists() and "hidden_size" in workdir_lib.read_json(path):
-      return cls(stored_towers.from_folder(folder), **options)
-    where = workdir_lib.Workdir(folder)
-    return cls(load_towers(None, where, which), **options)
+    name = opened_towers.named(folder, question, passage)
+    values = opened_towers.checked(
+      {
+        "pooling": pooling,
+        "normalize": normalize,
+        "title": title,
+        "question_prefix": question_prefix,
+        "passage_prefix": passage_prefix,
+        "question_length": question_length,
+        "passage_length": passage_length,
+      }
+    )
+    return cls(opened_towers.load(name, which, values), **options)
 
   def _local(self, params: Any) -> Any:
     """Prepares parameters for encoding, on this process's devices only."""
@@ -166,7 +197,7 @@ class Encoder:
   @property
   def dim(self) -> int:
     """Width of a vector."""
-    return self.model.encoder.config.hidden_size
+    return self.model.encoder.dim
 
   @property
   def programs(self) -> int:
@@ -179,7 +210,21 @@ class Encoder:
     other.__dict__ |= self.__dict__
     other.__dict__.pop("_first_params", None)
     other._params = self._local(params)
+    other._of_model = False
     return other
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    """Pickles model and sizes; programs are compiled again where it is read.
+
+    Raises:
+      InputError: its parameters are those of a training in progress.
+    """
+    if not self._of_model:
+      raise errors.InputError(
+        "this Encoder has other parameters than its model, and cannot be"
+        " copied to another process: load it there from the workdir"
+      )
+    return functools.partial(Encoder, self.model, **self._sizes), ()
 
   @functools.cached_property
   def _first_params(self) -> Any:
@@ -221,7 +266,11 @@ class Encoder:
     return self.collect(PASSAGE, self.model.tokenizer.passage_ids(records))
 
   def collect(
-    self, kind: str, ids: list[list[int]], widths: Sequence[int] = ()
+    self,
+    kind: str,
+    ids: list[list[int]],
+    widths: Sequence[int] = (),
+    report: Callable[[int], Any] = lambda count: None,
   ) -> Float[np.ndarray, "texts dim"]:
     """Vectors of tokenized texts, in their order.
 
@@ -230,6 +279,7 @@ class Encoder:
       ids: token ids, cut but not padded.
       widths: padded lengths, see `length_tiles.plan`; () = the multiples of
         `length_step` that the texts need.
+      report: called with the number of texts, whenever some are encoded.
     """
     lengths = np.array([len(row) for row in ids], np.int64)
     if not widths:
@@ -243,6 +293,7 @@ class Encoder:
     vectors = np.empty((len(ids), self.dim), np.float32)
     for rows, result in self.stream(kind, _Lists(ids), lengths, widths):
       vectors[rows] = result
+      report(len(rows))
     return vectors
 
   def stream(
@@ -303,25 +354,6 @@ class Encoder:
       [vectors[device, : len(tile.rows)] for device, tile in enumerate(tiles)]
     )
     return rows, vectors, Work(int(lengths[rows].sum()), ids.size)
-
-
-def load_towers(
-  config: ml_collections.ConfigDict | None,
-  where: workdir_lib.Workdir,
-  which: str,
-) -> retriever_model.Towers:
-  """The towers of a workdir.
-
-  Args:
-    config: config of the experiment; None = the workdir's.
-    where: the workdir.
-    which: "best" = after training, "start" = before training.
-  """
-  if which == "start":
-    return stored_towers.before_training(config, where)
-  if which == "best":
-    return stored_towers.trained(config, where)
-  raise errors.InputError(f"model {which!r}: must be best or start")
 
 
 def sized(

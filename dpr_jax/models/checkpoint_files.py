@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from dpr_jax.core import atomic_files, errors
+from dpr_jax.core import atomic_files, disk_errors, errors
 from dpr_jax.core import workdir as workdir_lib
 
 _SUMS = re.compile(r"(\d+)\.sha256\.json")
@@ -124,7 +124,7 @@ def read(
       )
   # Orbax and tensorstore raise many types; the bytes are those written.
   except Exception as error:
-    if refused := atomic_files.refusal(error):
+    if refused := disk_errors.refusal(error):
       raise errors.InputError(
         f"cannot read checkpoint {folder / str(step)}: {refused[0]}"
       ) from error

@@ -321,6 +321,17 @@ def _chosen(folder: pathlib.Path) -> list[int]:
   return []
 
 
+def check_any(folder: pathlib.Path) -> list[int]:
+  """Steps of the checkpoints, ascending; `InputError` if there are none."""
+  there = checkpoint_files.steps_there(folder)
+  if not there:
+    raise errors.InputError(
+      f"{folder} holds no checkpoint: run `dpr-jax {_stage(folder)}` with this"
+      " --workdir"
+    )
+  return there
+
+
 def load_params(
   folder: pathlib.Path, step: int | None = None
 ) -> tuple[int, Any]:
@@ -337,12 +348,7 @@ def load_params(
   Raises:
     InputError: there is no such checkpoint, or it is damaged.
   """
-  there, command = checkpoint_files.steps_there(folder), _stage(folder)
-  if not there:
-    raise errors.InputError(
-      f"{folder} holds no checkpoint: run `dpr-jax {command}` with this"
-      " --workdir"
-    )
+  there = check_any(folder)
   steps = _chosen(folder) if step is None else [step]
   steps = steps or there[-1:]
   missing = [step for step in steps if step not in there]

@@ -1,13 +1,16 @@
 """The two towers: questions and passages in, vectors out.
 
-A tower is a BERT and a pooling rule.  Both towers start from the same
-checkpoint and have weights of their own, as in the paper, unless `shared` is
-set.  [CLS] pooling and the plain dot product are the paper's; mean pooling,
-unit vectors and a temperature are those of other encoders.  Parameters are
-`{"question": tree, "passage": tree}` or `{"shared": tree}`.
+A tower is an encoder and what makes one vector of its hidden states
+(`pooling_layers.py`).  Both towers start from the same checkpoint, or from one
+of a pair each, and have weights of their own, as in the paper, unless `shared`
+is set.  [CLS] pooling and the plain dot product are the paper's; the other
+poolings, dense layers, unit vectors and a temperature are those of other
+encoders.  Parameters are `{"question": tree, "passage": tree}` or
+`{"shared": tree}`; dense layers are part of a tree.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.struct
@@ -17,9 +20,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dpr_jax.core import errors
-from dpr_jax.models import bert, stacked_layers
+from dpr_jax.models import bert, pooling_layers, stacked_layers
 
-POOLINGS = ("cls", "mean")
+POOLINGS = pooling_layers.POOLINGS
 QUESTION, PASSAGE, SHARED = "question", "passage", "shared"
 
 
@@ -44,8 +47,13 @@ class DualEncoder:
 
   Attributes:
     config: sizes of the BERTs.
-    pooling: "cls" = hidden state at position 0; "mean" = mean over the tokens.
+    pooling: one of `POOLINGS`: "cls" = hidden state at position 0, "mean" =
+      mean over the tokens, ...
+    dense: dense layers after pooling.
     normalize: scale vectors to length 1.
+    question_skip: number of tokens at the beginning of every question, [CLS]
+      and the prefix, that are not pooled; 0 = all are.
+    passage_skip: the same for passages.
     shared: one BERT for both kinds of text.
     dtype: dtype of the computation; vectors are float32.
     chunk_size: texts that a device encodes at once; 0 = all.  A chunk that
@@ -69,6 +77,9 @@ class DualEncoder:
   gradient_cache: bool = False
   remat: str = "none"
   attention: str = "plain"
+  dense: tuple[pooling_layers.DenseLayer, ...] = ()
+  question_skip: int = 0
+  passage_skip: int = 0
 
   def __post_init__(self):
     if self.pooling not in POOLINGS:
@@ -76,6 +87,13 @@ class DualEncoder:
         f"config.model.pooling={self.pooling!r}: must be one of"
         f" {', '.join(POOLINGS)}"
       )
+    if self.dense and self.dense[0].inputs != self.config.hidden_size:
+      raise errors.InputError(
+        f"the dense layer after pooling takes {self.dense[0].inputs} numbers,"
+        f" the encoder gives {self.config.hidden_size}: they are not of the"
+        " same checkpoint"
+      )
+    bert.check_attention(self.config, self.attention)
     if self.remat not in bert.REMATS:
       raise errors.InputError(
         f"config.train.remat={self.remat!r}: must be one of"
@@ -87,18 +105,36 @@ class DualEncoder:
     """Names of the towers in the parameters."""
     return (SHARED,) if self.shared else (QUESTION, PASSAGE)
 
-  def towers(self, params: dict[str, Any]) -> dict[str, Any]:
-    """Two towers that start from one pretrained tree."""
+  @property
+  def dim(self) -> int:
+    """Width of a vector."""
+    return self.dense[-1].outputs if self.dense else self.config.hidden_size
+
+  @property
+  def first_only(self) -> bool:
+    """Whether a vector depends on the last hidden state at position 0 alone."""
+    skips = self.question_skip or self.passage_skip
+    return self.pooling == "cls" and not skips
+
+  def towers(
+    self, params: dict[str, Any], passage: dict[str, Any] | None = None
+  ) -> dict[str, Any]:
+    """Parameters of both towers.
+
+    Args:
+      params: pretrained tree of both towers, or of the question tower.
+      passage: pretrained tree of the passage tower; None = a copy of `params`.
+    """
     if self.shared:
       return {SHARED: params}
-    copy = jax.tree.map(lambda x: x.copy(), params)
-    return {QUESTION: params, PASSAGE: copy}
+    if passage is None:
+      passage = jax.tree.map(lambda x: x.copy(), params)
+    return {QUESTION: params, PASSAGE: passage}
 
   def fuse(self, params: dict[str, Any]) -> dict[str, Any]:
     """Parameters that give the same vectors faster; not for training."""
-    first_only = self.pooling == "cls"
     return {
-      name: bert.fuse(tower, first_only, self.dtype)
+      name: bert.fuse(tower, self.first_only, self.dtype)
       for name, tower in params.items()
     }
 
@@ -108,18 +144,20 @@ class DualEncoder:
     """Vectors of questions."""
     tower = params[SHARED if self.shared else QUESTION]
     size = self.question_chunk_size or self.chunk_size
-    return self._encode(tower, questions, size)
+    return self._encode(tower, questions, size, self.question_skip)
 
   def encode_passages(
     self, params: dict[str, Any], passages: Texts
   ) -> Float[Array, "rows dim"]:
     """Vectors of passages."""
     tower = params[SHARED if self.shared else PASSAGE]
-    return self._encode(tower, passages, self.chunk_size)
+    return self._encode(tower, passages, self.chunk_size, self.passage_skip)
 
-  def _encode(self, tower: dict[str, Any], texts: Texts, size: int) -> Array:
+  def _encode(
+    self, tower: dict[str, Any], texts: Texts, size: int, skip: int
+  ) -> Array:
     rows = texts.token_ids.shape[0]
-    encode = self._encode_chunk
+    encode = functools.partial(self._encode_chunk, skip)
     if self.gradient_cache:
       encode = jax.checkpoint(encode)
     if not size or size >= rows:
@@ -136,7 +174,7 @@ class DualEncoder:
       # embedding table would be summed once per chunk.
       words = bert.look_up(tower, texts.token_ids)
     if stacked_layers.STACK not in tower:
-      tower = bert.fuse(tower, self.pooling == "cls")  # once, not per chunk
+      tower = bert.fuse(tower, self.first_only)  # once, not per chunk
     # [rows, ...] to [chunks, size, ...].  Rows keep their order, so the
     # vectors need only be reshaped back.
     chunks = jax.tree.map(
@@ -146,7 +184,7 @@ class DualEncoder:
     return vectors.reshape(rows, -1)
 
   def _encode_chunk(
-    self, tower: dict[str, Any], texts: Texts, words: Array | None
+    self, skip: int, tower: dict[str, Any], texts: Texts, words: Array | None
   ) -> Array:
     hidden = bert.Bert(
       self.config, self.dtype, self.remat, self.attention
@@ -155,18 +193,9 @@ class DualEncoder:
       texts.token_ids,
       texts.mask,
       dropout_keys=texts.dropout_keys,
-      first_only=self.pooling == "cls",
+      first_only=self.first_only,
       words=words,
     )
-    if self.pooling == "cls":
-      vectors = hidden[:, 0].astype(jnp.float32)
-    else:
-      # Mean over the tokens [rows, length, dim], padding excluded.
-      weights = texts.mask.astype(jnp.float32)[:, :, None]
-      vectors = jnp.sum(hidden.astype(jnp.float32) * weights, axis=1)
-      vectors = vectors / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
-    if self.normalize:
-      # The constant keeps the gradient of a zero vector finite.
-      norms = jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-24)
-      vectors = vectors / norms
-    return vectors
+    vectors = pooling_layers.pool(hidden, texts.mask, self.pooling, skip)
+    vectors = pooling_layers.apply_dense(tower, self.dense, vectors)
+    return pooling_layers.unit(vectors) if self.normalize else vectors

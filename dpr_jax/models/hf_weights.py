@@ -1,84 +1,35 @@
 """Converts between Hugging Face weights and our parameters.
 
-Reads the `model.safetensors` of a BERT folder, whose names may start with a
-prefix (`bert.`), into the tree of `bert.py`, and writes it back.  Linear
-weights are transposed: Hugging Face stores `[out, in]`.
+Makes the tree of `bert.py` from the tensors of an encoder, whose names may
+start with a prefix (`bert.`), and back.  The names are those of
+`tensor_names.py`.  Linear weights are transposed: Hugging Face stores
+`[out, in]`.
 """
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from dpr_jax.core import errors
-from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.models import bert
+from dpr_jax.models import bert, tensor_files
+from dpr_jax.models.tensor_names import join, separate, tensor_names
 
-# Prefixes of an encoder's tensors in a Hugging Face checkpoint.
-PREFIXES = ("", "bert.", "bert_model.")
 # Tensors of heads and buffers that an encoder does not use.
-IGNORED = ("embeddings.position_ids", "pooler.", "cls.", "qa_outputs.")
-
-_LAYER_DENSE = {
-  "query": "attention.self.query",
-  "key": "attention.self.key",
-  "value": "attention.self.value",
-  "attention_output": "attention.output.dense",
-  "intermediate": "intermediate.dense",
-  "output": "output.dense",
-}
-_LAYER_NORM = {
-  "attention_norm": "attention.output.LayerNorm",
-  "output_norm": "output.LayerNorm",
-}
-_EMBEDDINGS = ("word", "position", "token_type")
+IGNORED = (
+  "embeddings.position_ids",
+  *(f"{head}." for head in tensor_files.HEADS),
+)
 
 
-def tensor_names(
-  config: bert.BertConfig,
-) -> Iterator[tuple[tuple[str, ...], str, tuple[int, ...]]]:
-  """Yields (our path, Hugging Face name, Hugging Face shape) of each tensor.
-
-  A path that ends in `kernel` is transposed between the two.
-  """
-  width, inner = config.hidden_size, config.intermediate_size
-  rows = (
-    config.vocab_size,
-    config.max_position_embeddings,
-    config.type_vocab_size,
-  )
-  for name, count in zip(_EMBEDDINGS, rows, strict=True):
-    yield (
-      (f"{name}_embeddings", "embedding"),
-      f"embeddings.{name}_embeddings.weight",
-      (count, width),
-    )
-
-  def norm(path: tuple[str, ...], name: str):
-    yield (*path, "scale"), f"{name}.weight", (width,)
-    yield (*path, "bias"), f"{name}.bias", (width,)
-
-  yield from norm(("embeddings_norm",), "embeddings.LayerNorm")
-  for number in range(config.num_hidden_layers):
-    ours, theirs = f"layer_{number}", f"encoder.layer.{number}"
-    for path, name in _LAYER_DENSE.items():
-      size_out = inner if path == "intermediate" else width
-      size_in = inner if path == "output" else width
-      yield (
-        (ours, path, "kernel"),
-        f"{theirs}.{name}.weight",
-        (size_out, size_in),
-      )
-      yield (ours, path, "bias"), f"{theirs}.{name}.bias", (size_out,)
-    for path, name in _LAYER_NORM.items():
-      yield from norm((ours, path), f"{theirs}.{name}")
+def prefixes(config: bert.BertConfig) -> tuple[str, ...]:
+  """Prefixes that the names of an encoder's tensors may have."""
+  return ("", config.prefix, "bert_model.")
 
 
 def shapes(config: bert.BertConfig) -> dict[str, Any]:
-  """The parameter tree of a BERT, with shapes instead of arrays."""
+  """The parameter tree of an encoder, with shapes instead of arrays."""
   tree: dict[str, Any] = {}
   for path, _, shape in tensor_names(config):
     node = tree
@@ -112,10 +63,12 @@ def params_from_tensors(
   Raises:
     InputError: tensors are missing, misshapen or unexpected; all are named.
   """
-  modern = {_modern_name(name): value for name, value in tensors.items()}
+  modern = separate(
+    {_modern_name(name): value for name, value in tensors.items()}
+  )
   if prefix is None:
-    probe = "embeddings.word_embeddings.weight"
-    prefix = next((p for p in PREFIXES if p + probe in modern), "")
+    _, probe, _ = next(tensor_names(config))
+    prefix = next((p for p in prefixes(config) if p + probe in modern), "")
   tree: dict[str, Any] = {}
   missing, misshapen, used = [], [], set()
   for path, name, shape in tensor_names(config):
@@ -146,9 +99,10 @@ def params_from_tensors(
     if names
   ]
   if problems:
+    sizes = f"{config.num_hidden_layers} layers, {config.hidden_size} wide"
     raise errors.InputError(
-      f"{source} does not hold the BERT that its config.json describes"
-      f" ({config.num_hidden_layers} layers, {config.hidden_size} wide):"
+      f"{source} does not hold the {config.title} that its config.json"
+      f" describes ({sizes}):"
       f" {'; '.join(problems)}"
     )
   return tree
@@ -159,57 +113,14 @@ def _some(names: list[str], most: int = 6) -> str:
   return ", ".join(names[:most]) + more
 
 
-def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads `model.safetensors`, or the shards that its index names.
-
-  Raises:
-    InputError: a file is missing or damaged.
-  """
-  folder = pathlib.Path(folder)
-  index = folder / "model.safetensors.index.json"
-  if index.exists():
-    paths = [folder / name for name in _shards(index)]
-  else:
-    paths = [folder / "model.safetensors"]
-  tensors: dict[str, np.ndarray] = {}
-  for path in paths:
-    if not path.exists():
-      raise errors.InputError(
-        f"{path} is missing: a checkpoint folder needs model.safetensors"
-        " (convert a pytorch_model.bin with transformers' save_pretrained)"
-      )
-    try:
-      tensors |= safetensors.numpy.load_file(path)
-    # Types that NumPy does not have, empty files, errors of the disk: any.
-    except Exception as error:
-      reason = " ".join(str(error).split())[:200] or type(error).__name__
-      raise errors.InputError(
-        f"{path} is damaged, or has a dtype that NumPy does not support:"
-        f" {type(error).__name__}: {reason}"
-      ) from error
-  return tensors
-
-
-def _shards(index: pathlib.Path) -> list[str]:
-  """Files that a `model.safetensors.index.json` names, all in its folder."""
-  content = workdir_lib.read_json(index)
-  shards = content.get("weight_map") if isinstance(content, dict) else None
-  if not isinstance(shards, dict) or not all(
-    isinstance(name, str) and name and pathlib.PurePath(name).name == name
-    for name in shards.values()
-  ):
-    raise errors.InputError(
-      f"{index}: weight_map must map names of tensors to files in its folder"
-    )
-  return sorted(set(shards.values()))
-
-
 def load_bert(
   folder: pathlib.Path,
 ) -> tuple[bert.BertConfig, dict[str, Any]]:
-  """Loads config and float32 parameters of a Hugging Face BERT folder."""
+  """Loads config and float32 parameters of a Hugging Face folder."""
   config = bert.BertConfig.read(folder)
-  params = params_from_tensors(read_tensors(folder), config, str(folder))
+  params = params_from_tensors(
+    tensor_files.read_tensors(folder), config, str(folder)
+  )
   return config, params
 
 
@@ -226,4 +137,4 @@ def tensors_from_params(
     tensors[prefix + name] = np.ascontiguousarray(
       value.T if path[-1] == "kernel" else value
     )
-  return tensors
+  return join(tensors)

@@ -11,6 +11,7 @@ LayerNorm and the gradients of weights are float32.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -19,6 +20,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt32
 
 from dpr_jax.models import dropout
+
+# By the name in Hugging Face's config.json; `encoder_config` lists the names.
+ACTIVATIONS = {
+  # With erf: jax.nn.gelu uses erfc, which costs 2.5 times as much on a CPU.
+  "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5))),
+  "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+  "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+  "relu": jax.nn.relu,
+}
 
 
 def _weight_gradient(
@@ -128,6 +138,39 @@ def _feed_forward_backward(activation, keep, saved, gradient):
 feed_forward.defvjp(_feed_forward_forward, _feed_forward_backward)
 
 
+def gated_feed_forward(
+  x: Float[Array, "rows n dim"],
+  kernel_in: Float[ArrayLike, "dim double"],
+  kernel_out: Float[ArrayLike, "inner dim"],
+  activation: Callable[[Array], Array],
+  drop: Callable[[Array], Array],
+  keep: bool = True,
+) -> Float[Array, "rows n dim"]:
+  """Two dense layers without biases; half of the first gates the other half.
+
+  Args:
+    x: input.
+    kernel_in: kernel of the first layer; double = 2 inner, values then gates.
+    kernel_out: kernel of the second layer.
+    activation: elementwise function of the values.
+    drop: dropout of the gated values.
+    keep: see `feed_forward`.
+  """
+
+  def first(x, kernel):
+    return dense(x, kernel, jnp.zeros(kernel.shape[1], jnp.float32))
+
+  def second(inner, kernel):
+    values, gates = jnp.split(inner, 2, axis=-1)
+    active = drop(activation(values) * gates)
+    return dense(active, kernel, jnp.zeros(kernel.shape[1], jnp.float32))
+
+  if keep:  # the result of the first layer alone is kept
+    return jax.checkpoint(second)(first(x, kernel_in), kernel_out)
+  both = jax.checkpoint(lambda x, k_in, k_out: second(first(x, k_in), k_out))
+  return both(x, kernel_in, kernel_out)
+
+
 def _wide(subscripts, x, y):
   """A batched product in the inputs' dtype, with a float32 result."""
   return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)
@@ -138,9 +181,11 @@ def _batched(subscripts, x, y):
   return _wide(subscripts, x, y).astype(x.dtype)
 
 
-def _weights(query, key, bias):
-  scores = _wide("rhqd,rhkd->rhqk", query, key)
-  return jax.nn.softmax(scores + bias, axis=-1)
+def _weights(query, key, bias, position_bias):
+  scores = _wide("rhqd,rhkd->rhqk", query, key) + bias
+  if position_bias is not None:
+    scores = scores + position_bias
+  return jax.nn.softmax(scores, axis=-1)
 
 
 def _drop(weights, words, rate):
@@ -152,9 +197,10 @@ def attention(
   query: Float[Array, "rows heads q d"],
   key: Float[Array, "rows heads k d"],
   value: Float[Array, "rows heads k d"],
-  bias: Float[Array, "rows 1 1 k"],
+  bias: Float[Array, "rows 1 #q k"],
   words: UInt32[Array, "rows two"] | None,
   rate: float,
+  position_bias: Float[Array, "1 heads q k"] | None = None,
 ) -> Float[Array, "rows heads q d"]:
   """Softmax attention; queries are already scaled.
 
@@ -166,14 +212,16 @@ def attention(
     words: dropout words of each text; None = no dropout.
     rate: dropout rate of the weights; kept weights are scaled by
       1 / (1 - rate).
+    position_bias: float32, added to the scores of every text; the only bias
+      with a gradient.
   """
-  weights = _drop(_weights(query, key, bias), words, rate)
+  weights = _drop(_weights(query, key, bias, position_bias), words, rate)
   return _batched("rhqk,rhkd->rhqd", weights.astype(value.dtype), value)
 
 
-def _attention_forward(query, key, value, bias, words, rate):
-  output = attention(query, key, value, bias, words, rate)
-  return output, (query, key, value, bias, words, output)
+def _attention_forward(query, key, value, bias, words, rate, position_bias):
+  output = attention(query, key, value, bias, words, rate, position_bias)
+  return output, (query, key, value, bias, words, position_bias, output)
 
 
 def _attention_backward(rate, saved, gradient):
@@ -181,8 +229,8 @@ def _attention_backward(rate, saved, gradient):
   #   dV = D' dO,  dD = dO V',  dP = dropout(dD) by the same mask,
   #   dS = P * (dP - sum_k P dP),  dQ = dS K,  dK = dS' Q.
   # Only Q, K, V and O were saved; S, P and D are computed again.
-  query, key, value, bias, words, output = saved
-  weights = _weights(query, key, bias)
+  query, key, value, bias, words, position_bias, output = saved
+  weights = _weights(query, key, bias, position_bias)
   dropped = _drop(weights, words, rate).astype(value.dtype)
   to_value = _batched("rhqk,rhqd->rhkd", dropped, gradient)
   to_weights = _drop(_wide("rhqd,rhkd->rhqk", gradient, value), words, rate)
@@ -193,13 +241,18 @@ def _attention_backward(rate, saved, gradient):
     axis=-1,
     keepdims=True,
   )
-  to_scores = (weights * (to_weights - mean)).astype(query.dtype)
+  to_scores = weights * (to_weights - mean)
+  to_position = None
+  if position_bias is not None:  # of all texts
+    to_position = jnp.sum(to_scores, axis=0, keepdims=True)
+  to_scores = to_scores.astype(query.dtype)
   return (
     _batched("rhqk,rhkd->rhqd", to_scores, key),
     _batched("rhqk,rhqd->rhkd", to_scores, query),
     to_value,
     None,  # the bias is constant: it is made from the mask
     None,
+    to_position,
   )
 
 

@@ -17,7 +17,7 @@ import ml_collections
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.models import model_files
+from dpr_jax.models import auto_settings, model_files
 
 FOLDER = "model"  # in `training/`, `reader/` and `embeddings/passages-start/`
 # Keys of `config.model` and of `config.reader` that determine what the model
@@ -31,7 +31,8 @@ READER_DECIDING = ("length", "question_length", "overlap", "layout")
 FREE = ("compute_dtype", "attention")
 TRAINED = "the training's"
 # Keys that determine the parameters at step 0.
-BEGINNING = ("checkpoint", "random_layers", "random_width", "random_heads")
+CHECKPOINTS = ("checkpoint", "question_checkpoint", "passage_checkpoint")
+BEGINNING = (*CHECKPOINTS, "random_layers", "random_width", "random_heads")
 
 
 def fix_of(folder: pathlib.Path) -> str:
@@ -99,6 +100,7 @@ def folders(where: workdir_lib.Workdir) -> dict[pathlib.Path, str]:
     where.training / FOLDER: model_files.TOWERS,
     where.reader / FOLDER: model_files.READER,
     start_folder(where): model_files.TOWERS,
+    where.embeddings() / FOLDER: model_files.TOWERS,  # of imported vectors
   }
   return {
     folder: kind
@@ -147,7 +149,10 @@ def _recorded(folder: pathlib.Path, section: str) -> dict[str, Any] | None:
 def differences(
   there: Mapping[str, Any], here: Mapping[str, Any], keys: tuple[str, ...]
 ) -> dict[str, tuple[Any, Any]]:
-  """(old, new) by key, for keys that both have with different values."""
+  """(old, new) by key, for keys that both have with different values.
+
+  A value that leaves the setting to the checkpoint differs from none.
+  """
   return {
     key: (there[key], here[key])
     for key in keys
@@ -155,6 +160,8 @@ def differences(
     and key in here
     and there[key] != here[key]
     and not (key == "layout" and "auto" in (there[key], here[key]))
+    and not auto_settings.is_auto(key, there[key])
+    and not auto_settings.is_auto(key, here[key])
   }
 
 
@@ -265,23 +272,34 @@ def take(
   keep: tuple[str, ...] = (),
 ) -> None:
   """Sets the keys that both have in a section of a config, except `keep`."""
-  for key, value in values.items():
-    if key in section and key not in keep:
-      section[key] = value
+  # In a copy without references, "auto" would hold no True or False.
+  with section.ignore_type():
+    for key, value in values.items():
+      if key in section and key not in keep:
+        section[key] = value
 
 
 def is_start_of(
   record: Mapping[str, Any], config: ml_collections.ConfigDict
 ) -> bool:
   """True where a stored "dense-start" is the model at step 0 of a config."""
-  kept, model = record["model"], config.model
-  keys = ("dropout", *DECIDING)
+  kept, model = record["model"], config_lib.plain(config.model)
   if kept["checkpoint"] == "random":
-    keys = (*keys, *BEGINNING)
-    if record["seed"] != config.seed:
+    random = [key for key in BEGINNING if key not in CHECKPOINTS]
+    if record["seed"] != config.seed or any(
+      kept[key] != model[key] for key in random
+    ):
       return False
-  return config_lib.same_path(kept["checkpoint"], model.checkpoint) and all(
-    kept[key] == model[key] for key in keys
+  return same_checkpoint(kept, model) and not differences(
+    kept, model, ("dropout", *DECIDING)
+  )
+
+
+def same_checkpoint(kept: Mapping[str, Any], model: Any) -> bool:
+  """True where two sections `model` start from the same files."""
+  # Of an older version a section has no pair.
+  return all(
+    config_lib.same_path(kept.get(key, ""), model[key]) for key in CHECKPOINTS
   )
 
 

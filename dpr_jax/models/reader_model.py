@@ -1,10 +1,11 @@
 """Builds, loads and exports a reader: structure, parameters and tokenizer.
 
-`start` builds the reader at the beginning of training: a pretrained BERT with
-fresh heads, a Hugging Face reader (`DPRReader`, `BertForQuestionAnswering`), or
-one that `dpr-jax train-reader` wrote into a workdir.  `store` writes sizes and
-tokenizer next to the parameters, `trained` loads a trained reader,
-`from_folder` loads a finished one, `export` writes one for transformers.
+`start` builds the reader at the beginning of training: a pretrained encoder of
+any layout with fresh heads, a Hugging Face reader (`DPRReader`,
+`BertForQuestionAnswering`), or one that `dpr-jax train-reader` wrote into a
+workdir.  `store` writes sizes and tokenizer next to the parameters, `trained`
+loads a trained reader, `from_folder` loads a finished one, `export` writes one
+for transformers.
 """
 
 import dataclasses
@@ -32,6 +33,8 @@ from dpr_jax.models import (
   model_settings,
   retriever_model,
   span_reader,
+  tensor_files,
+  tower_sources,
 )
 
 STAGE = "train-reader"
@@ -78,7 +81,7 @@ class Reader:
 def start(config: ml_collections.ConfigDict) -> Reader:
   """The reader before training, by `config.reader` and `config.model`."""
   settings = config.reader
-  name = settings.checkpoint or config.model.checkpoint
+  name = checkpoint_of(config)
   where = workdir_lib.Workdir(name)
   if settings.checkpoint and (where.reader / workdir_lib.MANIFEST).exists():
     reader = dataclasses.replace(trained(None, where), step=0)
@@ -110,23 +113,46 @@ def start(config: ml_collections.ConfigDict) -> Reader:
   return dataclasses.replace(reader, structure=structure, tokenizer=tokenizer)
 
 
+def checkpoint_of(config: ml_collections.ConfigDict) -> str:
+  """Name of the checkpoint that a reader's training starts from."""
+  model = config.model
+  return (
+    config.reader.checkpoint or model.passage_checkpoint or model.checkpoint
+  )
+
+
 def _pretrained(config: ml_collections.ConfigDict, name: str) -> Reader:
-  if name == "random":
-    folder, bert_config, tower = retriever_model.load_base(config, name)
-    heads, layout = None, "dpr"
-  else:
-    folder = checkpoint_sources.checkpoint_folder(name)
-    logging.info("loading the pretrained model %s from %s", name, folder)
+  """A reader of another library, or an encoder with fresh heads."""
+  folder = _reader_folder(name)
+  if folder is not None:
+    logging.info("loading the pretrained reader %s from %s", name, folder)
     bert_config, tower, heads, layout = load_tensors(folder)
+    backend = tower_sources.checked_tokenizer(folder, bert_config)
+  else:
+    bert_config, tower, backend = tower_sources.passage_tower(
+      name, config.model, config.seed
+    )
+    heads, layout = None, "dpr"
   structure = span_reader.SpanReader(bert_config)
   own = heads or {}
   params = {"bert": tower} | structure.init_heads(config.seed) | own
-  backend = retriever_model.checked_tokenizer(folder, bert_config)
   length = min(350, bert_config.max_position_embeddings)
   tokenizer = reader_tokenization.ReaderTokenizer(
     backend, length, min(64, length // 4), length // 4, layout
   )
   return Reader(structure, params, tokenizer, ranks="rank" in own)
+
+
+def _reader_folder(name: str) -> pathlib.Path | None:
+  """Folder of a checkpoint with a reader's heads; None = it is an encoder."""
+  if name == "random" or tower_sources.workdir_of(name) is not None:
+    return None
+  path = checkpoint_sources.checkpoint_path(name)
+  if (path / "modules.json").exists() or not (path / "config.json").is_file():
+    return None
+  names = tensor_files.tensor_names(path)
+  heads = (_DPR, *(f"{head}." for head in _HEADS.values()))
+  return path if any(each.startswith(heads) for each in names) else None
 
 
 def load_tensors(
@@ -139,7 +165,7 @@ def load_tensors(
     A `DPRReader` has both heads, a `BertForQuestionAnswering` the span head.
   """
   config = bert.BertConfig.read(folder)
-  tensors = hf_weights.read_tensors(folder)
+  tensors = tensor_files.read_tensors(folder)
   is_dpr = any(name.startswith(_DPR) for name in tensors)
   heads, tensors = split_heads(tensors, config, str(folder))
   if is_dpr and len(heads) < len(_HEADS):
@@ -229,7 +255,7 @@ def from_folder(folder: str | os.PathLike) -> Reader:
     settings |= workdir_lib.read_json(folder / _OLD_SETTINGS)
   ranks = bool(settings.pop("ranks"))
   tokenizer = reader_tokenization.ReaderTokenizer(
-    retriever_model.checked_tokenizer(folder, bert_config), **settings
+    tower_sources.checked_tokenizer(folder, bert_config), **settings
   )
   return Reader(structure, params, tokenizer, ranks)
 

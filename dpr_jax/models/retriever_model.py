@@ -4,10 +4,10 @@
 training; `stored_towers` opens what training has written.
 """
 
+import copy
 import dataclasses
 import functools
 import hashlib
-import pathlib
 from typing import Any
 
 import jax
@@ -15,12 +15,17 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tokenizers
-from absl import logging
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.data import tokenization
-from dpr_jax.models import bert, checkpoint_sources, dual_encoder, hf_weights
+from dpr_jax.models import (
+  bert,
+  dual_encoder,
+  model_settings,
+  pooling_layers,
+  tower_sources,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +37,21 @@ class Towers:
     params: parameters of the towers, in host memory.
     tokenizer: text to token ids; None where no text is encoded.
     step: training steps of the parameters; 0 = pretrained.
+    head: what follows the hidden states, besides the settings.
   """
 
   encoder: dual_encoder.DualEncoder
   params: Any
   tokenizer: tokenization.TextTokenizer | None
   step: int = 0
+  head: pooling_layers.Head = pooling_layers.Head()
 
   @functools.cached_property
   def fingerprint(self) -> str:
     """sha256 of weights, structure and text format: all a vector depends on."""
     digest = hashlib.sha256()
     _update(digest, self.params)
-    structure = (
+    structure: tuple[Any, ...] = (
       dataclasses.asdict(self.encoder.config),
       self.encoder.pooling,
       self.encoder.normalize,
@@ -52,6 +59,8 @@ class Towers:
       self.tokenizer.text_format(),
       self.tokenizer.backend.to_str(),
     )
+    if head := self.head.record():  # without one, as in older versions
+      structure = (*structure, head)
     digest.update(repr(structure).encode())
     return digest.hexdigest()
 
@@ -95,24 +104,36 @@ def attention(name: str) -> str:
   return config_lib.one_of("model.attention", name, bert.ATTENTIONS)
 
 
-def random_sizes(model: ml_collections.ConfigDict) -> bert.BertConfig:
-  """Sizes of `config.model.checkpoint="random"`."""
-  return bert.BertConfig(
-    hidden_size=model.random_width,
-    num_hidden_layers=model.random_layers,
-    num_attention_heads=model.random_heads,
-    intermediate_size=4 * model.random_width,
-  )
+def resolved(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """A copy of the config with what the checkpoint says in place of "auto".
+
+  Raises:
+    InputError: there is no such checkpoint.
+  """
+  source = tower_sources.of_model(config.model, config.seed)
+  config = copy.deepcopy(config)
+  model_settings.take(config.model, source.resolved(config.model))
+  return config
 
 
 def structure(
-  model: ml_collections.ConfigDict, bert_config: bert.BertConfig
+  model: ml_collections.ConfigDict,
+  bert_config: bert.BertConfig,
+  head: pooling_layers.Head | None = None,
+  backend: tokenizers.Tokenizer | None = None,
 ) -> dual_encoder.DualEncoder:
   """The towers of `config.model`, for a checkpoint of these sizes.
+
+  Args:
+    model: section `model` of a resolved config.
+    bert_config: sizes of the checkpoint.
+    head: what follows the hidden states; None = nothing but the settings.
+    backend: tokenizer of the checkpoint; needed if prefixes are not pooled.
 
   Raises:
     InputError: texts may be longer than the checkpoint has positions.
   """
+  head = head or pooling_layers.Head()
   bert_config = with_dropout(bert_config, model.dropout)
   for name in ("question_length", "passage_length"):
     if model[name] > bert_config.max_position_embeddings:
@@ -127,31 +148,75 @@ def structure(
     shared=model.shared_towers,
     dtype=compute_dtype(model.compute_dtype),
     attention=attention(model.attention),
+    dense=head.dense,
+    **skips(model, head, backend),
   )
+
+
+def skips(
+  model: Any,
+  head: pooling_layers.Head,
+  backend: tokenizers.Tokenizer | None,
+) -> dict[str, int]:
+  """`question_skip` and `passage_skip` of `DualEncoder`.
+
+  Raises:
+    InputError: a prefix is as long as the texts, so that nothing is pooled.
+  """
+  if head.pools_prefix or backend is None:
+    return {}
+  found = {}
+  for kind in ("question", "passage"):
+    prefix, length = model[f"{kind}_prefix"], model[f"{kind}_length"]
+    count = tower_sources.prefix_tokens(backend, prefix)
+    if count >= length - 1:
+      raise errors.InputError(
+        f"config.model.{kind}_prefix={prefix!r}: has {count} tokens, which this"
+        f" checkpoint does not pool, and config.model.{kind}_length={length}"
+        " leaves no others: set it higher"
+      )
+    found[f"{kind}_skip"] = count
+  return found
 
 
 def start(config: ml_collections.ConfigDict) -> Towers:
   """The towers before training, as `config.model` describes them."""
-  folder, bert_config, tower = load_base(config, config.model.checkpoint)
-  backend = checked_tokenizer(folder, bert_config)
-  return assemble(config.model, bert_config, backend, tower)
+  source = tower_sources.of_model(config.model, config.seed)
+  return from_source(source, config.model)
+
+
+def from_source(
+  source: tower_sources.Source, model: ml_collections.ConfigDict
+) -> Towers:
+  """The towers that `model` describes, with the parameters of a source.
+
+  Args:
+    source: a checkpoint.
+    model: section `model` of a config, resolved or not.
+  """
+  model = tower_sources.with_values(model, source.resolved(model))
+  backend = source.tokenizer()
+  return assemble(model, source.sizes, backend, source.head, source.trees())
 
 
 def assemble(
   model: ml_collections.ConfigDict,
   bert_config: bert.BertConfig,
   backend: tokenizers.Tokenizer,
-  tower: Any,
+  head: pooling_layers.Head,
+  trees: tuple[Any, Any] | None,
 ) -> Towers:
   """Structure, text format and parameters of `config.model`.
 
   Args:
-    model: section `model` of the config.
+    model: section `model` of a resolved config.
     bert_config: sizes of the checkpoint.
     backend: tokenizer of the checkpoint.
-    tower: parameters that both towers start from; None = none yet.
+    head: what follows the hidden states.
+    trees: parameters of questions, or of both towers, and of passages, or None;
+      None = none yet.
   """
-  encoder = structure(model, bert_config)
+  encoder = structure(model, bert_config, head, backend)
   tokenizer = tokenization.TextTokenizer(
     backend,
     question_length=model.question_length,
@@ -160,35 +225,8 @@ def assemble(
     question_prefix=model.question_prefix,
     passage_prefix=model.passage_prefix,
   )
-  params = None if tower is None else encoder.towers(tower)
-  return Towers(encoder, params, tokenizer)
-
-
-def load_base(
-  config: ml_collections.ConfigDict, checkpoint: str
-) -> tuple[pathlib.Path, bert.BertConfig, Any]:
-  """Folder (for the tokenizer), sizes and parameters of a pretrained BERT.
-
-  Args:
-    config: its section `model` has the sizes of "random".
-    checkpoint: name of the checkpoint, as in `config.model.checkpoint`.
-  """
-  folder, bert_config = load_sizes(config.model, checkpoint)
-  if checkpoint != "random":
-    logging.info("loading the pretrained model %s from %s", checkpoint, folder)
-    return folder, *hf_weights.load_bert(folder)
-  tower = bert.init_params(bert_config, jax.random.key(config.seed))
-  return folder, bert_config, jax.tree.map(np.asarray, tower)
-
-
-def load_sizes(
-  model: ml_collections.ConfigDict, checkpoint: str
-) -> tuple[pathlib.Path, bert.BertConfig]:
-  """As `load_base`, without the parameters."""
-  if checkpoint == "random":
-    return checkpoint_sources.checkpoint_folder("starter"), random_sizes(model)
-  folder = checkpoint_sources.checkpoint_folder(checkpoint)
-  return folder, bert.BertConfig.read(folder)
+  params = None if trees is None else encoder.towers(*trees)
+  return Towers(encoder, params, tokenizer, head=head)
 
 
 def with_dropout(config: bert.BertConfig, rate: float) -> bert.BertConfig:
@@ -198,17 +236,3 @@ def with_dropout(config: bert.BertConfig, rate: float) -> bert.BertConfig:
   return dataclasses.replace(
     config, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate
   )
-
-
-def checked_tokenizer(
-  folder: pathlib.Path, config: bert.BertConfig
-) -> tokenizers.Tokenizer:
-  """The tokenizer of a folder; `InputError` where it is another model's."""
-  backend = tokenization.load_tokenizer(folder)
-  if backend.get_vocab_size() > config.vocab_size:
-    raise errors.InputError(
-      f"{folder}: the tokenizer has {backend.get_vocab_size()} tokens, the"
-      f" model {config.vocab_size}: they are not of the same checkpoint; copy"
-      " both from one"
-    )
-  return backend

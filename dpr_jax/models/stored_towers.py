@@ -1,13 +1,13 @@
-"""Loads and stores the towers, in a workdir or in another library's folder.
+"""Loads and stores the towers of a workdir.
 
-`store` writes sizes and tokenizer next to the parameters; `trained` and
-`before_training` load the towers of a workdir, without the checkpoint that
-training started from; `from_folder` loads a finished encoder.  Embedding and
-search get their model here.
+`store` writes sizes, tokenizer and resolved settings next to the parameters;
+`trained` and `before_training` load the towers of a workdir, without the
+checkpoint that training started from.  Embedding and search get their model
+here.
 """
 
+import copy
 import dataclasses
-import os
 import pathlib
 from typing import Any
 
@@ -20,90 +20,29 @@ from absl import logging
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import tokenization
 from dpr_jax.models import (
+  auto_settings,
   bert,
+  checkpoint_files,
   checkpoints,
   dual_encoder,
   hf_weights,
   model_files,
   model_settings,
+  pooling_layers,
   retriever_model,
+  tensor_files,
+  tower_sources,
 )
 
-
-def from_folder(folder: str | os.PathLike) -> retriever_model.Towers:
-  """One encoder for both kinds of text, from a Hugging Face folder.
-
-  A Sentence-Transformers folder (`modules.json`) determines pooling,
-  normalisation and the longest text, and the title is joined to the text.  A
-  folder that `export` wrote has all settings of the training.  Any other folder
-  gets DPR's settings.
-
-  Raises:
-    InputError: the folder is incomplete, or its pooling is not supported.
-  """
-  folder = workdir_lib.user_path(folder)
-  if model_files.is_sealed(folder):
-    fix = "remove that file to use the other files without its settings"
-    return from_sealed(folder, fix)
-  bert_config, tower = hf_weights.load_bert(folder)
-  length = min(256, bert_config.max_position_embeddings)
-  pooling, normalize, title = "cls", False, "pair"
-  if (folder / "modules.json").exists():
-    modules = workdir_lib.read_json(folder / "modules.json")
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
-    if "Pooling" not in kinds:
-      raise errors.InputError(
-        f"{folder / 'modules.json'}: no Pooling among {', '.join(kinds)}: this"
-        " is not an encoder of one vector per text"
-      )
-    pooling = _pooling(folder / modules[kinds.index("Pooling")]["path"])
-    normalize, title = "Normalize" in kinds, "joined"
-    settings = folder / "sentence_bert_config.json"
-    if settings.exists():
-      longest = workdir_lib.read_json(settings).get("max_seq_length")
-      length = min(longest or length, bert_config.max_position_embeddings)
-  encoder = dual_encoder.DualEncoder(
-    bert_config,
-    pooling=pooling,
-    normalize=normalize,
-    shared=True,
-    dtype=retriever_model.compute_dtype("auto"),
-  )
-  tokenizer = tokenization.TextTokenizer(
-    tokenization.load_tokenizer(folder),
-    question_length=length,
-    passage_length=length,
-    title=title,
-  )
-  return retriever_model.Towers(encoder, encoder.towers(tower), tokenizer)
-
-
-def _pooling(folder: pathlib.Path) -> str:
-  """Pooling of a Sentence-Transformers folder, in either of its formats."""
-  settings = workdir_lib.read_json(folder / "config.json")
-  modes = [
-    key.removeprefix("pooling_mode_")
-    for key, value in settings.items()
-    if key.startswith("pooling_mode_") and value is True
-  ] or [settings.get("pooling_mode")]
-  names = {
-    "cls": "cls",
-    "cls_token": "cls",
-    "mean": "mean",
-    "mean_tokens": "mean",
-  }
-  if len(modes) != 1 or modes[0] not in names:
-    raise errors.InputError(
-      f"{folder / 'config.json'}: pooling by {modes}: only cls and mean are"
-      " supported"
-    )
-  return names[modes[0]]
+_HEAD = "head"  # key of a `pooling_layers.Head` in `dpr_jax.json`
 
 
 def trained(
-  config: ml_collections.ConfigDict | None, where: workdir_lib.Workdir
+  config: ml_collections.ConfigDict | None,
+  where: workdir_lib.Workdir,
+  *,
+  params: bool = True,
 ) -> retriever_model.Towers:
   """The trained towers of a workdir, from the selected checkpoint.
 
@@ -115,6 +54,7 @@ def trained(
     config: sets how the towers are computed (`model_settings.FREE`), and must
       not contradict the training; None = everything as in training.
     where: the workdir.
+    params: load the parameters; False = None stands for them.
 
   Raises:
     InputError: nothing was trained there, the config contradicts the training,
@@ -130,16 +70,28 @@ def trained(
     )
   folder = where.training / model_settings.FOLDER
   saved = where.training / "checkpoints"
+  if not checkpoint_files.steps_there(saved) and settled.data.train == "none":
+    raise errors.InputError(
+      f"config.data.train='none': nothing is trained in {where.root}: use the"
+      " checkpoint itself, the method dense-start (`embed` and `index` with"
+      " --model=dense-start; config.retrieve.methods=bm25,dense-start)"
+    )
   if model_files.is_sealed(folder):
     fix = model_settings.fix_of(folder)
-    _, bert_config, backend = _open_sealed(folder, fix)
-    step, params = checkpoints.load_params(saved)
+    record, bert_config, backend = _open_sealed(folder, fix)
+    head = pooling_layers.Head.of(record.get(_HEAD, {}))
   else:
-    step, params = checkpoints.load_params(saved)
-    bert_config, backend = _of_base(settled.model, where.training)
-  model = retriever_model.assemble(settled.model, bert_config, backend, None)
-  wanted = dict.fromkeys(model.encoder.names, hf_weights.shapes(bert_config))
-  if jax.tree.map(np.shape, params) != wanted:
+    checkpoints.check_any(saved)
+    bert_config, backend, head = _of_base(settled, where.training)
+  model = retriever_model.assemble(
+    settled.model, bert_config, backend, head, None
+  )
+  if not params:
+    return model
+  step, tree = checkpoints.load_params(saved)
+  shapes = hf_weights.shapes(bert_config) | head.shapes()
+  wanted = dict.fromkeys(model.encoder.names, shapes)
+  if jax.tree.map(np.shape, tree) != wanted:
     raise errors.InputError(
       f"{saved / str(step)} does not hold {' and '.join(wanted)} towers of"
       f" {bert_config.num_hidden_layers} layers and width"
@@ -147,21 +99,25 @@ def trained(
       " config.model.checkpoint: a part of the workdir was replaced; restore"
       " it, or run `dpr-jax train --overwrite`"
     )
-  return dataclasses.replace(model, params=params, step=step)
+  return dataclasses.replace(model, params=tree, step=step)
 
 
 def _of_base(
-  model: ml_collections.ConfigDict, training: pathlib.Path
-) -> tuple[bert.BertConfig, tokenizers.Tokenizer]:
-  """Sizes and tokenizer for a workdir of an older version."""
+  config: ml_collections.ConfigDict, training: pathlib.Path
+) -> tuple[bert.BertConfig, tokenizers.Tokenizer, pooling_layers.Head]:
+  """Sizes, tokenizer and head for a workdir of an older version.
+
+  Settings of `config.model` that are "auto" become those of the checkpoint.
+  """
   logging.info(
     "%s was trained by an older version: taking sizes and tokenizer from"
     " config.model.checkpoint=%s",
     training,
-    model.checkpoint,
+    config.model.checkpoint,
   )
-  folder, bert_config = retriever_model.load_sizes(model, model.checkpoint)
-  return bert_config, retriever_model.checked_tokenizer(folder, bert_config)
+  source = tower_sources.of_model(config.model, config.seed)
+  model_settings.take(config.model, source.resolved(config.model))
+  return source.sizes, source.tokenizer(), source.head
 
 
 def _open_sealed(
@@ -182,7 +138,7 @@ def _open_sealed(
 
 
 def from_sealed(folder: pathlib.Path, fix: str) -> retriever_model.Towers:
-  """One encoder for both kinds of text, with its stored settings.
+  """The towers that `store` wrote with their weights and settings.
 
   Args:
     folder: folder with `dpr_jax.json` and weights.
@@ -193,11 +149,58 @@ def from_sealed(folder: pathlib.Path, fix: str) -> retriever_model.Towers:
   """
   weights = model_files.WEIGHTS
   record, sizes, backend = _open_sealed(folder, fix, weights)
-  tensors = hf_weights.read_tensors(folder)
-  tower = hf_weights.params_from_tensors(tensors, sizes, str(folder))
+  head = pooling_layers.Head.of(record.get(_HEAD, {}))
+  tensors = tensor_files.read_tensors(folder)
+  names = [
+    name
+    for name in (dual_encoder.QUESTION, dual_encoder.PASSAGE)
+    if any(each.startswith(f"{name}.") for each in tensors)
+  ]
+  parts = [_with_prefix(tensors, f"{name}.") for name in names] or [tensors]
+  trees = [_tree(part, sizes, head, str(folder)) for part in parts]
   config = config_lib.base_config()
   model_settings.take(config.model, record["model"])
-  return retriever_model.assemble(config.model, sizes, backend, tower)
+  first, second = trees if len(trees) == 2 else (trees[0], None)
+  return retriever_model.assemble(
+    config.model, sizes, backend, head, (first, second)
+  )
+
+
+def _with_prefix(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
+  return {
+    name.removeprefix(prefix): value
+    for name, value in tensors.items()
+    if name.startswith(prefix)
+  }
+
+
+def _tree(
+  tensors: dict[str, Any],
+  sizes: bert.BertConfig,
+  head: pooling_layers.Head,
+  source: str,
+) -> dict[str, Any]:
+  """Parameters of a tower from what `_tensors` makes of them."""
+  tensors = dict(tensors)
+  dense = {
+    name: {key: tensors.pop(f"{name}.{key}") for key in shapes}
+    for name, shapes in head.shapes().items()
+  }
+  return hf_weights.params_from_tensors(tensors, sizes, source) | dense
+
+
+def _tensors(
+  tower: dict[str, Any], encoder: dual_encoder.DualEncoder
+) -> dict[str, np.ndarray]:
+  """Tensors of a tower: the encoder's by Hugging Face name, dense layers."""
+  tensors = hf_weights.tensors_from_params(tower, encoder.config)
+  for number in range(len(encoder.dense)):
+    name = pooling_layers.dense_name(number)
+    tensors |= {
+      f"{name}.{key}": np.asarray(value, np.float32)
+      for key, value in tower[name].items()
+    }
+  return tensors
 
 
 def before_training(
@@ -238,6 +241,45 @@ def before_training(
   )
 
 
+def with_resolved(
+  config: ml_collections.ConfigDict, where: workdir_lib.Workdir | None
+) -> ml_collections.ConfigDict:
+  """A copy of a config with concrete settings in place of "auto".
+
+  They are those of the training in the workdir, if it started from the same
+  checkpoint, else what the checkpoint says.  A config whose checkpoint cannot
+  be opened is returned as it is: whoever loads it reports why.
+
+  Args:
+    config: config of the experiment.
+    where: the workdir; None = its training does not count.
+  """
+  model = config.model
+  if not any(auto_settings.is_auto(k, model[k]) for k in auto_settings.AUTO):
+    return config
+  config = copy.deepcopy(config)
+  try:
+    there = None if where is None else model_settings.of_towers(where)
+    if there and model_settings.same_checkpoint(there, model):
+      values = {
+        key: there[key]
+        for key in auto_settings.AUTO
+        if auto_settings.is_auto(key, model[key]) and key in there
+      }
+      model_settings.take(config.model, values)
+      return config
+    return retriever_model.resolved(config)
+  except errors.InputError:
+    return config
+
+
+def recorded(
+  model: retriever_model.Towers, config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """Section `model` of a config as the towers resolve it, to be stored."""
+  return config_lib.sections(config, "model")["model"] | model.settings
+
+
 def store(
   model: retriever_model.Towers,
   config: ml_collections.ConfigDict,
@@ -251,23 +293,36 @@ def store(
     model: the towers.
     config: the config that they were built from.
     folder: `training/model`, or the folder of "dense-start".
-    weights: write the parameters too, of towers that are still equal.
+    weights: write the parameters too; once, of towers that are still equal.
 
   Raises:
     DiskError: the folder cannot be written.
   """
-  values = {
-    "model": config_lib.sections(config, "model")["model"],
-    "seed": config.seed,
-  }
+  values = {"model": recorded(model, config), "seed": config.seed}
+  if head := model.head.record():
+    values[_HEAD] = head
   if model_files.is_whole(folder, model_files.TOWERS, values):
     return
   with workdir_lib.replace_folder(folder, "export") as temporary:
     encoder, backend = model.encoder, model.tokenizer.backend
     model_files.write_sizes(temporary, encoder.config, backend)
     if weights:
-      tower = next(iter(model.params.values()))
-      tensors = hf_weights.tensors_from_params(tower, encoder.config)
+      towers = {
+        name: _tensors(tower, encoder) for name, tower in model.params.items()
+      }
+      first, *others = towers.values()
+      if all(_equal(first, other) for other in others):
+        tensors = first
+      else:
+        tensors = {
+          f"{name}.{key}": value
+          for name, tower in towers.items()
+          for key, value in tower.items()
+        }
       length = model.tokenizer.passage_length
       model_files.write_weights(temporary, tensors, length)
     model_files.seal(temporary, model_files.TOWERS, **values)
+
+
+def _equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+  return all(np.array_equal(value, other[name]) for name, value in one.items())

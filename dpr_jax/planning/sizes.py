@@ -13,9 +13,17 @@ import ml_collections
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, setting_rules
-from dpr_jax.models import bert, retriever_model
+from dpr_jax.models import (
+  bert,
+  encoder_config,
+  retriever_model,
+  tower_sources,
+)
 from dpr_jax.models import flops as flops_lib
 
+_XLM_R = encoder_config.RobertaConfig(
+  model_type="xlm-roberta", vocab_size=250002, layer_norm_eps=1e-5
+)
 # `config.json` of checkpoints that `config.model.checkpoint` may name.
 KNOWN = {
   "starter": bert.BertConfig(
@@ -28,38 +36,90 @@ KNOWN = {
     num_attention_heads=16,
     intermediate_size=4096,
   ),
+  "hf:FacebookAI/roberta-base": encoder_config.RobertaConfig(
+    layer_norm_eps=1e-5
+  ),
+  "hf:FacebookAI/xlm-roberta-base": _XLM_R,
+  "hf:intfloat/multilingual-e5-base": _XLM_R,
+  "hf:BAAI/bge-m3": encoder_config.RobertaConfig(
+    model_type="xlm-roberta",
+    vocab_size=250002,
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+    max_position_embeddings=8192,
+    layer_norm_eps=1e-5,
+  ),
+  "hf:sentence-transformers/all-mpnet-base-v2": encoder_config.MPNetConfig(
+    layer_norm_eps=1e-5
+  ),
+  "hf:answerdotai/ModernBERT-base": encoder_config.ModernBertConfig(),
+  "hf:distilbert/distilbert-base-uncased": encoder_config.DistilBertConfig(),
 }
 
 
-def bert_config(model: ml_collections.ConfigDict) -> bert.BertConfig:
-  """Sizes of the BERT in `config.model.checkpoint`.
+def _said(pooling: str, length: int) -> dict[str, Any]:
+  """What the files of a Sentence-Transformers checkpoint say."""
+  return {
+    "pooling": pooling,
+    "normalize": True,
+    "title": "joined",
+    "question_length": length,
+    "passage_length": length,
+  }
+
+
+# What their files say, where it differs from DPR's settings.
+SAID = {
+  "starter": _said("mean", 256),
+  "hf:intfloat/multilingual-e5-base": _said("mean", 512),
+  "hf:BAAI/bge-m3": _said("cls", 8192),
+  "hf:sentence-transformers/all-mpnet-base-v2": _said("mean", 384),
+}
+
+
+def source(model: ml_collections.ConfigDict) -> tower_sources.Source:
+  """The checkpoint of a section `model`; no weights are read.
 
   Raises:
-    InputError: the checkpoint is neither a known name nor a folder with a
-      config.json.
+    InputError: the checkpoint is neither a known name nor a folder.
   """
-  name = model.checkpoint
-  if name == "random":
-    return retriever_model.random_sizes(model)
-  if name in KNOWN:
-    return KNOWN[name]
-  folder = pathlib.Path(name).expanduser()
-  if not folder.is_dir():
-    raise errors.InputError(
-      f"config.model.checkpoint={name!r}: plan does not use the network: give"
-      f" {', '.join(KNOWN)}, or a folder with a config.json"
-    )
-  return bert.BertConfig.read(folder)
+  names = [model.question_checkpoint, model.passage_checkpoint]
+  for name in filter(None, names if any(names) else [model.checkpoint]):
+    if name in KNOWN and not any(names):
+      sizes, said = KNOWN[name], SAID.get(name, {})
+      return tower_sources.Source.of_sizes(name, sizes, said)
+    if name != "random" and not pathlib.Path(name).expanduser().exists():
+      raise errors.InputError(
+        f"config.model.checkpoint={name!r}: plan does not use the network: give"
+        f" {', '.join(KNOWN)}, or a folder with a config.json"
+      )
+  return tower_sources.of_model(model, 0)
+
+
+def resolved(model: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """A copy of section `model` with "auto" as the checkpoint says."""
+  return tower_sources.with_values(model, source(model).resolved(model))
 
 
 def model_of(config: ml_collections.ConfigDict) -> retriever_model.Towers:
   """The towers with shapes in place of parameters, and without tokenizer."""
-  sizes = bert_config(config.model)
-  encoder = retriever_model.structure(config.model, sizes)
-  params = jax.eval_shape(
-    lambda: encoder.towers(bert.init_params(sizes, jax.random.key(0)))
+  checkpoint = source(config.model)
+  sizes, head = checkpoint.sizes, checkpoint.head
+  encoder = retriever_model.structure(resolved(config.model), sizes, head)
+  dense = jax.tree.map(
+    lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+    head.shapes(),
+    is_leaf=lambda x: isinstance(x, tuple),
   )
-  return retriever_model.Towers(encoder, params, None)
+  params = jax.eval_shape(
+    lambda dense: encoder.towers(
+      bert.init_params(sizes, jax.random.key(0)) | dense
+    ),
+    dense,
+  )
+  return retriever_model.Towers(encoder, params, None, head=head)
 
 
 def texts(cores: int, rows: int, length: int) -> dict[str, Any]:
@@ -84,13 +144,14 @@ def batch(config: ml_collections.ConfigDict, cores: int) -> dict[str, Any]:
   setting_rules.divides(train.batch_size, cores)
   questions = train.batch_size // cores
   passages = questions * (1 + train.hard_negatives)
-  length = train.passage_length or config.model.passage_length
+  model = resolved(config.model)
+  length = train.passage_length or model.passage_length
 
   def numbers(rows: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((cores, rows), dtype)
 
   found = {
-    "questions": (texts(cores, questions, config.model.question_length),),
+    "questions": (texts(cores, questions, model.question_length),),
     "passages": (texts(cores, passages, length),),
     "question_rows": numbers(questions),
     "question_keys": numbers(questions),
@@ -108,8 +169,12 @@ def batch(config: ml_collections.ConfigDict, cores: int) -> dict[str, Any]:
 
 def encode_flops(encoder: Any, rows: int, length: int) -> int:
   """FLOPs of the forward pass over `rows` texts of `length` tokens."""
-  return rows * flops_lib.encoding_flops(
-    encoder.config, length, first_only=encoder.pooling == "cls"
+  dense = sum(2 * layer.inputs * layer.outputs for layer in encoder.dense)
+  return rows * (
+    dense
+    + flops_lib.encoding_flops(
+      encoder.config, length, first_only=encoder.first_only
+    )
   )
 
 
@@ -118,10 +183,11 @@ def train_flops(config: ml_collections.ConfigDict, encoder: Any) -> int:
   train = config.train
   questions = train.batch_size
   passages = questions * (1 + train.hard_negatives)
-  length = train.passage_length or config.model.passage_length
-  width = encoder.config.hidden_size
+  model = resolved(config.model)
+  length = train.passage_length or model.passage_length
+  width = encoder.dim
   forward = (
-    encode_flops(encoder, questions, config.model.question_length)
+    encode_flops(encoder, questions, model.question_length)
     + encode_flops(encoder, passages, length)
     + 2 * questions * passages * width  # scores
   )

@@ -11,6 +11,7 @@ length; device memory outside of the step (a second batch in transfer) is not
 counted.
 """
 
+import copy
 import dataclasses
 import functools
 import os
@@ -117,8 +118,9 @@ def devices(topology: chips.Topology) -> list[Any]:
 
 def resolved(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """A copy of the config with "auto" resolved as on a TPU."""
-  config = config.copy_and_resolve_references()
+  config = copy.deepcopy(config)
   with config.unlocked():
+    config.model = sizes.resolved(config.model)
     if config.model.compute_dtype == "auto":
       config.model.compute_dtype = "bfloat16"
     if config.train.layers == "auto":
@@ -154,7 +156,7 @@ def lower_embed(
 ) -> tuple[Any, int, int]:
   """The lowered embed step, its model FLOPs, and passages per step."""
   model, cores = sizes.model_of(config), len(on)
-  length = config.model.passage_length
+  length = sizes.resolved(config.model).passage_length
   rows = max(
     1, (config.embed.tokens_per_core or length_tiles.TPU_TOKENS) // length
   )

@@ -16,8 +16,7 @@ from dpr_jax.inference import passage_reader, reader_answers
 from dpr_jax.models import model_settings
 from dpr_jax.reading import read as read_lib
 from dpr_jax.reading import retriever_weight
-from dpr_jax.retrieval import result_files
-from dpr_jax.retrieval import retrieve as retrieve_lib
+from dpr_jax.retrieval import api, result_files
 
 MARKS = ("[[", "]]")
 
@@ -83,7 +82,7 @@ class Answerer:
 
   def __init__(
     self,
-    retriever: retrieve_lib.Retriever,
+    retriever: api.Retriever,
     engine: passage_reader.PassageReader,
     k: arguments.Count = 20,
     weight: arguments.Number = 0.0,
@@ -132,7 +131,7 @@ class Answerer:
     method = method or config.read.methods[0]
     reader = read_lib.load_reader(config, workdir)
     return cls(
-      retrieve_lib.Retriever.load(workdir.root, method, config=config),
+      api.Retriever.load(workdir.root, method, config=config),
       read_lib.make_engine(config, reader),
       k,
       retriever_weight.weight(config, workdir, method, reader),

@@ -36,7 +36,7 @@ _BLOCK = 4096  # questions read at once
 
 @runtime_checkable
 class Ranker(Protocol):
-  """Ranks the corpus for questions: BM25Index, or a class of `retrievers`."""
+  """Ranks the corpus for questions: BM25Index or one of `dense_rankers`."""
 
   def search(
     self, questions: Sequence[str], k: int
@@ -75,6 +75,7 @@ def mine(
     )
   if ranker == "model":
     config = model_settings.settle(config, workdir)
+    config.index.backend = ""  # mining searches the FAISS index
   trained = any(workdir.training.glob("*.json")) and not overwrite
 
   def is_current() -> bool:
@@ -178,9 +179,9 @@ def _load(
     index = bm25.build_or_load(config, workdir, overwrite=overwrite)
     bm25.check_size(index, passages)
     return index
-  from dpr_jax.retrieval import retrievers
+  from dpr_jax.retrieval import dense_rankers
 
-  return retrievers.load_dense(
+  return dense_rankers.load_dense(
     workdir, "dense", config.index.factory, len(passages), config
   )
 

@@ -2,8 +2,8 @@
 
 Input: questions (the workdir's dev set or a question file), and a ranker of
 `retrievers`.  Output: `results/<name>.<method>.json` in DPR's results format,
-the same as a TREC run, and a manifest that evaluation reads.  `Retriever` does
-the same from Python.
+the same as a TREC run, and a manifest that evaluation reads.  `api.Retriever`
+does the same from Python.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import functools
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -22,132 +22,20 @@ from absl import logging
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, multiprocess, progress
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, arguments, records, same_passages
+from dpr_jax.data import answer_matching, records, same_passages
 from dpr_jax.models import model_settings
 from dpr_jax.retrieval import (
+  api,
   bm25,
   hybrid,
-  mine,
   passage_cache,
   question_sets,
   retrievers,
 )
-from dpr_jax.retrieval.result_files import Hit, ResultsWriter
+from dpr_jax.retrieval.result_files import ResultsWriter
 
-_BATCH = 256  # questions searched at once
+_BATCH = 256  # questions searched at once for tuning
 _TUNED_ON = 2000  # largest number of dev questions for tuning
-
-
-class Retriever:
-  """`Retriever.load(workdir).search("who wrote ...", k=20)`."""
-
-  def __init__(self, ranker: mine.Ranker, passages):
-    """Wraps a ranker and the PassageTable of its rows; callers use `load`."""
-    self._ranker = ranker
-    self._passages = passages
-
-  @classmethod
-  def load(
-    cls,
-    workdir_path: arguments.Path,
-    method: arguments.Text = "dense",
-    *,
-    factory: arguments.Text = "",
-    config: arguments.ConfigDict = None,
-  ) -> "Retriever":
-    """Opens a finished workdir.
-
-    Args:
-      workdir_path: workdir of a finished `dpr-jax run`.
-      method: one of `retrievers.METHODS`.
-      factory: name of the FAISS index; "" = the only one in the workdir, or of
-        several the one that the config names.
-      config: search settings; None = the workdir's own config.
-
-    Raises:
-      InputError: an unknown method, a bad argument, or something is missing
-        or belongs to another model or corpus.
-    """
-    from dpr_jax.data import prepare
-
-    retrievers.check_methods([arguments.text("method", method)])
-    factory = arguments.text("factory", factory)
-    config = arguments.config(config)
-    workdir = workdir_lib.Workdir(arguments.path("workdir_path", workdir_path))
-    passages = prepare.open_passages(workdir)
-    if config is None and (workdir.root / config_lib.FILE).exists():
-      config = model_settings.of_workdir(workdir)
-    config = copy.deepcopy(config or config_lib.base_config())
-    if method in retrievers.INDEXES:
-      config.index.factory = factory or retrievers.factory_there(
-        config, workdir, method
-      )
-    ranker = retrievers.load(config, workdir, method, passages, build=False)
-    return cls(ranker, passages)
-
-  @property
-  def seconds(self) -> dict[str, float]:
-    """Duration of each step of the last search; {} = a single step."""
-    return getattr(self._ranker, "seconds", {})
-
-  def search(
-    self, questions: arguments.Texts, k: arguments.Count = 20
-  ) -> list[list[Hit]]:
-    """The best passages of each question, best first.
-
-    Args:
-      questions: texts; one string counts as a list of one.
-      k: number of hits wanted; there are fewer if corpus or BM25 have fewer.
-
-    Raises:
-      InputError: k is not an integer >= 1, or a question is not a text.
-    """
-    questions = arguments.texts("questions", questions)
-    k = min(arguments.count("k", k), len(self._passages))
-    cache = passage_cache.PassageCache(self._passages)
-    return [
-      [hit for _, hit in ranked]
-      for batch in _batches(questions, _at_once(self._ranker))
-      for ranked in search_batch(self._ranker, cache, batch, k)
-    ]
-
-
-def search_batch(
-  ranker: mine.Ranker,
-  cache: passage_cache.PassageCache,
-  questions: Sequence[str],
-  k: int,
-) -> Iterator[list[tuple[int, Hit]]]:
-  """Yields (row, hit) pairs for every question, best first."""
-  rows, scores = ranker.search(questions, k)
-  for first in range(0, len(rows), _BATCH):
-    block = rows[first : first + _BATCH]
-    passages = cache.take(np.unique(block[block >= 0]).tolist())
-    values = scores[first : first + _BATCH]
-    for ranked, of_ranked in zip(block.tolist(), values.tolist(), strict=True):
-      hits = []
-      for row, score in zip(ranked, of_ranked, strict=True):
-        if row >= 0:
-          passage = passages[row]
-          hit = Hit(passage.id, passage.title, passage.text, score)
-          hits.append((row, hit))
-      yield hits
-
-
-def _at_once(ranker: mine.Ranker) -> int:
-  """Questions per batch: more if one pass over the corpus serves them all."""
-  return max(_BATCH, getattr(ranker, "questions_at_once", 0))
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-  batch = []
-  for item in items:
-    batch.append(item)
-    if len(batch) == size:
-      yield batch
-      batch = []
-  if batch:
-    yield batch
 
 
 def retrieve(
@@ -319,9 +207,9 @@ def _retrieve_with(
     bar = stack.enter_context(
       progress.Progress(questions.count, f"retrieve {method}", "questions")
     )
-    for batch in _batches(questions, _at_once(ranker)):
+    for batch in api.batches_of(questions, api.at_once(ranker)):
       texts = [each.question.question for each in batch]
-      hits_of = search_batch(ranker, cache, texts, depth)
+      hits_of = api.search_batch(ranker, cache, texts, depth)
       for each, ranked in zip(batch, hits_of, strict=True):
         rows = [row for row, _ in ranked]
         hits = [hit for _, hit in ranked]
@@ -389,7 +277,7 @@ def tune_fusion(
       " `hybrid` cannot be tuned: set config.fusion.weight to a number >= 0"
     )
   depth = int(config_lib.at_least("retrieve.depth", config.retrieve.depth, 1))
-  batches = list(_batches(questions, _BATCH))
+  batches = list(api.batches_of(questions, _BATCH))
   logging.info(
     "fusion: searching for %d dev questions, to tune the weight", len(questions)
   )

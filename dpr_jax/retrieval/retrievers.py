@@ -6,27 +6,21 @@ index, vectors, question encoder and corpus, and refuses those that do not
 belong together.
 """
 
-import pathlib
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ml_collections
-import numpy as np
-from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, forks, multiprocess
+from dpr_jax.core import errors, multiprocess, setting_rules
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.embedding import vector_shards
+from dpr_jax.embedding import vector_encoder, vector_shards
 from dpr_jax.index import (
   all_processes,
-  faiss_build,
   faiss_search,
   faiss_stage,
 )
-from dpr_jax.models import model_settings
-from dpr_jax.retrieval import bm25, hybrid
+from dpr_jax.retrieval import bm25, dense_rankers, engines, hybrid
 
 METHODS = ("bm25", "dense", "dense-start", "exact", "hybrid")
 # Vectors, and index, that a method searches: those of the trained model
@@ -38,76 +32,6 @@ VECTORS = {
   "hybrid": "dense",
 }
 INDEXES = {key: model for key, model in VECTORS.items() if key != "exact"}
-_STREAMED = 8192  # questions searched in one pass over the corpus
-_REBUILD = "run `dpr-jax embed` and `dpr-jax index` again"
-
-
-class DenseRanker:
-  """Encodes questions and searches a FAISS index of the same model."""
-
-  def __init__(self, encoder, index, vectors=None, threads: int = 0):
-    """Stores them; computes nothing.
-
-    Args:
-      encoder: an `encoder.Encoder` for the questions.
-      index: FAISS index of the passages.
-      vectors: exact vectors, to rescore the hits of a compressed index; None =
-        use the scores of the index.
-      threads: number of FAISS threads; 0 = all.
-    """
-    self._home = forks.Home()
-    self._threads = threads
-    self._encoder = encoder
-    self._index = index
-    self._vectors = vectors
-    self.seconds: dict[str, float] = {}  # of the steps of the last search
-
-  def search(
-    self, questions: Sequence[str], k: int
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and scores as of `faiss_stage.search_index`, for texts."""
-    self._home.check(self)
-    began = time.perf_counter()
-    vectors = np.asarray(
-      self._encoder.encode_questions(list(questions)), np.float32
-    )
-    encoded = time.perf_counter()
-    more = 0 if self._vectors is None else faiss_search.TIES
-    with faiss_search.threads(self._threads):
-      rows, scores = faiss_stage.search_index(self._index, vectors, k + more)
-    if self._vectors is not None:
-      rows, scores = faiss_search.score_again(
-        self._vectors, vectors, rows, min(k, self._index.ntotal)
-      )
-    self.seconds = {
-      "encode": encoded - began,
-      "search": time.perf_counter() - encoded,
-    }
-    return rows, scores
-
-
-class ExactRanker:
-  """Encodes questions and scores them with every passage, on the devices."""
-
-  def __init__(self, encoder, exact):
-    """Stores them; computes nothing.
-
-    Args:
-      encoder: an `encoder.Encoder` for the questions.
-      exact: search of `all_processes.open_exact`.
-    """
-    self._home = forks.Home()
-    self._encoder = encoder
-    self._exact = exact
-    self.questions_at_once = _STREAMED if exact.streams else 0
-
-  def search(
-    self, questions: Sequence[str], k: int
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and scores as of `exact_search.ExactSearch.search`, for texts."""
-    self._home.check(self)
-    vectors = self._encoder.encode_questions(list(questions))
-    return self._exact.search(np.asarray(vectors, np.float32), k)
 
 
 def check_methods(methods: Iterable[str]) -> tuple[str, ...]:
@@ -184,16 +108,22 @@ def load(
   if method == "bm25":
     return _load_bm25(config, workdir, passages, build)
   if method == "exact":
-    return load_exact(config, workdir, len(passages))
+    return dense_rankers.load_exact(config, workdir, len(passages))
+  model = INDEXES[method]
+  if config.index.backend:
+    dense = dense_rankers.load_engine(config, workdir, model, len(passages))
+  else:
+    factory = config.index.factory
+    dense = dense_rankers.load_dense(
+      workdir, model, factory, len(passages), config
+    )
   if method == "hybrid":
     return hybrid.HybridRanker(
       _load_bm25(config, workdir, passages, build),
-      load_dense(workdir, "dense", config.index.factory, len(passages), config),
+      dense,
       **hybrid.settings(config, workdir),
     )
-  return load_dense(
-    workdir, method, config.index.factory, len(passages), config
-  )
+  return dense
 
 
 def on_all_processes(
@@ -239,8 +169,8 @@ def on_all_processes(
 def _is_spread(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, method: str
 ) -> bool:
-  if method not in INDEXES:
-    return method in VECTORS
+  if method not in INDEXES or config.index.backend:
+    return method == "exact"
   folder = workdir.index(
     faiss_stage.check_factory(config.index.factory), INDEXES[method]
   )
@@ -272,145 +202,34 @@ def depends_on(
     model = VECTORS[method]
     # Settings of encoding questions are not part of the inputs' fingerprints.
     settings |= config_lib.sections(config, "model")
-    if method in INDEXES:
+    if method in INDEXES and config.index.backend:
+      address = setting_rules.backend(config.index.backend, model)
+      made = engines.read_record(address)
+      settings["backend"] = str(address)
+      inputs["embeddings"] = made["embeddings"]
+    elif method in INDEXES:
       settings |= {
         "factory": faiss_stage.check_factory(config.index.factory),
         "search": faiss_stage.search_overrides(config),
         "rescore": bool(config.index.rescore),
       }
-      inputs["index"] = workdir_lib.manifest_fingerprint(
-        workdir.index(settings["factory"], model), "index"
-      )
+      searched = workdir.index(settings["factory"], model), "index"
+      inputs["index"] = workdir_lib.manifest_fingerprint(*searched)
+      made = workdir_lib.read_manifest(*searched)
     else:
       exact = config_lib.sections(config, "exact")["exact"]
       exact.pop("core_gb")  # does not change the result
       settings["exact"] = exact
-      inputs["embeddings"] = workdir_lib.manifest_fingerprint(
-        workdir.embeddings(model), "embed"
-      )
-    if model == "dense":
+      searched = workdir.embeddings(model), "embed"
+      inputs["embeddings"] = workdir_lib.manifest_fingerprint(*searched)
+      made = workdir_lib.read_manifest(*searched)
+    if vector_shards.is_imported(made):
+      folder = workdir.embeddings(model)
+      settings["model"] |= vector_encoder.settings(folder)
+      inputs["encoder"] = vector_encoder.fingerprint(folder)
+    elif model == "dense":
       # Detects towers that were trained again, and refuses their old vectors.
       inputs["training"] = workdir_lib.manifest_fingerprint(
         workdir.training, "train"
       )
   return settings, inputs
-
-
-def load_exact(
-  config: ml_collections.ConfigDict,
-  workdir: workdir_lib.Workdir,
-  passages: int,
-) -> ExactRanker:
-  """The exact ranker of the trained towers, after comparing fingerprints.
-
-  Raises:
-    InputError: the vectors belong to other passages or another model.
-  """
-  folder = workdir.embeddings("dense")
-  manifest = workdir_lib.read_manifest(folder, "embed")
-  corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
-  faiss_stage.check_origin(manifest, corpus, folder)
-  count = vector_shards.read_manifest(folder)["count"]
-  if count != passages:
-    raise errors.InputError(
-      f"{folder}: {count} vectors for the {passages} passages in"
-      f" {workdir.data}: run `dpr-jax embed` again"
-    )
-  encoder = _load_encoder(workdir, "dense")
-  _check_model(folder, manifest, encoder)
-  logging.info("retrieve: loading %d vectors from %s", count, folder)
-  return ExactRanker(
-    encoder, all_processes.open_exact(config, workdir, "dense")
-  )
-
-
-def load_dense(
-  workdir: workdir_lib.Workdir,
-  method: str,
-  factory: str,
-  passages: int,
-  config: ml_collections.ConfigDict | None = None,
-) -> DenseRanker:
-  """The ranker of a dense method, after comparing fingerprints.
-
-  Args:
-    workdir: workdir with `index/<factory>` and the model.
-    method: "dense" (the trained towers) or "dense-start" (the pretrained ones).
-    factory: factory string of the FAISS index.
-    passages: number of passages in the corpus.
-    config: reads `index`; None = the defaults.
-
-  Raises:
-    InputError: the index belongs to other passages, vectors or another model.
-  """
-  config = config or config_lib.base_config()
-  folder = workdir.index(faiss_stage.check_factory(factory), method)
-  index, manifest = all_processes.open_index(
-    workdir, factory, method, mmap=config.index.mmap
-  )
-  corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
-  indexed = manifest["inputs"].get("passages")
-  if index.ntotal != passages or indexed != corpus:
-    raise errors.InputError(
-      f"{folder}: this index of {index.ntotal} vectors was not made from the"
-      f" {passages} passages in {workdir.data}"
-      f" ({workdir_lib.short(indexed)} are indexed, {workdir_lib.short(corpus)}"
-      f" are there): {_REBUILD}"
-    )
-  embeddings = workdir.embeddings(method)
-  # The vectors may have been deleted: the index alone is enough.
-  has_vectors = (embeddings / workdir_lib.MANIFEST).exists()
-  if has_vectors:
-    made_from = workdir_lib.manifest_fingerprint(embeddings, "embed")
-    indexed = manifest["inputs"].get("embeddings")
-    if indexed != made_from:
-      raise errors.InputError(
-        f"{folder}: this index was made from other vectors"
-        f" ({workdir_lib.short(indexed)}) than those in {embeddings}"
-        f" ({workdir_lib.short(made_from)}): run `dpr-jax index` again"
-      )
-  encoder = _load_encoder(workdir, method)
-  _check_model(folder, manifest, encoder)
-  faiss_stage.set_parameters(config, index, manifest)
-  vectors = None
-  if config.index.rescore and not faiss_search.scores_are_exact(index):
-    vectors = _vectors_to_score_with(embeddings, has_vectors)
-  return DenseRanker(encoder, index, vectors, int(config.index.threads))
-
-
-def _vectors_to_score_with(folder, there: bool) -> faiss_build.Vectors | None:
-  if not there:
-    logging.warning(
-      "%s has no vectors: scores are estimates of the inner product, as the"
-      " compressed index gives them",
-      folder,
-    )
-    return None
-  return vector_shards.open_vectors(folder)
-
-
-def _check_model(folder: pathlib.Path, manifest: dict[str, Any], encoder):
-  """Raises `InputError` if vectors and question encoder differ in model."""
-  theirs, ours = manifest.get("model"), encoder.fingerprint
-  if theirs == ours:
-    return
-  why = model_settings.why_other(
-    manifest.get("model_settings"), encoder.settings
-  )
-  raise errors.InputError(
-    f"{folder}: this index holds vectors of model {str(theirs)[:12]}, but the"
-    f" questions would be encoded by model {ours[:12]}{why}. To use the towers"
-    " in this workdir, run `dpr-jax embed --overwrite` and `dpr-jax index`;"
-    " otherwise give the --workdir of the vectors' model"
-  )
-
-
-def _load_encoder(workdir: workdir_lib.Workdir, model: str):
-  from dpr_jax.inference import (
-    encoder as encoder_lib,  # initialises JAX: only when needed
-  )
-
-  logging.info("retrieve: loading the question encoder of %r", model)
-  return encoder_lib.Encoder.load(
-    workdir.root, which=faiss_stage.ENCODERS[model]
-  )

@@ -20,6 +20,7 @@ from dpr_jax.data import (
   prepare,
   source_plans,
 )
+from dpr_jax.models import stored_towers
 from dpr_jax.training import run_identity
 
 STAGE = "train"
@@ -171,9 +172,16 @@ def _made_from(workdir: workdir_lib.Workdir) -> dict[str, Any]:
 
 
 def claim(
-  config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  overwrite: bool = False,
 ) -> run_identity.Claim:
   """Everything that the run depends on.
+
+  Args:
+    config: config of the experiment.
+    workdir: workdir of the run.
+    overwrite: the run in the workdir will be removed.
 
   Raises:
     InputError: an input is missing.
@@ -182,14 +190,21 @@ def claim(
   return run_identity.Claim(
     STAGE,
     workdir.training,
-    _settings(config),
+    _settings(config, workdir, overwrite),
     data | inputs(config.train, workdir),
     behind=behind(config.train, workdir),
     total=_total(config.seed, workdir),
   )
 
 
-def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _settings(
+  config: ml_collections.ConfigDict,
+  workdir: workdir_lib.Workdir,
+  overwrite: bool = False,
+) -> dict[str, Any]:
+  """The settings of a run, with "auto" resolved: as recorded, or anew."""
+  where = None if overwrite else workdir
+  config = stored_towers.with_resolved(config, where)
   settings = config_lib.sections(config, "model", "train")
   if config.train.dev_topk_passages:
     settings |= config_lib.sections(config, "evaluate")
@@ -220,5 +235,6 @@ def check_before(
   try:
     run = claim(config, workdir)
   except errors.InputError:  # the inputs are missing: check settings only
-    run = run_identity.Claim(STAGE, workdir.training, _settings(config), {})
+    settings = _settings(config, workdir)
+    run = run_identity.Claim(STAGE, workdir.training, settings, {})
   run.check_before(config_lib.plain(config))

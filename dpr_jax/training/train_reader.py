@@ -171,7 +171,7 @@ def bare_claim(
   """What the run depends on, without its inputs."""
   settings = config_lib.sections(config, "reader")
   settings |= {
-    "checkpoint": config.model.checkpoint,
+    "checkpoint": config.model.passage_checkpoint or config.model.checkpoint,
     "match": config.evaluate.match,
     "seed": config.seed,
   }

@@ -56,7 +56,7 @@ def train(
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
   setting_rules.selection(config)
-  claim = retriever_inputs.claim(config, workdir)
+  claim = retriever_inputs.claim(config, workdir, overwrite)
   if multiprocess.first_alone(lambda: claim.is_current(overwrite)):
     return
   if not overwrite:

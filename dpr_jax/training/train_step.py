@@ -23,7 +23,12 @@ from dpr_jax.core import config as config_lib
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import setting_rules
 from dpr_jax.models import dual_encoder, retriever_model, stacked_layers
-from dpr_jax.training import objectives, optimizer, optimizer_sharding
+from dpr_jax.training import (
+  objectives,
+  optimizer,
+  optimizer_sharding,
+  score_tiles,
+)
 
 LAYERS = ("auto", "scanned", "unrolled")
 REDUCE_DTYPES = ("float32", "bfloat16")
@@ -118,7 +123,7 @@ def make_train_step(
       keys = dropout_keys(
         seed, state.step, batch["question_rows"], batch["passage_rows"]
       )
-    competition = objectives.Competition(
+    competition = score_tiles.Competition(
       labels=batch["labels"],
       question_keys=batch["question_keys"],
       question_weights=jnp.ones(batch["labels"].shape, jnp.float32),

@@ -5,12 +5,13 @@ import inspect
 import sys
 import types
 
+import jax
 import pytest
 
 from dpr_jax.cli import command, commands, usage
 from dpr_jax.cli import flags as cli_flags
 from dpr_jax.cli import main as main_lib
-from dpr_jax.core import errors, settings_table
+from dpr_jax.core import errors, multiprocess, settings_table
 
 ROWS = pytest.mark.parametrize(
   "row", commands.COMMANDS, ids=lambda row: row.name
@@ -44,21 +45,53 @@ def test_who_leaves_devices_alone():
   assert not computes("index --plan")
   assert not computes("mine --from=bm25")
   assert computes("mine --from=model")
+  assert not computes("import --workdir=w --from=x")
 
 
 def test_how_commands_run_on_several_processes():
-  """As the contract has it; a command of which it says nothing is free."""
+  """Only stages that compute together run in every process."""
   ways = {
-    command.FIRST: "prepare read evaluate",
+    command.FIRST: "prepare read evaluate ask export check fetch",
     command.TOGETHER: "mine train embed index retrieve train-reader run",
-    command.ONE: "demo",
+    command.ONE: "demo import",
     command.APART: "plan config",
   }
-  for way, names in ways.items():
-    for name in names.split():
-      assert commands.BY_NAME[name].processes == way, name
-  benches = [f"bench {kind}" for kind in usage.bench_kinds()]
-  assert {commands.BY_NAME[name].processes for name in benches} == {command.ONE}
+  benches = {f"bench {kind}": command.ONE for kind in usage.bench_kinds()}
+  expected = {n: way for way, names in ways.items() for n in names.split()}
+  assert {
+    row.name: row.processes for row in commands.COMMANDS
+  } == expected | benches
+
+
+@pytest.mark.parametrize(
+  ("way", "number", "expected"),
+  [
+    (command.FIRST, 0, [("hello", 1)]),
+    (command.FIRST, 1, []),
+    (command.TOGETHER, 0, [("hello", 2)]),
+    (command.TOGETHER, 1, [("hello", 2)]),
+  ],
+)
+def test_a_command_is_called_as_its_row_says(
+  monkeypatch, way, number, expected
+):
+  """In this process of two: what was called, and how many call it."""
+  from dpr_jax.core import process_guard
+
+  called, told = [], []
+  module = types.ModuleType("dpr_jax.cli.hello")
+  module.hello = lambda call: called.append((call, multiprocess.count()))
+  monkeypatch.setitem(sys.modules, module.__name__, module)
+  monkeypatch.setattr(multiprocess, "_are_several", lambda: True)
+  monkeypatch.setattr(jax, "process_index", lambda: number)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(process_guard, "tell", lambda *value: told.append(value))
+  monkeypatch.setattr(process_guard, "wait_for", lambda key: "null")
+  row = command.Command("hello", "Say hello", "hello:hello", processes=way)
+  row.call("hello")
+  assert called == expected
+  is_speaker = way == command.FIRST and number == 0
+  assert [value for _, value in told] == ["null"] * is_speaker
 
 
 @ROWS
@@ -129,7 +162,7 @@ def test_a_new_command_is_a_row_and_a_module(monkeypatch):
   monkeypatch.setattr(commands, "BY_NAME", {r.name: r for r in rows})
   monkeypatch.setattr(commands, "FLAGS", (*commands.FLAGS, loud))
   call = main_lib.invocation(["dpr-jax", "hello", "--loud"])
-  call.command.load()(call)
+  call.command.call(call)
   assert said == [(True, ())]
   assert "\n  hello          Say hello.\n" in usage.usage()
   assert "  --loud\n      Louder." in usage.help_of(row)

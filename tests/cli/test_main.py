@@ -273,7 +273,41 @@ def _refused(done, *words):
       ["export", "--config=CONFIG", "--workdir=w", "--out=o", "--format=npy"],
       ["--format=npy: must be hf or sentence-transformers for the"],
     ),
-    (["import", "--out=o", "--from=x"], ["only --what=embeddings can"]),
+    (
+      ["import", "--out=o", "--from=x", "--what=reader"],
+      ["only --what=embeddings can"],
+    ),
+    (["import", "--from=x"], ["import needs --workdir=DIR or --out=DIR"]),
+    (
+      ["import", "--from=x", "--workdir=w", "--out=o"],
+      ["--out=DIR or the vectors of --workdir=DIR: give only one"],
+    ),
+    (
+      ["import", "--from=x", "--workdir=w"],
+      ["w/data/manifest.json is missing: run `dpr-jax prepare`"],
+    ),
+    (
+      ["index", "--config=CONFIG", "--workdir=w", "--backend=elastic:x"],
+      ["--backend=elastic:x: must be one of milvus:URI"],
+    ),
+    (
+      ["index", "--config=CONFIG", "--workdir=w", "--config.index.backend=x"],
+      ["--backend=x: must be one of milvus:URI"],
+    ),
+    (
+      [
+        *("index", "--config=CONFIG", "--workdir=w", "--tune"),
+        "--backend=lancedb:x",
+      ],
+      ["--tune: only for a FAISS index, not with --backend"],
+    ),
+    (
+      [
+        *("retrieve", "--config=CONFIG", "--workdir=w", "--backend=lancedb:x"),
+        "--method=bm25,exact",
+      ],
+      ["none of the methods bm25, exact searches it: add one of dense"],
+    ),
     (["import", "--out=o", "--what=embeddings"], ["import needs --from=FILE"]),
     (
       ["import", "--out=o", "--what=embeddings", "--from=nothing.pkl"],
@@ -368,7 +402,7 @@ def _refused(done, *words):
     (["ask", "--workdir=w", "--json", "Who?"], ["w/config.json"]),
     (
       ["train", "--config=CONFIG", "--workdir=w", "--from=model"],
-      ["--from", "only for mine and import"],
+      ["--from", "only for mine, import and fetch"],
     ),
     (
       ["train", "--config=CONFIG", "--workdir=w", "--topology=v5e:2x4"],

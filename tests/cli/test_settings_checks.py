@@ -27,7 +27,11 @@ def tiny(tmp_path):
   """A config of the whole flow, right in every respect."""
   folder = tmp_path / "tiny"
   folder.mkdir()
-  sizes = {"max_position_embeddings": 64, "hidden_size": 32}
+  sizes = {
+    "max_position_embeddings": 64,
+    "num_attention_heads": 4,
+    "hidden_size": 32,
+  }
   (folder / "config.json").write_text(json.dumps(sizes))
   (folder / "model.safetensors").write_bytes(b"")
   config = config_lib.base_config()

@@ -45,6 +45,16 @@ def switch(key: str) -> tuple:
   )
 
 
+def auto_length(key: str) -> tuple:
+  """A number of tokens; 0 = as the checkpoint says."""
+  wrong = "must be 0 or >= 3"
+  return (
+    key,
+    ["0", "3", "7_000"],
+    [("2", wrong), ("-1", wrong), ("7.5", WHOLE), ("auto", WHOLE)],
+  )
+
+
 VALUES = [
   ("seed", ["0", "4294967295"], [("-1", "must be >= 0"), ("x", WHOLE)]),
   ("seed", ["7"], [("4294967296", "<= 4294967295"), ("1.0", WHOLE)]),
@@ -63,13 +73,22 @@ VALUES = [
   count("model.random_layers", 1),
   count("model.random_width", 1),
   count("model.random_heads", 1),
-  choice("model.pooling", ["cls", "mean"], "max"),
-  switch("model.normalize"),
+  choice(
+    "model.pooling",
+    ["auto", "cls", "mean", "max", "weightedmean", "lasttoken"]
+    + ["mean_sqrt_len"],
+    "median",
+  ),
+  (
+    "model.normalize",
+    ["auto", "True", "yes", "1", "on", "False", "no", "0", "f"],
+    [("2", SWITCH), ("automatic", SWITCH)],
+  ),
   rate("model.temperature", POSITIVE, "0", "0.05"),
   switch("model.shared_towers"),
-  choice("model.title", ["pair", "joined", "none"], "both"),
-  count("model.question_length", 3),
-  count("model.passage_length", 3),
+  choice("model.title", ["auto", "pair", "joined", "none"], "both"),
+  auto_length("model.question_length"),
+  auto_length("model.passage_length"),
   rate("model.dropout", "< 1", "1", "0.999"),
   rate("model.dropout", "< 1", "1.5", "-1"),
   choice("model.compute_dtype", ["auto", "float32", "bfloat16"], "float16"),
@@ -232,7 +251,9 @@ VALUES = [
 # Text that may be anything, or is checked by a rule of its own.
 FREE = {
   *("data.passages", "data.train", "data.dev", "model.checkpoint"),
+  *("model.question_checkpoint", "model.passage_checkpoint"),
   *("model.question_prefix", "model.passage_prefix", "train.negatives"),
   *("train.negatives_from", "train.best_metric", "index.factory"),
+  "index.backend",
   *("reader.train", "reader.dev", "reader.checkpoint", "read.reader"),
 }

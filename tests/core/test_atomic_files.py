@@ -2,7 +2,6 @@
 
 import errno
 import os
-import pickle
 import subprocess
 
 import pytest
@@ -96,50 +95,6 @@ def test_names_that_would_be_taken_for_leftovers_are_refused():
   for name in ("nq.dprjax-tmp-1", "dprjax-old-1"):
     with pytest.raises(errors.InputError, match="--name=.*must not contain"):
       workdir_lib.check_name("--name", name)
-
-
-@pytest.mark.parametrize(
-  ("error", "reason"),
-  [
-    (OSError(errno.ENOSPC, "x"), "No space left on device"),
-    (
-      OSError(errno.EFBIG, "x", "/elsewhere/b"),
-      r"File too large \(/elsewhere/b",
-    ),
-    (OSError("100 requested and 3 written"), "the disk is full"),
-    (RuntimeError("in C++: write failed: Input/output error"), "Input/output"),
-    (
-      ExceptionGroup("two", [KeyError("a"), OSError(errno.EROFS, "")]),
-      "Read-o",
-    ),
-  ],
-)
-def test_what_the_disk_refuses_is_one_line(tmp_path, error, reason):
-  """Whatever library it comes from, and however deep it lies."""
-  path = tmp_path / "a.bin"
-
-  def write():
-    with workdir_lib.replace_file(path) as temporary:
-      temporary.write_text("half")
-      try:
-        raise error
-      except (OSError, RuntimeError, ExceptionGroup) as inner:
-        raise ValueError("of the library") from inner
-
-  with pytest.raises(errors.DiskError, match=f"cannot write {path}: {reason}"):
-    write()
-  assert not list(tmp_path.iterdir())
-
-
-def test_other_errors_are_no_disk_errors(tmp_path):
-  """A bug stays a bug, and what is said already is not said again."""
-  with pytest.raises(KeyError), workdir_lib.writing(tmp_path):
-    raise KeyError("x")
-  with pytest.raises(errors.InputError, match="^bad row$"):
-    with workdir_lib.writing(tmp_path):
-      raise errors.InputError("bad row")
-  with pytest.raises(pickle.PicklingError), workdir_lib.writing(tmp_path):
-    raise pickle.PicklingError("x")
 
 
 def test_replace_folder_is_all_or_nothing(tmp_path):

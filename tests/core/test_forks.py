@@ -10,8 +10,7 @@ from dpr_jax.index import exact_search
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.reading import answerer as answerer_lib
 from dpr_jax.reading import read as read_lib
-from dpr_jax.retrieval import bm25, retrievers
-from dpr_jax.retrieval import retrieve as retrieve_lib
+from dpr_jax.retrieval import api, bm25, dense_rankers
 from tests.faults import children
 
 pytestmark = [pytest.mark.compiles, pytest.mark.processes]
@@ -50,13 +49,11 @@ def loaded(tiny_config, tiny_checkpoint, mined_workdir):
   reader = read_lib.make_engine(config, reader_model.start(config))
   index = faiss.IndexFlatIP(32)
   index.add(np.eye(3, 32, dtype=np.float32))
-  dense = retrievers.DenseRanker(encoder, index)
+  dense = dense_rankers.DenseRanker(encoder, index)
   compared = exact_search.ExactSearch(_Vectors(np.eye(3, 32)))
-  exact = retrievers.ExactRanker(encoder, compared)
+  exact = dense_rankers.ExactRanker(encoder, compared)
   passages = prepare.open_passages(mined_workdir)
-  lexical = retrieve_lib.Retriever(
-    bm25.build_or_load(config, mined_workdir), passages
-  )
+  lexical = api.Retriever(bm25.build_or_load(config, mined_workdir), passages)
   answerer = answerer_lib.Answerer(lexical, reader, k=2)
   question = ["where is the dragon"]
   passage = records.Passage("1", "Ulm", "a city")
@@ -68,9 +65,7 @@ def loaded(tiny_config, tiny_checkpoint, mined_workdir):
     "PassageReader": lambda: reader.read(question, [[passage]]),
     "DenseRanker": lambda: dense.search(question, 2),
     "ExactRanker": lambda: exact.search(question, 2),
-    "Retriever": lambda: retrieve_lib.Retriever(dense, passages).search(
-      question, 2
-    ),
+    "Retriever": lambda: api.Retriever(dense, passages).search(question, 2),
     "Answerer": lambda: answerer.ask(question[0]),
     "bm25": lambda: lexical.search(question, 2),
   }

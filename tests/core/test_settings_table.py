@@ -47,7 +47,7 @@ def test_the_table_is_the_config():
     ("train.warmup_steps", 1237),
     ("train.clip_norm", 2.0),
     ("train.epochs", 40.0),
-    ("model.passage_length", 256),
+    ("model.passage_length", 0),
     ("train.negatives", "bm25"),
     ("bm25.k1", 0.9),
     ("bm25.b", 0.4),
@@ -179,8 +179,8 @@ def test_choices_are_those_of_the_code():
 
   for key, choices in {
     "bm25.stemmer": ("", *Stemmer.algorithms()),
-    "model.pooling": dual_encoder.POOLINGS,
-    "model.title": texts.TITLES,
+    "model.pooling": ("auto", *dual_encoder.POOLINGS),
+    "model.title": ("auto", *texts.TITLES),
     "model.attention": bert.ATTENTIONS,
     "train.remat": bert.REMATS,
     "reader.remat": bert.REMATS,

@@ -3,7 +3,6 @@
 import hypothesis
 import numpy as np
 import pytest
-import tokenizers
 from hypothesis import strategies
 
 from dpr_jax.core import errors
@@ -110,13 +109,6 @@ def test_padding_is_the_tokenizers_own(tmp_path, order, padding):
   window = reader_tokenization.Window(0, 1)
   row = reader_tokenization.ReaderInput(ids, 2, 3, window)
   assert reader.pad([row], 6).ids.tolist() == [text + [padding] * 2]
-
-
-def test_ids_of_special_tokens(backend):
-  assert backend.id_to_token(tokenization.unknown_id(backend)) == "[UNK]"
-  spells_all = tokenizers.Tokenizer(tokenizers.models.BPE())
-  assert tokenization.unknown_id(spells_all) is None
-  assert tokenization.pad_id(spells_all) == 0
 
 
 def test_bad_text_and_settings(backend, tmp_path):

@@ -257,11 +257,11 @@ def test_encoder_of_a_folder(tiny_checkpoint, tmp_path):
   np.testing.assert_allclose(
     encoder.encode_questions(["city the river"]), vectors, atol=1e-6
   )
-  pooling.write_text('{"pooling_mode": "max"}')
-  with pytest.raises(errors.InputError, match=r"pooling by \['max'\]"):
+  pooling.write_text('{"pooling_mode": "median"}')
+  with pytest.raises(errors.InputError, match="median"):
     dpr_jax.Encoder.load(folder)
   (folder / "modules.json").write_text(json.dumps(modules[:1]))
-  with pytest.raises(errors.InputError, match="no Pooling among Transformer"):
+  with pytest.raises(errors.InputError, match="modules in the order Transfor"):
     dpr_jax.Encoder.load(folder)
 
 

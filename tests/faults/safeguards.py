@@ -100,13 +100,13 @@ LOCKS = {
 RENAMES = {
   "of a file": (
     "core/atomic_files.py",
-    'temporary = path.with_name(f"{stem}{_MARK}tmp-{_number()}{dot}{suffix}")',
+    'temporary = path.with_name(f"{stem}{MARK}tmp-{_number()}{dot}{suffix}")',
     "temporary = path",
     f"{_ATOMIC}::test_replace_file_is_all_or_nothing",
   ),
   "of a folder": (
     "core/atomic_files.py",
-    'temporary = path.with_name(f"{path.name}{_MARK}tmp-{_number()}")',
+    'temporary = path.with_name(f"{path.name}{MARK}tmp-{_number()}")',
     "temporary = path",
     f"{_ATOMIC}::test_replace_folder_is_all_or_nothing",
   ),
@@ -140,7 +140,7 @@ LISTS = {
   ),
   "a name that would be taken for a leftover": (
     "core/atomic_files.py",
-    'if _MARK in f".{name}":',
+    'if MARK in f".{name}":',
     "if False:",
     f"{_ATOMIC}::test_names_that_would_be_taken_for_leftovers_are_refused",
   ),
@@ -185,13 +185,13 @@ LINKS = {
     f"{_HERE}::test_a_checkpoint_of_another_training_is_named",
   ),
   "an index to its model": (
-    "retrieval/retrievers.py",
+    "retrieval/dense_rankers.py",
     "if theirs == ours:",
     "if True:",
     f"{_REFUSALS}::test_an_index_of_another_model_is_refused",
   ),
   "an index to its vectors": (
-    "retrieval/retrievers.py",
+    "retrieval/dense_rankers.py",
     "if indexed != made_from:",
     "if False:",
     f"{_REFUSALS}::test_index_of_other_vectors_is_refused",

@@ -33,7 +33,7 @@ from dpr_jax.embedding import vector_formats
 from dpr_jax.evaluation import evaluate as evaluate_lib
 from dpr_jax.evaluation import trec_runs
 from dpr_jax.index import faiss_files
-from dpr_jax.models import bert, hf_weights
+from dpr_jax.models import bert, hf_weights, tensor_files
 from tests.faults import amounts, children
 
 pytestmark = pytest.mark.compiles
@@ -331,7 +331,7 @@ def test_safetensors(tmp_path, tiny_checkpoint):
       listed.write_bytes(mutated(index, rng))
       changed = data
     (folder / "model.safetensors").write_bytes(changed)
-    tensors = hf_weights.read_tensors(folder)
+    tensors = tensor_files.read_tensors(folder)
     hf_weights.params_from_tensors(tensors, config, str(folder))
 
   run("safetensors", amounts.amount(1000, 100), trial, tmp_path)

@@ -28,8 +28,12 @@ import time
 import traceback
 
 KINDS = ("open", "read", "write", "fsync", "rename", "mkdir", "truncate")
-# They start what must not be started before the fork, or take much longer.
-_NOT_IMPORTED = ("dpr_jax.benchmarking", "dpr_jax.planning", "dpr_jax.configs")
+# They start what must not be started before the fork, or take much longer, or
+# are for libraries that may not be installed.
+_NOT_IMPORTED = (
+  *("dpr_jax.benchmarking", "dpr_jax.planning", "dpr_jax.configs"),
+  "dpr_jax.integrations",
+)
 
 
 def import_everything() -> None:

@@ -1,7 +1,9 @@
 """Several parts are one index."""
 
 import dataclasses
+import json
 
+import faiss
 import numpy as np
 import pytest
 
@@ -59,3 +61,37 @@ def test_shards_equal_one_index(
     errors.InputError, match="has part .*, the manifest of .* names"
   ):
     faiss_stage.load_index(tmp_path / "index")
+
+
+def test_faiss_alone_opens_the_shards_by_their_manifest(
+  clustered, make_vectors, one_thread, tmp_path
+):
+  """As docs/workdir.md says: the first row of a shard is added to its rows."""
+  vectors = make_vectors(clustered[0][:700], block=300)
+  stage = made.stage(tmp_path / "index")
+  settings = Settings("IVF8,Flat", train_sample=700)
+  assert faiss_shards.write_shards(stage, settings, vectors, 3, only=None)
+  folder, questions = tmp_path / "index", clustered[1]
+  manifest = json.loads((folder / "manifest.json").read_text())
+  rows, scores, next_row = [], [], 0
+  for shard in manifest["shards"]:
+    assert shard["first_row"] == next_row
+    next_row += shard["rows"]
+    index = faiss.read_index(str(folder / shard["folder"] / "index.faiss"))
+    assert index.ntotal == shard["rows"]
+    faiss.extract_index_ivf(index).nprobe = 3
+    scored, numbers = index.search(questions, 10)
+    rows.append(np.where(numbers < 0, -1, numbers + shard["first_row"]))
+    scores.append(scored)
+  assert next_row == manifest["count"] == 700
+  rows, scores = np.hstack(rows), np.hstack(scores)
+  best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+  ours, _ = faiss_stage.load_index(folder)
+  faiss_search.set_parameters(ours, {"nprobe": 3})
+  expected = faiss_stage.search_index(ours, questions, 10)
+  np.testing.assert_array_equal(
+    np.take_along_axis(rows, best, axis=1), expected[0]
+  )
+  np.testing.assert_array_equal(
+    np.take_along_axis(scores, best, axis=1), expected[1]
+  )

@@ -150,7 +150,7 @@ def test_too_long_a_text_is_refused(params):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"model_type": "gpt2"}, "model_type 'gpt2'"),
+    ({"model_type": "gpt2"}, "model_type 'gpt2'.*bert, dpr, roberta"),
     ({"position_embedding_type": "relative_key"}, "relative_key"),
     ({"hidden_act": "swish"}, "hidden_act 'swish'.*gelu"),
     ({"num_attention_heads": 5}, "16 is not a multiple"),

@@ -84,7 +84,7 @@ def test_towers_are_separate_unless_shared(tower, texts):
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "lasttoken"])
 def test_chunks_change_nothing(tower, texts, pooling):
   """Vectors in chunks are those of the whole, dropout included."""
   keys = jax.random.split(jax.random.key(5), 6)
@@ -109,6 +109,6 @@ def test_chunks_must_divide(tower, texts):
 def test_unknown_pooling():
   """The message lists what there is."""
   with pytest.raises(
-    errors.InputError, match="'max': must be one of cls, mean"
+    errors.InputError, match="'median': must be one of cls, mean, max, weight"
   ):
-    dual_encoder.DualEncoder(CONFIG, pooling="max")
+    dual_encoder.DualEncoder(CONFIG, pooling="median")

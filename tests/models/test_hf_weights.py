@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from dpr_jax.core import errors
-from dpr_jax.models import bert, hf_weights
+from dpr_jax.models import bert, hf_weights, tensor_files
 
 CONFIG = bert.BertConfig(
   vocab_size=60,
@@ -76,7 +76,7 @@ def test_missing_unexpected_and_misshapen_are_named(tensors):
 def test_folder(tmp_path, tensors):
   """A folder is loaded; a damaged or missing file is named."""
   with pytest.raises(errors.InputError, match="model.safetensors is missing"):
-    hf_weights.read_tensors(tmp_path)
+    tensor_files.read_tensors(tmp_path)
   path = tmp_path / "model.safetensors"
   safetensors.numpy.save_file(tensors, path)
   (tmp_path / "config.json").write_text(
@@ -110,4 +110,4 @@ def test_sharded_folder(tmp_path, tensors):
   (tmp_path / "model.safetensors.index.json").write_text(
     json.dumps({"weight_map": weight_map})
   )
-  _equal(hf_weights.read_tensors(tmp_path), tensors)
+  _equal(tensor_files.read_tensors(tmp_path), tensors)

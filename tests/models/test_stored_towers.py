@@ -88,7 +88,7 @@ def test_a_moved_workdir_gives_the_same_without_its_checkpoint(world, copied):
 
 def test_the_weights_are_read_once(world, monkeypatch):
   """From the training's checkpoint, and from no other."""
-  from dpr_jax.models import checkpoints, hf_weights
+  from dpr_jax.models import checkpoints, tensor_files
 
   read = []
   load = checkpoints.load_params
@@ -96,7 +96,7 @@ def test_the_weights_are_read_once(world, monkeypatch):
     checkpoints, "load_params", lambda *a: read.append("orbax") or load(*a)
   )
   monkeypatch.setattr(
-    hf_weights, "read_tensors", lambda *_: read.append("safetensors")
+    tensor_files, "read_tensors", lambda *_: read.append("safetensors")
   )
   stored_towers.trained(None, world[1])
   assert read == ["orbax"]
@@ -234,7 +234,7 @@ def test_a_workdir_of_an_older_version_opens(world, old, caplog):
   values = json.loads(path.read_text())
   values["model"]["pooling"] = "cls"  # as any call once left its overrides
   path.write_text(json.dumps(values))
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     encoder = dpr_jax.Encoder.load(old.root, length_step=48)
   assert encoder.fingerprint == world[2]["best"]
   assert "was trained by an older version: taking sizes and" in caplog.text

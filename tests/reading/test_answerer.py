@@ -7,12 +7,12 @@ import pytest
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.reading import answerer as answerer_lib
-from dpr_jax.retrieval import retrieve as retrieve_lib
+from dpr_jax.retrieval import api
 from tests import reading_world
 
 
 def test_ask(reading_config, reading_engine, mined_workdir):
-  retriever = retrieve_lib.Retriever.load(mined_workdir.root, "bm25")
+  retriever = api.Retriever.load(mined_workdir.root, "bm25")
   answerer = answerer_lib.Answerer(retriever, reading_engine, k=3)
   reply = answerer.ask("Where was Einstein born?")
   start, end = reply.span

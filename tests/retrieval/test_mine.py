@@ -15,7 +15,7 @@ from dpr_jax.data import (
   same_passages,
 )
 from dpr_jax.index import faiss_stage
-from dpr_jax.retrieval import bm25, mine, retrievers
+from dpr_jax.retrieval import bm25, dense_rankers, mine
 
 PARIS = "What is the capital of France?"
 
@@ -180,7 +180,7 @@ def test_the_model_mines_beside_bm25(world):
   world.config.mine.depth = 5
   of_bm25 = _mine(world)[1]
   found = _mine_from_model(world)
-  ranker = retrievers.load_dense(world.workdir, "dense", "Flat", 9)
+  ranker = dense_rankers.load_dense(world.workdir, "dense", "Flat", 9)
   texts = {passage.id: passage.text for passage in world.passages}
   for split, questions in world.questions.items():
     rows, _ = ranker.search([q.question for q in questions], 5)

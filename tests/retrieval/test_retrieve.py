@@ -11,8 +11,7 @@ from dpr_jax.data import records, same_passages
 from dpr_jax.evaluation import evaluate as evaluate_lib
 from dpr_jax.evaluation import significance
 from dpr_jax.index import faiss_stage
-from dpr_jax.retrieval import bm25, passage_cache, retrievers
-from dpr_jax.retrieval import retrieve as retrieve_lib
+from dpr_jax.retrieval import api, bm25, passage_cache, retrievers
 from dpr_jax.retrieval.result_files import Hit
 
 
@@ -148,7 +147,7 @@ def test_batches_do_not_matter(ready, monkeypatch):
   ready.questions["dev"] = ready.questions["train"]
   ready.retrieve()
   whole = [_results(ready, method) for method in retrievers.METHODS]
-  monkeypatch.setattr(retrieve_lib, "_BATCH", 3)
+  monkeypatch.setattr(api, "_BATCH", 3)
   ready.retrieve(overwrite=True)
   assert [_results(ready, method) for method in retrievers.METHODS] == whole
   assert _results(ready, "bm25")[2]["ctxs"] == []  # no word is known
@@ -219,7 +218,7 @@ def test_a_failure_leaves_no_half_results(ready, monkeypatch):
   def fail(*_):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(retrieve_lib, "_BATCH", 1)
+  monkeypatch.setattr(api, "_BATCH", 1)
   monkeypatch.setattr(passage_cache.PassageCache, "take", fail)
   with pytest.raises(KeyboardInterrupt):
     ready.retrieve(methods=["bm25"], overwrite=True)
@@ -262,7 +261,7 @@ def test_retriever(ready):
     ready.workdir.root / "config.json", {"index": {"factory": "Flat"}}
   )
   for method in retrievers.METHODS:
-    retriever = retrieve_lib.Retriever.load(str(ready.workdir.root), method)
+    retriever = api.Retriever.load(str(ready.workdir.root), method)
     found = retriever.search(questions, k=4)
     expected = [
       [
@@ -394,9 +393,7 @@ def test_hits_of_a_compressed_index_are_scored_again(ready):
 
 
 def test_more_hits_than_passages_and_one_question(ready):
-  found = retrieve_lib.Retriever.load(
-    ready.workdir.root, "dense", factory="Flat"
-  )
+  found = api.Retriever.load(ready.workdir.root, "dense", factory="Flat")
   (hits,) = found.search("Paris", k=1000)
   assert len(hits) == len(ready.passages)
   ready.config.retrieve.depth = 1000

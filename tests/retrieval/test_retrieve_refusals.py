@@ -7,8 +7,7 @@ import pytest
 
 from dpr_jax.core import errors
 from dpr_jax.index import faiss_stage
-from dpr_jax.retrieval import bm25
-from dpr_jax.retrieval import retrieve as retrieve_lib
+from dpr_jax.retrieval import api, bm25
 
 
 @pytest.mark.parametrize("methods", [["hybri"], ["bm25", "dens"], [""]])
@@ -56,7 +55,7 @@ def test_an_index_of_another_model_is_refused(world, monkeypatch):
   with pytest.raises(errors.InputError, match="vectors of model some-other-m"):
     world.retrieve(methods=["dense"])
   with pytest.raises(errors.InputError, match="encoded by model model-1"):
-    retrieve_lib.Retriever.load(world.workdir.root, factory="Flat")
+    api.Retriever.load(world.workdir.root, factory="Flat")
 
 
 def test_index_of_other_vectors_is_refused(ready):
@@ -84,13 +83,13 @@ def test_corpus_of_another_size_is_refused(ready):
 def test_retriever_refuses_what_is_not_there(world):
   root = world.workdir.root
   with pytest.raises(errors.InputError, match="must be one of bm25"):
-    retrieve_lib.Retriever.load(root, "hybri")
+    api.Retriever.load(root, "hybri")
   with pytest.raises(errors.InputError, match="dpr-jax index"):
-    retrieve_lib.Retriever.load(root)
+    api.Retriever.load(root)
   with pytest.raises(errors.InputError, match="dpr-jax index"):
-    retrieve_lib.Retriever.load(pathlib.Path(root), factory="Flat")
+    api.Retriever.load(pathlib.Path(root), factory="Flat")
   with pytest.raises(errors.InputError, match="dpr-jax mine"):
-    retrieve_lib.Retriever.load(root, "bm25")
+    api.Retriever.load(root, "bm25")
 
 
 def test_exact_refuses_other_vectors(ready):

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpr_jax.core import atomic_files, signals
+from dpr_jax.core import signals, temporary_names
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import checkpoint_files, checkpoints
 from dpr_jax.training import train_retriever
@@ -86,7 +86,7 @@ def _saving(place):
   """Steps whose checkpoints stand there under a temporary name."""
   folder = place.training / "checkpoints"
   names = os.listdir(folder) if folder.exists() else []
-  found = {n.split(".")[0] for n in names if atomic_files.is_temporary(n)}
+  found = {n.split(".")[0] for n in names if temporary_names.is_temporary(n)}
   return {int(name) for name in found if name.isdigit()}
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors
-from dpr_jax.training import objectives
+from dpr_jax.training import objectives, score_tiles
 
 DIM, QUESTIONS = 12, 32
 
@@ -59,7 +59,7 @@ def _problem(negatives, seed=0, answers=False, columns=0):
   return {
     "questions": generator.normal(size=(QUESTIONS, DIM)).astype(np.float32),
     "passages": generator.normal(size=(count, DIM)).astype(np.float32),
-    "given": objectives.Competition(
+    "given": score_tiles.Competition(
       labels, keys[labels], weights, valid, keys, excluded, positives
     ),
   }
@@ -149,7 +149,7 @@ def test_what_is_masked_is_counted(way):
   problem = {
     "questions": 5 * vectors,
     "passages": 5 * vectors,
-    "given": objectives.Competition(
+    "given": score_tiles.Competition(
       np.arange(8, dtype=np.int32),
       keys,
       np.ones(8, np.float32),
@@ -177,7 +177,7 @@ def test_other_positives_are_masked_and_who_has_no_negative_is_counted(way):
   problem = {
     "questions": np.zeros((4, DIM), np.float32),
     "passages": np.ones((4, DIM), np.float32),
-    "given": objectives.Competition(
+    "given": score_tiles.Competition(
       keys, keys, np.ones(4, np.float32), valid, keys, excluded, positives
     ),
   }
@@ -206,7 +206,7 @@ def test_a_tie_is_not_correct(way):
   problem = {
     "questions": vectors,
     "passages": vectors,
-    "given": objectives.Competition(
+    "given": score_tiles.Competition(
       rows, unknown, np.ones(8, np.float32), np.ones(8, bool), unknown
     ),
   }
@@ -239,7 +239,7 @@ def test_scores_of_fifty_thousand(way):
   problem["passages"][:2, :2] = [[50_000, 49_999], [50_000, 50_000]]
   keys = np.arange(8, dtype=np.int32)
   weights = np.array([1, 1, 0, 0, 0, 0, 0, 0], np.float32)
-  problem["given"] = objectives.Competition(
+  problem["given"] = score_tiles.Competition(
     keys, keys, weights, np.ones(8, bool), keys
   )
   loss, questions, passages, _ = _on_cores(

@@ -1,0 +1,162 @@
+"""Self-attention of a layer: projections, heads, and how positions enter.
+
+`attend` is called by the layers of all encoders.  Projections of the same input
+are one matrix product, which is faster than two; `fuse` prepares their
+parameters once.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, UInt32
+
+from dpr_jax.models import fused_attention, layer_ops
+
+_DENSE = ("kernel", "bias")  # parameters of a dense layer
+# (kernel, bias); None = no bias.
+Dense = tuple[Float[ArrayLike, "inputs outputs"], Float[ArrayLike, " outputs"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+  """What a layer's attention computes, the same in every call.
+
+  Attributes:
+    count: number of heads; a divisor of dim.
+    rate: dropout rate of the weights.
+    first_only: queries of position 0 alone.
+    fused: use `fused_attention`; not with `first_only`.
+    rotate: changes queries and keys [rows, heads, n, d] by their positions;
+      None = no change.
+  """
+
+  count: int
+  rate: float
+  first_only: bool = False
+  fused: bool = False
+  rotate: Callable[[Array], Array] | None = None
+
+
+def attend(
+  hidden: Float[Array, "rows length dim"],
+  bias: Float[Array, "rows 1 _ length"],
+  words: UInt32[Array, "rows two"] | None,
+  weights: Callable[[str], Any],
+  ready: dict[str, Any],
+  heads: Heads,
+  position_bias: Float[Array, "1 heads length length"] | None = None,
+) -> Float[Array, "rows positions dim"]:
+  """Attention of every text with itself, before the output projection.
+
+  Args:
+    hidden: input of the layer.
+    bias: added to the scores, [queries or 1] by keys; very negative at padding.
+    words: dropout words of each text; None = no dropout.
+    weights: kernel and bias of a projection by name: query, key, value.
+    ready: parameters of the layer; projections that `fuse` has joined are
+      taken from there.
+    heads: what to compute.
+    position_bias: added to the scores as well, with a gradient.
+  """
+  width = hidden.shape[-1]
+  # One query per text with `first_only`; keys and values of all positions.
+  asking = hidden[:, :1] if heads.first_only else hidden
+
+  def project(names: tuple[str, ...]) -> Float[Array, "rows n several"]:
+    layer = ready.get("_".join(names))
+    if layer is None:
+      layer = _side_by_side(
+        [dict(zip(_DENSE, weights(name), strict=True)) for name in names]
+      )
+    kernel = layer["kernel"]
+    zeros = jnp.zeros(kernel.shape[-1:], jnp.float32)  # where it has no bias
+    x = asking if names == ("query",) else hidden
+    return layer_ops.dense(x, kernel, layer.get("bias", zeros))
+
+  def split(x: Float[Array, "rows n dim"]) -> Float[Array, "rows heads n d"]:
+    x = x.reshape(*x.shape[:2], heads.count, width // heads.count)
+    return x.transpose(0, 2, 1, 3)
+
+  projected = [project(names) for names in _projections(heads.first_only)]
+  if heads.fused and not heads.first_only:
+    return fused_attention.attention(
+      *projected, bias[:, 0], words, heads.count, heads.rate
+    )
+  query, key, value = (
+    part
+    for x in projected
+    for part in jnp.split(x, x.shape[-1] // width, axis=-1)
+  )
+  query = split(query * (width // heads.count) ** -0.5)
+  key = split(key)
+  if heads.rotate is not None:
+    query, key = heads.rotate(query), heads.rotate(key)
+  if heads.first_only:
+    bias = bias[:, :, :1]
+    if position_bias is not None:
+      position_bias = position_bias[:, :, :1]
+  context = layer_ops.attention(
+    query,
+    key,
+    split(value),
+    bias,
+    words,
+    heads.rate,
+    position_bias,
+  )
+  # [rows, heads, n, d] back to [rows, n, dim].
+  return context.transpose(0, 2, 1, 3).reshape(asking.shape)
+
+
+def _projections(first_only: bool) -> tuple[tuple[str, ...], ...]:
+  """Dense layers to compute as one matrix product, which is faster than two."""
+  if first_only:
+    return ("query",), ("key", "value")
+  return (("query", "key", "value"),)
+
+
+def _side_by_side(layers: list[dict[str, Any]]) -> dict[str, Any]:
+  """Concatenates dense layers that have the same input."""
+  if len(layers) == 1:
+    return layers[0]
+  return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *layers)
+
+
+def fuse(params: dict[str, Any], first_only: bool, dtype: Any = None) -> Any:
+  """Prepares parameters once, so that `bert.Bert` need not do it in every call.
+
+  Args:
+    params: parameters of a Bert, its layers separate or stacked.
+    first_only: value of `first_only` in the calls of `Bert`.
+    dtype: kernels are cast to it; None = left as they are.
+
+  Returns:
+    Parameters that give the same output: dense layers that are one product are
+    concatenated, under their joined names (`query_key_value`).
+  """
+  last = max(
+    (name for name in params if name.startswith("layer_")),
+    key=lambda name: int(name.removeprefix("layer_")),
+  )
+
+  def layer(node: dict[str, Any], first_only: bool) -> dict[str, Any]:
+    node = dict(node)
+    for names in _projections(first_only):
+      parts = [node.pop(name) for name in names]
+      node["_".join(names)] = _side_by_side(parts)
+    if dtype is None:
+      return node
+    return jax.tree.map_with_path(
+      lambda path, x: x.astype(dtype) if path[-1].key == "kernel" else x, node
+    )
+
+  return {
+    name: layer(node, first_only and name == last)
+    if name.startswith("layer")
+    else node
+    for name, node in params.items()
+  }
