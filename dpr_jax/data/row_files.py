@@ -140,11 +140,20 @@ def _columns(path: str | os.PathLike, kind: str) -> Rows:
   row = 0
   try:
     for batch in _batches(path, kind):
+      # A damaged batch would otherwise end the process, or read beyond it.
+      if batch.num_rows < 0:
+        raise pyarrow.ArrowInvalid(f"a batch of {batch.num_rows} rows")
+      batch.validate(full=True)
       for start in range(0, batch.num_rows, _BLOCK):
         for value in batch.slice(start, _BLOCK).to_pylist():
           row += 1
           yield f"{path}: row {row}", _as_in_json(value), False
-  except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+  except (
+    pyarrow.ArrowException,
+    OSError,
+    UnicodeDecodeError,
+    MemoryError,
+  ) as error:
     raise errors.InputError(
       f"{path}: row {row + 1}, or shortly after it, cannot be read as {kind}:"
       f" {' '.join(str(error).split())[:200]}"
@@ -158,7 +167,8 @@ def _batches(path: str | os.PathLike, kind: str) -> Iterator[Any]:
       yield from file.iter_batches(batch_size=_BLOCK)
     return
   ipc = importlib.import_module("pyarrow.ipc")
-  with open(path, "rb") as raw:
+  # A map, so that a damaged size is refused instead of allocated.
+  with _pyarrow(path).memory_map(os.fspath(path)) as raw:
     is_file = raw.read(6) == _ARROW_FILE
     raw.seek(0)
     if not is_file:
