@@ -32,6 +32,7 @@ _MAYBE_LISTS = frozenset(("positive", "negative"))
 TABLES = ("CSV", "TSV")
 _ARROW_FILE, _ARROW_STREAM = b"ARROW1", b"\xff\xff\xff\xff"
 _BLOCK = 256  # rows of Parquet in memory at once
+_BUFFER = 1 << 20  # bytes of a column that are read at once
 
 
 def container(path: str | os.PathLike) -> str:
@@ -163,7 +164,10 @@ def _columns(path: str | os.PathLike, kind: str) -> Rows:
 def _batches(path: str | os.PathLike, kind: str) -> Iterator[Any]:
   if kind == "Parquet":
     parquet = importlib.import_module("pyarrow.parquet")
-    with parquet.ParquetFile(path) as file:
+    # Buffered by page; otherwise whole columns of a row group are read.
+    with parquet.ParquetFile(
+      path, buffer_size=_BUFFER, pre_buffer=False
+    ) as file:
       yield from file.iter_batches(batch_size=_BLOCK)
     return
   ipc = importlib.import_module("pyarrow.ipc")
