@@ -95,6 +95,16 @@ def test_progress_does_not_count_compiling(
   ]
 
 
+def test_a_resumed_run_keeps_the_rows_up_to_its_checkpoint(tmp_path):
+  """That of step 2 included; a last line that a crash cut off goes."""
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+  log = metrics.MetricsLog(path, "train")
+  log.open(first_step=2, steps=5)
+  log.close()
+  assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
 def test_a_profile_runs_from_the_first_step_to_the_last(tmp_path, monkeypatch):
   calls = []
   for name in ("start_trace", "stop_trace"):
