@@ -92,7 +92,7 @@ EXTRAS = {
   # Search engines, for `--backend`; each is imported only when it is used.
   "engines": [
     "lancedb>=0.30,<1",
-    "pymilvus[milvus_lite]>=2.6,<4",
+    "pymilvus[milvus-lite]>=2.6,<4",
     "qdrant-client>=1.16,<2",  # older ones store no metadata of a collection
   ],
   "tpu": ["libtpu==0.0.42"],  # the one that belongs to jax 0.10.2

@@ -23,7 +23,46 @@ _SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 # Family -> (kind of tokenizer, class of transformers, its settings).
 FAMILIES = {
   "roberta": ("byte-level", "Roberta", {"max_position_embeddings": 66}),
-  "xlm-roberta": ("unigram", "XLMRoberta", {"max_position_embeddings": 66}),
+  "xlm-roberta": (
+    "unigram",
+    "XLMRoberta",
+    {"max_position_embeddings": 66, "type_vocab_size": 1},
+  ),
+  "mpnet": (
+    "mpnet",
+    "MPNet",
+    {"max_position_embeddings": 202, "layer_norm_eps": 1e-5},
+  ),
+  "distilbert": (
+    "word-piece",
+    "DistilBert",
+    {
+      "dim": 48,
+      "n_layers": 3,
+      "n_heads": 4,
+      "hidden_dim": 80,
+      "max_position_embeddings": 64,
+    },
+  ),
+  "modernbert": (
+    "byte-level",
+    "ModernBert",
+    {
+      "max_position_embeddings": 64,
+      "num_hidden_layers": 5,
+      "local_attention": 12,
+      "pad_token_id": 1,
+      "cls_token_id": 0,
+      "sep_token_id": 2,
+      "bos_token_id": 0,
+      "eos_token_id": 2,
+    },
+  ),
+  "electra": (
+    "word-piece",
+    "Electra",
+    {"embedding_size": 20, "max_position_embeddings": 64},
+  ),
 }
 
 
@@ -67,7 +106,7 @@ def _trained(kind: str) -> dict:
 
 
 def tokenizer(kind: str):
-  """A tokenizer of transformers: "byte-level", "unigram" or "word-piece"."""
+  """A tokenizer of transformers; `kind` as in `FAMILIES`."""
   import transformers
 
   if kind == "byte-level":
@@ -79,7 +118,22 @@ def tokenizer(kind: str):
   if kind == "unigram":
     pieces = [tuple(piece) for piece in _trained(kind)["vocab"]]
     return transformers.XLMRobertaTokenizerFast(vocab=pieces)
-  raise ValueError(kind)
+  words = {
+    word.strip(".,()").lower()
+    for pair in sample_texts()[:200]
+    for word in " ".join(pair).split()
+  }
+  letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+  pieces = [*letters, *(f"##{letter}" for letter in letters), *".,()-'"]
+  words = [*pieces, *sorted(words - {"", *pieces})]
+  if kind == "mpnet":
+    special = [*_SPECIAL, "[UNK]"]
+    words = dict.fromkeys([*special, *words, "<mask>"])
+    vocabulary = {word: number for number, word in enumerate(words)}
+    return transformers.MPNetTokenizerFast(vocab=vocabulary)
+  special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+  vocabulary = {word: n for n, word in enumerate([*special, *words])}
+  return transformers.BertTokenizerFast(vocab=vocabulary)
 
 
 def write(family: str, folder: pathlib.Path, seed: int = 0) -> None:

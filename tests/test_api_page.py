@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import pickle
 import re
 import shutil
 
@@ -83,6 +84,21 @@ def test_nothing_asked(here):
     assert vectors.shape == (0, encoder.dim)
     assert vectors.dtype == np.float32
   assert dpr_jax.Retriever.load(here / "W", "bm25").search([]) == []
+
+
+def test_a_trained_encoder_is_copied(here):
+  """By `pickle`, as to another process."""
+  encoder = dpr_jax.Encoder.load(here / "W")
+  copied = pickle.loads(pickle.dumps(encoder))
+  assert copied.fingerprint == encoder.fingerprint
+  questions = ["where is the sea", "who was the king"]
+  np.testing.assert_array_equal(
+    copied.encode_query(questions), encoder.encode_questions(questions)
+  )
+  passages = [("city", "the river"), ("", "the sea")]
+  np.testing.assert_array_equal(
+    copied.encode_document(passages), encoder.encode_passages(passages)
+  )
 
 
 @pytest.mark.parametrize("method", ["bm25", "dense", "exact"])

@@ -23,6 +23,7 @@ from dpr_jax.cli.command import (
 from dpr_jax.cli.flags import Flag, switch
 
 _STAGE = (*f.EXPERIMENT, *f.DEVICES, f.OVERWRITE)
+_INT8 = switch("int8", "With onnx: also write graphs with int8 weights.")
 _BENCH = (*f.EXPERIMENT, *f.DEVICES, f.JSON)
 
 _STAGES = (
@@ -296,14 +297,44 @@ _OTHERS = (
       f.WHAT.saying("The trained towers (model), vectors, or the reader."),
       Flag(
         "format",
-        "hf or sentence-transformers for the towers, the last two for the"
-        " reader (DPRReader, BertForQuestionAnswering), others for embeddings.",
+        "hf, dpr, sentence-transformers, tevatron or onnx for the towers; the"
+        " last two for the reader (DPRReader, BertForQuestionAnswering); dpr,"
+        " tevatron, contriever, npy or parquet for embeddings.",
         choices=(
-          *("hf", "sentence-transformers", "dpr", "tevatron", "contriever"),
-          *("npy", "parquet", "dpr-reader", "question-answering"),
+          *("hf", "sentence-transformers", "dpr", "tevatron", "onnx"),
+          *("contriever", "npy", "parquet", "dpr-reader"),
+          "question-answering",
         ),
       ),
+      _INT8,
       f.MODEL.saying("The trained towers (default), or before training."),
+    ),
+  ),
+  Command(
+    "publish",
+    "Export the towers and upload them to the Hugging Face hub",
+    "publish:publish",
+    "--workdir=W --to=hf:OWNER/NAME --dry_run",
+    "--workdir=DIR --to=hf:OWNER/NAME",
+    config=STORED,
+    uses=(TOWERS, START),
+    flags=(
+      *f.EXPERIMENT,
+      Flag(
+        "to",
+        "The repository; it is created if necessary. The token is taken from"
+        " HF_TOKEN, or from `hf auth login`.",
+        "hf:OWNER/NAME",
+      ),
+      Flag(
+        "format",
+        "Format of the export; default: sentence-transformers.",
+        choices=("hf", "sentence-transformers", "dpr", "tevatron", "onnx"),
+      ),
+      _INT8,
+      f.MODEL.saying("The trained towers (default), or before training."),
+      switch("private", "Create a private repository."),
+      switch("dry_run", "Only list the files and their sizes."),
     ),
   ),
   Command(

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+from collections.abc import Iterator
 
 from dpr_jax.cli import experiment
 from dpr_jax.cli.invocation import Invocation
@@ -20,17 +21,26 @@ def export(call: Invocation) -> None:
   out, workdir = _out(call), call.workdir
   for name in workdir_lib.FOLDERS:
     workdir_lib.refuse_inside("--out", out, workdir.root / name)
+  with opened(call) as settled:
+    _export(settled, out)
+
+
+@contextlib.contextmanager
+def opened(call: Invocation) -> Iterator[Invocation]:
+  """The call with its settled config, and its workdir locked."""
   settled = call.with_config(experiment.settled(call, call.command))
   with contextlib.ExitStack() as stack:
     # A read-only workdir cannot be locked, but no one can change it either.
     with contextlib.suppress(errors.DiskError):
-      stack.enter_context(experiment.opened(workdir))
-    _export(settled, out)
+      stack.enter_context(experiment.opened(call.workdir))
+    yield settled
 
 
 def _export(call: Invocation, out: pathlib.Path) -> None:
   what, form = call.flags["what"], call.flags["format"]
   model = call.flags["model"] or "dense"
+  if call.flags["int8"] and what != "model":
+    raise errors.InputError(f"--int8: has no meaning for --what={what}")
   if what == "embeddings":
     from dpr_jax.embedding import vector_export, vector_shards
 
@@ -47,9 +57,34 @@ def _export(call: Invocation, out: pathlib.Path) -> None:
     reader = reader_model.trained(call.config, call.workdir)
     reader_model.export(reader, out, form or "")
   else:
-    from dpr_jax.models import export as export_lib
+    write_towers(call, form, out)
 
-    export_lib.export(call.config, call.workdir, form, out, model)
+
+def write_towers(
+  call: Invocation, form: str | None, out: pathlib.Path, name: str = ""
+) -> None:
+  """Exports the towers of a workdir.
+
+  Args:
+    call: a call with a config and a workdir.
+    form: format of the export.
+    out: output folder.
+    name: name in the model card; "" = that of the folder.
+  """
+  from dpr_jax.evaluation import model_measures
+  from dpr_jax.models import export as export_lib
+
+  model = call.flags["model"] or "dense"
+  export_lib.export(
+    call.config,
+    call.workdir,
+    form,
+    out,
+    model,
+    int8=call.flags["int8"],
+    name=name,
+    evaluated=model_measures.of_workdir(call.workdir, model),
+  )
 
 
 def import_(call: Invocation) -> None:

@@ -2,7 +2,8 @@
 
 Input: the corpus and the question files that section `data` of the config
 names.  Output: three TFDS datasets, which every later stage opens with
-`open_passages` and `open_questions`, and a manifest.  Rows that are left out
+`open_passages` and `open_questions`, judgements of dev (`gold_qrels`), and a
+manifest.  Rows that are left out
 are counted by reason in the manifest and logged.
 """
 
@@ -20,6 +21,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_module
 from dpr_jax.data import (
   datasets,
+  gold_qrels,
   kept_passages,
   kept_rows,
   kept_splits,
@@ -109,6 +111,12 @@ def prepare(
     table = datasets.PassageTable.open(folder / "passages")
     for split, kept in splits.items():
       counts |= kept.complete(folder / split, table, corpus.finder.ids)
+    counts["dev_judgements"] = gold_qrels.write(
+      folder / gold_qrels.FILE,
+      datasets.QuestionTable.open(folder / "dev"),
+      table,
+      same_passages.Copies(copies[:, 0], copies[:, 1]),
+    )
     stage.finish(
       counts,
       folder=folder,

@@ -7,7 +7,6 @@ need nothing outside of the workdir.
 """
 
 import pathlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ml_collections
@@ -22,16 +21,10 @@ from dpr_jax.models import model_files, model_settings
 if TYPE_CHECKING:  # starts JAX: imported where it is used
   from dpr_jax.inference import encoder as encoder_lib
 
-IMPORTED = "imported "  # begins the "model" of imported vectors
 _COMPARED = 8  # passages
 # Largest relative difference of a vector: bfloat16 differs by about 0.01,
 # another text format or checkpoint by more than 0.3.
 _TOLERANCE = 0.1
-
-
-def is_imported(manifest: Mapping[str, Any]) -> bool:
-  """Whether a manifest of vectors, or of their index, is of imported ones."""
-  return str(manifest.get("model")).startswith(IMPORTED)
 
 
 def is_stored(folder: pathlib.Path) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 from absl import logging
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from dpr_jax.core import errors, progress, sharded_output
 from dpr_jax.core import workdir as workdir_lib
@@ -74,7 +74,7 @@ def into_workdir(
   if not overwrite:
     _refuse_others(stage)
   if not stage.is_current(overwrite):
-    _write(stage, files, passages, f"{vector_encoder.IMPORTED}{_hash(names)}")
+    _write(stage, files, passages, f"{vector_shards.IMPORTED}{_hash(names)}")
   if named:
     vectors = vector_shards.open_vectors(folder, check=False)
     vector_encoder.store(config, folder, passages, vectors, verify=verify)
@@ -224,6 +224,7 @@ class _Shards:
     dtype: one of `vector_shards.DTYPES`.
     per_shard: rows per file.
     filled: rows that are written.
+    starts: bytes before the first vector of each file.
   """
 
   folder: pathlib.Path
@@ -232,6 +233,7 @@ class _Shards:
   dtype: str
   per_shard: int
   filled: np.ndarray
+  starts: list[int] = dataclasses.field(default_factory=list)
 
   @classmethod
   def of(
@@ -253,7 +255,8 @@ class _Shards:
     for number, rows in shards._numbered():
       with open(shards._path(number), "wb") as file:
         shards._write_header(file, len(rows))
-        file.truncate(shards._offset(file.tell(), len(rows)))
+        shards.starts.append(file.tell())
+        file.truncate(file.tell() + len(rows) * shards._row_bytes)
     return shards
 
   @property
@@ -282,8 +285,14 @@ class _Shards:
       },
     )
 
-  def _offset(self, header: int, row: int) -> int:
-    return header + row * self.dim * self._stored.itemsize
+  @property
+  def _row_bytes(self) -> int:
+    return self.dim * self._stored.itemsize
+
+  def _place(self, row: int) -> int:
+    """Position of a row in its file."""
+    number, place = divmod(row, self.per_shard)
+    return self.starts[number] + place * self._row_bytes
 
   def check_width(self, path: pathlib.Path, vectors: np.ndarray) -> None:
     """`InputError` if vectors have another width than those before."""
@@ -306,38 +315,27 @@ class _Shards:
     rows: Int[np.ndarray, " rows"],
     vectors: Float[np.ndarray, "rows dim"],
   ) -> None:
-    """Writes the vectors of rows; runs of successive rows at once.
+    """Writes the vectors of rows, in any order.
 
     Raises:
       InputError: a value is too large for float16.
     """
+    with np.errstate(over="ignore"):
+      block = vectors.astype(self._type)
+    if self.dtype == "float16" and not np.isfinite(block).all():
+      raise errors.InputError(
+        f"config.embed.dtype=float16 has no number above 65504, which {path}"
+        " needs: use bfloat16 or float32"
+      )
+    stored = vector_shards.as_stored(block)
     order = np.argsort(rows)
-    rows = rows[order]
-    # A run ends where the next row does not follow, or is in another file.
-    ends = np.diff(rows) != 1
-    ends |= np.diff(rows // self.per_shard) != 0
-    for run in np.split(np.arange(len(rows)), np.flatnonzero(ends) + 1):
-      if not len(run):
-        continue
-      with np.errstate(over="ignore"):
-        block = vectors[order[run]].astype(self._type)
-      if self.dtype == "float16" and not np.isfinite(block).all():
-        raise errors.InputError(
-          f"config.embed.dtype=float16 has no number above 65504, which {path}"
-          " needs: use bfloat16 or float32"
-        )
-      with self._opened(int(rows[run[0]])) as file:
-        file.write(vector_shards.as_stored(block).tobytes())
+    for places in _split(order, np.diff(rows[order] // self.per_shard) != 0):
+      with open(self._path(int(rows[places[0]]) // self.per_shard), "rb+") as f:
+        # Successive rows are written at once.
+        for run in _split(places, np.diff(rows[places]) != 1):
+          f.seek(self._place(int(rows[run[0]])))
+          f.write(stored[run].tobytes())
     self.filled[rows] = True
-
-  def _opened(self, row: int) -> Any:
-    """The file of a row, at the place of the row."""
-    file = open(self._path(row // self.per_shard), "rb+")
-    version = np.lib.format.read_magic(file)
-    assert version == (1, 0), version
-    np.lib.format.read_array_header_1_0(file)
-    file.seek(self._offset(file.tell(), row % self.per_shard))
-    return file
 
   def read(
     self, rows: Int[np.ndarray, " rows"]
@@ -345,9 +343,10 @@ class _Shards:
     """Float32 vectors of rows that are written."""
     vectors = np.empty((len(rows), self.dim), self._stored)
     for place, row in enumerate(rows.tolist()):
-      with self._opened(row) as file:
-        size = self.dim * self._stored.itemsize
-        vectors[place] = np.frombuffer(file.read(size), self._stored)
+      with open(self._path(row // self.per_shard), "rb") as file:
+        file.seek(self._place(row))
+        data = file.read(self._row_bytes)
+        vectors[place] = np.frombuffer(data, self._stored)
     return vectors.view(self._type).astype(np.float32)
 
   def finish(self) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -372,3 +371,12 @@ class _Shards:
         }
       )
     return listed, files
+
+
+def _split(
+  places: Int[np.ndarray, " places"], ends: Bool[np.ndarray, " gaps"]
+) -> list[np.ndarray]:
+  """Splits places where `ends`, one shorter, is true; [] if there are none."""
+  if not len(places):
+    return []
+  return np.split(places, np.flatnonzero(ends) + 1)

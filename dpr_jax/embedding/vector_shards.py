@@ -8,7 +8,7 @@ sha256 of a shard is checked before it is used.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -24,6 +24,7 @@ STAGE = "embed"
 COMMAND = "dpr-jax embed"
 DTYPES = ("float32", "float16", "bfloat16")
 PATTERNS = ("vectors-*.npy", "ids-*.npy")
+IMPORTED = "imported "  # begins the "model" of imported vectors
 
 
 def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -33,6 +34,16 @@ def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
   )
   dtype = config_lib.one_of("embed.dtype", config.embed.dtype, DTYPES)
   return {"rows_per_shard": rows, "dtype": dtype}
+
+
+def is_imported(manifest: Mapping[str, Any]) -> bool:
+  """Whether a manifest of vectors, or of their index, is of imported ones."""
+  return str(manifest.get("model")).startswith(IMPORTED)
+
+
+def command_of(manifest: Mapping[str, Any]) -> str:
+  """The command that makes the vectors of a manifest, for messages."""
+  return "dpr-jax import" if is_imported(manifest) else COMMAND
 
 
 def names(number: int) -> tuple[str, str]:
@@ -131,6 +142,8 @@ class Vectors:
       < min(rows.stop, shard["first_row"] + shard["rows"])
     }
     files = self.manifest["files"]
+    if command == COMMAND:
+      command = command_of(self.manifest)
     sharded_output.check_whole(
       self.folder, [(name, files[name]) for name in sorted(names)], command
     )

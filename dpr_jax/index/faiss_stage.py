@@ -157,7 +157,7 @@ def _encoder(
     encoder as encoder_lib,  # starts JAX: only when needed
   )
 
-  if vector_encoder.is_imported(embeddings):
+  if vector_shards.is_imported(embeddings):
     if not vector_encoder.is_stored(source):
       return None
     return vector_encoder.load(source, embeddings["dim"])
@@ -225,8 +225,8 @@ def check_origin(
     raise errors.InputError(
       f"{source}: these vectors are of passages"
       f" {workdir_lib.short(fingerprint)}, not of the passages"
-      f" {workdir_lib.short(passages)} in this workdir's data; run `dpr-jax"
-      " embed` again"
+      f" {workdir_lib.short(passages)} in this workdir's data; run"
+      f" `{vector_shards.command_of(embeddings)}` again"
     )
 
 

@@ -9,6 +9,7 @@ or `encode_passages` out.
 
 import asyncio
 import dataclasses
+import reprlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dpr_jax.core import errors, progress
-from dpr_jax.data import arguments, records
+from dpr_jax.data import arguments, records, tokenization
 from dpr_jax.inference import encoder_options, mteb_calls, tensors
 from dpr_jax.models.dual_encoder import PASSAGE, QUESTION
 
@@ -197,10 +198,7 @@ class Calls:
     self, kind: str, inputs: Any, chosen: encoder_options.Options
   ) -> Vectors:
     """Encodes texts, and converts the vectors to the form asked for."""
-    tokenizer = self.model.tokenizer
-    if chosen.prompt is not None:
-      prefix = {f"{kind}_prefix": chosen.prompt}
-      tokenizer = dataclasses.replace(tokenizer, **prefix)
+    tokenizer = self._tokenizer(kind, chosen.prompt)
     chosen.check_dim(self.dim)
     if kind == QUESTION:
       ids = tokenizer.question_ids(arguments.texts("inputs", inputs))
@@ -218,6 +216,21 @@ class Calls:
     elif not chosen.convert_to_numpy:
       vectors = list(vectors)
     return vectors[0] if _is_one(inputs) else vectors
+
+  def _tokenizer(
+    self, kind: str, prompt: str | None
+  ) -> tokenization.TextTokenizer:
+    """The model's tokenizer, with another prefix if `prompt` is not None."""
+    tokenizer, name = self.model.tokenizer, f"{kind}_prefix"
+    if prompt in (None, getattr(tokenizer, name)):
+      return tokenizer
+    if not self.model.head.pools_prefix:
+      # The number of tokens to leave out is part of the compiled program.
+      raise errors.InputError(
+        f"prompt={reprlib.repr(prompt)}: this model does not pool its prefix,"
+        f" and has {getattr(tokenizer, name)!r}; load it with {name}="
+      )
+    return dataclasses.replace(tokenizer, **{name: prompt})
 
 
 class ModelCard:

@@ -113,7 +113,7 @@ def read(
     kind = _kind(name, value, kind)
   arguments.count("batch_size", options.get("batch_size", 32))
   flags = {
-    name: _flag(name, options.get(name, default))
+    name: arguments.switch(name, options.get(name, default))
     for name, default in _FLAGS.items()
   }
   bar = options.get("show_progress_bar")
@@ -121,7 +121,9 @@ def read(
   return Options(
     kind=kind,
     prompt=None if prompt is None else arguments.text("prompt", prompt),
-    show_progress_bar=None if bar is None else _flag("show_progress_bar", bar),
+    show_progress_bar=None
+    if bar is None
+    else arguments.switch("show_progress_bar", bar),
     truncate_dim=None
     if shorter is None
     else arguments.count("truncate_dim", shorter),
@@ -148,12 +150,3 @@ def _kind(name: str, value: Any, before: str | None) -> str | None:
       " method or another argument"
     )
   return kind
-
-
-def _flag(name: str, value: Any) -> bool:
-  """True or False; `InputError` for anything else."""
-  if not isinstance(value, bool):
-    raise errors.InputError(
-      f"{name}={reprlib.repr(value)}: must be True or False"
-    )
-  return value

@@ -22,6 +22,7 @@ from dpr_jax.models import (
   dropout,
   layer_ops,
   layer_params,
+  modern_bert,
   relative_positions,
   self_attention,
   stacked_layers,
@@ -32,6 +33,20 @@ WORDS = "word_embeddings"
 REMATS = ("none", "inner", "layer")
 ATTENTIONS = ("plain", "fused")
 fuse = self_attention.fuse
+
+
+def check_attention(config: BertConfig, attention: str) -> None:
+  """`InputError` if an encoder's attention cannot be computed in this way.
+
+  Args:
+    config: sizes of the encoder.
+    attention: one of `ATTENTIONS`.
+  """
+  if attention == "fused" and not config.fusible:
+    raise errors.InputError(
+      f"config.model.attention='fused': the kernel does not compute the"
+      f" attention of {config.title}: use 'plain'"
+    )
 
 
 class BertLayer(nn.Module):
@@ -154,6 +169,7 @@ class Bert(nn.Module):
       words: `look_up(params, token_ids)`; None = looked up here.
     """
     config = self.config
+    check_attention(config, self.attention)
     length = token_ids.shape[1]
     if length > config.max_position_embeddings:
       raise errors.InputError(
@@ -183,12 +199,32 @@ class Bert(nn.Module):
         length,
         nn.initializers.normal(config.initializer_range),
       )
+    layer: Any = BertLayer
+    if config.pre_norm:
+      layer = modern_bert.ModernBertLayer
+      bias = modern_bert.biases(config, bias)
+    if self.remat == "layer":
+      layer = nn.remat(layer)
     constants = (bias, dropout_keys)
-    layer = nn.remat(BertLayer) if self.remat == "layer" else BertLayer
+    settings = (self.remat, self.attention)
+
+    def run(number: int, hidden: Array) -> Array:
+      more: dict[str, Any] = {"name": f"layer_{number}"}
+      if config.pre_norm:
+        more["normalizes"] = number > 0
+      first = first_only and number == last
+      one = layer(config, first, *settings, **more)
+      return one(hidden, *constants, number, position_bias)
+
     stack = self.variables.get("params", {}).get(stacked_layers.STACK)
-    if stack is not None:
+    count = 0 if stack is None else len(jax.tree.leaves(stack)[0])
+    # The last layer is never stacked, nor is a first one that is different.
+    last = layers - 1
+    for number in range(last - count):
+      hidden = run(number, hidden)
+    if count:
       # Applied functionally: `scan` slices the stacked parameters by layer.
-      one = layer(config, False, self.remat, self.attention, parent=None)
+      one = layer(config, False, *settings, parent=None)
 
       def apply(hidden, numbered):
         number, params = numbered
@@ -197,17 +233,14 @@ class Bert(nn.Module):
           variables, hidden, *constants, number, position_bias
         ), None
 
-      hidden, _ = jax.lax.scan(apply, hidden, (jnp.arange(layers - 1), stack))
-    # All layers, or only the last one where the others are stacked.
-    for number in range(0 if stack is None else layers - 1, layers):
-      last = number == layers - 1
-      hidden = layer(
-        config,
-        first_only and last,
-        self.remat,
-        self.attention,
-        name=f"layer_{number}",
-      )(hidden, *constants, number, position_bias)
+      numbers = jnp.arange(last - count, last)
+      hidden, _ = jax.lax.scan(apply, hidden, (numbers, stack))
+    hidden = run(last, hidden)
+    if config.pre_norm:
+      norm = layer_params.LayerNorm(
+        config.layer_norm_eps, use_bias=False, name="final_norm"
+      )
+      hidden = norm(hidden)
     return hidden
 
 
@@ -234,17 +267,20 @@ def _embed(
 
   if words is None:
     words = table(config.vocab_size, WORDS)(token_ids)
-  places = jnp.arange(token_ids.shape[1]) + config.position_offset
-  hidden = words + table(config.position_rows, "position_embeddings")(
-    places[None]
-  )
+  hidden = words
+  if not config.pre_norm:
+    places = jnp.arange(token_ids.shape[1]) + config.position_offset
+    positions = table(config.position_rows, "position_embeddings")
+    hidden += positions(places[None])
   if config.type_vocab_size:
     # A model with one type ignores the segments of a pair.
     if token_types is None or config.type_vocab_size == 1:
       token_types = jnp.zeros((1, 1), jnp.int32)
     types = table(config.type_vocab_size, "token_type_embeddings")
     hidden += types(token_types)
-  norm = layer_params.LayerNorm(config.layer_norm_eps, name="embeddings_norm")
+  norm = layer_params.LayerNorm(
+    config.layer_norm_eps, use_bias=not config.pre_norm, name="embeddings_norm"
+  )
   return norm(hidden.astype(dtype))
 
 

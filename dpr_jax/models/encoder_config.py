@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from dpr_jax.core import errors
-from dpr_jax.models import config_json
+from dpr_jax.models import config_json, modern_bert_json
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
@@ -52,6 +52,13 @@ class BertConfig:
   embedding_size: ClassVar[int] = 0
   # Buckets of relative positions, whose biases all layers share; 0 = none.
   relative_attention_num_buckets: ClassVar[int] = 0
+  # Tokens that a layer with local attention looks at; 0 = no such layers.
+  local_attention: ClassVar[int] = 0
+  # The shape of ModernBERT: LayerNorm before instead of after attention and
+  # feed-forward part, which is gated, rotated positions, and no biases.
+  pre_norm: ClassVar[bool] = False
+  # Whether `fused_attention` computes its attention.
+  fusible: ClassVar[bool] = True
 
   def __post_init__(self):
     if self.hidden_size % self.num_attention_heads:
@@ -174,10 +181,169 @@ def _without_offset(
   return raw | {"max_position_embeddings": rows - offset if whole else rows}
 
 
+@dataclasses.dataclass(frozen=True)
+class MPNetConfig(BertConfig):
+  """An MPNet: a RoBERTa without token types and with relative positions.
+
+  Attributes:
+    relative_attention_num_buckets: see `relative_positions.py`.
+  """
+
+  vocab_size: int = 30527
+  type_vocab_size: int = 0
+  relative_attention_num_buckets: int = 32  # pyright: ignore
+
+  title: ClassVar[str] = "MPNet"
+  model_type: ClassVar[str] = "mpnet"
+  architecture: ClassVar[str] = "MPNetModel"
+  prefix: ClassVar[str] = "mpnet."
+  position_offset: ClassVar[int] = 2  # whatever pad_token_id is
+  fusible: ClassVar[bool] = False
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.relative_attention_num_buckets % 4:
+      raise errors.InputError(
+        f"relative_attention_num_buckets {self.relative_attention_num_buckets}"
+        " is not a multiple of 4"
+      )
+
+  @classmethod
+  def build(cls, path: pathlib.Path, raw: Mapping[str, Any]) -> "BertConfig":
+    """See `BertConfig.build`."""
+    raw = {key: raw[key] for key in raw if key != "type_vocab_size"}
+    return super().build(path, _without_offset(path, raw, cls.position_offset))
+
+  def to_json(self) -> dict[str, Any]:
+    """See `BertConfig.to_json`."""
+    values = super().to_json()
+    del values["type_vocab_size"]
+    return values | {"max_position_embeddings": self.position_rows}
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilBertConfig(BertConfig):
+  """A DistilBERT: a BERT without token types, under other names."""
+
+  num_hidden_layers: int = 6
+  type_vocab_size: int = 0
+
+  title: ClassVar[str] = "DistilBERT"
+  model_type: ClassVar[str] = "distilbert"
+  architecture: ClassVar[str] = "DistilBertModel"
+  prefix: ClassVar[str] = "distilbert."
+
+  @classmethod
+  def build(cls, path: pathlib.Path, raw: Mapping[str, Any]) -> "BertConfig":
+    """See `BertConfig.build`."""
+    # Its code has BERT's epsilon, whatever its config.json says.
+    known = ("vocab_size", "max_position_embeddings", "initializer_range")
+    ours = {key: raw[key] for key in known if key in raw}
+    ours |= {_DISTILBERT[key]: raw[key] for key in _DISTILBERT if key in raw}
+    return super().build(path, ours)
+
+  def to_json(self) -> dict[str, Any]:
+    """See `BertConfig.to_json`."""
+    values = super().to_json()
+    del values["type_vocab_size"], values["layer_norm_eps"]
+    theirs = {name: values.pop(ours) for name, ours in _DISTILBERT.items()}
+    return values | theirs
+
+
+_DISTILBERT = {
+  "dim": "hidden_size",
+  "n_layers": "num_hidden_layers",
+  "n_heads": "num_attention_heads",
+  "hidden_dim": "intermediate_size",
+  "activation": "hidden_act",
+  "dropout": "hidden_dropout_prob",
+  "attention_dropout": "attention_probs_dropout_prob",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ElectraConfig(BertConfig):
+  """An ELECTRA, discriminator or generator: a BERT with narrow embeddings.
+
+  Attributes:
+    embedding_size: width of the embeddings, projected to hidden_size if that is
+      another.
+  """
+
+  embedding_size: int = 128  # pyright: ignore
+  hidden_size: int = 256
+  num_attention_heads: int = 4
+  intermediate_size: int = 1024
+
+  title: ClassVar[str] = "ELECTRA"
+  model_type: ClassVar[str] = "electra"
+  architecture: ClassVar[str] = "ElectraModel"
+  prefix: ClassVar[str] = "electra."
+
+
+@dataclasses.dataclass(frozen=True)
+class ModernBertConfig(BertConfig):
+  """A ModernBERT, computed by `modern_bert.py`.
+
+  Attributes:
+    hidden_dropout_prob: dropout of embeddings and of the feed-forward part.
+    attention_probs_dropout_prob: dropout of attention weights and output.
+    global_attn_every_n_layers: every such layer, from the first on, attends to
+      all tokens, the others to near ones.
+    local_attention: a token and half of this number on each side are near.
+    global_rope_theta: base of the wavelengths of positions in global layers.
+    local_rope_theta: the same in the others.
+  """
+
+  vocab_size: int = 50368
+  num_hidden_layers: int = 22
+  intermediate_size: int = 1152
+  hidden_dropout_prob: float = 0.0
+  attention_probs_dropout_prob: float = 0.0
+  max_position_embeddings: int = 8192
+  type_vocab_size: int = 0
+  layer_norm_eps: float = 1e-5
+  global_attn_every_n_layers: int = 3
+  local_attention: int = 128  # pyright: ignore
+  global_rope_theta: int = 160_000
+  local_rope_theta: int = 10_000
+
+  title: ClassVar[str] = "ModernBERT"
+  model_type: ClassVar[str] = "modernbert"
+  architecture: ClassVar[str] = "ModernBertModel"
+  prefix: ClassVar[str] = "model."
+  pre_norm: ClassVar[bool] = True
+  fusible: ClassVar[bool] = False
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.hidden_size // self.num_attention_heads % 2:
+      raise errors.InputError(
+        f"heads of width {self.hidden_size // self.num_attention_heads}: an"
+        " even width is needed to rotate positions"
+      )
+
+  @classmethod
+  def build(cls, path: pathlib.Path, raw: Mapping[str, Any]) -> "BertConfig":
+    """See `BertConfig.build`."""
+    return super().build(path, modern_bert_json.ours(path, raw))
+
+  def to_json(self) -> dict[str, Any]:
+    """See `BertConfig.to_json`."""
+    return modern_bert_json.theirs(super().to_json())
+
+
 FAMILIES: dict[str, type[BertConfig]] = {
   "bert": BertConfig,
   "dpr": BertConfig,
   **dict.fromkeys(_ROBERTAS, RobertaConfig),
+  **{
+    family.model_type: family
+    for family in (
+      *(MPNetConfig, DistilBertConfig, ElectraConfig),
+      ModernBertConfig,
+    )
+  },
 }
 
 

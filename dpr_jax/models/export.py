@@ -1,11 +1,20 @@
 """Exports the trained towers to folders that other libraries load.
 
-Format `hf` is for `transformers.AutoModel`; `sentence-transformers` adds
-pooling and normalisation.  Two towers become two folders, `question` and
-`passage`; a shared tower becomes the folder itself.
+| format | folders | loaded by |
+|---|---|---|
+| hf | `question`, `passage`; shared: the folder itself | `AutoModel` |
+| dpr | `question`, `passage` | `DPRQuestionEncoder`, `DPRContextEncoder` |
+| sentence-transformers | the folder itself | `SentenceTransformer` |
+| tevatron | `query_model`, `passage_model`; shared: itself | `DenseModel` |
+| onnx | as sentence-transformers, with graphs as weights | ONNX Runtime |
+
+Every export has the tokenizer, a model card (`model_card.py`) and a
+`dpr_jax.json` with the settings of the training, by which
+`checkpoint_layouts.py` reads it back.
 """
 
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -15,15 +24,22 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import (
   dual_encoder,
-  hf_weights,
+  encoder_config,
+  export_onnx,
+  export_sentence_transformers,
+  model_card,
   model_files,
   model_settings,
   retriever_model,
   stored_towers,
 )
+from dpr_jax.models import export_parts as parts
 
-FORMATS = ("hf", "sentence-transformers")
-_KIND = "sentence_transformers.models."
+# The prefixes of DPR's tensors, and the class names without "Encoder".
+_DPR = {
+  dual_encoder.QUESTION: ("question_encoder.bert_model.", "DPRQuestion"),
+  dual_encoder.PASSAGE: ("ctx_encoder.bert_model.", "DPRContext"),
+}
 
 
 def export(
@@ -32,6 +48,10 @@ def export(
   form: str | None,
   folder: pathlib.Path,
   model: str = "dense",
+  *,
+  int8: bool = False,
+  name: str = "",
+  evaluated: Sequence[model_card.Evaluated] = (),
 ) -> list[pathlib.Path]:
   """Writes the towers of a workdir.
 
@@ -41,75 +61,130 @@ def export(
     form: one of `FORMATS`.
     folder: output folder; an earlier export in it is replaced.
     model: "dense" = after training, "dense-start" = before training.
+    int8: with "onnx", also write graphs with int8 weights.
+    name: name in the model card; "" = that of the folder.
+    evaluated: measures of these towers, for the model card.
 
   Returns:
-    The folders that can be loaded.
+    The folders of the towers, question first; one where both are in it.
 
   Raises:
-    InputError: an unknown format, no checkpoint, a setting that contradicts
-      the training, or a folder with something else in it.
+    InputError: an unknown format, or one that cannot express these towers; no
+      checkpoint; a setting that contradicts the training; a folder with
+      something else in it.
   """
   if form not in FORMATS:
     raise errors.InputError(
-      f"--format={form}: must be {' or '.join(FORMATS)} for the towers"
+      f"--format={form}: must be one of {', '.join(FORMATS)} for the towers"
     )
+  if int8 and form != "onnx":
+    raise errors.InputError(f"--int8: needs --format=onnx, not {form}")
   config = model_settings.settle(config, where, starts=True)
   if model == "dense":
     loaded = stored_towers.trained(config, where)
   else:
     loaded = stored_towers.before_training(config, where)
-  values = {"model": stored_towers.recorded(loaded, config)}
-  written = []
   with workdir_lib.replace_folder(folder, "export") as temporary:
-    for name, params in loaded.params.items():
-      shared = name == dual_encoder.SHARED
-      target = temporary if shared else temporary / name
-      target.mkdir(exist_ok=True)
-      _write(loaded, params, name, form, target)
-      model_files.seal(target, model_files.TOWERS, **values)
-      written.append(folder if shared else folder / name)
+    if form == "onnx":
+      towers = export_onnx.write(loaded, temporary, int8)
+    else:
+      towers = FORMATS[form](loaded, temporary)
+    card = model_card.of_workdir(
+      loaded,
+      where,
+      config.model.checkpoint,
+      form,
+      towers,
+      name or folder.name,
+      evaluated,
+    )
+    model_card.write(card, temporary)
+    values = {"model": loaded.settings, "format_name": form}
+    for path in dict.fromkeys(towers.values()):
+      # Each tower alone is an encoder too, of both kinds of text.
+      if path and form in ("hf", "dpr", "tevatron"):
+        model_files.seal(temporary / path, model_files.TOWERS, **values)
     model_files.seal(temporary, model_files.TOWERS, **values)
+  written = [folder / path for path in dict.fromkeys(towers.values())]
   logging.info("export: %s", ", ".join(map(str, written)))
   return written
 
 
-def _write(
-  model: retriever_model.Towers,
-  params: Any,
-  name: str,
-  form: str,
-  folder: pathlib.Path,
+def _hf(model: retriever_model.Towers, folder: pathlib.Path) -> dict[str, str]:
+  _refuse_dense(model, "hf")
+  if model.encoder.shared:
+    parts.write_tower(model, dual_encoder.PASSAGE, folder)
+    return dict.fromkeys(parts.KINDS, "")
+  for kind in parts.KINDS:
+    parts.write_tower(model, kind, folder / kind)
+  return {kind: kind for kind in parts.KINDS}
+
+
+def _tevatron(
+  model: retriever_model.Towers, folder: pathlib.Path
+) -> dict[str, str]:
+  _refuse_dense(model, "tevatron")
+  if not model.encoder.shared:
+    _refuse_pooling(model, "tevatron", "of two towers Tevatron reads")
+  if model.encoder.shared:
+    return _hf(model, folder)
+  towers = {dual_encoder.QUESTION: "query_model"}
+  towers[dual_encoder.PASSAGE] = "passage_model"
+  for kind, name in towers.items():
+    parts.write_tower(model, kind, folder / name)
+  # Tevatron takes sizes and tokenizer from the folder above.
+  parts.write_sizes(model, folder)
+  model_files.write_tokenizer_config(folder, model.tokenizer.passage_length)
+  return towers
+
+
+def _dpr(model: retriever_model.Towers, folder: pathlib.Path) -> dict[str, str]:
+  _refuse_dense(model, "dpr")
+  config = model.encoder.config
+  if type(config) is not encoder_config.BertConfig:
+    raise errors.InputError(
+      f"--format=dpr: the DPR classes are BERTs, these towers {config.title}s;"
+      " use --format=hf or sentence-transformers"
+    )
+  _refuse_pooling(model, "dpr", "the DPR classes have")
+  for kind in parts.KINDS:
+    prefix, name = _DPR[kind]
+    target = folder / kind
+    target.mkdir()
+    sizes = {"architectures": [f"{name}Encoder"], "projection_dim": 0}
+    parts.write_sizes(model, target, model_type="dpr", **sizes)
+    tokenizer = f"{name}EncoderTokenizer"
+    parts.write_weights(model, kind, target, prefix, tokenizer_class=tokenizer)
+  return {kind: kind for kind in parts.KINDS}
+
+
+def _refuse_pooling(
+  model: retriever_model.Towers, form: str, whose: str
 ) -> None:
-  encoder, tokenizer = model.encoder, model.tokenizer
-  question = name == dual_encoder.QUESTION
-  length = tokenizer.question_length if question else tokenizer.passage_length
-  model_files.write_sizes(folder, encoder.config, tokenizer.backend)
-  model_files.write_weights(
-    folder, hf_weights.tensors_from_params(params, encoder.config), length
-  )
-  if form != "sentence-transformers":
-    return
-  kinds = ["Transformer", "Pooling", *["Normalize"] * encoder.normalize]
-  paths = ["", *(f"{n}_{kind}" for n, kind in enumerate(kinds) if n)]
-  workdir_lib.write_json(
-    folder / "modules.json",
-    [
-      {"idx": n, "name": str(n), "path": path, "type": _KIND + kind}
-      for n, (path, kind) in enumerate(zip(paths, kinds, strict=True))
-    ],
-  )
-  workdir_lib.write_json(
-    folder / "sentence_bert_config.json",
-    {"max_seq_length": length, "do_lower_case": False},
-  )
-  for path in paths[1:]:
-    (folder / path).mkdir()
-  modes = {"cls": "cls_token", "mean": "mean_tokens"}
-  workdir_lib.write_json(
-    folder / paths[1] / "config.json",
-    {"word_embedding_dimension": encoder.config.hidden_size}
-    | {
-      f"pooling_mode_{mode}": mode == modes[encoder.pooling]
-      for mode in ("cls_token", "mean_tokens", "max_tokens")
-    },
-  )
+  encoder = model.encoder
+  if encoder.pooling != "cls" or encoder.normalize:
+    vectors = " unit vectors" if encoder.normalize else " vectors"
+    raise errors.InputError(
+      f"--format={form}: these towers make{vectors} by {encoder.pooling}"
+      f" pooling, but {whose} cls without normalisation only; use"
+      " --format=sentence-transformers"
+    )
+
+
+def _refuse_dense(model: retriever_model.Towers, form: str) -> None:
+  count = len(model.encoder.dense)
+  if count:
+    raise errors.InputError(
+      f"--format={form}: these towers have {count} dense layers after the"
+      " pooling, which this format cannot hold; use"
+      " --format=sentence-transformers"
+    )
+
+
+FORMATS: dict[str, Callable[[Any, pathlib.Path], dict[str, str]] | None] = {
+  "hf": _hf,
+  "dpr": _dpr,
+  "sentence-transformers": export_sentence_transformers.write,
+  "tevatron": _tevatron,
+  "onnx": None,  # has an option of its own
+}

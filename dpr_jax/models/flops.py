@@ -18,14 +18,23 @@ from dpr_jax.models import bert
 TRAINING = 3
 
 
-def layer_flops(config: bert.BertConfig, length: int) -> int:
+def layer_flops(config: bert.BertConfig, length: int, number: int = 0) -> int:
   """FLOPs of one token in the forward pass of one layer.
 
-  Four products with [width, width], two with the feed-forward's kernels, and
-  scores and their sum over a text of `length` tokens.
+  Four products with [width, width], two with the feed-forward's kernels (three
+  where it is gated), and scores and their sum over a text of `length` tokens,
+  or over the near ones in a local layer.
+
+  Args:
+    config: sizes of the model.
+    length: tokens of the text.
+    number: index of the layer.
   """
   width, inner = config.hidden_size, config.intermediate_size
-  return 2 * (4 * width**2 + 2 * width * inner) + 4 * length * width
+  kernels = 3 if config.pre_norm else 2
+  if config.local_attention and number % config.global_attn_every_n_layers:
+    length = min(length, config.local_attention + 1)
+  return 2 * (4 * width**2 + kernels * width * inner) + 4 * length * width
 
 
 def encoding_flops(
@@ -41,11 +50,18 @@ def encoding_flops(
     first_only: the last layer is computed for position 0 alone, as for [CLS]
       pooling; the other positions only give keys and values.
   """
-  each, layers = layer_flops(config, length), config.num_hidden_layers
+  each = [
+    layer_flops(config, length, number)
+    for number in range(config.num_hidden_layers)
+  ]
+  projection = 0  # of the embeddings
+  if config.embedding_width != config.hidden_size:
+    projection = 2 * length * config.embedding_width * config.hidden_size
   if not first_only:
-    return layers * length * each
+    return projection + length * sum(each)
   keys = 2 * 2 * config.hidden_size**2
-  return (layers - 1) * length * each + each + (length - 1) * keys
+  last = each[-1] + (length - 1) * keys
+  return projection + length * sum(each[:-1]) + last
 
 
 @dataclasses.dataclass(frozen=True)

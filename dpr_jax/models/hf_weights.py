@@ -14,7 +14,7 @@ import numpy as np
 
 from dpr_jax.core import errors
 from dpr_jax.models import bert, tensor_files
-from dpr_jax.models.tensor_names import tensor_names
+from dpr_jax.models.tensor_names import join, separate, tensor_names
 
 # Tensors of heads and buffers that an encoder does not use.
 IGNORED = (
@@ -63,7 +63,9 @@ def params_from_tensors(
   Raises:
     InputError: tensors are missing, misshapen or unexpected; all are named.
   """
-  modern = {_modern_name(name): value for name, value in tensors.items()}
+  modern = separate(
+    {_modern_name(name): value for name, value in tensors.items()}
+  )
   if prefix is None:
     _, probe, _ = next(tensor_names(config))
     prefix = next((p for p in prefixes(config) if p + probe in modern), "")
@@ -135,4 +137,4 @@ def tensors_from_params(
     tensors[prefix + name] = np.ascontiguousarray(
       value.T if path[-1] == "kernel" else value
     )
-  return tensors
+  return join(tensors)

@@ -138,6 +138,39 @@ def _feed_forward_backward(activation, keep, saved, gradient):
 feed_forward.defvjp(_feed_forward_forward, _feed_forward_backward)
 
 
+def gated_feed_forward(
+  x: Float[Array, "rows n dim"],
+  kernel_in: Float[ArrayLike, "dim double"],
+  kernel_out: Float[ArrayLike, "inner dim"],
+  activation: Callable[[Array], Array],
+  drop: Callable[[Array], Array],
+  keep: bool = True,
+) -> Float[Array, "rows n dim"]:
+  """Two dense layers without biases; half of the first gates the other half.
+
+  Args:
+    x: input.
+    kernel_in: kernel of the first layer; double = 2 inner, values then gates.
+    kernel_out: kernel of the second layer.
+    activation: elementwise function of the values.
+    drop: dropout of the gated values.
+    keep: see `feed_forward`.
+  """
+
+  def first(x, kernel):
+    return dense(x, kernel, jnp.zeros(kernel.shape[1], jnp.float32))
+
+  def second(inner, kernel):
+    values, gates = jnp.split(inner, 2, axis=-1)
+    active = drop(activation(values) * gates)
+    return dense(active, kernel, jnp.zeros(kernel.shape[1], jnp.float32))
+
+  if keep:  # the result of the first layer alone is kept
+    return jax.checkpoint(second)(first(x, kernel_in), kernel_out)
+  both = jax.checkpoint(lambda x, k_in, k_out: second(first(x, k_in), k_out))
+  return both(x, kernel_in, kernel_out)
+
+
 def _wide(subscripts, x, y):
   """A batched product in the inputs' dtype, with a float32 result."""
   return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)

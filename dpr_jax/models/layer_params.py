@@ -20,11 +20,13 @@ class Weights(nn.Module):
     inputs: width of the input.
     outputs: width of the output.
     initializer: initializer of the kernel.
+    use_bias: has a bias; False = it is zero, and no parameter.
   """
 
   inputs: int
   outputs: int
   initializer: Any
+  use_bias: bool = True
 
   @nn.compact
   def __call__(
@@ -34,6 +36,8 @@ class Weights(nn.Module):
     kernel = self.param(
       "kernel", self.initializer, (self.inputs, self.outputs), jnp.float32
     )
+    if not self.use_bias:
+      return kernel, jnp.zeros((self.outputs,), jnp.float32)
     zeros = nn.initializers.zeros_init()
     return kernel, self.param("bias", zeros, (self.outputs,), jnp.float32)
 
@@ -43,9 +47,11 @@ class LayerNorm(nn.Module):
 
   Attributes:
     epsilon: added to the variance.
+    use_bias: has a bias; False = it is zero, and no parameter.
   """
 
   epsilon: float
+  use_bias: bool = True
 
   @nn.compact
   def __call__(
@@ -55,5 +61,7 @@ class LayerNorm(nn.Module):
     width = (x.shape[-1],)
     ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
     scale = self.param("scale", ones, width, jnp.float32)
-    bias = self.param("bias", zeros, width, jnp.float32)
+    bias = jnp.zeros(width, jnp.float32)
+    if self.use_bias:
+      bias = self.param("bias", zeros, width, jnp.float32)
     return layer_ops.layer_norm(x, scale, bias, self.epsilon)

@@ -56,6 +56,7 @@ def write_weights(
   tensors: Mapping[str, Any],
   length: int,
   token_types: bool = False,
+  **extra: Any,
 ) -> None:
   """Writes the weights and the tokenizer's config for transformers.
 
@@ -63,18 +64,34 @@ def write_weights(
     folder: folder in which `write_sizes` has written.
     tensors: arrays by Hugging Face name.
     length: tokens of the longest text.
-    token_types: the model uses token types to separate the texts of a pair.
+    token_types: see `write_tokenizer_config`.
+    **extra: see `write_tokenizer_config`.
   """
   import safetensors.numpy
+
+  with workdir_lib.replace_file(folder / WEIGHTS) as temporary:
+    safetensors.numpy.save_file(
+      dict(tensors), temporary, metadata={"format": "pt"}
+    )
+  write_tokenizer_config(folder, length, token_types, **extra)
+
+
+def write_tokenizer_config(
+  folder: pathlib.Path, length: int, token_types: bool = False, **extra: Any
+) -> None:
+  """Writes `tokenizer_config.json`.
+
+  Args:
+    folder: folder in which `write_sizes` has written.
+    length: tokens of the longest text.
+    token_types: the model uses token types to separate the texts of a pair.
+    **extra: further keys of the file, in place of ours.
+  """
   import tokenizers
 
   from dpr_jax.data import special_tokens
 
   inputs = ["input_ids", "attention_mask"]
-  with workdir_lib.replace_file(folder / WEIGHTS) as temporary:
-    safetensors.numpy.save_file(
-      dict(tensors), temporary, metadata={"format": "pt"}
-    )
   backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
   normalizer = json.loads(backend.to_str())["normalizer"] or {}
   names = special_tokens.names(backend)
@@ -92,7 +109,8 @@ def write_weights(
       "do_lower_case": bool(normalizer.get("lowercase", True)),
       "model_max_length": length,
       "model_input_names": inputs + ["token_type_ids"] * token_types,
-    },
+    }
+    | extra,
   )
 
 
@@ -107,7 +125,7 @@ def seal(folder: pathlib.Path, kind: str, **values: Any) -> None:
   files = {
     path.relative_to(folder).as_posix(): workdir_lib.fingerprint_file(path)
     for path in sorted(folder.rglob("*"))
-    if path.is_file()
+    if path.is_file() and path != folder / FILE
   }
   record = {"format": FORMAT, "kind": kind, **values, "files": files}
   workdir_lib.write_record(folder / FILE, record)
@@ -177,6 +195,8 @@ def check(
     InputError: a file is missing or has changed; the message names it.
   """
   for name in needed:
+    if name == FILE:  # exports of older versions list it, as it was before
+      continue
     path, wanted = folder / name, record["files"].get(name)
     if not path.is_file():
       raise errors.InputError(f"{path} is missing: {fix}")

@@ -272,9 +272,11 @@ def take(
   keep: tuple[str, ...] = (),
 ) -> None:
   """Sets the keys that both have in a section of a config, except `keep`."""
-  for key, value in values.items():
-    if key in section and key not in keep:
-      section[key] = value
+  # In a copy without references, "auto" would hold no True or False.
+  with section.ignore_type():
+    for key, value in values.items():
+      if key in section and key not in keep:
+        section[key] = value
 
 
 def is_start_of(

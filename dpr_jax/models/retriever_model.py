@@ -19,7 +19,13 @@ import tokenizers
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.data import tokenization
-from dpr_jax.models import bert, dual_encoder, pooling_layers, tower_sources
+from dpr_jax.models import (
+  bert,
+  dual_encoder,
+  model_settings,
+  pooling_layers,
+  tower_sources,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +112,7 @@ def resolved(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """
   source = tower_sources.of_model(config.model, config.seed)
   config = copy.deepcopy(config)
-  config.model.update(source.resolved(config.model))
+  model_settings.take(config.model, source.resolved(config.model))
   return config
 
 

@@ -12,8 +12,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import bert, config_json, tensor_files, tower_files
@@ -284,44 +282,11 @@ def _dense(folder: pathlib.Path) -> tower_files.Dense:
       " are supported"
     )
   tensors = tensor_files.read_tensors(folder)
-  return make_dense(
+  return tower_files.Dense.of_linear(
     path,
     tensors.get("linear.weight"),
     tensors.get("linear.bias"),
     _ACTIVATIONS[name],
-  )
-
-
-def make_dense(
-  path: pathlib.Path,
-  weight: np.ndarray | None,
-  bias: np.ndarray | None,
-  activation: str,
-) -> tower_files.Dense:
-  """A dense layer from the tensors of a `torch.nn.Linear`, [out, in] and [out].
-
-  Args:
-    path: where they are from, for error messages.
-    weight: the weights.
-    bias: None = no bias.
-    activation: "identity" or "tanh".
-
-  Raises:
-    InputError: the weights are missing, or the shapes do not fit.
-  """
-  if (
-    weight is None
-    or weight.ndim != 2
-    or (bias is not None and bias.shape != weight.shape[:1])
-  ):
-    raise errors.InputError(
-      f"{path}: the dense layer has no linear.weight of two dimensions, or a"
-      " bias of another width: its weights are damaged; copy them again"
-    )
-  return tower_files.Dense(
-    np.asarray(weight, np.float32).T,
-    None if bias is None else np.asarray(bias, np.float32),
-    activation,
   )
 
 

@@ -87,6 +87,7 @@ class SpanReader:
   attention: str = "plain"
 
   def __post_init__(self):
+    bert.check_attention(self.config, self.attention)
     if self.remat not in bert.REMATS:
       raise errors.InputError(
         f"config.reader.remat={self.remat!r}: must be one of"

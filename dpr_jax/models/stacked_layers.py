@@ -1,7 +1,8 @@
 """Stacks the parameters of equal layers, so that one compiled loop runs them.
 
 The parameters of a BERT are a dict with `layer_0`, `layer_1`, ...  Stacked, all
-layers but the last (which may compute position 0 alone) are one dict `layers`
+layers but the last (which may compute position 0 alone), and but a first one
+that has fewer parameters, are one dict `layers`
 whose arrays have a leading axis of layers.  `bert.Bert` takes both forms; the
 program of the stacked form is as long as one layer, so that it compiles faster.
 Parameters on disk and in the Python API are not stacked.
@@ -26,10 +27,12 @@ def stack(tree: Any, of_layers: Callable) -> Any:
   """
 
   def change(node: Any) -> Any:
-    if not _is_bert(node, _FIRST):
+    if not _is_bert(node, _FIRST) or STACK in node:
       return node
     count = sum(name.startswith("layer_") for name in node)
     names = [f"layer_{number}" for number in range(count - 1)]
+    if count > 2 and set(node[_FIRST]) != set(node["layer_1"]):
+      names = names[1:]  # ModernBERT's first layer has fewer parameters
     rest = {name: value for name, value in node.items() if name not in names}
     layers = [node[name] for name in names]
     if not layers:
@@ -48,8 +51,11 @@ def unstack(tree: Any) -> Any:
       return node
     rest = {name: value for name, value in node.items() if name != STACK}
     count = len(jax.tree.leaves(node[STACK])[0])
+    first = int(_FIRST in node)
     layers = {
-      f"layer_{number}": jax.tree.map(lambda x, n=number: x[n], node[STACK])
+      f"layer_{first + number}": jax.tree.map(
+        lambda x, n=number: x[n], node[STACK]
+      )
       for number in range(count)
     }
     return layers | rest

@@ -116,7 +116,7 @@ def _of_base(
     config.model.checkpoint,
   )
   source = tower_sources.of_model(config.model, config.seed)
-  config.model.update(source.resolved(config.model))
+  model_settings.take(config.model, source.resolved(config.model))
   return source.sizes, source.tokenizer(), source.head
 
 
@@ -261,9 +261,12 @@ def with_resolved(
   try:
     there = None if where is None else model_settings.of_towers(where)
     if there and model_settings.same_checkpoint(there, model):
-      for key in auto_settings.AUTO:
-        if auto_settings.is_auto(key, model[key]) and key in there:
-          config.model[key] = there[key]
+      values = {
+        key: there[key]
+        for key in auto_settings.AUTO
+        if auto_settings.is_auto(key, model[key]) and key in there
+      }
+      model_settings.take(config.model, values)
       return config
     return retriever_model.resolved(config)
   except errors.InputError:

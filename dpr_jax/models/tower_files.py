@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Float
 
+from dpr_jax.core import errors
 from dpr_jax.models import bert
 
 
@@ -27,6 +28,40 @@ class Dense:
   kernel: Float[np.ndarray, "inputs outputs"]
   bias: Float[np.ndarray, " outputs"] | None
   activation: str
+
+  @classmethod
+  def of_linear(
+    cls,
+    path: pathlib.Path,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    activation: str = "identity",
+  ) -> "Dense":
+    """A layer from the tensors of a `torch.nn.Linear`, [out, in] and [out].
+
+    Args:
+      path: where they are from, for error messages.
+      weight: the weights.
+      bias: None = no bias.
+      activation: "identity" or "tanh".
+
+    Raises:
+      InputError: the weights are missing, or the shapes do not fit.
+    """
+    if (
+      weight is None
+      or weight.ndim != 2
+      or (bias is not None and bias.shape != weight.shape[:1])
+    ):
+      raise errors.InputError(
+        f"{path}: a dense layer has no weight of two dimensions, or a bias of"
+        " another width: the weights are damaged; copy them again"
+      )
+    return cls(
+      np.asarray(weight, np.float32).T,
+      None if bias is None else np.asarray(bias, np.float32),
+      activation,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from dpr_jax.models import (
   checkpoint_layouts,
   checkpoint_sources,
   hf_weights,
+  model_settings,
   pooling_layers,
 )
 
@@ -121,7 +122,7 @@ def with_values(
 ) -> ml_collections.ConfigDict:
   """A copy of a section of a config with other values."""
   section = copy.deepcopy(section)
-  section.update(values)
+  model_settings.take(section, values)
   return section
 
 

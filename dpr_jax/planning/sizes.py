@@ -13,9 +13,17 @@ import ml_collections
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, setting_rules
-from dpr_jax.models import bert, retriever_model, tower_sources
+from dpr_jax.models import (
+  bert,
+  encoder_config,
+  retriever_model,
+  tower_sources,
+)
 from dpr_jax.models import flops as flops_lib
 
+_XLM_R = encoder_config.RobertaConfig(
+  model_type="xlm-roberta", vocab_size=250002, layer_norm_eps=1e-5
+)
 # `config.json` of checkpoints that `config.model.checkpoint` may name.
 KNOWN = {
   "starter": bert.BertConfig(
@@ -28,18 +36,46 @@ KNOWN = {
     num_attention_heads=16,
     intermediate_size=4096,
   ),
+  "hf:FacebookAI/roberta-base": encoder_config.RobertaConfig(
+    layer_norm_eps=1e-5
+  ),
+  "hf:FacebookAI/xlm-roberta-base": _XLM_R,
+  "hf:intfloat/multilingual-e5-base": _XLM_R,
+  "hf:BAAI/bge-m3": encoder_config.RobertaConfig(
+    model_type="xlm-roberta",
+    vocab_size=250002,
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+    max_position_embeddings=8192,
+    layer_norm_eps=1e-5,
+  ),
+  "hf:sentence-transformers/all-mpnet-base-v2": encoder_config.MPNetConfig(
+    layer_norm_eps=1e-5
+  ),
+  "hf:answerdotai/ModernBERT-base": encoder_config.ModernBertConfig(),
+  "hf:distilbert/distilbert-base-uncased": encoder_config.DistilBertConfig(),
 }
+
+
+def _said(pooling: str, length: int) -> dict[str, Any]:
+  """What the files of a Sentence-Transformers checkpoint say."""
+  return {
+    "pooling": pooling,
+    "normalize": True,
+    "title": "joined",
+    "question_length": length,
+    "passage_length": length,
+  }
 
 
 # What their files say, where it differs from DPR's settings.
 SAID = {
-  "starter": {
-    "pooling": "mean",
-    "normalize": True,
-    "title": "joined",
-    "question_length": 256,
-    "passage_length": 256,
-  }
+  "starter": _said("mean", 256),
+  "hf:intfloat/multilingual-e5-base": _said("mean", 512),
+  "hf:BAAI/bge-m3": _said("cls", 8192),
+  "hf:sentence-transformers/all-mpnet-base-v2": _said("mean", 384),
 }
 
 

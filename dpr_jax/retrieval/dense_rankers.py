@@ -262,7 +262,7 @@ def _load_encoder(
     InputError: it is missing, or another model made the vectors.
   """
   logging.info("retrieve: loading the question encoder of %r", model)
-  if vector_encoder.is_imported(manifest):
+  if vector_shards.is_imported(manifest):
     return vector_encoder.load(workdir.embeddings(model), manifest["dim"])
   from dpr_jax.inference import (
     encoder as encoder_lib,  # initialises JAX: only when needed

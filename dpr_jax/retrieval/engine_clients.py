@@ -7,6 +7,7 @@ only when it is used.
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -55,8 +56,9 @@ class Collection(Protocol):
     """The k passages with the largest inner products, per question."""
 
 
+@functools.lru_cache(maxsize=8)
 def connect(address: setting_rules.Backend) -> Collection:
-  """Connects to the engine.
+  """Connects to the engine, once: a local Qdrant allows one client at a time.
 
   Raises:
     InputError: its library is missing, or it cannot be reached.
@@ -103,7 +105,7 @@ class _Milvus:
     library = _library(
       address,
       "pymilvus",
-      "pymilvus" if "://" in address.location else "pymilvus[milvus_lite]",
+      "pymilvus" if "://" in address.location else "pymilvus[milvus-lite]",
     )
     self._types = library.DataType
     self._name = address.collection

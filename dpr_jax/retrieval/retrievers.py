@@ -14,7 +14,7 @@ import ml_collections
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, multiprocess, setting_rules
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.embedding import vector_encoder
+from dpr_jax.embedding import vector_encoder, vector_shards
 from dpr_jax.index import (
   all_processes,
   faiss_search,
@@ -223,7 +223,7 @@ def depends_on(
       searched = workdir.embeddings(model), "embed"
       inputs["embeddings"] = workdir_lib.manifest_fingerprint(*searched)
       made = workdir_lib.read_manifest(*searched)
-    if vector_encoder.is_imported(made):
+    if vector_shards.is_imported(made):
       folder = workdir.embeddings(model)
       settings["model"] |= vector_encoder.settings(folder)
       inputs["encoder"] = vector_encoder.fingerprint(folder)

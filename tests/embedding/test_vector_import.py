@@ -10,6 +10,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import prepare, records, tfds_builders
 from dpr_jax.embedding import vector_import, vector_shards
+from dpr_jax.index import faiss_stage
 from dpr_jax.models import model_settings
 
 COUNT = 7
@@ -111,6 +112,8 @@ def test_a_damaged_file_is_made_again(workdir, config, tmp_path):
   vector_import.into_workdir(config, workdir, source)
   file = workdir.embeddings() / "vectors-00001.npy"
   file.write_bytes(file.read_bytes()[:-1] + b"?")
+  with pytest.raises(errors.InputError, match="0001.npy .*`dpr-jax import`"):
+    vector_shards.open_vectors(workdir.embeddings())
   vector_import.into_workdir(config, workdir, source)
   vectors = vector_shards.open_vectors(workdir.embeddings())
   np.testing.assert_array_equal(vectors.take(range(COUNT)), VECTORS)
@@ -161,6 +164,18 @@ def test_an_id_with_two_vectors_in_two_files(workdir, config, tmp_path):
   )
   with pytest.raises(errors.InputError, match=r"_2.pkl, row 0: id 'p6' has"):
     vector_import.into_workdir(config, workdir, source)
+
+
+def test_another_corpus_is_noticed(workdir, config, tmp_path):
+  source = _dpr(tmp_path / "in", range(COUNT))
+  vector_import.into_workdir(config, workdir, source)
+  manifest = vector_shards.read_manifest(workdir.embeddings())
+  corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
+  faiss_stage.check_origin(manifest, corpus, workdir.embeddings())
+  with pytest.raises(
+    errors.InputError, match="not of .*`dpr-jax import` again"
+  ):
+    faiss_stage.check_origin(manifest, "another", workdir.embeddings())
 
 
 def test_widths_and_float16(workdir, config, tmp_path):

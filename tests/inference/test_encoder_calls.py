@@ -188,6 +188,21 @@ def test_a_shared_tower_needs_none(shared, prefixed):
   assert np.abs(prefixed.encode_document(TEXTS) - by_hand).max() > 1e-3
 
 
+def test_a_prompt_that_is_not_pooled(prefixed):
+  """Only the prefix that the program leaves out of the pooling is taken."""
+  head = dataclasses.replace(prefixed.model.head, pools_prefix=False)
+  encoder = _encoder(dataclasses.replace(prefixed.model, head=head))
+  np.testing.assert_array_equal(
+    encoder.encode_query(TEXTS, prompt="query: "), encoder.encode_query(TEXTS)
+  )
+  with pytest.raises(errors.InputError) as raised:
+    encoder.encode_query(TEXTS, prompt="")
+  assert str(raised.value) == (
+    "prompt='': this model does not pool its prefix, and has 'query: '; load it"
+    " with question_prefix="
+  )
+
+
 def test_shorter_and_unit_vectors(encoder, prefixed, passages):
   shorter = encoder.encode_document(TEXTS, truncate_dim=5)
   np.testing.assert_array_equal(shorter, passages[:, :5])

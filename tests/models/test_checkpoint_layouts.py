@@ -1,11 +1,12 @@
 """Whose files these are: each layout as its own library writes it."""
 
+import dataclasses
 import logging
 
 import pytest
 
 from dpr_jax.core import errors
-from dpr_jax.models import checkpoint_layouts, tower_files
+from dpr_jax.models import checkpoint_layouts, model_files, tower_files
 from tests.models import layout_writers
 
 pytestmark = pytest.mark.compiles  # torch and its libraries take seconds
@@ -18,7 +19,7 @@ def _names(state):
 
 def test_bert(tmp_path, caplog):
   """One encoder; nothing is known of its use."""
-  caplog.set_level(logging.INFO)
+  caplog.set_level(logging.INFO, logger="absl")
   state = layout_writers.write_bert(tmp_path, "BertForMaskedLM")
   opened = checkpoint_layouts.open_(str(tmp_path))
   assert opened.shared
@@ -96,6 +97,73 @@ def test_contriever(tmp_path):
   (tmp_path / "config.json").write_text(config)
   use = checkpoint_layouts.open_(str(tmp_path)).question.use
   assert use == tower_files.Use("mean", False, title="joined")
+
+
+RECORDED = {
+  "pooling": "mean",
+  "normalize": True,
+  "title": "joined",
+  "question_prefix": "query: ",
+  "passage_prefix": "passage: ",
+  "question_length": 20,
+  "passage_length": 30,
+}
+
+
+@pytest.mark.parametrize("layout", ["one", "two", "part", "dpr"])
+def test_our_exports(tmp_path, layout):
+  """The settings of the training, whatever the files beside them say."""
+  folders = {"two": ("question", "passage"), "one": ("", "")}.get(
+    layout, ("question_encoder", "ctx_encoder")
+  )
+  if layout == "dpr":
+    states = layout_writers.write_dpr_pair(tmp_path)
+  else:
+    states = [
+      layout_writers.write_bert(tmp_path / folder, seed=seed)
+      for seed, folder in enumerate(folders)
+    ]
+  if layout == "part":  # one folder of two, which has the settings of both
+    root = tmp_path / folders[1]
+    states = states[1:] * 2
+  else:
+    root = tmp_path
+  if layout == "one":
+    states = states[1:] * 2
+  model_files.seal(root, model_files.TOWERS, model=RECORDED)
+  (root / "README.md").write_text("a card, written by the user")
+  opened = checkpoint_layouts.open_(str(root))
+  assert opened.layout.startswith("dpr-jax (")
+  assert opened.shared == (layout in ("one", "part"))
+  use = tower_files.Use("mean", True, length=20, prefix="query: ")
+  use = dataclasses.replace(use, title="joined")
+  assert opened.question.use == use
+  use = dataclasses.replace(use, length=30, prefix="passage: ")
+  assert opened.passage.use == use
+  prefixes = [""] * 2
+  if layout == "dpr":
+    prefixes = ["question_encoder.bert_model.", "ctx_encoder.bert_model."]
+  towers = (opened.question, opened.passage)
+  for files, state, prefix in zip(towers, states, prefixes, strict=True):
+    layout_writers.assert_tensors(files.tensors(), _names(state), prefix)
+  path = next(root.rglob("model.safetensors"))
+  path.write_bytes(path.read_bytes()[:-1] + b"x")
+  with pytest.raises(errors.InputError, match="is damaged or was changed"):
+    checkpoint_layouts.open_(str(root))
+
+
+def test_an_exported_reader_is_no_encoder(tmp_path):
+  layout_writers.write_bert(tmp_path, "DPRReader")
+  model_files.seal(tmp_path, model_files.READER)
+  with pytest.raises(errors.InputError, match="describes reader in format 1"):
+    checkpoint_layouts.open_(str(tmp_path))
+
+
+def test_weights_without_their_folder(tmp_path):
+  layout_writers.write_bert(tmp_path)
+  path = tmp_path / "model.safetensors"
+  with pytest.raises(errors.InputError, match=f"give the folder {tmp_path}$"):
+    checkpoint_layouts.open_(str(path))
 
 
 def test_no_model(tmp_path):

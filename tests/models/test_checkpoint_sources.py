@@ -362,27 +362,11 @@ def test_local_folder(tmp_path):
     checkpoint_sources.checkpoint_folder(str(tmp_path))
   (tmp_path / "config.json").write_text("{}")
   assert checkpoint_sources.checkpoint_folder(str(tmp_path)) == tmp_path
+  assert checkpoint_sources.checkpoint_path(str(tmp_path)) == tmp_path
+  (tmp_path / "a.cp").write_text("")
+  assert checkpoint_sources.checkpoint_path(str(tmp_path / "a.cp")).is_file()
   with pytest.raises(errors.InputError, match="there is no such folder"):
     checkpoint_sources.checkpoint_folder(str(tmp_path / "nowhere"))
-
-
-def test_hub_gets_name_revision_and_patterns(tmp_path, monkeypatch):
-  calls = []
-
-  def snapshot_download(repository, **options):
-    calls.append((repository, options))
-    (tmp_path / "config.json").write_text("{}")
-    return str(tmp_path)
-
-  monkeypatch.setattr(
-    checkpoint_sources.huggingface_hub, "snapshot_download", snapshot_download
-  )
-  checkpoint_sources.checkpoint_folder("hf:some/model@v2")
-  checkpoint_sources.checkpoint_folder("hf:some/model")
-  assert [call[0] for call in calls] == ["some/model"] * 2
-  assert [call[1]["revision"] for call in calls] == ["v2", None]
-  assert "config.json" in calls[0][1]["allow_patterns"]
-  assert not {"*", "*.bin"} & set(calls[0][1]["allow_patterns"])
 
 
 @pytest.mark.parametrize("name", ["hf:some/model", "hf:not a name"])

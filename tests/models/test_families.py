@@ -3,12 +3,25 @@
 Torch is an extra (`parity`): without it these tests skip and say so.
 """
 
+import dataclasses
+import json
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpr_jax.core import errors
 from dpr_jax.data import records, tokenization
-from dpr_jax.models import bert, hf_weights, model_files
+from dpr_jax.models import (
+  bert,
+  dual_encoder,
+  encoder_config,
+  hf_weights,
+  model_files,
+  relative_positions,
+  stacked_layers,
+)
 from tests import families
 
 pytestmark = pytest.mark.compiles
@@ -105,3 +118,129 @@ def test_initial_parameters_have_the_checkpoints_shapes(folder):
   fresh = bert.init_params(config, jax.random.key(0))
   assert jax.tree.map(np.shape, fresh) == jax.tree.map(np.shape, params)
   assert hf_weights.shapes(config) == jax.tree.map(np.shape, params)
+
+
+def _small(name):
+  """Sizes of three narrow layers, as `families.FAMILIES` names them."""
+  return dataclasses.replace(
+    encoder_config.FAMILIES[name](),
+    vocab_size=40,
+    hidden_size=8,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=12,
+    max_position_embeddings=16,
+    hidden_dropout_prob=0.1,
+    attention_probs_dropout_prob=0.1,
+    **{"embedding_size": 4} if name == "electra" else {},
+  )
+
+
+# With stacked layers, and without.
+WAYS = {
+  True: {"chunk_size": 1, "gradient_cache": True},
+  False: {"remat": "layer", "chunk_size": 2},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_and_gradients_are_those_of_the_plain_way(name):
+  """With dropout; in chunks, recomputed, and with stacked layers."""
+  config = _small(name)
+  pooling = "mean" if name in ("electra", "roberta") else "cls"
+  plain = dual_encoder.DualEncoder(config, pooling=pooling, shared=True)
+  tower = bert.init_params(config, jax.random.key(0))
+  params = plain.towers(
+    jax.tree.map(lambda x: 8 * x if x.ndim == 2 else x, tower)
+  )
+  generator = np.random.default_rng(0)
+  texts = dual_encoder.Texts(
+    generator.integers(2, 40, (4, 12)),
+    np.arange(12)[None] < np.array([[12], [3], [9], [2]]),
+    jax.random.split(jax.random.key(1), 4),
+  )
+  weights = generator.normal(size=(4, 8)).astype(np.float32)
+
+  def compute(encoder, params):
+    def loss(params):
+      return jnp.sum(weights * encoder.encode_passages(params, texts))
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+  wanted, gradients = compute(plain, params)
+  for path, x in jax.tree.leaves_with_path(gradients):
+    # Softmax does not depend on what is added to all keys alike.
+    keys = "['key']['bias']" in jax.tree_util.keystr(path)
+    assert (np.abs(x).max() > 1e-4) != keys, path
+  for stacked, settings in WAYS.items():
+    encoder = dataclasses.replace(plain, **settings)
+    tree = stacked_layers.stack(params, jnp.stack) if stacked else params
+    loss, found = compute(encoder, tree)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, atol=2e-4),
+      stacked_layers.unstack(found),
+      gradients,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_position_0_alone_and_fused_parameters(name):
+  """The last layer for position 0 alone; products joined before; bfloat16."""
+  config = _small(name)
+  params = bert.init_params(config, jax.random.key(0))
+  params = jax.tree.map(lambda x: 8 * x if x.ndim == 2 else x, params)
+  ids = np.random.default_rng(0).integers(2, 40, (3, 12))
+  mask = np.arange(12)[None] < np.array([[12], [5], [9]])
+  model = bert.Bert(config)
+  whole = model.apply({"params": params}, ids, mask)
+  for tree in (params, stacked_layers.stack(params, jnp.stack)):
+    fused = bert.fuse(tree, True)
+    first = model.apply({"params": fused}, ids, mask, first_only=True)
+    np.testing.assert_allclose(first, whole[:, :1], atol=1e-5)
+  low = bert.Bert(config, jnp.bfloat16).apply({"params": params}, ids, mask)
+  assert low.dtype == jnp.bfloat16
+  np.testing.assert_allclose(np.float32(low)[mask], whole[mask], atol=0.2)
+
+
+def test_the_fused_kernel_is_refused_where_it_does_not_compute_the_same():
+  with pytest.raises(errors.InputError, match="attention of MPNet: use 'pl"):
+    dual_encoder.DualEncoder(_small("mpnet"), attention="fused")
+  assert dual_encoder.DualEncoder(_small("roberta"), attention="fused")
+
+
+@pytest.mark.parametrize(
+  ("raw", "message"),
+  [
+    ({"model_type": "roberta", "pad_token_id": "x"}, "pad_token_id is 'x'"),
+    (
+      {"model_type": "mpnet", "max_position_embeddings": 2},
+      "max_position_embeddings is 2: the first 2",
+    ),
+    (
+      {"model_type": "mpnet", "relative_attention_num_buckets": 6},
+      "buckets 6 is not a multiple of 4",
+    ),
+    ({"model_type": "distilbert", "n_heads": 5}, "768 is not a multiple of"),
+    ({"model_type": ["bert"]}, "model_type \\['bert'\\] is not supported"),
+    ({"model_type": "electra", "embedding_size": 0}, "embedding_size is '0'"),
+  ],
+)
+def test_unsupported_sizes_are_refused(tmp_path, raw, message):
+  (tmp_path / "config.json").write_text(json.dumps(raw))
+  with pytest.raises(errors.InputError, match=message):
+    bert.BertConfig.read(tmp_path)
+
+
+def test_buckets_of_relative_positions():
+  """As MPNet of transformers, for texts of the greatest length."""
+  torch = pytest.importorskip("torch", reason="no torch: extra `parity`")
+  mpnet = pytest.importorskip("transformers.models.mpnet.modeling_mpnet")
+  places = torch.arange(512)
+  wanted = mpnet.MPNetEncoder.relative_position_bucket(
+    places[None] - places[:, None]
+  )
+  found = relative_positions.buckets(32, 512)
+  np.testing.assert_array_equal(found, wanted.numpy())
+  assert found[0, :3].tolist() == [0, 17, 18]
+  assert found[2, :3].tolist() == [2, 1, 0]

@@ -1,11 +1,13 @@
 """Counting work: by hand, and against what the model really multiplies."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpr_jax.models import bert
+from dpr_jax.models import bert, encoder_config
 from dpr_jax.models import flops as flops_lib
 
 CONFIG = bert.BertConfig(
@@ -54,6 +56,34 @@ def test_the_compiler_counts_about_the_same():
   mask = np.ones((rows, length), bool)
   forward = flops_lib.training_work(config, [mask]).flops / flops_lib.TRAINING
   assert 0.98 * forward < cost["flops"] < 1.1 * forward
+
+
+def test_narrow_embeddings_are_projected():
+  """One product more per token, in an ELECTRA whose embeddings are narrow."""
+  sizes = dataclasses.asdict(CONFIG)
+  narrow = encoder_config.ElectraConfig(**sizes, embedding_size=4)
+  wide = encoder_config.ElectraConfig(**sizes, embedding_size=16)
+  plain = flops_lib.encoding_flops(CONFIG, 8)
+  assert flops_lib.encoding_flops(wide, 8) == plain
+  assert flops_lib.encoding_flops(narrow, 8) == plain + 2 * 8 * 4 * 16
+  first = flops_lib.encoding_flops(CONFIG, 8, first_only=True)
+  found = flops_lib.encoding_flops(narrow, 8, first_only=True)
+  assert found == first + 2 * 8 * 4 * 16
+
+
+def test_gated_and_local_layers():
+  """Three kernels instead of two; local layers see 1 + 4 tokens."""
+  modern = encoder_config.ModernBertConfig(
+    vocab_size=50,
+    hidden_size=16,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    intermediate_size=24,
+    local_attention=4,
+  )
+  dense = 2 * (4 * 16 * 16 + 3 * 16 * 24)
+  near, far = dense + 4 * 5 * 16, dense + 4 * 8 * 16
+  assert flops_lib.encoding_flops(modern, 8) == 8 * (2 * far + 2 * near)
 
 
 def test_encoding_for_position_0_alone():

@@ -137,7 +137,7 @@ def test_pairs_that_do_not_fit_are_refused(tmp_path):
     dpr_jax.Encoder.load((tmp_path / "a", tmp_path / "words"))
   with pytest.raises(errors.InputError, match="passage=None"):
     dpr_jax.Encoder.load(question=tmp_path / "a")
-  with pytest.raises(errors.InputError, match="either a folder or"):
+  with pytest.raises(errors.InputError, match="give either a folder"):
     dpr_jax.Encoder.load(tmp_path / "a", question=tmp_path / "a")
   model = config_lib.base_config().model
   model.question_checkpoint = str(tmp_path / "a")

@@ -13,6 +13,8 @@ from dpr_jax.core import errors, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.evaluation import staleness
 from dpr_jax.retrieval import engine_clients, engines
+from dpr_jax.retrieval import retrieve as retrieve_lib
+from tests.retrieval_world import encode
 
 LIBRARIES = {
   "milvus": "pymilvus",
@@ -273,6 +275,7 @@ def test_an_engine_finds_what_faiss_and_exact_find(ready, local):
   ready.config.index.backend = local
   engines.upload(ready.config, ready.workdir)
   engines.upload(ready.config, ready.workdir)  # current
+  engine_clients.connect.cache_clear()  # as in a new process
   ready.retrieve(methods=["dense"])
   found = json.loads(ready.workdir.results("dev", "dense").read_text())
   for wanted in expected.values():
@@ -280,6 +283,8 @@ def test_an_engine_finds_what_faiss_and_exact_find(ready, local):
     np.testing.assert_allclose(_scores(found), _scores(wanted), rtol=1e-5)
   record = engines.read_record(setting_rules.backend(local))
   assert (record["count"], record["dim"], record["model"]) == (9, 16, "model-1")
+  ready.config.fusion.method = "minmax"
+  ready.retrieve(methods=["hybrid"], tune=True)  # opens it while it is open
   engines.upload(ready.config, ready.workdir, overwrite=True)
   with pytest.raises(errors.InputError, match="has no collection of dpr-jax"):
     engines.read_record(setting_rules.backend(f"{local}#other"))
@@ -297,3 +302,16 @@ def test_an_engine_that_is_not_there(kind):
 
 def test_every_kind_of_the_settings_is_tested():
   assert set(LIBRARIES) == set(setting_rules.BACKENDS)
+
+
+def test_from_python(ready, memory):
+  """`Retriever.load` takes the backend of the config."""
+  ready.config.index.backend = "milvus:/w.db"
+  engines.upload(ready.config, ready.workdir)
+  loaded = retrieve_lib.Retriever.load(ready.workdir.root, config=ready.config)
+  (hits,) = loaded.search("What is the capital of France?", k=3)
+  vectors = ready.vectors[ready.workdir.embeddings()].array
+  (question,) = encode(["What is the capital of France?"])
+  best = np.argsort(-(vectors @ question), kind="stable")[:3]
+  assert [hit.id for hit in hits] == [f"p{row}" for row in best]
+  assert hits[0].text == ready.passages[int(best[0])].text
