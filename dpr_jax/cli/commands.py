@@ -295,16 +295,10 @@ _OTHERS = (
     flags=(
       *(*f.EXPERIMENT, f.OUT),
       f.WHAT.saying("The trained towers (model), vectors, or the reader."),
-      Flag(
-        "format",
+      f.FORMAT.saying(
         "hf, dpr, sentence-transformers, tevatron or onnx for the towers; the"
         " last two for the reader (DPRReader, BertForQuestionAnswering); dpr,"
-        " tevatron, contriever, npy or parquet for embeddings.",
-        choices=(
-          *("hf", "sentence-transformers", "dpr", "tevatron", "onnx"),
-          *("contriever", "npy", "parquet", "dpr-reader"),
-          "question-answering",
-        ),
+        " tevatron, contriever, npy or parquet for embeddings."
       ),
       _INT8,
       f.MODEL.saying("The trained towers (default), or before training."),
@@ -316,6 +310,7 @@ _OTHERS = (
     "publish:publish",
     "--workdir=W --to=hf:OWNER/NAME --dry_run",
     "--workdir=DIR --to=hf:OWNER/NAME",
+    processes=FIRST,
     config=STORED,
     uses=(TOWERS, START),
     flags=(
@@ -326,10 +321,9 @@ _OTHERS = (
         " HF_TOKEN, or from `hf auth login`.",
         "hf:OWNER/NAME",
       ),
-      Flag(
-        "format",
-        "Format of the export; default: sentence-transformers.",
-        choices=("hf", "sentence-transformers", "dpr", "tevatron", "onnx"),
+      f.FORMAT.saying(
+        "hf, sentence-transformers, dpr, tevatron or onnx; default:"
+        " sentence-transformers."
       ),
       _INT8,
       f.MODEL.saying("The trained towers (default), or before training."),

@@ -83,7 +83,7 @@ def test_progress_does_not_count_compiling(
   clock[0] += 50
   log.start_clock(7.0)
   row = {"loss": 0.2174, "accuracy": 0.938, "compile_seconds": 37.0, **more}
-  with caplog.at_level("INFO"):
+  with caplog.at_level("INFO", logger="absl"):
     for seconds in (42, 14):
       clock[0] += seconds
       log.advance(row)
