@@ -23,16 +23,6 @@ from dpr_jax.cli.command import (
 from dpr_jax.cli.flags import Flag, switch
 
 _STAGE = (*f.EXPERIMENT, *f.DEVICES, f.OVERWRITE)
-_FORMAT = Flag(
-  "format",
-  "hf, dpr, sentence-transformers, tevatron or onnx for the towers; the last"
-  " two for the reader (DPRReader, BertForQuestionAnswering); dpr, tevatron,"
-  " contriever, npy or parquet for embeddings.",
-  choices=(
-    *("hf", "sentence-transformers", "dpr", "tevatron", "onnx"),
-    *("contriever", "npy", "parquet", "dpr-reader", "question-answering"),
-  ),
-)
 _INT8 = switch("int8", "With onnx: also write graphs with int8 weights.")
 _BENCH = (*f.EXPERIMENT, *f.DEVICES, f.JSON)
 
@@ -305,7 +295,11 @@ _OTHERS = (
     flags=(
       *(*f.EXPERIMENT, f.OUT),
       f.WHAT.saying("The trained towers (model), vectors, or the reader."),
-      _FORMAT,
+      f.FORMAT.saying(
+        "hf, dpr, sentence-transformers, tevatron or onnx for the towers; the"
+        " last two for the reader (DPRReader, BertForQuestionAnswering); dpr,"
+        " tevatron, contriever, npy or parquet for embeddings."
+      ),
       _INT8,
       f.MODEL.saying("The trained towers (default), or before training."),
     ),
@@ -327,8 +321,9 @@ _OTHERS = (
         " HF_TOKEN, or from `hf auth login`.",
         "hf:OWNER/NAME",
       ),
-      _FORMAT.saying(
-        "hf, dpr, sentence-transformers (default), tevatron or onnx."
+      f.FORMAT.saying(
+        "hf, sentence-transformers, dpr, tevatron or onnx; default:"
+        " sentence-transformers."
       ),
       _INT8,
       f.MODEL.saying("The trained towers (default), or before training."),

@@ -155,6 +155,13 @@ DIM = Flag(
 )
 OUT = Flag("out", "The folder to write.", "DIR")
 WHAT = Flag("what", default="model", choices=("model", "embeddings", "reader"))
+FORMAT = Flag(
+  "format",
+  choices=(
+    *("hf", "sentence-transformers", "dpr", "tevatron", "onnx", "contriever"),
+    *("npy", "parquet", "dpr-reader", "question-answering"),
+  ),
+)
 JSON = Flag("json", "Also write the report to this file.", "FILE")
 JSON_ALONE = JSON.saying("Print JSON.", shown="", alone="-")
 AGAINST = Flag(

@@ -23,3 +23,17 @@ def test_made_up_vectors_are_clustered_and_the_same_again(tmp_path):
   opened = clusters.FileVectors(one[0])
   assert (len(opened), opened.dim) == (1200, 24)
   assert [len(block) for _, block in opened.blocks(500)] == [500, 500, 200]
+
+
+def test_blocks_begin_at_their_first_row(tmp_path):
+  """Five rows by two: rows 0, 2 and 4, the last block alone."""
+  rows = np.arange(10, dtype=np.float32).reshape(5, 2)
+  np.save(tmp_path / "vectors.npy", rows)
+  vectors = clusters.FileVectors(tmp_path / "vectors.npy")
+  assert (len(vectors), vectors.dim) == (5, 2)
+  assert [(first, block.tolist()) for first, block in vectors.blocks(2)] == [
+    (0, [[0, 1], [2, 3]]),
+    (2, [[4, 5], [6, 7]]),
+    (4, [[8, 9]]),
+  ]
+  assert vectors.take(np.array([4, 0, 4])).tolist() == [[8, 9], [0, 1], [8, 9]]

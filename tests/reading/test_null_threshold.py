@@ -37,6 +37,8 @@ def test_the_threshold_with_the_most_exact_matches():
     ([Candidate(NOTHING, 1, 1), Candidate(4.0, 1, 0)], 3.0, 1.0),
     ([Candidate(NOTHING, 1, 1), Candidate(4.0, 0, 1)], 5.0, 1.0),
     ([Candidate(NOTHING, 0, 0)], -1.0, 0.0),
+    # 1e17 - 1 is 1e17: a score at the threshold is answered, as by `read`.
+    ([Candidate(1e17, 1, 0)], 1e17, 1.0),
   ],
 )
 def test_thresholds_at_the_ends(questions, threshold, measure):

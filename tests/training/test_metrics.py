@@ -83,7 +83,7 @@ def test_progress_does_not_count_compiling(
   clock[0] += 50
   log.start_clock(7.0)
   row = {"loss": 0.2174, "accuracy": 0.938, "compile_seconds": 37.0, **more}
-  with caplog.at_level("INFO"):
+  with caplog.at_level("INFO", logger="absl"):
     for seconds in (42, 14):
       clock[0] += seconds
       log.advance(row)
@@ -93,6 +93,16 @@ def test_progress_does_not_count_compiling(
     f"train: step 4/10, 12 s/step, 1:12 left, {figures}",
     f"train: step 5/10, 13 s/step, 1:05 left, {figures}",
   ]
+
+
+def test_a_resumed_run_keeps_the_rows_up_to_its_checkpoint(tmp_path):
+  """That of step 2 included; a last line that a crash cut off goes."""
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+  log = metrics.MetricsLog(path, "train")
+  log.open(first_step=2, steps=5)
+  log.close()
+  assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_a_profile_runs_from_the_first_step_to_the_last(tmp_path, monkeypatch):
