@@ -83,19 +83,7 @@ def prepare(
   if stage.is_current(overwrite):
     return
   with workdir_module.replace_folder(workdir.data, "prepare") as folder:
-    splits = {
-      split: kept_splits.KeptSplit(
-        split,
-        [
-          kept_rows.KeptQuestions(split, source, data[f"max_{split}"], prefix)
-          for source, prefix in zip(
-            sources[split], _prefixes(data, split, sources), strict=True
-          )
-        ],
-      )
-      for split in SPLITS
-      if split in sources
-    }
+    splits = _splits(data, sources)
     for split, kept in splits.items():
       tfds_builders.write_questions(kept, folder / split)
     corpus = kept_passages.KeptPassages(
@@ -155,6 +143,25 @@ def _fingerprint(sources: Sequence[Source]) -> str:
   """Fingerprint of the sources of a role."""
   hashes = [source.fingerprint() for source in sources]
   return hashes[0] if len(hashes) == 1 else workdir_module.fingerprint(hashes)
+
+
+def _splits(
+  data: ml_collections.ConfigDict, sources: Mapping[str, Sequence[Source]]
+) -> dict[str, kept_splits.KeptSplit]:
+  """The questions to keep of each split that has sources."""
+  return {
+    split: kept_splits.KeptSplit(
+      split,
+      [
+        kept_rows.KeptQuestions(split, source, data[f"max_{split}"], prefix)
+        for source, prefix in zip(
+          sources[split], _prefixes(data, split, sources), strict=True
+        )
+      ],
+    )
+    for split in SPLITS
+    if split in sources
+  }
 
 
 def _prefixes(
