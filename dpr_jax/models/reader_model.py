@@ -81,16 +81,15 @@ class Reader:
 
 def start(config: ml_collections.ConfigDict) -> Reader:
   """The reader before training, by `config.reader` and `config.model`."""
-  settings = config.reader
-  name = checkpoint_of(config)
+  settings, model = config.reader, config.model
+  name = settings.checkpoint or model.passage_checkpoint or model.checkpoint
   where = workdir_lib.Workdir(name)
   if settings.checkpoint and (where.reader / workdir_lib.MANIFEST).exists():
     reader = dataclasses.replace(trained(None, where), step=0)
   else:
     reader = _pretrained(config, name)
-  bert_config = retriever_model.with_dropout(
-    reader.structure.config, config.reader.dropout
-  )
+  sizes = reader.structure.config
+  bert_config = retriever_model.with_dropout(sizes, settings.dropout)
   layout = settings.layout
   tokenizer = dataclasses.replace(
     reader.tokenizer,
@@ -112,14 +111,6 @@ def start(config: ml_collections.ConfigDict) -> Reader:
     attention=retriever_model.attention(config.model.attention),
   )
   return dataclasses.replace(reader, structure=structure, tokenizer=tokenizer)
-
-
-def checkpoint_of(config: ml_collections.ConfigDict) -> str:
-  """Name of the checkpoint that a reader's training starts from."""
-  model = config.model
-  return (
-    config.reader.checkpoint or model.passage_checkpoint or model.checkpoint
-  )
 
 
 def _pretrained(config: ml_collections.ConfigDict, name: str) -> Reader:
