@@ -155,7 +155,7 @@ class Bert(nn.Module):
     token_types: Int[ArrayLike, "rows length"] | None = None,
     dropout_keys: Key[ArrayLike, " rows"] | None = None,
     first_only: bool = False,
-    words: Float[ArrayLike, "rows length dim"] | None = None,
+    words: Float[ArrayLike, "rows length width"] | None = None,
   ) -> Float[Array, "rows positions dim"]:
     """Encodes texts.
 
@@ -166,7 +166,8 @@ class Bert(nn.Module):
         without segments ignore them.
       dropout_keys: one key per text; None turns dropout off.
       first_only: return position 0 alone (positions = 1, else = length).
-      words: `look_up(params, token_ids)`; None = looked up here.
+      words: `look_up(params, token_ids)`, as wide as the embeddings; None =
+        looked up here.
     """
     config = self.config
     check_attention(config, self.attention)
