@@ -99,10 +99,10 @@ def test_a_damaged_card_of_the_base_is_not_used(exported):
 
 def test_names_of_the_hub(exported):
   """A card for a repository loads from there."""
-  from dpr_jax.models import card_examples, stored_towers
+  from dpr_jax.models import card_examples, opened_towers
 
   exported("hf")
-  model = stored_towers.from_folder("tower")
+  model = opened_towers.load("tower")
   towers = {"question": "question", "passage": "passage"}
   code = "\n".join(card_examples.examples(model, "hf", towers, "me/model"))
   assert 'Encoder.load("hf:me/model")' in code
