@@ -48,7 +48,7 @@ $(VENV)/.test: $(BIN)/python $(INPUTS)
 # If pip would install the build with GBs of CUDA, set
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu, or PARITY=0.
 $(VENV)/.parity: $(VENV)/.test
-	@for peer in torch==2.13.0 sentence-transformers numba; do \
+	@for peer in torch==2.13.0 sentence-transformers numba onnx onnxruntime; do \
 	  $(INSTALL) $$peer || { \
 	    echo "warning: $$peer cannot be installed here: the tests that \
 	compare with it will be SKIPPED" >&2; exit 0; }; done; touch $@

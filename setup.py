@@ -86,6 +86,7 @@ EXTRAS = {
   # tensorflow-datasets brings pyarrow today, but does not use it as we do.
   "parquet": ["pyarrow>=18,<27"],
   "ir-datasets": ["ir-datasets>=0.5.9,<0.7"],
+  "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
   "parity": TORCH,
   "peers": PEERS,
   "bench": [*TORCH, "numba>=0.68,<0.69"],  # numba: bm25s at its fastest

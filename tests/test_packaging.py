@@ -29,6 +29,8 @@ PEERS = {
   "benchmarking/transformers_reader_peer.py",
   "inference/mteb_calls.py",
   "inference/tensors.py",
+  "models/export_onnx.py",
+  "models/onnx_graph.py",
 }
 # Imported by users of the library that each of them is for: tests/peers.
 ADAPTERS = {

@@ -103,7 +103,7 @@ def _trains(config: Any, call: Call) -> None:
   if call.whole and config.data.train == "none":
     raise errors.InputError(
       "config.data.train='none': run would have nothing to train on; call the"
-      " stages that you need one by one"
+      " stages that you need one by one, with the method dense-start"
     )
 
 

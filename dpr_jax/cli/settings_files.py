@@ -16,8 +16,12 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import config_json, encoder_config
 
+_ORIGINAL = ("*.cp", "dpr_biencoder.*")  # files of the original DPR
 # Weights of a checkpoint folder, or of its subfolders.
-_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*/model*.safetensors")
+_WEIGHTS = (
+  *("model*.safetensors", "pytorch_model*.bin", *_ORIGINAL),
+  *("*/model*.safetensors", "*/pytorch_model*.bin"),
+)
 # Sizes of the checkpoint "starter".
 _STARTER = {"max_position_embeddings": 512, "hidden_size": 384}
 
@@ -129,8 +133,10 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
       )
     return {}
   if not file.is_file():
-    if any(folder.glob("modules.json")) or any(folder.glob("*/config.json")):
-      return {}  # a pair, or modules in folders
+    # A pair, modules in folders, a file of the original DPR.
+    for name in ("modules.json", "*/config.json", *_ORIGINAL):
+      if any(folder.glob(name)):
+        return {}
     raise errors.InputError(
       f"{where}: {folder} has no config.json, so it is not a Hugging Face model"
       " folder"

@@ -12,6 +12,8 @@ row, field and value; no row is skipped or repaired silently.
 import os
 from collections.abc import Iterator
 
+from absl import logging
+
 from dpr_jax.data import (
   json_records,
   passage_sources,
@@ -64,3 +66,6 @@ def read_questions(
   yield from question_sources.open_source(path).read(notes)
   if unread is not None:
     unread.update(notes.unread)
+  for reason, count in notes.dropped.items():
+    if count:
+      logging.info("%s: %d %s", path, count, reason.replace("_", " "))

@@ -115,7 +115,9 @@ def _of_file(path: pathlib.Path) -> PassageSource:
   kind = row_files.container(path)
   if kind == "TSV":
     names = row_files.first_fields(path)
-    if len(names) == 2 and not set(names) & _NAMES:
+    # Ids of the collection have digits; a word without is one of a header.
+    ids = len(names) == 2 and any(c.isdigit() for c in names[0])
+    if ids and not set(names) & _NAMES:
       return PassageSource(
         str(path),
         "MS MARCO collection",

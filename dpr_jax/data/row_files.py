@@ -32,6 +32,7 @@ _MAYBE_LISTS = frozenset(("positive", "negative"))
 TABLES = ("CSV", "TSV")
 _ARROW_FILE, _ARROW_STREAM = b"ARROW1", b"\xff\xff\xff\xff"
 _BLOCK = 256  # rows of Parquet in memory at once
+_BUFFER = 1 << 20  # bytes of a column that are read at once
 
 
 def container(path: str | os.PathLike) -> str:
@@ -91,6 +92,11 @@ def _table(path: str | os.PathLike, delimiter: str) -> Rows:
   ):
     rows = tsv_corpus.csv_rows(path, lines, position, delimiter)
     _, names = next(rows, (1, []))
+    if twice := [name for name in set(names) if names.count(name) > 1]:
+      raise errors.InputError(
+        f"{path}:1: the header has the column {twice[0]!r} more than once:"
+        " rename or remove one"
+      )
     for line, fields in rows:
       where = f"{path}:{line}"
       if len(fields) != len(names):
@@ -135,11 +141,20 @@ def _columns(path: str | os.PathLike, kind: str) -> Rows:
   row = 0
   try:
     for batch in _batches(path, kind):
+      # A damaged batch would otherwise end the process, or read beyond it.
+      if batch.num_rows < 0:
+        raise pyarrow.ArrowInvalid(f"a batch of {batch.num_rows} rows")
+      batch.validate(full=True)
       for start in range(0, batch.num_rows, _BLOCK):
         for value in batch.slice(start, _BLOCK).to_pylist():
           row += 1
           yield f"{path}: row {row}", _as_in_json(value), False
-  except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+  except (
+    pyarrow.ArrowException,
+    OSError,
+    UnicodeDecodeError,
+    MemoryError,
+  ) as error:
     raise errors.InputError(
       f"{path}: row {row + 1}, or shortly after it, cannot be read as {kind}:"
       f" {' '.join(str(error).split())[:200]}"
@@ -149,11 +164,15 @@ def _columns(path: str | os.PathLike, kind: str) -> Rows:
 def _batches(path: str | os.PathLike, kind: str) -> Iterator[Any]:
   if kind == "Parquet":
     parquet = importlib.import_module("pyarrow.parquet")
-    with parquet.ParquetFile(path) as file:
+    # Buffered by page; otherwise whole columns of a row group are read.
+    with parquet.ParquetFile(
+      path, buffer_size=_BUFFER, pre_buffer=False
+    ) as file:
       yield from file.iter_batches(batch_size=_BLOCK)
     return
   ipc = importlib.import_module("pyarrow.ipc")
-  with open(path, "rb") as raw:
+  # A map, so that a damaged size is refused instead of allocated.
+  with _pyarrow(path).memory_map(os.fspath(path)) as raw:
     is_file = raw.read(6) == _ARROW_FILE
     raw.seek(0)
     if not is_file:

@@ -163,7 +163,7 @@ class Bert(nn.Module):
       token_ids: ids of the tokens, padded.
       mask: False where padded.
       token_types: segment numbers; None means all 0, as DPR encodes.  Models
-        with fewer than two types ignore them.
+        without segments ignore them.
       dropout_keys: one key per text; None turns dropout off.
       first_only: return position 0 alone (positions = 1, else = length).
       words: `look_up(params, token_ids)`; None = looked up here.
@@ -273,8 +273,7 @@ def _embed(
     positions = table(config.position_rows, "position_embeddings")
     hidden += positions(places[None])
   if config.type_vocab_size:
-    # A model with one type ignores the segments of a pair.
-    if token_types is None or config.type_vocab_size == 1:
+    if token_types is None or not config.has_segments:
       token_types = jnp.zeros((1, 1), jnp.int32)
     types = table(config.type_vocab_size, "token_type_embeddings")
     hidden += types(token_types)

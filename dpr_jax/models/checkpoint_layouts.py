@@ -100,6 +100,11 @@ def _unsealed(path: pathlib.Path, name: str, tower: str | None) -> Checkpoint:
   if (path / sentence_transformers_files.MODULES).exists():
     towers = sentence_transformers_files.read(path)
     return Checkpoint("Sentence-Transformers", **towers)
+  if (path / "pooler.pt").exists():
+    raise errors.InputError(
+      f"{path / 'pooler.pt'}: a pooler of Tevatron is not supported; without it"
+      " the vectors would be others: train without --add_pooler"
+    )
   for layout, *folders in _PAIRS:
     parts = [path / folder for folder in folders]
     if all((part / "config.json").is_file() for part in parts):
@@ -181,6 +186,9 @@ def _folder(
     )
   architectures = raw.get("architectures") or [""]
   use = _DPR_USE if kind else _ARCHITECTURES.get(str(architectures[0]), Use())
+  if raw.get("projection_dim"):
+    layer = _projection(folder, prefix)
+    use = dataclasses.replace(use, dense=(layer,))
   inner = [n.removeprefix(prefix) for n in names if n.startswith(prefix)]
   files = TowerFiles(
     folder if has_tokenizer(folder) else root,
@@ -190,6 +198,17 @@ def _folder(
     tensor_files.heads_among(inner),
   )
   return _DPR if kind else _PLAIN, files
+
+
+def _projection(folder: pathlib.Path, prefix: str) -> Dense:
+  """The layer that DPR's encoders may have after [CLS], beside their BERT."""
+  prefix = f"{prefix.removesuffix('bert_model.')}encode_proj."
+  tensors = tensor_files.lazily(folder, prefix)()
+  return Dense.of_linear(
+    folder / f"config.json: projection_dim, {prefix}weight",
+    tensors.get("weight"),
+    tensors.get("bias"),
+  )
 
 
 def has_tokenizer(folder: pathlib.Path) -> bool:

@@ -73,6 +73,11 @@ class BertConfig:
       )
 
   @property
+  def has_segments(self) -> bool:
+    """Whether token types tell the texts of a pair apart."""
+    return self.type_vocab_size > 1
+
+  @property
   def embedding_width(self) -> int:
     """Width of the embedding tables."""
     return self.embedding_size or self.hidden_size
@@ -132,6 +137,11 @@ class RobertaConfig(BertConfig):
 
   title: ClassVar[str] = "RoBERTa"
   prefix: ClassVar[str] = "roberta."
+
+  @property
+  def has_segments(self) -> bool:
+    """Its tokenizers give all tokens type 0, even where the table has two."""
+    return False
 
   @property
   def architecture(self) -> str:
@@ -363,10 +373,5 @@ def from_json(path: pathlib.Path, raw: Mapping[str, Any]) -> BertConfig:
     raise errors.InputError(
       f"{path}: model_type {name!r} is not supported: it must be one of"
       f" {', '.join(FAMILIES)}"
-    )
-  if raw.get("projection_dim", 0):
-    raise errors.InputError(
-      f"{path}: projection_dim {raw['projection_dim']}: DPR checkpoints with"
-      " a projection are not supported"
     )
   return family.build(path, raw)

@@ -34,6 +34,7 @@ _MODULES = (
   *("*_Pooling/config.json", "*_Normalize/config.json", "*_Dense/config.json"),
   # Small, and often left as .bin where the model was converted.
   *("*_Dense/model.safetensors", "*_Dense/pytorch_model.bin"),
+  "pooler.pt",  # Tevatron's, which is refused
 )
 FILES = _MODULES + tuple(
   f"{folder}{name}" for folder in _FOLDERS for name in _MODEL + _SAFETENSORS

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import huggingface_hub
-import yaml
 from absl import logging
 
 from dpr_jax import version
@@ -131,7 +130,8 @@ def _base(checkpoint: str) -> _Base:
     if path is not None and path.is_file():
       loaded = huggingface_hub.ModelCard.load(path, ignore_metadata_errors=True)
       card = loaded.data.to_dict()
-  except (OSError, ValueError, yaml.YAMLError, errors.InputError) as error:
+  # The card is somebody else's: errors of YAML, of the disk, any.
+  except Exception as error:
     logging.warning("export: the base model's card is not used: %s", error)
     card = {}
   if on_hub:
@@ -245,8 +245,10 @@ def _training_data(where: workdir_lib.Workdir, trained: bool) -> list[str]:
   return ["## Data", "\n".join([*head, *rows])]
 
 
-def source_name(source: str) -> str:
-  """What to call a file of data: its name, without the folders above it."""
+def source_name(source: Any) -> str:
+  """What to call files of data: their names, without the folders above."""
+  if isinstance(source, list | tuple):
+    return ", ".join(map(source_name, source))
   if source == "sample":
     return "sample of dpr-jax"
   return pathlib.PurePath(source).name

@@ -81,6 +81,7 @@ def load(
     source = tower_sources.of_model(model, 0)
   else:
     name = _plain(arguments.path("folder", name))
+    model.checkpoint = name
     if not _is_workdir(name):
       source = tower_sources.of_name(name, model, 0)
   if source is None:

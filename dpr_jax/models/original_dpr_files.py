@@ -91,12 +91,20 @@ def is_reader(state: Iterable[str]) -> bool:
   return all(any(name.startswith(x) for name in state) for x in _READER_NAMES)
 
 
-def holds_reader(path: pathlib.Path) -> bool:
-  """True for a file of DPR with a reader; False for any other file."""
-  try:
-    return is_reader(_model_dict(tensor_files.open_torch(path)))
-  except errors.InputError:
-    return False
+def reader_in(path: pathlib.Path) -> pathlib.Path | None:
+  """A file with a reader of DPR, or the only one of a folder; None = no such.
+
+  Args:
+    path: a file or a folder; one with a model of transformers is none.
+  """
+  if path.is_dir():
+    if tensor_files.has_weights(path):
+      return None
+    path = file_in(path) or path
+  if not path.is_file():
+    return None
+  file = tensor_files.open_torch(path)
+  return path if is_reader(_model_dict(file)) else None
 
 
 def read_reader(path: pathlib.Path) -> tower_files.TowerFiles:

@@ -31,6 +31,7 @@ from dpr_jax.models import (
   hf_weights,
   model_files,
   model_settings,
+  original_dpr_files,
   retriever_model,
   span_reader,
   tensor_files,
@@ -126,7 +127,7 @@ def _pretrained(config: ml_collections.ConfigDict, name: str) -> Reader:
   folder = _reader_folder(name)
   if folder is not None:
     logging.info("loading the pretrained reader %s from %s", name, folder)
-    bert_config, tower, heads, layout = load_tensors(folder)
+    bert_config, tower, heads, layout, folder = load_tensors(folder)
     backend = tower_sources.checked_tokenizer(folder, bert_config)
   else:
     bert_config, tower, backend = tower_sources.passage_tower(
@@ -144,10 +145,12 @@ def _pretrained(config: ml_collections.ConfigDict, name: str) -> Reader:
 
 
 def _reader_folder(name: str) -> pathlib.Path | None:
-  """Folder of a checkpoint with a reader's heads; None = it is an encoder."""
+  """Folder or file of a checkpoint with a reader; None = it is an encoder."""
   if name == "random" or tower_sources.workdir_of(name) is not None:
     return None
   path = checkpoint_sources.checkpoint_path(name)
+  if original_dpr_files.reader_in(path):
+    return path
   if (path / "modules.json").exists() or not (path / "config.json").is_file():
     return None
   names = tensor_files.tensor_names(path)
@@ -157,15 +160,23 @@ def _reader_folder(name: str) -> pathlib.Path | None:
 
 def load_tensors(
   folder: pathlib.Path,
-) -> tuple[bert.BertConfig, dict[str, Any], dict[str, Any] | None, str]:
-  """Loads a BERT folder with the heads that it has.
+) -> tuple[
+  bert.BertConfig, dict[str, Any], dict[str, Any] | None, str, pathlib.Path
+]:
+  """Loads a BERT folder, or a reader of the original DPR, with its heads.
 
   Returns:
-    (config, our parameters of the BERT, heads by our names or None, layout).
-    A `DPRReader` has both heads, a `BertForQuestionAnswering` the span head.
+    (config, our parameters of the BERT, heads by our names or None, layout,
+    folder of the tokenizer).  A reader of DPR has both heads, a
+    `BertForQuestionAnswering` the span head.
   """
-  config = bert.BertConfig.read(folder)
-  tensors = tensor_files.read_tensors(folder)
+  original = original_dpr_files.reader_in(folder)
+  if original:
+    files = original_dpr_files.read_reader(original)
+    folder, config, tensors = files.folder, files.config, files.tensors()
+  else:
+    config = bert.BertConfig.read(folder)
+    tensors = tensor_files.read_tensors(folder)
   is_dpr = any(name.startswith(_DPR) for name in tensors)
   heads, tensors = split_heads(tensors, config, str(folder))
   if is_dpr and len(heads) < len(_HEADS):
@@ -180,7 +191,7 @@ def load_tensors(
     prefix=f"{_DPR}encoder.bert_model." if is_dpr else None,
   )
   layout = "dpr-hf" if is_dpr else "squad" if heads else "dpr"
-  return config, tower, heads or None, layout
+  return config, tower, heads or None, "dpr" if original else layout, folder
 
 
 def split_heads(
@@ -221,7 +232,8 @@ def from_folder(folder: str | os.PathLike) -> Reader:
   where = workdir_lib.Workdir(folder)
   if (where.reader / workdir_lib.MANIFEST).exists():
     return trained(None, where)
-  if not (folder / "config.json").exists():
+  original = original_dpr_files.reader_in(folder)
+  if not original and not (folder / "config.json").exists():
     raise errors.InputError(
       f"{folder} holds no reader: give a workdir where `dpr-jax train-reader`"
       " has run, or a folder of a DPRReader or BertForQuestionAnswering"
@@ -231,7 +243,7 @@ def from_folder(folder: str | os.PathLike) -> Reader:
     fix = "remove that file to use the other files without its settings"
     record = model_files.read(folder, model_files.READER, fix)
     model_files.check(folder, record, fix, tuple(record["files"]))
-  bert_config, tower, heads, layout = load_tensors(folder)
+  bert_config, tower, heads, layout, place = load_tensors(folder)
   if heads is None:
     raise errors.InputError(
       f"{folder} holds no reader: its weights have neither qa_outputs nor"
@@ -255,7 +267,7 @@ def from_folder(folder: str | os.PathLike) -> Reader:
     settings |= workdir_lib.read_json(folder / _OLD_SETTINGS)
   ranks = bool(settings.pop("ranks"))
   tokenizer = reader_tokenization.ReaderTokenizer(
-    tower_sources.checked_tokenizer(folder, bert_config), **settings
+    tower_sources.checked_tokenizer(place, bert_config), **settings
   )
   return Reader(structure, params, tokenizer, ranks)
 
@@ -362,6 +374,27 @@ def _from_sealed(
   return Reader(structure, None, tokenizer, ranks=False)
 
 
+def _exported_class(config: bert.BertConfig, is_dpr: bool) -> str:
+  """Class of transformers for an exported reader.
+
+  Raises:
+    InputError: transformers has none with these heads.
+  """
+  if is_dpr and config.model_type != "bert":
+    raise errors.InputError(
+      f"--format=dpr-reader: a DPRReader holds a BERT, this reader"
+      f" a {config.title}: use --format=question-answering"
+    )
+  if config.pre_norm:
+    raise errors.InputError(
+      f"--format=question-answering: transformers puts a dense layer between"
+      f" {config.title} and the span scores, which this reader has not"
+    )
+  if is_dpr:
+    return "DPRReader"
+  return config.architecture.replace("Model", "ForQuestionAnswering")
+
+
 def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
   """Writes a folder that transformers loads, completely or not at all.
 
@@ -369,10 +402,12 @@ def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
     reader: the reader to write.
     folder: output folder; an earlier export in it is replaced.
     kind: "dpr-reader" (`DPRReader`) or "question-answering"
-      (`BertForQuestionAnswering`, without the rank head).
+      (`BertForQuestionAnswering` or that of another encoder, without the rank
+      head).
 
   Raises:
-    InputError: an unknown kind, or the folder holds something else.
+    InputError: an unknown kind, one that cannot hold this encoder, or the
+      folder holds something else.
   """
   if kind not in FORMATS:
     raise errors.InputError(
@@ -381,7 +416,8 @@ def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
   folder = workdir_lib.user_path(folder)
   config, backend = reader.structure.config, reader.tokenizer.backend
   is_dpr = kind == "dpr-reader"
-  prefix = f"{_DPR}encoder.bert_model." if is_dpr else "bert."
+  architecture = _exported_class(config, is_dpr)
+  prefix = f"{_DPR}encoder.bert_model." if is_dpr else config.prefix
   tensors = hf_weights.tensors_from_params(
     reader.params["bert"], config, prefix
   )
@@ -394,13 +430,14 @@ def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
       )
       tensors[f"{stem}.bias"] = np.asarray(head["bias"], np.float32)
   more = {"model_type": "dpr", "projection_dim": 0} if is_dpr else {}
-  architecture = "DPRReader" if is_dpr else "BertForQuestionAnswering"
   with workdir_lib.replace_folder(folder, "export") as temporary:
     model_files.write_sizes(
       temporary, config, backend, architectures=[architecture], **more
     )
     positions = config.max_position_embeddings
-    model_files.write_weights(temporary, tensors, positions, token_types=True)
+    model_files.write_weights(
+      temporary, tensors, positions, token_types=config.has_segments
+    )
     model_files.seal(
       temporary,
       model_files.READER,

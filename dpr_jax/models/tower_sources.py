@@ -254,7 +254,7 @@ def _source(
   name: str, checkpoint: checkpoint_layouts.Checkpoint, names: tuple[str, str]
 ) -> Source:
   question, passage = checkpoint.question, checkpoint.passage
-  single = question is passage or question.tensors is passage.tensors
+  single = checkpoint.shared
   heads = [head_of(files.use) for files in (question, passage)]
   _check_equal(question, passage, names)
 
@@ -323,9 +323,9 @@ def _check_equal(question: Any, passage: Any, names: tuple[str, str]) -> None:
     return
   values = [_structure(files) for files in (question, passage)]
   differing = [
-    f"{key} is {values[0][key]!r} and {values[1][key]!r}"
+    f"{key} is {values[0][key]!r} and {values[1].get(key)!r}"
     for key in values[0]
-    if values[0][key] != values[1][key]
+    if values[0][key] != values[1].get(key)
   ]
   if not differing:
     return
@@ -344,6 +344,7 @@ def _structure(files: checkpoint_layouts.TowerFiles) -> dict[str, Any]:
   sizes = dataclasses.asdict(files.config)
   head = head_of(files.use)
   return {
+    "model_type": files.config.model_type,
     **{key: value for key, value in sizes.items() if key not in _DROPOUT},
     "pooling": files.use.pooling,
     "normalize": files.use.normalize,

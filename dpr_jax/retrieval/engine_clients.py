@@ -56,16 +56,46 @@ class Collection(Protocol):
     """The k passages with the largest inner products, per question."""
 
 
-@functools.lru_cache(maxsize=8)
+def check_there(address: setting_rules.Backend) -> None:
+  """`InputError` if a local engine has no files; connecting would make some."""
+  if "://" not in address.location and not os.path.exists(address.location):
+    raise errors.InputError(
+      f"--backend={address}: there is no {address.location}: run"
+      " `dpr-jax index` with the same --backend first"
+    )
+
+
 def connect(address: setting_rules.Backend) -> Collection:
-  """Connects to the engine, once: a local Qdrant allows one client at a time.
+  """Opens a collection, which need not exist.
 
   Raises:
-    InputError: its library is missing, or it cannot be reached.
+    InputError: the engine's library is missing, or it cannot be reached.
   """
   kinds = {"milvus": _Milvus, "qdrant": _Qdrant, "lancedb": _LanceDB}
   with translated(address):
-    return kinds[address.kind](address)
+    client = open_client(address.kind, address.location)
+    return kinds[address.kind](client, address)
+
+
+@functools.lru_cache(maxsize=8)
+def open_client(kind: str, location: str) -> Any:
+  """The client of an engine's library; a local Qdrant allows only one."""
+  is_remote = "://" in location
+  if kind == "milvus":
+    package = "pymilvus" if is_remote else "pymilvus[milvus-lite]"
+    token = os.environ.get("MILVUS_TOKEN", "")
+    library = _library(kind, "pymilvus", package)
+    return library.MilvusClient(location, token=token)
+  if kind == "qdrant":
+    library = _library(kind, "qdrant_client", "qdrant-client")
+    if not is_remote:
+      return library.QdrantClient(path=location)
+    return library.QdrantClient(
+      url=location,
+      api_key=os.environ.get("QDRANT_API_KEY"),
+      check_compatibility=False,  # asks for the version in a thread of its own
+    )
+  return _library(kind, "lancedb", "lancedb").connect(location)
 
 
 @contextlib.contextmanager
@@ -80,12 +110,12 @@ def translated(address: setting_rules.Backend) -> Iterator[None]:
     raise errors.InputError(f"--backend={address}: {reason}") from error
 
 
-def _library(address: setting_rules.Backend, name: str, package: str) -> Any:
+def _library(kind: str, name: str, package: str) -> Any:
   try:
     return importlib.import_module(name)
   except ImportError as error:
     raise errors.InputError(
-      f"--backend={address} needs {package} ({error}): pip install '{package}'"
+      f"--backend={kind} needs {package} ({error}): pip install '{package}'"
     ) from error
 
 
@@ -101,17 +131,9 @@ def _record(text: Any) -> dict[str, Any]:
 class _Milvus:
   """Milvus: a cluster by its URI, or Milvus Lite by the path of a `.db`."""
 
-  def __init__(self, address: setting_rules.Backend):
-    library = _library(
-      address,
-      "pymilvus",
-      "pymilvus" if "://" in address.location else "pymilvus[milvus-lite]",
-    )
-    self._types = library.DataType
-    self._name = address.collection
-    self._client = library.MilvusClient(
-      address.location, token=os.environ.get("MILVUS_TOKEN", "")
-    )
+  def __init__(self, client: Any, address: setting_rules.Backend):
+    self._client, self._name = client, address.collection
+    self._types = _library(address.kind, "pymilvus", "pymilvus").DataType
 
   def record(self) -> dict[str, Any] | None:
     if not self._client.has_collection(self._name):
@@ -183,19 +205,12 @@ def _cut(text: str) -> str:
 class _Qdrant:
   """Qdrant: a server by its URL, or a folder in local mode."""
 
-  def __init__(self, address: setting_rules.Backend):
-    library = _library(address, "qdrant_client", "qdrant-client")
-    self._models = library.models
-    self._name = address.collection
+  def __init__(self, client: Any, address: setting_rules.Backend):
+    self._client, self._name = client, address.collection
+    self._models = _library(
+      address.kind, "qdrant_client", "qdrant-client"
+    ).models
     self._is_remote = "://" in address.location
-    if self._is_remote:
-      key = os.environ.get("QDRANT_API_KEY")
-      # The check would ask for the version in a thread of its own.
-      self._client = library.QdrantClient(
-        url=address.location, api_key=key, check_compatibility=False
-      )
-    else:
-      self._client = library.QdrantClient(path=address.location)
 
   def record(self) -> dict[str, Any] | None:
     if not self._client.collection_exists(self._name):
@@ -250,11 +265,9 @@ class _Qdrant:
 class _LanceDB:
   """LanceDB: a folder, or an object store by its URI."""
 
-  def __init__(self, address: setting_rules.Backend):
-    library = _library(address, "lancedb", "lancedb")
-    self._arrow = _library(address, "pyarrow", "pyarrow")
-    self._name = address.collection
-    self._database = library.connect(address.location)
+  def __init__(self, client: Any, address: setting_rules.Backend):
+    self._database, self._name = client, address.collection
+    self._arrow = _library(address.kind, "pyarrow", "pyarrow")
     self._table = None
     # It has no `has`; a missing table is an error of no type of its own.
     with contextlib.suppress(FileNotFoundError, ValueError):

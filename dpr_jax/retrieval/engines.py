@@ -190,6 +190,7 @@ def read_record(address: setting_rules.Backend) -> dict[str, Any]:
 def _opened(
   address: setting_rules.Backend,
 ) -> tuple[engine_clients.Collection, dict[str, Any]]:
+  engine_clients.check_there(address)
   collection = engine_clients.connect(address)
   with engine_clients.translated(address):
     record = collection.record()

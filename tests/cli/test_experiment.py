@@ -42,6 +42,7 @@ def trained(tiny_config, mined_workdir, tmp_path):
   shutil.copytree(mined_workdir.root, place.root)
   config = copy.deepcopy(tiny_config)
   config.model.pooling, config.model.normalize = "mean", True
+  config.model.title = "pair"  # a training records no "auto"
   config.reader.length = 64
   sections = config_lib.sections(config, "model", "train")
   workdir_lib.Stage("train", place.training, sections, {}).finish({})

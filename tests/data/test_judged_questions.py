@@ -61,6 +61,15 @@ def test_a_folder_of_beir(beir):
   )
 
 
+def test_what_retrieval_leaves_out_is_logged(beir, monkeypatch):
+  lines = []
+  monkeypatch.setattr(
+    dpr_files.logging, "info", lambda text, *args: lines.append(text % args)
+  )
+  assert len(list(dpr_files.read_questions(beir))) == 1
+  assert lines == [f"{beir}: 2 without judgement"]
+
+
 def test_dev_is_test_where_beir_has_no_dev(beir):
   source, questions, _ = read(beir, "dev")
   assert source.format == "BEIR folder, qrels/test.tsv"

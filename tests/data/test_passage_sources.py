@@ -207,3 +207,10 @@ def test_other_rows_are_refused(tmp_path, rows, words):
   path.write_text(lines(rows))
   with pytest.raises(errors.InputError, match=f"^{path}: .*{words}"):
     read(path)
+
+
+def test_a_header_is_no_passage_of_a_collection(tmp_path):
+  path = tmp_path / "corpus.tsv"
+  path.write_text("pid\tpassage\n1\tx\n")
+  with pytest.raises(errors.InputError, match="the header lacks id and text"):
+    read(path)

@@ -311,6 +311,7 @@ def test_bad_rows_are_refused(tmp_path, rows, words):
     ("id,name\n1,x\n", ":1: no field question, only .*formats of questions"),
     ("a\tb\tc\n", ":1: no field question, only .*formats of questions are"),
     ("query,pos\nq,[1\n", ':2, pos: .* is not a list like \\["a", "b"\\]'),
+    ("query,pos,pos\na,b,c\n", ":1: the header has the column 'pos' more th"),
     ("query,pos\nq\n", ":2: 1 fields, the header has 2: \\['q'\\]"),
     ('query,pos\nq,"x\n', ":2: the row that starts here is not comma-sep"),
   ],

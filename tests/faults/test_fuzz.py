@@ -19,6 +19,9 @@ import struct
 import warnings
 
 import numpy as np
+import pyarrow
+import pyarrow.ipc
+import pyarrow.parquet
 import pytest
 
 from dpr_jax.core import errors
@@ -135,8 +138,69 @@ def _read_squad(path):
     list(squad_files.read_squad(path))
 
 
+def _columns(kind):
+  """A table of Parquet, or a stream of Arrow."""
+  table = pyarrow.Table.from_pylist([TEVATRON] * 3)
+  file = pyarrow.BufferOutputStream()
+  if kind == "parquet":
+    pyarrow.parquet.write_table(table, file)
+  else:
+    with pyarrow.ipc.new_stream(file, table.schema) as stream:
+      stream.write_table(table)
+  return file.getvalue().to_pybytes()
+
+
+TEVATRON = {
+  "query_id": "1",
+  "query": "where é?",
+  "positive_passages": [{"docid": "7", "title": "t", "text": "Ulm"}],
+  "negative_passages": [],
+}
+KILT = {
+  "input": "where?",
+  "output": [
+    {
+      "answer": "Ulm",
+      "provenance": [{"wikipedia_id": "7", "start_paragraph_id": 1}],
+    }
+  ],
+}
+
 # By kind: file name, its bytes, what reads it.
 TEXTS = {
+  "tevatron": (
+    "a.jsonl", _lines(TEVATRON, TEVATRON), _rows(dpr_files.read_questions)
+  ),
+  "kilt": ("a.jsonl", _lines(KILT, KILT), _rows(dpr_files.read_questions)),
+  "kilt articles": (
+    "kilt.jsonl",
+    _lines({"wikipedia_id": "7", "wikipedia_title": "é", "text": ["é", "x"]}),
+    _rows(dpr_files.read_passages),
+  ),
+  "flag embedding table": (
+    "a.csv",
+    b'query,pos,neg\nwhere?,"[""Ulm"", \'a\']",\n"a ""x""",[],"[""b""]"\n',
+    _rows(dpr_files.read_questions),
+  ),
+  "triplets": (
+    "a.tsv",
+    "anchor\tpositive\tnegative\nwhere é?\tUlm\t[x]\n".encode(),
+    _rows(dpr_files.read_questions),
+  ),
+  "collection": (
+    "collection.tsv",
+    "0\tUlm é\n1\t\"x\n".encode(),
+    _rows(dpr_files.read_passages),
+  ),
+  "triples": (
+    "triples.tsv",
+    "where é?\tUlm\tx\na\tb\tc\n".encode(),
+    _rows(dpr_files.read_questions),
+  ),
+  "parquet": (
+    "a.parquet", _columns("parquet"), _rows(dpr_files.read_questions)
+  ),
+  "arrow": ("a.arrow", _columns("arrow"), _rows(dpr_files.read_questions)),
   "dpr array": ("a.json", _json([ROW] * 3), _rows(dpr_files.read_questions)),
   "dpr lines": ("a.jsonl", _lines(ROW, ROW), _rows(dpr_files.read_questions)),
   "psgs": (
@@ -335,6 +399,30 @@ def test_safetensors(tmp_path, tiny_checkpoint):
     hf_weights.params_from_tensors(tensors, config, str(folder))
 
   run("safetensors", amounts.amount(1000, 100), trial, tmp_path)
+
+
+@pytest.mark.fault_row(13, trials=amounts.amount(2000, 200))
+def test_torch_files(tmp_path):
+  """Both formats of torch.save: directory, pickle and sizes."""
+  torch = pytest.importorskip("torch", reason="no torch: extra `parity`")
+  tensors = {
+    "a": torch.ones(3, 4),
+    "b": torch.arange(6.0).bfloat16()[::2],
+    "c": torch.nn.Parameter(torch.ones(2).half()),
+  }
+  whole = []
+  for is_zip in (True, False):
+    torch.save(
+      tensors, tmp_path / "whole", _use_new_zipfile_serialization=is_zip
+    )
+    whole.append((tmp_path / "whole").read_bytes())
+
+  def trial(folder, rng):
+    path = folder / "pytorch_model.bin"
+    path.write_bytes(mutated(rng.choice(whole), rng))
+    tensor_files.read_tensors(folder)
+
+  run("torch files", amounts.amount(2000, 200), trial, tmp_path)
 
 
 @pytest.mark.fault_row(13, trials=amounts.amount(1000, 100))

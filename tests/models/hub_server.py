@@ -87,7 +87,7 @@ def serving() -> Iterator[Hub]:
 
     def reply(self):
       path = self.path.partition("?")[0]
-      if not path.startswith(("/objects/", "/api/validate-yaml")):
+      if self.command == "POST" and path != "/api/validate-yaml":
         hub.tokens.add(self.headers.get("Authorization", ""))
       length = int(self.headers.get("Content-Length") or 0)
       body = self.rfile.read(length)

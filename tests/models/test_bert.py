@@ -154,7 +154,6 @@ def test_too_long_a_text_is_refused(params):
     ({"position_embedding_type": "relative_key"}, "relative_key"),
     ({"hidden_act": "swish"}, "hidden_act 'swish'.*gelu"),
     ({"num_attention_heads": 5}, "16 is not a multiple"),
-    ({"projection_dim": 64}, "projection_dim 64"),
   ],
 )
 def test_unsupported_configs_are_refused(tmp_path, changes, message):

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 
+import numpy as np
 import pytest
 
 from dpr_jax.core import errors
@@ -57,6 +58,24 @@ def test_dpr_pair(tmp_path, folders):
   )
 
 
+def test_dpr_projection(tmp_path):
+  """The vectors of transformers' encoder, through a dense layer."""
+  import dpr_jax
+
+  torch = layout_writers.torch_library()
+  import transformers
+
+  layout_writers.write_bert(tmp_path, "DPRContextEncoder", projection_dim=3)
+  (layer,) = checkpoint_layouts.open_(str(tmp_path)).passage.use.dense
+  assert (layer.kernel.shape, layer.activation) == ((8, 3), "identity")
+  model = transformers.DPRContextEncoder.from_pretrained(tmp_path).eval()
+  with torch.no_grad():
+    # [CLS] a [SEP] b c [SEP]
+    theirs = model(torch.tensor([[2, 5, 3, 6, 7, 3]])).pooler_output.numpy()
+  ours = dpr_jax.Encoder.load(tmp_path).encode_passages([("a", "b c")])
+  np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
 def test_dpr_encoder_for_the_other_kind_of_text(tmp_path, caplog):
   layout_writers.write_bert(tmp_path, "DPRContextEncoder")
   assert checkpoint_layouts.open_(str(tmp_path)).shared
@@ -87,6 +106,9 @@ def test_tevatron(tmp_path):
     layout_writers.assert_tensors(files.tensors(), _names(state))
     assert files.folder == tmp_path
     assert files.use == tower_files.Use("cls", title="joined")
+  (tmp_path / "pooler.pt").write_bytes(b"")
+  with pytest.raises(errors.InputError, match="pooler.pt: a pooler of Tev"):
+    checkpoint_layouts.open_(str(tmp_path))
 
 
 def test_contriever(tmp_path):

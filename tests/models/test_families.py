@@ -19,7 +19,9 @@ from dpr_jax.models import (
   encoder_config,
   hf_weights,
   model_files,
+  reader_model,
   relative_positions,
+  span_reader,
   stacked_layers,
 )
 from tests import families
@@ -244,3 +246,40 @@ def test_buckets_of_relative_positions():
   np.testing.assert_array_equal(found, wanted.numpy())
   assert found[0, :3].tolist() == [0, 17, 18]
   assert found[2, :3].tolist() == [2, 1, 0]
+
+
+def test_a_reader_is_exported_and_read_as_in_transformers(tmp_path):
+  """A RoBERTa for questions: ids of a pair, scores, and the same weights."""
+  torch = pytest.importorskip("torch", reason="no torch: extra `parity`")
+  transformers = pytest.importorskip("transformers")
+  families.write("roberta", tmp_path)
+  sizes = transformers.RobertaConfig.from_pretrained(tmp_path)
+  theirs = transformers.RobertaForQuestionAnswering(sizes).eval()
+  theirs.save_pretrained(tmp_path)
+  reader = reader_model.from_folder(tmp_path)
+  reader_model.export(reader, tmp_path / "out", "question-answering")
+  again = transformers.AutoModelForQuestionAnswering.from_pretrained(
+    tmp_path / "out"
+  ).eval()
+  tokenizer = reader.tokenizer
+  texts = ["Where was he born?", "He was born in Brunswick in 1777."]
+  question, passage = tokenizer.tokenize(texts)
+  head, end = tokenizer.head(question.ids, question.ids[:0])
+  (window,) = tokenizer.windows(len(head), len(passage.ids))
+  row = tokenizer.compose(head, end, passage.ids, window)
+  pair = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")(
+    *texts, return_tensors="pt"
+  )
+  assert pair["input_ids"][0].tolist() == row.ids.tolist()
+  batch = tokenizer.pad([row], len(row.ids) + 3)
+  scores = reader.structure.scores(
+    reader.params, span_reader.Rows(**dataclasses.asdict(batch))
+  )
+  place = slice(row.passage, row.passage + window.count)
+  for model in (theirs, again):
+    with torch.no_grad():
+      wanted = model(**pair).start_logits[0, place].numpy()
+    found = np.asarray(scores.start)[0, place]
+    np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
+  with pytest.raises(errors.InputError, match="DPRReader holds a BERT"):
+    reader_model.export(reader, tmp_path / "dpr", "dpr-reader")

@@ -36,7 +36,7 @@ def hub(tmp_path, monkeypatch):
 
 _UNUSED = """onnx/model.onnx onnx/config.json tf_model.h5 rust_model.ot
   flax_model.msgpack openvino/openvino_model.xml model.fp16.safetensors
-  pytorch_model.fp16.bin training_args.bin optimizer.pt pooler.pt run.py"""
+  pytorch_model.fp16.bin training_args.bin optimizer.pt run.py"""
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from dpr_jax.models import (
   checkpoint_layouts,
   checkpoint_sources,
   original_dpr_files,
+  reader_model,
   tower_files,
 )
 from tests.models import layout_writers
@@ -151,11 +152,14 @@ def test_reader(tmp_path):
   }
   path = tmp_path / "hf_bert_reader.cp"
   layout_writers.write_vocabulary(tmp_path)
-  layout_writers.write_json(tmp_path / "tokenizer_config.json", {})
+  layout_writers.write_json(
+    tmp_path / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"}
+  )
   state = _write(path, encoder=_model(0), **heads)
   with pytest.raises(errors.InputError, match="set config.reader.checkpoint"):
     checkpoint_layouts.open_(str(path))
-  assert original_dpr_files.holds_reader(path)
+  assert original_dpr_files.reader_in(path) == path
+  assert original_dpr_files.reader_in(tmp_path) == path
   files = original_dpr_files.read_reader(path)
   expected = {
     f"span_predictor.{name}": value
@@ -168,8 +172,14 @@ def test_reader(tmp_path):
   }
   layout_writers.assert_tensors(files.tensors(), expected)
   assert files.folder == tmp_path
+  reader = reader_model.from_folder(path)
+  assert reader.ranks
+  assert reader.tokenizer.layout == "dpr"
+  for ours, theirs in (("span", "qa_outputs"), ("rank", "qa_classifier")):
+    kernel = reader.params[ours]["kernel"]
+    assert kernel.T.tolist() == state[f"{theirs}.weight"].tolist()
   _write(path)
-  assert not original_dpr_files.holds_reader(path)
+  assert original_dpr_files.reader_in(path) is None
   with pytest.raises(errors.InputError, match="holds no reader of DPR"):
     original_dpr_files.read_reader(path)
 

@@ -269,25 +269,26 @@ def test_a_forgotten_override_is_not_exported(world, copied, tmp_path):
   assert not out.exists()
   own = model_settings.of_workdir(copied)
   export.export(own, copied, "sentence-transformers", out)
-  passage = out / "passage"
-  modules = json.loads((passage / "modules.json").read_text())
-  kinds = [module["type"].rpartition(".")[2] for module in modules]
-  assert kinds == ["Transformer", "Pooling", "Normalize"]
-  pooling = json.loads((passage / "1_Pooling" / "config.json").read_text())
+  routes = json.loads((out / "router_config.json").read_text())["structure"]
+  assert routes["document"] == [
+    *("document_0_Transformer", "document_1_Pooling", "document_2_Normalize")
+  ]
+  path = out / "document_1_Pooling" / "config.json"
+  pooling = json.loads(path.read_text())
   assert pooling["pooling_mode_mean_tokens"] is True
   assert pooling["pooling_mode_cls_token"] is False
-  encoder = dpr_jax.Encoder.load(passage, length_step=48)
+  encoder = dpr_jax.Encoder.load(out, length_step=48)
   assert encoder.model.tokenizer.question_prefix == "query: "
   assert (
     encoder.encode_passages(PASSAGES).tolist() == (world[2]["best passages"])
   )
   # An export of ours is replaced, with a user's file in it it is not.
   export.export(own, copied, "hf", out)
-  assert not (out / "passage" / "modules.json").exists()
-  (out / "README.md").write_text("mine")
-  with pytest.raises(errors.InputError, match=r"README\.md; move them away"):
+  assert not (out / "router_config.json").exists()
+  (out / "notes.md").write_text("mine")
+  with pytest.raises(errors.InputError, match=r"notes\.md; move them away"):
     export.export(own, copied, "hf", out)
-  assert (out / "README.md").read_text() == "mine"
+  assert (out / "notes.md").read_text() == "mine"
 
 
 def test_only_the_index_that_is_there_is_meant(world, copied):

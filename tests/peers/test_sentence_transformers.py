@@ -99,3 +99,27 @@ def test_as_their_encode(library, tiny_config, fresh_workdir, tmp_path):
   )
   assert ours.max_seq_length == theirs.max_seq_length
   assert ours.get_embedding_dimension() == theirs.get_embedding_dimension()
+
+
+def test_as_their_two_towers(library, tiny_config, fresh_workdir, tmp_path):
+  """A folder with a router: questions and passages, with their prefixes."""
+  sentence_transformers = library("sentence_transformers")
+  config = copy.deepcopy(tiny_config)
+  config.model.update(
+    title="joined", question_prefix="who ", passage_prefix="the "
+  )
+  folder, form = tmp_path / "out", "sentence-transformers"
+  export.export(config, fresh_workdir, form, folder, "dense-start")
+  theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+  ours = dpr_jax.Encoder.load(folder, length_step=48)
+  texts = list(QUESTIONS.values())
+  for options in ({}, {"truncate_dim": 7, "normalize_embeddings": True}):
+    for name in ("encode_query", "encode_document"):
+      wanted = getattr(theirs, name)(texts, **options)
+      found = getattr(ours, name)(texts, **options)
+      np.testing.assert_allclose(found, wanted, atol=1e-5)
+    wanted = theirs.encode(texts, prompt_name="query", task="query", **options)
+    found = ours.encode(texts, prompt_name="query", task="query", **options)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+  difference = ours.encode_query(texts) - ours.encode_document(texts)
+  assert np.abs(difference).max() > 1e-3

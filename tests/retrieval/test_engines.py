@@ -64,6 +64,7 @@ def memory(monkeypatch):
   """Every engine is `_Memory`."""
   monkeypatch.setattr(_Memory, "store", {})
   monkeypatch.setattr(engine_clients, "connect", _Memory)
+  monkeypatch.setattr(engine_clients, "check_there", lambda address: None)
   return _Memory.store
 
 
@@ -240,6 +241,14 @@ def test_a_missing_library_is_named(kind, monkeypatch):
     engine_clients.connect(setting_rules.backend(f"{kind}:/nowhere"))
 
 
+@pytest.mark.parametrize("kind", LIBRARIES)
+def test_asking_makes_no_files(kind, tmp_path):
+  address = setting_rules.backend(f"{kind}:{tmp_path / 'typo'}")
+  with pytest.raises(errors.InputError, match="there is no .*typo: run `dpr-"):
+    engines.read_record(address)
+  assert not list(tmp_path.iterdir())
+
+
 def test_errors_of_a_library_become_one_line():
   address = setting_rules.backend("milvus:http://host")
   message = "--backend=milvus:http://host#passages: no route"
@@ -275,7 +284,7 @@ def test_an_engine_finds_what_faiss_and_exact_find(ready, local):
   ready.config.index.backend = local
   engines.upload(ready.config, ready.workdir)
   engines.upload(ready.config, ready.workdir)  # current
-  engine_clients.connect.cache_clear()  # as in a new process
+  engine_clients.open_client.cache_clear()  # as in a new process
   ready.retrieve(methods=["dense"])
   found = json.loads(ready.workdir.results("dev", "dense").read_text())
   for wanted in expected.values():
@@ -283,6 +292,8 @@ def test_an_engine_finds_what_faiss_and_exact_find(ready, local):
     np.testing.assert_allclose(_scores(found), _scores(wanted), rtol=1e-5)
   record = engines.read_record(setting_rules.backend(local))
   assert (record["count"], record["dim"], record["model"]) == (9, 16, "model-1")
+  engines.upload(ready.config, ready.workdir, model="dense-start")
+  ready.retrieve(methods=["dense-start", "dense"])  # two collections
   ready.config.fusion.method = "minmax"
   ready.retrieve(methods=["hybrid"], tune=True)  # opens it while it is open
   engines.upload(ready.config, ready.workdir, overwrite=True)

@@ -174,6 +174,29 @@ def test_answers_are_masked(tiny_config, mined_workdir, model, kind):
   assert masked
 
 
+def test_sources_have_weights(tiny_config, mined_workdir, model, monkeypatch):
+  """The second part of the training questions, as if it were another file."""
+  count = len(prepare.open_questions(mined_workdir, "train"))
+  sizes = {"a": count - 8, "b": 8}
+  monkeypatch.setattr(prepare, "source_sizes", lambda workdir: sizes)
+  config = _config(
+    tiny_config, source_weights=(1.0, 3.0), max_steps=0, epochs=1.0
+  )
+  source = retriever_batches.make_source(
+    config, mined_workdir, model, store=False
+  )
+  assert source.plan.questions == count + 16
+  assert len(source) == -(-(count + 16) // config.train.batch_size)
+  config.train.one_source_batches = True
+  source = retriever_batches.make_source(
+    config, mined_workdir, model, store=False
+  )
+  for step in range(len(source)):
+    indexes, _ = source.plan.rows(step)
+    assert len(set((indexes >= count - 8).tolist())) == 1
+  assert source[0]["question_rows"].shape == (config.train.batch_size,)
+
+
 def test_bad_settings(tiny_config, fresh_workdir, model):
   """Each with its key, its value and what to do."""
   for settings, message in (

@@ -281,7 +281,7 @@ def test_checks_come_before_tokens(tiny_config, fresh_workdir, monkeypatch):
     {"train__length_groups": 0},
     {"train__hard_negatives_from_top": 0},
     {"train__dev_topk_passages": 1},
-    {"model__pooling": "max"},
+    {"model__pooling": "median"},
     {"model__checkpoint": "nowhere"},
   ):
     with pytest.raises(errors.InputError):
