@@ -38,6 +38,8 @@ class Answerer:
 @pytest.mark.parametrize(
   ("words", "questions"),
   [
+    # A space at the end of a word does not make it a question.
+    (["Where ", "was", "he"], ["Where  was he"]),
     ([], []),
     (["Why?"], ["Why?"]),
     (["Where", "was", "Einstein", "born?"], ["Where was Einstein born?"]),
