@@ -52,6 +52,9 @@ from absl import logging as absl_logging  # noqa: E402
 
 from dpr_jax.core import errors  # noqa: E402
 
+# As commands show it; `caplog.at_level` does not reach absl's own logger.
+absl_logging.set_verbosity(absl_logging.INFO)
+
 # How long one example takes says more of the machine than of the code.
 hypothesis.settings.register_profile(
   "dpr-jax",

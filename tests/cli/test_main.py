@@ -271,7 +271,7 @@ def _refused(done, *words):
     (["export", "--config=CONFIG", "--workdir=w"], ["export needs --out=DIR"]),
     (
       ["export", "--config=CONFIG", "--workdir=w", "--out=o", "--format=npy"],
-      ["--format=npy: must be hf or sentence-transformers for the"],
+      ["--format=npy: must be one of hf, dpr, sentence-transformers"],
     ),
     (
       ["import", "--out=o", "--from=x", "--what=reader"],

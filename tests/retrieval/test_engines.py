@@ -12,8 +12,7 @@ import pytest
 from dpr_jax.core import errors, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.evaluation import staleness
-from dpr_jax.retrieval import engine_clients, engines
-from dpr_jax.retrieval import retrieve as retrieve_lib
+from dpr_jax.retrieval import api, engine_clients, engines
 from tests.retrieval_world import encode
 
 LIBRARIES = {
@@ -319,7 +318,7 @@ def test_from_python(ready, memory):
   """`Retriever.load` takes the backend of the config."""
   ready.config.index.backend = "milvus:/w.db"
   engines.upload(ready.config, ready.workdir)
-  loaded = retrieve_lib.Retriever.load(ready.workdir.root, config=ready.config)
+  loaded = api.Retriever.load(ready.workdir.root, config=ready.config)
   (hits,) = loaded.search("What is the capital of France?", k=3)
   vectors = ready.vectors[ready.workdir.embeddings()].array
   (question,) = encode(["What is the capital of France?"])
