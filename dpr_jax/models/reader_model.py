@@ -81,7 +81,8 @@ class Reader:
 
 def start(config: ml_collections.ConfigDict) -> Reader:
   """The reader before training, by `config.reader` and `config.model`."""
-  settings, model = config.reader, config.model
+  settings = config.reader
+  model = config.model
   name = settings.checkpoint or model.passage_checkpoint or model.checkpoint
   where = workdir_lib.Workdir(name)
   if settings.checkpoint and (where.reader / workdir_lib.MANIFEST).exists():
