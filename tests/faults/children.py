@@ -1,5 +1,6 @@
 """Calls in forked children: bounded, measured, and unable to harm the tests."""
 
+import functools
 import json
 import os
 import signal
@@ -54,8 +55,33 @@ def _peak():
   return 1024 * int(words[0])
 
 
+# CPU seconds of `_work` on the machine that the bounds were chosen on.
+_USUAL = 0.06
+
+
+def _work():
+  """A fixed amount of work; returns its CPU seconds."""
+  began, total = time.process_time(), 0
+  for number in range(1_000_000):
+    total += number
+  return time.process_time() - began
+
+
+@functools.cache
+def slowness():
+  """How much slower than usual this machine is; at least 1."""
+  return max(1.0, min(_work() for _ in range(3)) / _USUAL)
+
+
 def within_bounds(function, seconds, size):
-  """Asserts that a call takes no more; a busy machine gets a second try."""
+  """Asserts that a call takes no more; a busy machine gets a second try.
+
+  Args:
+    function: what to call.
+    seconds: CPU seconds on a machine of usual speed.
+    size: bytes of memory.
+  """
+  seconds *= slowness()
 
   def call():
     function()  # what it returns is of no matter

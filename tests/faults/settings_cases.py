@@ -75,8 +75,8 @@ OUT_OF_RANGE = [
   ("--config.train.warmup_steps=-1", ["warmup_steps=-1: must be >= 0"]),
   ("--config.model.temperature=0", ["model.temperature=0: must be > 0"]),
   ("--config.model.dropout=1", ["config.model.dropout=1: must be < 1"]),
-  ("--config.model.passage_length=2", ["passage_length=2: must be >= 3"]),
-  ("--config.model.pooling=max", ["must be one of cls, mean"]),
+  ("--config.model.passage_length=2", ["passage_length=2: must be 0 or >= 3"]),
+  ("--config.model.pooling=median", ["must be one of auto, cls, mean"]),
   (
     "--config.train.loss=rign",
     ["must be one of gathered", "did you mean ring"],

@@ -155,7 +155,8 @@ def test_the_reader_opens_without_what_it_started_from(
   def gone(name):
     raise AssertionError(f"{name} was asked for")
 
-  monkeypatch.setattr(checkpoint_sources, "checkpoint_folder", gone)
+  for name in ("checkpoint_folder", "checkpoint_path"):
+    monkeypatch.setattr(checkpoint_sources, name, gone)
   for reader in (
     reader_model.trained(config, place),
     reader_model.trained(None, place),
