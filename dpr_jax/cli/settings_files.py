@@ -124,8 +124,8 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
       f"{where}: there is no such folder{did_you_mean(near) or fix}"
     )
   file = folder / "config.json"
-  sizes = workdir_lib.read_json(file) if file.is_file() else {}
-  if "retrieve" in sizes or (folder / "training").is_dir():
+  raw = config_json.read(file) if file.is_file() else {}
+  if "retrieve" in raw or (folder / "training").is_dir():
     if not any((folder / "training" / "checkpoints").glob("[0-9]*")):
       raise errors.InputError(
         f"{where}: the workdir {folder} has no trained towers: run `dpr-jax"
@@ -146,8 +146,7 @@ def checkpoint(key: str, model: Any, value: str = "") -> dict[str, Any]:
       f"{where}: {folder} has no model.safetensors: a checkpoint folder needs"
       " its weights"
     )
-  path = folder / "config.json"
-  encoder = encoder_config.from_json(path, config_json.read(path))
+  encoder = encoder_config.from_json(file, raw)
   sizes = {"max_position_embeddings": encoder.max_position_embeddings}
   if not (folder / "modules.json").is_file():  # else a dense layer may follow
     sizes["hidden_size"] = encoder.hidden_size

@@ -51,7 +51,7 @@ def name_by_text(
   table: datasets.PassageTable,
   ids: Mapping[int, str],
 ) -> dict[str, int]:
-  """Finds positives by their text where no row of the corpus has their id.
+  """Finds positives by their text where their id names no row, or another's.
 
   Args:
     split: split of the questions, for the name of the count.
@@ -65,9 +65,12 @@ def name_by_text(
   """
   rows = table.rows_of([positive.id for positive in gold])
   named = set()
-  for place in np.flatnonzero(rows < 0).tolist():
-    if gold[place].same in ids:
-      gold[place].id = ids[gold[place].same]
+  for place, positive in enumerate(gold):
+    name = ids.get(positive.same)
+    # With a made id, another text of the corpus has the positive's own id.
+    is_made = name == same_passages.made_id(positive.same)
+    if name not in (None, positive.id) and (rows[place] < 0 or is_made):
+      positive.id = name
       named.add(place)
   if named:
     _write_again(folder, gold, named)

@@ -61,6 +61,8 @@ def check(
       f"{answer.url} answered HTTP {code} {answer.reason}: has the file moved,"
       " or does a proxy refuse it?"
     )
+  if code == 416:  # with a body of the server's own, which is not read
+    return
   if answer.headers.get("Content-Type", "").startswith("text/html"):
     raise errors.InputError(
       f"{answer.url} answered with a web page instead of the file: is there a"

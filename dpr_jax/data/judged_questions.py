@@ -3,7 +3,7 @@
 Input: a folder of BEIR (`queries.jsonl`, `qrels/train.tsv`), of MS MARCO
 (`queries.train.tsv`, `qrels.train.tsv`), or MS MARCO's triples.  Output:
 questions whose positives (judged above 0) and negatives (judged 0 or less, or
-the third column of triples) have only ids: `gold_passages.fill_texts` adds the
+the third column of triples) have only ids: `gold_passages.with_texts` adds the
 texts from the corpus.
 """
 

@@ -24,8 +24,8 @@ def source(folders: Sequence[pathlib.Path]) -> passage_sources.PassageSource:
 
   Passages are distinct if their titles or texts are.  One keeps its id, unless
   it has none or another text has it already: then its id is a hash of its title
-  and text.  Counts `repeated` passages, those `without_text`, which are left
-  out, and `ids_of_other_texts`, which were replaced.
+  and text.  Counts `repeated` passages, those `without_any_text`, which are
+  left out, and `ids_of_other_texts`, which were replaced.
 
   Args:
     folders: folders that `tfds_builders.write_questions` wrote.
@@ -56,7 +56,7 @@ def _distinct(
     how.counts["ids_of_other_texts"] += passage.id in ids
     identifier = passage.id
     if not identifier or identifier in ids:
-      identifier = f"text-{digest:016x}"
+      identifier = same_passages.made_id(digest)
     ids.add(identifier)
     yield records.Passage(identifier, passage.title, passage.text)
 

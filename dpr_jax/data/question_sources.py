@@ -130,10 +130,10 @@ def open_source(value: str | os.PathLike, split: str = "dev") -> QuestionSource:
 def _of_file(path: pathlib.Path) -> QuestionSource:
   make = functools.partial(QuestionSource, str(path))
   if _is_table(path):
-    if judged_questions.is_triples(path):
-      return _triples(path)
     names = row_files.first_fields(path)
     if question_formats.of(dict.fromkeys(names)) is None:
+      if judged_questions.is_triples(path):  # without a header
+        return _triples(path)
       if names and (len(names) != 2 or row_files.container(path) == "CSV"):
         first = dict.fromkeys(names)
         raise question_formats.unknown(first, f"{path}:1")

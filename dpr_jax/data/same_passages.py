@@ -34,6 +34,11 @@ def digest(passage: records.Passage) -> int:
   return _digest(words)
 
 
+def made_id(same: int) -> str:
+  """An id for a passage without one of its own, from its `digest`."""
+  return f"text-{same:016x}"
+
+
 def text_digest(text: str) -> int:
   """64-bit hash of any text; ignores white space."""
   return _digest(text.split())

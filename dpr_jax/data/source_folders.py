@@ -10,6 +10,7 @@ import json
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from dpr_jax.core import errors
 from dpr_jax.data import judged_questions
@@ -31,10 +32,14 @@ def files(folder: pathlib.Path, role: str) -> tuple[pathlib.Path, ...]:
   splits = folder / "dataset_dict.json"
   if splits.is_file():
     names = _listed(splits, "splits")
-    return files(folder / _chosen(folder, names, role), role)
+    (inner,) = _inside(folder, [_chosen(folder, names, role)], splits)
+    return files(inner, role)
   state = folder / "state.json"
   if state.is_file():
-    shards = [entry["filename"] for entry in _listed(state, "_data_files")]
+    shards = [
+      entry.get("filename") if isinstance(entry, dict) else entry
+      for entry in _listed(state, "_data_files")
+    ]
     return _inside(folder, shards, state)
   there = sorted(
     path
@@ -73,7 +78,7 @@ def _chosen(folder: pathlib.Path, names: Sequence[str], role: str) -> str:
       return name
   if len(names) == 1 and (role == "passages" or names[0] == ""):
     return names[0]
-  shown = ", ".join(name or "(unnamed)" for name in names)
+  shown = ", ".join(str(name) or "(unnamed)" for name in names)
   raise errors.InputError(
     f"{folder}: no split for config.data.{role}, which is one of"
     f" {', '.join(_NAMES[role])}; the folder has {shown}: give the file, or the"
@@ -94,10 +99,14 @@ def _listed(path: pathlib.Path, field: str) -> list:
 
 
 def _inside(
-  folder: pathlib.Path, names: Sequence[str], state: pathlib.Path
+  folder: pathlib.Path, names: Sequence[Any], state: pathlib.Path
 ) -> tuple[pathlib.Path, ...]:
   """Paths of the shards, which must be files of the folder itself."""
   for name in names:
-    if not isinstance(name, str) or name != pathlib.PurePath(name).name:
+    if (
+      not isinstance(name, str)
+      or name != pathlib.PurePath(name).name
+      or name in ("", "..")
+    ):
       raise errors.InputError(f"{state}: {name!r} is not the name of a file")
   return tuple(folder / name for name in names)

@@ -98,7 +98,10 @@ def store(
 
   towers = retriever_model.start(config)
   encoder = encoder_lib.sized(towers, config.embed)
-  name = f"config.model.checkpoint={config.model.checkpoint}"
+  key = (
+    "passage_checkpoint" if config.model.passage_checkpoint else "checkpoint"
+  )
+  name = f"config.model.{key}={config.model[key]}"
   if encoder.dim != vectors.dim:
     raise errors.InputError(
       f"{name} makes vectors of width {encoder.dim}, the imported ones have"
@@ -111,7 +114,7 @@ def store(
     _compare(name, passages.ids(rows), made, vectors.take(rows))
   target = folder / model_settings.FOLDER
   stored_towers.store(towers, config, target, weights=True)
-  logging.info("import: questions will be encoded by %s", name)
+  logging.info("import: the question encoder is stored in %s", target)
 
 
 def _compare(

@@ -92,7 +92,7 @@ def export(
     card = model_card.of_workdir(
       loaded,
       where,
-      config.model.checkpoint,
+      config.model,
       form,
       towers,
       name or folder.name,
@@ -111,7 +111,7 @@ def export(
 
 
 def _hf(model: retriever_model.Towers, folder: pathlib.Path) -> dict[str, str]:
-  _refuse_dense(model, "hf")
+  _refuse_head(model, "hf")
   if model.encoder.shared:
     parts.write_tower(model, dual_encoder.PASSAGE, folder)
     return dict.fromkeys(parts.KINDS, "")
@@ -123,11 +123,10 @@ def _hf(model: retriever_model.Towers, folder: pathlib.Path) -> dict[str, str]:
 def _tevatron(
   model: retriever_model.Towers, folder: pathlib.Path
 ) -> dict[str, str]:
-  _refuse_dense(model, "tevatron")
-  if not model.encoder.shared:
-    _refuse_pooling(model, "tevatron", "of two towers Tevatron reads")
+  _refuse_head(model, "tevatron")
   if model.encoder.shared:
     return _hf(model, folder)
+  _refuse_pooling(model, "tevatron", "of two towers Tevatron reads")
   towers = {dual_encoder.QUESTION: "query_model"}
   towers[dual_encoder.PASSAGE] = "passage_model"
   for kind, name in towers.items():
@@ -139,7 +138,7 @@ def _tevatron(
 
 
 def _dpr(model: retriever_model.Towers, folder: pathlib.Path) -> dict[str, str]:
-  _refuse_dense(model, "dpr")
+  _refuse_head(model, "dpr")
   config = model.encoder.config
   if type(config) is not encoder_config.BertConfig:
     raise errors.InputError(
@@ -171,13 +170,16 @@ def _refuse_pooling(
     )
 
 
-def _refuse_dense(model: retriever_model.Towers, form: str) -> None:
-  count = len(model.encoder.dense)
-  if count:
+def _refuse_head(model: retriever_model.Towers, form: str) -> None:
+  encoder, what = model.encoder, ""
+  if encoder.dense:
+    what = f"have {len(encoder.dense)} dense layers after the pooling"
+  elif encoder.question_skip or encoder.passage_skip:
+    what = "do not pool their prefix"
+  if what:
     raise errors.InputError(
-      f"--format={form}: these towers have {count} dense layers after the"
-      " pooling, which this format cannot hold; use"
-      " --format=sentence-transformers"
+      f"--format={form}: these towers {what}, which this format cannot hold;"
+      " use --format=sentence-transformers"
     )
 
 

@@ -79,7 +79,7 @@ def write(card: huggingface_hub.ModelCard, folder: pathlib.Path) -> None:
 def of_workdir(
   model: retriever_model.Towers,
   where: workdir_lib.Workdir,
-  checkpoint: str,
+  section: Any,
   form: str,
   towers: Mapping[str, str],
   name: str,
@@ -90,13 +90,13 @@ def of_workdir(
   Args:
     model: the exported towers.
     where: their workdir.
-    checkpoint: value of `config.model.checkpoint`.
+    section: section `model` of the config.
     form: format of the export.
     towers: folders by kind of text.
     name: the repository, OWNER/NAME, or the name of the folder.
     evaluated: what `evaluate` has measured of these towers.
   """
-  base = _base(checkpoint)
+  base = _base_of(section)
   data = _metadata(base, form, name, evaluated)
   parts = [
     f"# {name.rpartition('/')[2]}",
@@ -110,6 +110,15 @@ def of_workdir(
   ]
   body = "\n\n".join(part.strip("\n") for part in parts)
   return huggingface_hub.ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
+
+
+def _base_of(section: Any) -> _Base:
+  """The checkpoint, or the pair of checkpoints, of a section `model`."""
+  pair = (section.question_checkpoint, section.passage_checkpoint)
+  if not any(pair):
+    return _base(section.checkpoint)
+  first, second = map(_base, pair)
+  return _Base("", f"{first.shown} and {second.shown}", {})
 
 
 def _base(checkpoint: str) -> _Base:

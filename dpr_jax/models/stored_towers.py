@@ -156,7 +156,9 @@ def from_sealed(folder: pathlib.Path, fix: str) -> retriever_model.Towers:
     for name in (dual_encoder.QUESTION, dual_encoder.PASSAGE)
     if any(each.startswith(f"{name}.") for each in tensors)
   ]
-  parts = [_with_prefix(tensors, f"{name}.") for name in names] or [tensors]
+  parts = [
+    tensor_files.without_prefix(tensors, f"{name}.") for name in names
+  ] or [tensors]
   trees = [_tree(part, sizes, head, str(folder)) for part in parts]
   config = config_lib.base_config()
   model_settings.take(config.model, record["model"])
@@ -164,14 +166,6 @@ def from_sealed(folder: pathlib.Path, fix: str) -> retriever_model.Towers:
   return retriever_model.assemble(
     config.model, sizes, backend, head, (first, second)
   )
-
-
-def _with_prefix(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
-  return {
-    name.removeprefix(prefix): value
-    for name, value in tensors.items()
-    if name.startswith(prefix)
-  }
 
 
 def _tree(

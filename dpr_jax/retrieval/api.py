@@ -43,7 +43,8 @@ class Retriever:
       workdir_path: workdir of a finished `dpr-jax run`.
       method: one of `retrievers.METHODS`.
       factory: name of the FAISS index; "" = the only one in the workdir, or of
-        several the one that the config names.
+        several the one that the config names.  With a name, FAISS is searched
+        even if the config names a search engine.
       config: search settings; None = the workdir's own config.
 
     Raises:
@@ -60,6 +61,8 @@ class Retriever:
     if config is None and (workdir.root / config_lib.FILE).exists():
       config = model_settings.of_workdir(workdir)
     config = copy.deepcopy(config or config_lib.base_config())
+    if factory:
+      config.index.backend = ""  # a FAISS index is asked for
     if method in retrievers.INDEXES and not config.index.backend:
       config.index.factory = factory or retrievers.factory_there(
         config, workdir, method

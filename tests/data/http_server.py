@@ -93,7 +93,8 @@ def file(
       start = int(asked[1])
       if start >= len(data):
         headers["Content_Range"] = f"bytes */{len(data)}"
-        status(416, b"", **headers)(handler)
+        headers["Content_Type"] = "text/html"  # as nginx and Apache do
+        status(416, b"<html>", **headers)(handler)
         return
       headers["Content_Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
     end = len(data) if cut is None else cut

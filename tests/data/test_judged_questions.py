@@ -153,6 +153,14 @@ def test_triples_of_ids_are_grouped_by_question(ms_marco, monkeypatch):
     read(path)
 
 
+def test_a_header_counts_more_than_the_name_of_the_file(tmp_path):
+  path = tmp_path / "triples.tsv"
+  path.write_text("anchor\tpositive\tnegative\na\tb\tc\n", encoding="utf-8")
+  source, rows, _ = read(path)
+  assert [row.question for row in rows] == ["a"]
+  assert not source.format.startswith("MS MARCO")
+
+
 def test_triples_of_texts_are_a_question_a_line(tmp_path):
   path = tmp_path / "triples.train.small.tsv"
   path.write_text("where’s ulm\tat the Danube\tno\nwhere's ulm\tx\ty\n")

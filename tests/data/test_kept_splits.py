@@ -209,6 +209,9 @@ def test_a_corpus_of_the_passages_of_the_questions(run):
   assert counts["passages_without_any_text"] == 1
   # Positives are in it, by id or by text.
   assert questions(workdir)[0].positives[0].id == stored[0].id
+  # The text whose id another has already got is found by its new one.
+  dev = prepare.open_questions(workdir, "dev")
+  assert dev[1].positives[0].id == stored[3].id
   assert counts["train_gold_not_in_corpus"] == 0
   assert manifest["sources"]["passages"] == {
     "from": "from-train",

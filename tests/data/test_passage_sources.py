@@ -90,6 +90,18 @@ def test_a_dataset_that_was_saved_to_disk(tmp_path):
   (tmp_path / "corpus" / "state.json").write_text(json.dumps(state))
   with pytest.raises(errors.InputError, match="'../secret.arrow' is not the n"):
     read(tmp_path / "corpus")
+  for entry in ({}, "x/y", 3):
+    state = json.dumps({"_data_files": [entry]})
+    (tmp_path / "corpus" / "state.json").write_text(state)
+    with pytest.raises(errors.InputError, match="state.json: .* is not the n"):
+      read(tmp_path / "corpus")
+
+
+@pytest.mark.parametrize("name", [".", "..", "../x"])
+def test_a_split_is_inside_its_folder(tmp_path, name):
+  (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
+  with pytest.raises(errors.InputError, match="dataset_dict.json: .* is not"):
+    read(tmp_path)
 
 
 def test_splits_of_a_dataset_that_was_saved_to_disk(tmp_path):

@@ -38,6 +38,16 @@ def test_neighbours_rows_and_sites_are_independent():
   assert abs((signs * other).mean()) < limit
 
 
+def test_a_matrix_is_its_part_of_the_whole_mask():
+  """Of different height and width, so that neither stands for both."""
+  words = dropout.words(jax.random.split(jax.random.key(0), 1), 3)
+  whole = np.asarray(dropout.keep_mask(words, (4, 6, 10), 0.5))[0]
+  first, second = words[0]
+  for number in range(4):
+    part = dropout.keep_matrix((first, second), (6, 10), number, 0.5)
+    np.testing.assert_array_equal(np.asarray(part), whole[number])
+
+
 def test_gradient_goes_where_values_went():
   keys = jax.random.split(jax.random.key(3), 2)
 

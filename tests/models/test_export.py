@@ -224,6 +224,15 @@ def test_what_a_format_cannot_express(two_towers, tmp_path):
   assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("form", ["hf", "dpr", "tevatron"])
+def test_prefixes_that_are_not_pooled_are_refused(tiny_config, tmp_path, form):
+  model = retriever_model.start(tiny_config)
+  encoder = dataclasses.replace(model.encoder, passage_skip=2)
+  model = dataclasses.replace(model, encoder=encoder)
+  with pytest.raises(errors.InputError, match=f"{form}: .*do not pool their p"):
+    export.FORMATS[form](model, tmp_path)
+
+
 def test_formats_are_named(tiny_config, fresh_workdir, tmp_path):
   """An unknown one, and a workdir without a checkpoint."""
   with pytest.raises(errors.InputError, match="--format=npy.*hf, dpr, sent"):

@@ -28,6 +28,18 @@ EVALUATED = (
 )
 
 
+def test_the_base_of_a_pair_is_both(tiny_config, tiny_checkpoint):
+  """`model.checkpoint` is not read then, so it is not the base."""
+  model = copy.deepcopy(tiny_config.model)
+  model.checkpoint = "starter"
+  model.question_checkpoint = model.passage_checkpoint = str(tiny_checkpoint)
+  base = model_card._base_of(model)
+  assert (base.name, dict(base.card)) == ("", {})
+  assert base.shown == " and ".join(
+    2 * [model_card._base(str(tiny_checkpoint)).shown]
+  )
+
+
 @pytest.fixture
 def exported(tiny_config, fresh_workdir, tmp_path, monkeypatch):
   """Exports the towers before training to `tmp_path/tower`."""
