@@ -15,7 +15,6 @@ import pathlib
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterable, Iterator
 
 from dpr_jax.core import errors
@@ -131,19 +130,7 @@ def replace_folder(
       said = str(error).replace(str(temporary), str(path))
       raise errors.DiskError(said) from error
     finally:
-      _remove_for_good(temporary)
-
-
-def _remove_for_good(folder: pathlib.Path) -> None:
-  """Removes a folder in which threads of a failed save may still write.
-
-  What they add while the folder is removed keeps it from being removed.
-  """
-  for _ in range(10):
-    shutil.rmtree(folder, ignore_errors=True)
-    if not folder.exists():
-      return
-    time.sleep(0.1)
+      shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _clear_beside(path: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ import pathlib
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -76,17 +77,34 @@ def write(folder: pathlib.Path, step: int, trees: Mapping[str, Any]) -> None:
   remove(folder, step)
   with workdir_lib.replace_folder(path, None) as temporary:
     whole = temporary / "whole"
-    with _quiet(), _checkpointer() as checkpointer:
-      checkpointer.save(
-        whole,
-        args=ocp.args.Composite(
-          **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        ),
-      )
+    args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+    try:
+      with _quiet(), _checkpointer() as checkpointer:
+        checkpointer.save(whole, args=ocp.args.Composite(**args))
+    except BaseException:
+      _remove_for_good(temporary)
+      raise
     for part in whole.iterdir():
       part.rename(temporary / part.name)
     whole.rmdir()
     workdir_lib.write_json(sums_path(folder, step), _sums(temporary))
+
+
+def _remove_for_good(folder: pathlib.Path) -> None:
+  """Removes a folder in which threads of a failed save may still write.
+
+  Nobody can wait for those threads, and they make the folder anew when it is
+  gone: it is removed until it has stayed away for a second.
+  """
+  away = 0
+  for _ in range(300):
+    if folder.exists():
+      away = 0
+      shutil.rmtree(folder, ignore_errors=True)
+    elif away == 10:
+      return
+    away += 1
+    time.sleep(0.1)
 
 
 def read(

@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit, and damage is found before use."""
 
+import threading
 import time
 
 import jax
@@ -175,6 +176,27 @@ def test_a_full_disk_is_told_by_the_next_look(tmp_path, monkeypatch):
     saved.look()
   names = {path.name for path in tmp_path.iterdir()}
   assert names == {"3", "3.sha256.json"}
+
+
+def test_threads_of_a_failed_save_leave_nothing(tmp_path, monkeypatch):
+  """They go on writing after the error, into a folder made anew."""
+  late = []
+
+  def full(_, path, **__):
+    def write():
+      time.sleep(0.4)  # the folder has been removed once by then
+      path.mkdir(parents=True)
+      (path / "late").touch()
+
+    late.append(threading.Thread(target=write))
+    late[0].start()
+    raise ValueError("RESOURCE_EXHAUSTED: ...: No space left on device [os_err")
+
+  monkeypatch.setattr(checkpoint_files.ocp.Checkpointer, "save", full)
+  with pytest.raises(errors.DiskError, match="cannot write .*/5: No space"):
+    checkpoint_files.write(tmp_path, 5, {"params": {"a": np.zeros(2)}})
+  late[0].join()
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_certain_one_or_an_error(tmp_path):
