@@ -16,6 +16,7 @@ APART = "apart"  # each process runs alone, without connecting to the others
 
 # When `run` includes a stage.
 ALWAYS = "always"
+WITH_TRAINING = "with a training"  # if config.data.train is not "none"
 WITH_READER = "with a reader"  # if config.reader.train is set
 
 # How a command treats the config.
@@ -44,8 +45,8 @@ class Command:
     devices: whether it computes on devices.  Only one process can hold a TPU,
       so commands that do not compute must not open it.
     processes: behavior with several processes: TOGETHER, FIRST, ONE or APART.
-    in_run: ALWAYS or WITH_READER; "" = not a stage.  `run` follows the order
-      of the rows.
+    in_run: ALWAYS, WITH_TRAINING or WITH_READER; "" = not a stage.  `run`
+      follows the order of the rows.
     config: how the config is treated: CHECKED, STORED or NONE.
     uses: models that it uses: any of TOWERS, READER and START.
     settings: stages whose settings it reads; () = the stage of its own name.

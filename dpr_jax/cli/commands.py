@@ -6,6 +6,8 @@ the order of `run` and the setup before a command follow from the rows.  A
 command's module is imported only when the command is called.
 """
 
+from typing import Any
+
 from dpr_jax.cli import flags as f
 from dpr_jax.cli.command import (
   ALWAYS,
@@ -18,6 +20,7 @@ from dpr_jax.cli.command import (
   STORED,
   TOWERS,
   WITH_READER,
+  WITH_TRAINING,
   Command,
 )
 from dpr_jax.cli.flags import Flag, switch
@@ -40,7 +43,7 @@ _STAGES = (
     "Find hard negatives, with BM25 or with the trained towers",
     "stages:mine",
     "--workdir=W --from=model",
-    in_run=ALWAYS,
+    in_run=WITH_TRAINING,
     devices=lambda values: values["from"] == "model",
     uses=lambda values: (TOWERS,) if values["from"] == "model" else (),
     flags=(
@@ -56,7 +59,7 @@ _STAGES = (
     "train",
     "Train the two towers",
     "stages:train",
-    in_run=ALWAYS,
+    in_run=WITH_TRAINING,
     devices=True,
     flags=_STAGE,
   ),
@@ -532,6 +535,16 @@ COMMANDS = (*_STAGES, *_OTHERS, *_BENCHES)
 BY_NAME = {row.name: row for row in COMMANDS}
 FLAGS = (*f.LOG, *(flag for row in COMMANDS for flag in row.flags))
 EVERYWHERE = tuple({x.name: x for x in FLAGS if x.everywhere}.values())
+
+
+def stages_of(config: Any) -> tuple[str, ...]:
+  """Names of the stages that `run` will run with a config, in order."""
+  left_out = set()
+  if not config.reader.train:
+    left_out.add(WITH_READER)
+  if config.data.train == "none":
+    left_out.add(WITH_TRAINING)
+  return tuple(row.name for row in _STAGES if row.in_run not in left_out)
 
 
 def taken_by(flag: str) -> tuple[str, ...]:

@@ -26,10 +26,8 @@ def one(call: Invocation) -> None:
 
 def run(call: Invocation) -> None:
   """Runs all stages that the config asks for, in order."""
-  stages = [commands.BY_NAME[name] for name in commands.STAGES]
-  if not call.config.reader.train:
-    stages = [row for row in stages if row.in_run != command.WITH_READER]
-  _in_workdir(call, tuple(stages))
+  names = commands.stages_of(call.config)
+  _in_workdir(call, tuple(commands.BY_NAME[name] for name in names))
 
 
 def _in_workdir(call: Invocation, stages: tuple[command.Command, ...]) -> None:
@@ -55,7 +53,8 @@ def _check_trainings(call: Invocation) -> None:
   from dpr_jax.training import retriever_inputs, train_reader
 
   config, workdir = call.config, call.workdir
-  if not call.flags.overwrites("train"):
+  trains = "train" in commands.stages_of(config)
+  if trains and not call.flags.overwrites("train"):
     multiprocess.first_alone(
       lambda: retriever_inputs.check_before(config, workdir)
     )

@@ -3,9 +3,8 @@
 import dataclasses
 from typing import Any
 
-from dpr_jax.cli.command import WITH_READER
-from dpr_jax.cli.commands import BY_NAME
-from dpr_jax.core.workdir import Workdir
+from dpr_jax.cli import commands
+from dpr_jax.core.workdir import MANIFEST, Workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,22 +46,25 @@ class Call:
   @property
   def is_stage(self) -> bool:
     """True for one or all stages, whose input files must exist."""
-    return self.whole or bool(BY_NAME[self.command].in_run)
+    return self.whole or bool(commands.BY_NAME[self.command].in_run)
+
+  def is_trained(self, stage: str) -> bool:
+    """Whether "train" or "train-reader" is finished in the workdir."""
+    if self.workdir is None:
+      return False
+    where = self.workdir.training if stage == "train" else self.workdir.reader
+    return (where / MANIFEST).is_file()
 
   def stages_of(self, config: Any) -> tuple[str, ...]:
     """Names of the stages that will run, in order.
 
     For a command that is not a stage: the stages whose settings it reads.
     """
-    if not self.whole or config.reader.train:
-      return self._stages
-    return tuple(
-      name for name in self._stages if BY_NAME[name].in_run != WITH_READER
-    )
+    return commands.stages_of(config) if self.whole else self._stages
 
   @property
   def _stages(self) -> tuple[str, ...]:
-    return BY_NAME[self.command].settings or (self.command,)
+    return commands.BY_NAME[self.command].settings or (self.command,)
 
   def methods_of(self, config: Any) -> tuple[str, ...]:
     """Names of the retrieval methods that the call will use."""

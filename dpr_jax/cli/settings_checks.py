@@ -7,14 +7,13 @@ imported if an index will be built, which takes a quarter of a second.
 """
 
 import math
-import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from dpr_jax.cli import settings_files
+from dpr_jax.cli import settings_files, settings_reader
 from dpr_jax.cli.settings_call import Call
 from dpr_jax.cli.settings_hints import closest, did_you_mean, settings_like
 from dpr_jax.core import errors, setting_rules
@@ -23,7 +22,6 @@ from dpr_jax.core.settings_retrieval import METHODS
 from dpr_jax.core.settings_table import ALL, BY_KEY, SECTIONS, value_of
 
 _MOST = 3  # most bad values named in one line
-_DENSE = {"dense", "exact", "hybrid"}  # methods that use the trained towers
 _ANY_WIDTH = 768  # dimension to try if that of the vectors is not known
 
 
@@ -99,14 +97,6 @@ def _retrieves(call: Call) -> bool:
   return call.whole or call.command == "retrieve"
 
 
-def _trains(config: Any, call: Call) -> None:
-  if call.whole and config.data.train == "none":
-    raise errors.InputError(
-      "config.data.train='none': run would have nothing to train on; call the"
-      " stages that you need one by one, with the method dense-start"
-    )
-
-
 def _negatives(config: Any, call: Call) -> None:
   """`InputError` if a file of mined negatives is missing."""
   from dpr_jax.data import negative_sampling
@@ -165,7 +155,9 @@ def _most_steps(config: Any, call: Call) -> float:
       parts = record.get("sources", {}).get("train", ())
       sizes = [part["train"] for part in parts] or [questions]
       drawn = setting_rules.questions_per_source(
-        sizes, train.source_weights, train.one_source_batches
+        sizes,
+        setting_rules.weights_of_round(train, len(sizes)),
+        train.one_source_batches,
       )
       questions = sum(drawn) if questions else 0
   if not questions:
@@ -196,16 +188,17 @@ def _model(config: Any, call: Call) -> None:
   model = config.model
   pair = [model.question_checkpoint, model.passage_checkpoint]
   setting_rules.checkpoint_pair(*pair, model.shared_towers)
-  _random_sizes(model, model.checkpoint)
-  if _is_trained(call, "train"):  # then the workdir's weights are used
+  setting_rules.random_sizes(model, model.checkpoint)
+  if call.is_trained("train"):  # then the workdir's weights are used
     return
   sizes = _sizes(model)
   positions = sizes.get("max_position_embeddings", math.inf)
+  name = setting_rules.checkpoint_name(model)
   for key in ("model.question_length", "model.passage_length"):
     if value_of(config, key) > positions:
       raise errors.InputError(
-        f"config.{key}={value_of(config, key)}: checkpoint {model.checkpoint}"
-        f" has {positions} positions"
+        f"config.{key}={value_of(config, key)}: checkpoint {name} has"
+        f" {positions} positions"
       )
   if 0 < config.train.passage_length < 3:
     raise errors.InputError(
@@ -215,8 +208,14 @@ def _model(config: Any, call: Call) -> None:
   if config.train.passage_length > positions:
     raise errors.InputError(
       f"config.train.passage_length={config.train.passage_length}: checkpoint"
-      f" {model.checkpoint} has {positions} positions"
+      f" {name} has {positions} positions"
     )
+
+
+def _pretrained(config: Any, call: Call) -> None:
+  """As `_model`, where the checkpoint is used without a training."""
+  if config.data.train == "none":
+    _model(config, call)
 
 
 def _sizes(model: Any) -> dict[str, Any]:
@@ -228,94 +227,6 @@ def _sizes(model: Any) -> dict[str, Any]:
     for key in ("question_checkpoint", "passage_checkpoint")
   )
   return first
-
-
-def _random_sizes(model: Any, checkpoint: str) -> None:
-  if checkpoint == "random" and model.random_width % model.random_heads:
-    raise errors.InputError(
-      f"config.model.random_width={model.random_width}: must be a multiple of"
-      f" config.model.random_heads={model.random_heads}"
-    )
-
-
-def _is_trained(call: Call, stage: str) -> bool:
-  if call.workdir is None:
-    return False
-  where = call.workdir.training if stage == "train" else call.workdir.reader
-  return (where / workdir_lib.MANIFEST).is_file()
-
-
-def _start(config: Any, call: Call) -> None:
-  """Checks the checkpoint that the reader's training starts from."""
-  reader = config.reader
-  setting_rules.reader_source(reader.train)
-  setting_rules.reader_lengths(
-    reader.length, reader.question_length, reader.overlap
-  )
-  if _is_trained(call, "train-reader"):
-    return
-  keys = ("reader.checkpoint", "model.passage_checkpoint", "model.checkpoint")
-  key = next(key for key in keys if value_of(config, key) or key == keys[-1])
-  name = value_of(config, key)
-  _random_sizes(config.model, name)
-  where = pathlib.Path(reader.checkpoint).expanduser()
-  if reader.checkpoint and (where / "reader").is_dir():  # a workdir
-    return
-  sizes = settings_files.checkpoint(key, config.model, name)
-  positions = sizes.get("max_position_embeddings", math.inf)
-  if reader.length > positions:
-    raise errors.InputError(
-      f"config.reader.length={reader.length}: checkpoint {name} has"
-      f" {positions} positions"
-    )
-
-
-def _reader_training(config: Any, call: Call) -> None:
-  reader = config.reader
-  steps = reader.max_steps or math.inf
-  setting_rules.profile_steps(
-    "reader.profile_steps", reader.profile_steps, steps
-  )
-  if reader.max_steps:
-    setting_rules.below_steps(
-      "reader.warmup_steps", reader.warmup_steps, reader.max_steps
-    )
-  inputs = reader.batch_size * reader.passages
-  if call.cores and inputs % call.cores:
-    raise errors.InputError(
-      f"config.reader.batch_size={reader.batch_size} questions of"
-      f" config.reader.passages={reader.passages}: must together be a multiple"
-      f" of the {call.cores} devices"
-    )
-
-
-def _reader_files(config: Any, call: Call) -> None:
-  """Checks the reader's training data: files, or results to be retrieved."""
-  reader = config.reader
-  names = {"train": reader.train}
-  if reader.dev_questions > 0:
-    names["dev"] = reader.dev or "results"
-  for role, name in names.items():
-    if name != "results":
-      settings_files.readable(
-        f"reader.{role}", name, ": give a file, or results"
-      )
-  if not call.whole:
-    return
-  methods = tuple(call.methods or config.retrieve.methods)
-  if names.get("dev") == "results" and reader.method not in methods:
-    raise errors.InputError(
-      f"config.reader.method={reader.method!r}: not retrieved for the dev"
-      f" questions: config.retrieve.methods is {methods}; add the method there,"
-      " or set config.reader.dev to a file, or config.reader.dev_questions=0"
-    )
-  needs = reader.method in _DENSE and names["train"] == "results"
-  if needs and not _DENSE & set(config.retrieve.methods):
-    raise errors.InputError(
-      f"config.reader.method={reader.method!r}: needs an embedded corpus, and"
-      f" config.retrieve.methods is {tuple(config.retrieve.methods)}: add"
-      f" {reader.method} there"
-    )
 
 
 def _tuned(config: Any, call: Call) -> None:
@@ -383,7 +294,7 @@ def _builds(config: Any, call: Call) -> bool:
 
 def _width(config: Any, call: Call) -> int:
   """Dimension of the future vectors; 0 = not known."""
-  if not call.whole or _is_trained(call, "train"):
+  if not call.whole or call.is_trained("train"):
     return 0
   sizes = _sizes(config.model)
   width = sizes.get("hidden_size")
@@ -392,9 +303,10 @@ def _width(config: Any, call: Call) -> int:
 
 _RULES: dict[str, tuple[Callable[[Any, Call], None], ...]] = {
   "prepare": (settings_files.data,),
-  "train": (_trains, _negatives, _training, _model),
+  "train": (_negatives, _training, _model),
+  "embed": (_pretrained,),
   "index": (_backend, _factory),
   "retrieve": (_backend, _tuned),
-  "train-reader": (_start, _reader_training, _reader_files),
+  "train-reader": settings_reader.RULES,
   "read": (settings_files.reads,),
 }

@@ -129,11 +129,15 @@ def unread(config: Any, call: Call) -> list[str]:
     call: the call that is about to start.
   """
   reasons: dict[str, list[str]] = {}
+  run = set(call.stages_of(config))
+  if call.whole:
+    run |= {"train-reader", "read"}  # which have a condition of their own
   for setting in ALL:
-    value = value_of(config, setting.key)
-    if value == setting.default or not set(setting.stages) & call.asked:
+    value, stages = value_of(config, setting.key), set(setting.stages)
+    if value == setting.default or not stages & call.asked:
       continue
-    for condition in setting.when:
+    left_out = () if stages & run else ("data.train is not none",)
+    for condition in (*left_out, *setting.when):
       if not CONDITIONS[condition](config, call):
         shown = f"config.{setting.key}={value!r}"
         reasons.setdefault(condition, []).append(shown)

@@ -42,6 +42,21 @@ def checkpoint_pair(question: str, passage: str, shared: bool) -> None:
     )
 
 
+def checkpoint_name(model: Any) -> str:
+  """The checkpoint of a section `model`, or both of its pair, for messages."""
+  pair = (model.question_checkpoint, model.passage_checkpoint)
+  return " and ".join(pair) if all(pair) else model.checkpoint
+
+
+def random_sizes(model: Any, checkpoint: str) -> None:
+  """`InputError` if the heads of a random model do not divide its width."""
+  if checkpoint == "random" and model.random_width % model.random_heads:
+    raise errors.InputError(
+      f"config.model.random_width={model.random_width}: must be a multiple of"
+      f" config.model.random_heads={model.random_heads}"
+    )
+
+
 def reader_lengths(length: int, question_length: int, overlap: int) -> None:
   """`InputError` if a question leaves no tokens for a passage's windows."""
   if question_length < 1 or overlap < 0:
@@ -188,6 +203,22 @@ def total_steps(
   return max_steps or max(1, -int(-epochs * questions // batch_size))
 
 
+def weights_of_round(
+  train: Any, sources: int, number: int = 0
+) -> tuple[float, ...]:
+  """The weights of the sources in a round; () = all 1.
+
+  Args:
+    train: section `train` of a config; older ones lack the weights.
+    sources: number of sources of `data.train`.
+    number: number of the round, from 0.
+  """
+  weights = tuple(train.get("source_weights", ()))
+  if len(weights) == sources * train.get("rounds", 1):
+    return weights[number * sources :][:sources]
+  return weights
+
+
 def questions_per_source(
   sizes: Sequence[int], weights: Sequence[float], one_source: bool = False
 ) -> list[int]:
@@ -195,7 +226,7 @@ def questions_per_source(
 
   Args:
     sizes: number of questions of each source of `data.train`.
-    weights: `train.source_weights`; () = all 1.
+    weights: `train.source_weights` of a round; () = all 1.
     one_source: `train.one_source_batches`.
 
   Raises:
@@ -205,7 +236,8 @@ def questions_per_source(
   if weights and len(weights) != len(sizes):
     raise errors.InputError(
       f"config.train.source_weights={tuple(weights)}: {len(weights)} weights"
-      f" for the {len(sizes)} sources in config.data.train: give one per source"
+      f" for the {len(sizes)} sources in config.data.train: give one per"
+      " source, or one per source for every one of config.train.rounds"
     )
   if one_source and len(sizes) < 2:
     raise errors.InputError(

@@ -1,4 +1,4 @@
-"""The stage `embed`: computes the vectors of a corpus with a trained model.
+"""The stage `embed`: computes the vectors of a corpus with the workdir's model.
 
 It writes shards of fixed row ranges (`vectors-*.npy`, `ids-*.npy`) and a
 manifest that names the model into `embeddings/passages/`.  Shards are dealt to
@@ -44,7 +44,8 @@ def embed(
   Args:
     config: config of the experiment.
     workdir: its folder, with the corpus and the checkpoint.
-    model: "dense" = the trained towers, "dense-start" = before training.
+    model: "dense" = the trained towers, or the pretrained ones if nothing is
+      trained and `data.train` is none; "dense-start" = before training.
     overwrite: run even if nothing has changed.
 
   Raises:
@@ -53,8 +54,14 @@ def embed(
   """
   config_lib.one_of("retrieve.methods", model, ("dense", START))
   config = model_settings.settle(config, workdir, starts=True)
-  if model == START:
-    loaded = stored_towers.before_training(config, workdir, fresh=overwrite)
+  # Of a model that is not trained, the vectors' folder stores a copy.
+  copied = model == START or (
+    config.data.train == "none" and model_settings.of_towers(workdir) is None
+  )
+  if copied:
+    loaded = stored_towers.before_training(
+      config, workdir, fresh=overwrite, model=model
+    )
   else:
     loaded = stored_towers.trained(config, workdir)
   stage = workdir_lib.Stage(
@@ -65,17 +72,16 @@ def embed(
     | {"model": loaded.fingerprint},
   )
   if not overwrite:
-    _check_settings(stage, model, loaded)
+    _check_settings(stage, copied, loaded)
+  stored = stage.folder / model_settings.FOLDER
 
   def keep() -> None:
-    """Stores the untrained model next to its vectors."""
-    if model == START and jax.process_index() == 0:
-      stored_towers.store(
-        loaded,
-        config,
-        stage.folder / model_settings.FOLDER,
-        weights=True,
-      )
+    """Stores an untrained model next to its vectors, or removes an old one."""
+    if jax.process_index() == 0:
+      if copied:
+        stored_towers.store(loaded, config, stored, weights=True)
+      else:
+        workdir_lib.remove_folder(stored, "export")
 
   def make() -> encoder_lib.Encoder:
     keep()
@@ -91,16 +97,21 @@ def embed(
     shapes=config.embed.shapes,
     overwrite=overwrite,
   )
-  if not model_files.is_sealed(stage.folder / model_settings.FOLDER):
+  if copied and not model_files.is_sealed(stored):
     keep()  # an older version made the vectors
 
 
 def _check_settings(
-  stage: workdir_lib.Stage, model: str, loaded: retriever_model.Towers
+  stage: workdir_lib.Stage, copied: bool, loaded: retriever_model.Towers
 ) -> None:
   """`InputError` if existing vectors were made with other settings.
 
   Vectors of the same settings but other weights are refused by `embed_corpus`.
+
+  Args:
+    stage: folder of the vectors.
+    copied: whether the towers are untrained ones.
+    loaded: the towers.
   """
   fingerprint, made_with = None, None
   try:
@@ -109,7 +120,7 @@ def _check_settings(
     made_with = manifest.get("model_settings")
   except errors.InputError:  # missing or damaged: `embed_corpus` reports it
     pass
-  if made_with is None and model == START:
+  if made_with is None and copied:
     made_with = model_settings.of_start_in(stage.folder)
   if made_with is None or fingerprint == loaded.fingerprint:
     return
@@ -118,7 +129,7 @@ def _check_settings(
   if not differing:
     return
   fix = "embed with those settings, or give another --workdir"
-  if model != START:
+  if not copied:
     fix = (
       "the towers were trained again since; give another --workdir to keep"
       " these vectors, --overwrite replaces them by vectors of the new towers"
@@ -295,19 +306,12 @@ def _finish(
   if records is None:
     return
   per_shard = shards.stage.config["rows_per_shard"]
-  listed = []
-  for number, record in enumerate(records):
-    file, ids = vector_shards.names(number)
-    first = number * per_shard
-    listed.append(
-      {
-        "file": file,
-        "ids": ids,
-        "first_row": first,
-        "rows": min(per_shard, count - first),
-        "sha256": record["files"][file],
-      }
+  listed = [
+    vector_shards.entry(
+      number, first, min(per_shard, count - first), records[number]["files"]
     )
+    for number, first in enumerate(range(0, count, per_shard))
+  ]
   work = encoder_lib.Work(
     *(
       sum(record[name] for record in records)

@@ -162,7 +162,8 @@ def _encoder(
       return None
     return vector_encoder.load(source, embeddings["dim"])
   made_by = str(embeddings.get("model"))
-  if model == "dense" and not workdir.training.exists():
+  trained = model == "dense" and not model_settings.is_untrained(workdir)
+  if trained and not workdir.training.exists():
     return None
   encoder = encoder_lib.Encoder.load(workdir.root, which=ENCODERS[model])
   if made_by != encoder.fingerprint:
@@ -171,7 +172,7 @@ def _encoder(
     )
     raise errors.InputError(
       f"{source} holds vectors of model {workdir_lib.short(made_by)}, the"
-      f" {'trained ' if model == 'dense' else ''}towers of this workdir are"
+      f" {'trained ' if trained else ''}towers of this workdir are"
       f" model {workdir_lib.short(encoder.fingerprint)}{why}: run"
       " `dpr-jax embed` first, and then index again"
     )

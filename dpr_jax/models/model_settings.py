@@ -19,7 +19,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import auto_settings, model_files
 
-FOLDER = "model"  # in `training/`, `reader/` and `embeddings/passages-start/`
+FOLDER = "model"  # in `training/`, `reader/` and `embeddings/passages*/`
 # Keys of `config.model` and of `config.reader` that determine what the model
 # computes: with another value it is another model.
 DECIDING = (
@@ -75,13 +75,12 @@ def _check_link(training: pathlib.Path) -> None:
     )
 
 
-def of_start(where: workdir_lib.Workdir) -> dict[str, Any] | None:
-  """Section `model` that "dense-start" was embedded with; None = not stored."""
-  return of_start_in(where.embeddings("dense-start"))
-
-
 def of_start_in(embeddings: pathlib.Path) -> dict[str, Any] | None:
-  """As `of_start`, from the folder with the vectors."""
+  """Section `model` of the towers beside their vectors; None = not stored.
+
+  Args:
+    embeddings: the folder with the vectors.
+  """
   folder = embeddings / FOLDER
   if not model_files.is_sealed(folder):
     return None
@@ -89,9 +88,21 @@ def of_start_in(embeddings: pathlib.Path) -> dict[str, Any] | None:
   return model_files.read(folder, kind, fix_of(folder))["model"]
 
 
-def start_folder(where: workdir_lib.Workdir) -> pathlib.Path:
-  """Folder of the untrained towers, next to their vectors."""
-  return where.embeddings("dense-start") / FOLDER
+def start_folder(
+  where: workdir_lib.Workdir, model: str = "dense-start"
+) -> pathlib.Path:
+  """Folder of the untrained towers, next to the vectors of `model`."""
+  return where.embeddings(model) / FOLDER
+
+
+def is_untrained(where: workdir_lib.Workdir) -> bool:
+  """True where "dense" is a pretrained model, stored beside its vectors.
+
+  That is so with `data.train=none`, and where a named checkpoint made the
+  imported vectors, until a training begins.
+  """
+  stored = model_files.is_sealed(start_folder(where, "dense"))
+  return stored and of_towers(where) is None
 
 
 def folders(where: workdir_lib.Workdir) -> dict[pathlib.Path, str]:
@@ -100,7 +111,7 @@ def folders(where: workdir_lib.Workdir) -> dict[pathlib.Path, str]:
     where.training / FOLDER: model_files.TOWERS,
     where.reader / FOLDER: model_files.READER,
     start_folder(where): model_files.TOWERS,
-    where.embeddings() / FOLDER: model_files.TOWERS,  # of imported vectors
+    start_folder(where, "dense"): model_files.TOWERS,
   }
   return {
     folder: kind
@@ -206,11 +217,12 @@ def settle(
 
   Args:
     config: the config of this call.
-    where: the workdir; if nothing was trained in it, and nothing embedded with
-      "dense-start", the config is returned unchanged.
+    where: the workdir; if nothing was trained in it, and no pretrained model
+      is stored beside vectors, the config is returned unchanged.
     check: refuse contradictions; False = replace them silently.
     reads: the trained reader is used: `config.reader` has to agree as well.
-    starts: "dense-start" may be embedded again, so its settings do not count.
+    starts: a pretrained model may be embedded again, so its settings do not
+      count.
     keep: keys of `config.model` that are taken from `config`.
 
   Returns:
@@ -223,10 +235,12 @@ def settle(
   section = of_towers(where)
   whose = TRAINED
   made = f"the towers in {where.training} were trained with"
-  if section is None and not starts:
-    section = of_start(where)
-    made = f"the vectors in {where.embeddings('dense-start')} were made with"
-    whose = "their"
+  for name in ("dense-start", "dense") if not starts else ():
+    if section is None:
+      folder = where.embeddings(name)
+      section = of_start_in(folder)
+      made = f"the vectors in {folder} were made with"
+      whose = "their"
   if section is not None:
     if check:
       asked = config_lib.plain(config.model)

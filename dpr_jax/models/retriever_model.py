@@ -17,7 +17,7 @@ import numpy as np
 import tokenizers
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors
+from dpr_jax.core import errors, setting_rules
 from dpr_jax.data import tokenization
 from dpr_jax.models import (
   bert,
@@ -138,7 +138,8 @@ def structure(
   for name in ("question_length", "passage_length"):
     if model[name] > bert_config.max_position_embeddings:
       raise errors.InputError(
-        f"config.model.{name}={model[name]}: checkpoint {model.checkpoint} has"
+        f"config.model.{name}={model[name]}: checkpoint"
+        f" {setting_rules.checkpoint_name(model)} has"
         f" {bert_config.max_position_embeddings} positions"
       )
   return dual_encoder.DualEncoder(

@@ -2,7 +2,8 @@
 
 `store` writes sizes, tokenizer and resolved settings next to the parameters;
 `trained` and `before_training` load the towers of a workdir, without the
-checkpoint that training started from.  Embedding and search get their model
+checkpoint that training started from.  Where nothing is trained, `trained`
+gives the pretrained model.  Embedding and search get their model
 here.
 """
 
@@ -48,7 +49,8 @@ def trained(
 
   Only files of the workdir are used.  Workdirs of an older version lack sizes
   and tokenizer, which are then taken from the checkpoint that training started
-  from.
+  from.  In a workdir without a training they are the pretrained towers, if
+  those are stored beside the vectors of "dense", or with `data.train=none`.
 
   Args:
     config: sets how the towers are computed (`model_settings.FREE`), and must
@@ -70,12 +72,11 @@ def trained(
     )
   folder = where.training / model_settings.FOLDER
   saved = where.training / "checkpoints"
-  if not checkpoint_files.steps_there(saved) and settled.data.train == "none":
-    raise errors.InputError(
-      f"config.data.train='none': nothing is trained in {where.root}: use the"
-      " checkpoint itself, the method dense-start (`embed` and `index` with"
-      " --model=dense-start; config.retrieve.methods=bm25,dense-start)"
-    )
+  if not checkpoint_files.steps_there(saved) and (
+    settled.data.train == "none"
+    or (config is None and model_settings.is_untrained(where))
+  ):
+    return before_training(config, where, model="dense")
   if model_files.is_sealed(folder):
     fix = model_settings.fix_of(folder)
     record, bert_config, backend = _open_sealed(folder, fix)
@@ -202,8 +203,9 @@ def before_training(
   where: workdir_lib.Workdir,
   *,
   fresh: bool = False,
+  model: str = "dense-start",
 ) -> retriever_model.Towers:
-  """The towers that training starts from: "dense-start".
+  """The towers that training starts from.
 
   The model is stored next to its vectors and loaded from there, so that the
   checkpoint is needed only once.
@@ -212,24 +214,26 @@ def before_training(
     config: config of the experiment; None = the workdir's.
     where: the workdir.
     fresh: use the checkpoint, even if the model is stored.
+    model: name of the vectors beside which it is stored; "dense" in a workdir
+      without a training.
 
   Raises:
     InputError: there is no such checkpoint, or the stored model is damaged.
   """
-  folder = model_settings.start_folder(where)
+  folder = model_settings.start_folder(where, model)
   if model_files.is_sealed(folder) and not fresh:
     fix = model_settings.fix_of(folder)
     record = model_files.read(folder, model_files.TOWERS, fix)
     if config is None or model_settings.is_start_of(record, config):
-      model = from_sealed(folder, fix)
+      towers = from_sealed(folder, fix)
       if config is None:
-        return model
+        return towers
       encoder = dataclasses.replace(
-        model.encoder,
+        towers.encoder,
         dtype=retriever_model.compute_dtype(config.model.compute_dtype),
         attention=retriever_model.attention(config.model.attention),
       )
-      return dataclasses.replace(model, encoder=encoder)
+      return dataclasses.replace(towers, encoder=encoder)
   return retriever_model.start(
     model_settings.of_workdir(where) if config is None else config
   )
@@ -286,7 +290,7 @@ def store(
   Args:
     model: the towers.
     config: the config that they were built from.
-    folder: `training/model`, or the folder of "dense-start".
+    folder: `training/model`, or the folder beside the vectors.
     weights: write the parameters too; once, of towers that are still equal.
 
   Raises:

@@ -28,7 +28,6 @@ from dpr_jax.models import model_settings
 from dpr_jax.retrieval import engines
 
 _STREAMED = 8192  # questions searched in one pass over the corpus
-_REBUILD = "run `dpr-jax embed` and `dpr-jax index` again"
 
 
 class DenseRanker:
@@ -206,7 +205,7 @@ def _check_index(
       f"{where}: this index of {index.ntotal} vectors was not made from the"
       f" {passages} passages in {workdir.data}"
       f" ({workdir_lib.short(indexed)} are indexed, {workdir_lib.short(corpus)}"
-      f" are there): {_REBUILD}"
+      " are there): run `dpr-jax embed` and `dpr-jax index` again"
     )
   embeddings = workdir.embeddings(model)
   # The vectors may have been deleted: the index alone is enough.

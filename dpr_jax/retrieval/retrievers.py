@@ -1,9 +1,9 @@
 """Loads the rankers: from the text of questions to ranked rows of the corpus.
 
 Input: the name of a method and a workdir.  Output: an object whose `search`
-returns the best rows and their scores.  Loading compares the fingerprints of
-index, vectors, question encoder and corpus, and refuses those that do not
-belong together.
+returns the best rows and their scores: BM25 (`bm25`), vectors
+(`dense_rankers`), or both (`hybrid`).  `depends_on` names everything that a
+method's results depend on.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,11 +20,12 @@ from dpr_jax.index import (
   faiss_search,
   faiss_stage,
 )
+from dpr_jax.models import model_settings
 from dpr_jax.retrieval import bm25, dense_rankers, engines, hybrid
 
 METHODS = ("bm25", "dense", "dense-start", "exact", "hybrid")
-# Vectors, and index, that a method searches: those of the trained model
-# ("dense") or of the pretrained one ("dense-start").
+# Vectors, and index, that a method searches: "dense" = of the trained model, or
+# of the pretrained one if nothing is trained; "dense-start" = of the latter.
 VECTORS = {
   "dense": "dense",
   "dense-start": "dense-start",
@@ -223,7 +224,8 @@ def depends_on(
       searched = workdir.embeddings(model), "embed"
       inputs["embeddings"] = workdir_lib.manifest_fingerprint(*searched)
       made = workdir_lib.read_manifest(*searched)
-    if vector_shards.is_imported(made):
+    untrained = model == "dense" and model_settings.is_untrained(workdir)
+    if untrained or vector_shards.is_imported(made):
       folder = workdir.embeddings(model)
       settings["model"] |= vector_encoder.settings(folder)
       inputs["encoder"] = vector_encoder.fingerprint(folder)

@@ -163,15 +163,26 @@ def test_the_pair_is_stored_with_its_vectors(workdir, release, tmp_path):
   _same(encoder, release)
 
 
-def test_dense_needs_a_training(workdir, forked_call):
-  """One line says which method to use."""
-  folder, file = workdir
-  failed = forked_call(
-    "embed", "--config", file, "--workdir", folder, "--model=dense"
+def test_run_without_training(
+  config, release, write_config, forked_call, tmp_path
+):
+  """`run` leaves out `mine` and `train`; dense, exact and hybrid search."""
+  config = copy.deepcopy(config)
+  config.retrieve.methods = ("bm25", "dense", "exact", "hybrid")
+  config.read.methods = ("dense",)
+  done = forked_call(
+    *("run", "--config", write_config(tmp_path / "run.py", config)),
+    *("--workdir", tmp_path / "w", "--cpu_devices=2"),
   )
-  assert failed.returncode == 2
-  assert "config.data.train='none'" in failed.stderr
-  assert "dense-start" in failed.stderr
+  assert done.returncode == 0, done.stderr
+  assert not (tmp_path / "w" / "negatives").exists()
+  assert not (tmp_path / "w" / "training").exists()
+  _same(dpr_jax.Encoder.load(tmp_path / "w", length_step=64), release)
+  measured = json.loads((tmp_path / "w/evaluation/dev.json").read_text())
+  assert {*config.retrieve.methods} <= {*measured}
+  assert measured["exact"] == measured["dense"]
+  checked = forked_call("check", "--workdir", tmp_path / "w", "--deep")
+  assert checked.returncode == 0, checked.stderr + checked.stdout
 
 
 def test_training_goes_on_from_the_pair(

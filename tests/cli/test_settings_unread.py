@@ -174,6 +174,23 @@ def test_one_line_for_one_reason():
   assert settings_unread.unread(config, Call("read")) == []
 
 
+def test_without_a_training():
+  """`run` leaves out the stages that train, and names their settings."""
+  config = config_lib.base_config()
+  config.data.train, config.train.batch_size = "none", 7
+  call = Call("run")
+  assert call.stages_of(config) == (
+    *("prepare", "embed", "index", "retrieve", "evaluate"),
+  )
+  assert settings_unread.unread(config, call) == [
+    "config.train.batch_size=7: not read here, only where data.train is not"
+    " none (config.data.train is 'none')"
+  ]
+  config.reader.train = "squad.json"
+  assert call.stages_of(config)[4:] == ("train-reader", "read", "evaluate")
+  assert "train" in call.asked
+
+
 def test_methods_of_the_command_line_count():
   """`--method=hybrid` reads what the config's methods would not."""
   config = config_lib.base_config()

@@ -106,7 +106,14 @@ TOGETHER = [
   ("--config.model.checkpoint=strater", ["did you mean starter?"]),
   ("--config.model.passage_length=65", ["has 64 positions"]),
   ("--config.data.passages=no.tsv", ["data.passages='no.tsv': there is no"]),
-  ("--config.data.train=none", ["config.data.train='none': run would have"]),
+  (
+    "--config.data.train=none --config.reader.train=results",
+    ["config.reader.train='results': config.data.train is 'none'"],
+  ),
+  (
+    "--config.data.train=none --config.model.passage_length=65",
+    ["has 64 positions"],
+  ),
   ("--config.data.dev=", ["config.data.dev is empty"]),
   ("--config.index.factory=Flta", ["index.factory='Flta': could not parse"]),
   ("--config.index.factory=IVF4000,Flat", ["4000 lists", "max_passages is"]),
