@@ -19,7 +19,8 @@ _BATCHES = [
     "source_weights",
     (),
     "how often an epoch takes the questions of each source of `data.train`;"
-    " () = once",
+    " with `train.rounds`, optionally one weight per source for every round,"
+    " the first round's first; () = once",
     item=float,
     above=0,
     stages=("train",),

@@ -8,6 +8,10 @@ Each source is an endless stream of permutations of its questions ("passes").
 An epoch takes weight * questions from every stream: all questions of a source
 of weight 2 twice, and another half of those of a source of weight 0.5.  No
 question is dropped, and its negatives are drawn again in every pass.
+
+Rounds may have weights of their own.  Every round has a plan, for all steps,
+and uses its steps of it: at the start of a round the streams are read on from
+another place, so the passes underway are not completed.
 """
 
 import dataclasses
@@ -131,19 +135,21 @@ def make(
   seed: int,
   train: Mapping[str, Any] | ml_collections.ConfigDict,
   sizes: Sequence[int],
+  number: int = 0,
 ) -> batches.Plan:
-  """The plan of a run.
+  """The plan of a run, or of a round; the first one's epochs count.
 
   Args:
     seed: seed of the run.
     train: section `train` of a config; older ones lack the weights.
     sizes: number of questions of each source.
+    number: number of the round, from 0.
 
   Raises:
     InputError: another number of weights than of sources, or several sources
       are needed.
   """
-  weights = tuple(train.get("source_weights", ()))
+  weights = setting_rules.weights_of_round(train, len(sizes), number)
   one_source = train.get("one_source_batches", False)
   batch_size = max(1, train["batch_size"])
   drawn = setting_rules.questions_per_source(sizes, weights, one_source)

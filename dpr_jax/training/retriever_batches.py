@@ -47,8 +47,8 @@ def make_source(
     config: configuration of the experiment.
     workdir: workdir with data and mined negatives.
     model: towers of the run, for their tokenizer.
-    round_number: round whose negatives are used; from 1 on, those that
-      `retrieval.negative_refresh` mined with the model.
+    round_number: round whose negatives and weights of sources are used; from 1
+      on, the negatives that `retrieval.negative_refresh` mined with the model.
     store: True = read the corpus's token ids from the workdir's token store,
       which is made if there is none; False = tokenize texts.
 
@@ -67,7 +67,9 @@ def make_source(
     prepare.open_questions(workdir, "train"), prepare.open_passages(workdir)
   )
   sizes = prepare.source_sizes(workdir)
-  plan = source_plans.make(config.seed, train_config, list(sizes.values()))
+  plan = source_plans.make(
+    config.seed, train_config, list(sizes.values()), round_number
+  )
   source_plans.log(plan, list(sizes))
   rounds = negative_rounds.Rounds.of(config, list(sizes.values()))
   tokenizer = dataclasses.replace(

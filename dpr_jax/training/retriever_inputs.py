@@ -12,10 +12,11 @@ from typing import Any
 import ml_collections
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors
+from dpr_jax.core import errors, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import (
   mined_negatives,
+  negative_rounds,
   negative_sampling,
   prepare,
   source_plans,
@@ -194,6 +195,7 @@ def claim(
     data | inputs(config.train, workdir),
     behind=behind(config.train, workdir),
     total=_total(config.seed, workdir),
+    weights=_weights(config.seed, workdir),
   )
 
 
@@ -221,6 +223,24 @@ def _total(
     return plan.steps(train["epochs"], train["max_steps"])
 
   return total
+
+
+def _weights(
+  seed: int, workdir: workdir_lib.Workdir
+) -> Callable[[Mapping[str, Any], int], list[tuple[float, ...]]]:
+  sources = len(prepare.source_sizes(workdir))
+  total = _total(seed, workdir)
+
+  def weights(train: Mapping[str, Any], step: int) -> list[tuple[float, ...]]:
+    """Weights of the rounds of which steps are done, and of the first."""
+    starts = negative_rounds.boundaries(total(train), train.get("rounds", 1))
+    return [
+      setting_rules.weights_of_round(train, sources, number) or (1.0,) * sources
+      for number, start in enumerate(starts)
+      if not start or start < step
+    ]
+
+  return weights
 
 
 def check_before(

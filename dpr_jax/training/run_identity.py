@@ -37,6 +37,7 @@ FREE: Mapping[str, frozenset[str]] = {
 # and its dropout masks depend on that length.
 _CHUNKS = ("train.chunk_size", "train.question_chunk_size")
 _TOTAL = ("train.max_steps", "train.epochs")  # the length of the run
+_WEIGHTS = "train.source_weights"  # of rounds that have not begun: free
 # Full names of settings that a stage records without their section.
 _NAMES = {"checkpoint": "model.checkpoint", "match": "evaluate.match"}
 # Inputs that `dpr-jax run` makes again if their settings change.
@@ -52,12 +53,15 @@ class Claim(workdir_lib.Stage):
       sections of a config.
     total: function from a section `train` to the number of steps; None = not
       known yet.
+    weights: function from a section `train` and a number of finished steps to
+      the weights of the sources so far; None = not known yet.
   """
 
   behind: Mapping[str, Mapping[str, Any]] = dataclasses.field(
     default_factory=dict
   )
   total: Callable[[Mapping[str, Any]], int] | None = None
+  weights: Callable[[Mapping[str, Any], int], Any] | None = None
 
   @property
   def started(self) -> pathlib.Path:
@@ -79,6 +83,8 @@ class Claim(workdir_lib.Stage):
     free = {*_free(before), *_free(now)}
     if self._as_long_as(old):
       free |= {*_TOTAL}
+    if self._weights_so_far_are(old):
+      free |= {_WEIGHTS}
     lines = _differences(before, now, free)
     for name in sorted({*old["inputs"], *self.inputs}):
       was, now_is = old["inputs"].get(name), self.inputs.get(name)
@@ -99,6 +105,16 @@ class Claim(workdir_lib.Stage):
       and all(sections)
       and self.total(sections[0]) == self.total(sections[1])
     )
+
+  def _weights_so_far_are(self, old: Mapping[str, Any]) -> bool:
+    """Whether weights of sources differ only in rounds that have not begun."""
+    sections = old["config"].get("train"), self.config.get("train")
+    if not (self.weights and all(sections)):
+      return False
+    if sections[0].get("rounds") != sections[1].get("rounds"):
+      return False
+    step = max(checkpoint_files.steps_there(self.saved), default=0)
+    return self.weights(sections[0], step) == self.weights(sections[1], step)
 
   def is_current(self, overwrite: bool = False) -> bool:
     """True, with a log line, if the run is finished, intact and unchanged."""

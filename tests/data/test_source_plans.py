@@ -113,6 +113,26 @@ def test_batches_of_each_source(sizes, weights, expected):
   assert make(sizes, weights, one_source=True).batches == expected
 
 
+def test_rounds_have_weights():
+  """1 + 1 questions in the first round, 3 and half of 2 in the second."""
+  train = config_lib.base_config().train
+  train.source_weights, train.rounds = (1.0, 0.5, 3.0, 0.5), 2
+  train.batch_size = 4
+  sizes = [1, 2]
+  shares = [
+    [share.drawn for share in source_plans.make(3, train, sizes, number).shares]
+    for number in range(2)
+  ]
+  assert shares == [[1, 1], [3, 1]]
+  indexes, _ = source_plans.make(3, train, sizes, 1).rows(5)
+  assert sorted(indexes.tolist())[:3] == [0, 0, 0]
+  # The first round's epochs are the run's.
+  assert source_plans.make(3, train, sizes).steps(4.0) == 2
+  train.rounds = 3
+  with pytest.raises(errors.InputError, match="4 weights .*train.rounds"):
+    source_plans.make(3, train, sizes)
+
+
 def test_wrong_weights_are_refused():
   with pytest.raises(
     errors.InputError, match=r"source_weights=\(2.0,\): 1 weights for the 2"
