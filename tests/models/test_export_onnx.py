@@ -20,6 +20,7 @@ from dpr_jax.models import (
   pooling_layers,
   retriever_model,
 )
+from tests import families
 
 DENSE = (
   pooling_layers.DenseLayer(32, 24, True, "tanh"),
@@ -104,6 +105,31 @@ def test_hidden_states_and_vectors_are_ours(model, tmp_path, activation):
     # A text of one token, which is skipped, has no vector.
     rows = slice(0, 2 if skip else 3)
     np.testing.assert_allclose(vectors[rows], wanted[rows], atol=2e-5)
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta"])
+def test_roberta(family, tmp_path):
+  """Positions count from the padding token's; the vectors are ours."""
+  pytest.importorskip("torch", reason="no torch: extra `parity`")
+  onnx = pytest.importorskip("onnx", reason="no onnx")
+  families.write(family, tmp_path)
+  config = config_lib.base_config()
+  config.model.checkpoint = str(tmp_path)
+  config.model.pooling, config.model.normalize = "mean", True
+  config.model.question_length = config.model.passage_length = 32
+  towers = retriever_model.start(config)
+  ids, mask = _batch()
+  ids = np.where(mask, ids, towers.tokenizer.padding)
+  tree = towers.params["passage"]
+  sizes = towers.encoder.config
+  hidden = bert.Bert(sizes).apply({"params": tree}, ids, jnp.asarray(mask))
+  wanted = pooling_layers.unit(pooling_layers.pool(hidden, mask, "mean"))
+  onnx.save(onnx_graph.build(towers, "passage"), str(tmp_path / "model.onnx"))
+  states, vectors = _run(tmp_path / "model.onnx", ids, mask)
+  np.testing.assert_allclose(states[mask], hidden[mask], atol=2e-5)
+  np.testing.assert_allclose(vectors, wanted, atol=2e-6)
+  assert np.abs(vectors[0] - vectors[1]).max() > 0.01
 
 
 def test_int8_is_close(model, tmp_path):
