@@ -52,10 +52,10 @@ def _export(call: Invocation, out: pathlib.Path) -> None:
       passages = prepare.open_passages(call.workdir)
     vector_export.export(vectors, form, out, passages)
   elif what == "reader":
-    from dpr_jax.models import reader_model
+    from dpr_jax.models import reader_export, reader_model
 
     reader = reader_model.trained(call.config, call.workdir)
-    reader_model.export(reader, out, form or "")
+    reader_export.export(reader, out, form or "")
   else:
     write_towers(call, form, out)
 

@@ -94,7 +94,7 @@ def passages(name: str, value: Passages) -> list[records.Passage]:
     InputError: the value or an item, named by its index, has another type; or
       the value is a tuple of two texts, which may be one passage or two.
   """
-  if isinstance(value, str | Mapping) or _has_fields(value):
+  if is_one(value):
     return [_passage(name, value)]
   items = _items(
     name, value, f"must be a passage or a list of them; {_PASSAGE}"
@@ -105,6 +105,11 @@ def passages(name: str, value: Passages) -> list[records.Passage]:
       " [(title, text)] or [text, text]"
     )
   return [_passage(f"{name}[{i}]", item) for i, item in enumerate(items)]
+
+
+def is_one(value: Passages) -> bool:
+  """True for one text or passage, False for a list of them."""
+  return isinstance(value, str | Mapping) or _has_fields(value)
 
 
 def count(name: str, value: Count, least: int = 1) -> int:

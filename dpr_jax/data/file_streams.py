@@ -110,6 +110,14 @@ def open_text(file: io.BufferedIOBase) -> Iterator[io.TextIOWrapper]:
     text.detach()
 
 
+def is_unicode(text: str) -> bool:
+  """Whether a text has no lone surrogate, so that UTF-8 can encode it."""
+  try:
+    return text.isascii() or bool(text.encode())
+  except UnicodeEncodeError:
+    return False
+
+
 def text_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
   """Yields (number from 1, text) of the lines of a file, but for blank ones.
 
@@ -123,7 +131,7 @@ def text_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
   ):
     for number, line in enumerate(lines, start=1):
       position.line = number
-      if not line.isascii() and any("\ud800" <= c <= "\udfff" for c in line):
+      if not is_unicode(line):
         raise errors.InputError(
           f"{path}:{number}: not valid UTF-8: {ascii(line.strip())[:80]}: the"
           " file was written in another encoding or cut"

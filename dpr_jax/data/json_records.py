@@ -210,12 +210,8 @@ def strings(
 
 def check_unicode(value: str, where: str, field: str) -> str:
   """Returns `value`; `InputError` if UTF-8 cannot encode it."""
-  if value.isascii():
-    return value
-  try:
-    value.encode("utf-8")
-  except UnicodeEncodeError as error:
-    raise _not_unicode(where, field, value) from error
+  if not file_streams.is_unicode(value):
+    raise _not_unicode(where, field, value)
   return value
 
 
@@ -223,7 +219,7 @@ def short(value: Any, length: int = 80) -> str:
   """A value for an error message: on one line, and shortened."""
   if isinstance(value, str):
     value = value[: length + 1]
-  text = ascii(value) if _has_surrogates(str(value)) else repr(value)
+  text = repr(value) if file_streams.is_unicode(str(value)) else ascii(value)
   return text if len(text) <= length else text[: length - 3] + "..."
 
 
@@ -306,7 +302,3 @@ def _not_unicode(where: str, field: str, value: str) -> errors.InputError:
     f"{where}, {field}: not valid UTF-8, or half of a surrogate pair, in"
     f" {short(value)}: the file was written in another encoding or cut"
   )
-
-
-def _has_surrogates(text: str) -> bool:
-  return any("\ud800" <= character <= "\udfff" for character in text)

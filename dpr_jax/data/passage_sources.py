@@ -98,10 +98,7 @@ def open_source(value: str | os.PathLike) -> PassageSource:
   path = pathlib.Path(os.path.expanduser(where))
   if not path.is_dir():
     return _of_file(path)
-  parts = [_of_file(file) for file in source_folders.files(path, "passages")]
-  if len({part.format for part in parts}) > 1:
-    listed = ", ".join(f"{p.files[0].name}: {p.format}" for p in parts)
-    raise errors.InputError(f"{path}: its files have several formats: {listed}")
+  parts = source_folders.opened(path, "passages", _of_file)
   return PassageSource(
     where,
     parts[0].format,

@@ -5,13 +5,12 @@ Python list of answers.
 """
 
 import ast
-import csv
 import os
 import warnings
 from collections.abc import Iterator
 
 from dpr_jax.core import errors
-from dpr_jax.data import file_streams, json_records, records
+from dpr_jax.data import file_streams, json_records, records, tsv_corpus
 
 
 def read(
@@ -24,7 +23,7 @@ def read(
   """
   for line, text in file_streams.text_lines(path):
     where = f"{path}:{line}"
-    fields = split_line(text)
+    fields = tsv_corpus.fields_of(text)
     if len(fields) != 2:
       raise errors.InputError(
         f"{where}: {len(fields)} tab-separated fields instead of 2, a"
@@ -33,19 +32,6 @@ def read(
     yield records.Question(
       json_records.straighten(fields[0]), _answer_literal(fields[1], where)
     )
-
-
-def split_line(line: str) -> list[str]:
-  """Fields of one line, read as csv if it is valid csv, else split at tabs.
-
-  Some published files use csv quoting, others write a question that begins with
-  a quotation mark unchanged, which is not valid csv.
-  """
-  line = line.rstrip("\r\n")
-  try:
-    return next(csv.reader([line], delimiter="\t", strict=True))
-  except csv.Error:
-    return line.split("\t")
 
 
 def _answer_literal(literal: str, where: str) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator
 
-from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import (
   ir_datasets_names,
@@ -114,10 +113,7 @@ def open_source(value: str | os.PathLike, split: str = "dev") -> QuestionSource:
         lambda notes: judged.read(notes.dropped),
         by_id=True,
       )
-  parts = [_of_file(file) for file in source_folders.files(path, split)]
-  if len({part.format for part in parts}) > 1:
-    listed = ", ".join(f"{p.files[0].name}: {p.format}" for p in parts)
-    raise errors.InputError(f"{path}: its files have several formats: {listed}")
+  parts = source_folders.opened(path, split, _of_file)
   return QuestionSource(
     where,
     parts[0].format,

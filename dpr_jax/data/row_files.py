@@ -9,7 +9,6 @@ Parquet, or Arrow (a stream, as `datasets.save_to_disk` writes it, or a file).
 
 import ast
 import contextlib
-import csv
 import importlib
 import os
 from collections.abc import Iterator, Mapping
@@ -76,12 +75,7 @@ def read(path: str | os.PathLike, wanted: str) -> Rows:
 def first_fields(path: str | os.PathLike) -> list[str]:
   """Fields of the first line of a table; [] = it is empty."""
   _, line = next(file_streams.text_lines(path), (1, ""))
-  line = line.rstrip("\r\n")
-  delimiter = "," if container(path) == "CSV" else "\t"
-  try:
-    return next(csv.reader([line], delimiter=delimiter, strict=True), [])
-  except csv.Error:
-    return line.split(delimiter)
+  return tsv_corpus.fields_of(line, "," if container(path) == "CSV" else "\t")
 
 
 def _table(path: str | os.PathLike, delimiter: str) -> Rows:
@@ -137,20 +131,20 @@ def _cell(name: str, text: str, where: str) -> Any:
 
 def _columns(path: str | os.PathLike, kind: str) -> Rows:
   """Rows of Parquet or Arrow; whole numbers become texts where ids are."""
-  pyarrow = _pyarrow(path)
+  arrow = pyarrow(path)
   row = 0
   try:
     for batch in _batches(path, kind):
       # A damaged batch would otherwise end the process, or read beyond it.
       if batch.num_rows < 0:
-        raise pyarrow.ArrowInvalid(f"a batch of {batch.num_rows} rows")
+        raise arrow.ArrowInvalid(f"a batch of {batch.num_rows} rows")
       batch.validate(full=True)
       for start in range(0, batch.num_rows, _BLOCK):
         for value in batch.slice(start, _BLOCK).to_pylist():
           row += 1
           yield f"{path}: row {row}", _as_in_json(value), False
   except (
-    pyarrow.ArrowException,
+    arrow.ArrowException,
     OSError,
     UnicodeDecodeError,
     MemoryError,
@@ -163,16 +157,15 @@ def _columns(path: str | os.PathLike, kind: str) -> Rows:
 
 def _batches(path: str | os.PathLike, kind: str) -> Iterator[Any]:
   if kind == "Parquet":
-    parquet = importlib.import_module("pyarrow.parquet")
     # Buffered by page; otherwise whole columns of a row group are read.
-    with parquet.ParquetFile(
+    with pyarrow(path).parquet.ParquetFile(
       path, buffer_size=_BUFFER, pre_buffer=False
     ) as file:
       yield from file.iter_batches(batch_size=_BLOCK)
     return
   ipc = importlib.import_module("pyarrow.ipc")
   # A map, so that a damaged size is refused instead of allocated.
-  with _pyarrow(path).memory_map(os.fspath(path)) as raw:
+  with pyarrow(path).memory_map(os.fspath(path)) as raw:
     is_file = raw.read(6) == _ARROW_FILE
     raw.seek(0)
     if not is_file:
@@ -183,9 +176,17 @@ def _batches(path: str | os.PathLike, kind: str) -> Iterator[Any]:
       yield reader.get_batch(number)
 
 
-def _pyarrow(path: str | os.PathLike) -> Any:
-  """The library pyarrow, imported only for files that need it."""
+def pyarrow(path: str | os.PathLike) -> Any:
+  """The library pyarrow, imported only for files that need it.
+
+  Args:
+    path: the file, for the message.
+
+  Raises:
+    InputError: it is not installed.
+  """
   try:
+    importlib.import_module("pyarrow.parquet")
     return importlib.import_module("pyarrow")
   except ImportError as error:
     raise errors.InputError(

@@ -9,11 +9,13 @@ the files to read, in order.
 import json
 import pathlib
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from dpr_jax.core import errors
 from dpr_jax.data import judged_questions
+
+Source = TypeVar("Source")  # a `PassageSource` or a `QuestionSource`
 
 _NAMES = {
   **judged_questions.SPLITS,
@@ -59,6 +61,28 @@ def files(folder: pathlib.Path, role: str) -> tuple[pathlib.Path, ...]:
       " files, and no folder of BEIR, MS MARCO or `datasets.save_to_disk`"
     )
   return tuple(named[_chosen(folder, list(named), role)])
+
+
+def opened(
+  folder: pathlib.Path, role: str, open_file: Callable[[pathlib.Path], Source]
+) -> list[Source]:
+  """The opened `files` of a folder, which must have one format.
+
+  Args:
+    folder: the folder.
+    role: "train", "dev" or "passages".
+    open_file: gives a file's source, which has a `format` and `files`.
+
+  Raises:
+    InputError: also if the formats differ; the message lists them.
+  """
+  parts = [open_file(file) for file in files(folder, role)]
+  if len({part.format for part in parts}) > 1:
+    listed = ", ".join(f"{p.files[0].name}: {p.format}" for p in parts)
+    raise errors.InputError(
+      f"{folder}: its files have several formats: {listed}"
+    )
+  return parts
 
 
 def _split_of(path: pathlib.Path) -> str:

@@ -220,3 +220,23 @@ def _lines(
     text = text.removesuffix("\n").removesuffix("\r")
     if text:
       yield number, text.split("\t")
+
+
+def fields_of(line: str, delimiter: str = "\t") -> list[str]:
+  """Fields of one line, read as csv if it is valid csv, else split.
+
+  Some published files use csv quoting, others write a text that begins with a
+  quotation mark unchanged, which is not valid csv.
+
+  Args:
+    line: the line, with or without its end.
+    delimiter: what separates fields.
+
+  Returns:
+    The fields; [] of an empty line.
+  """
+  line = line.rstrip("\r\n")
+  try:
+    return next(csv.reader([line], delimiter=delimiter, strict=True), [])
+  except csv.Error:
+    return line.split(delimiter)

@@ -85,15 +85,7 @@ def import_(source: pathlib.Path, folder: pathlib.Path) -> int:
       for name, array in zip(names, arrays, strict=True)
     }
     shards.finish(number, written)
-    listed.append(
-      {
-        "file": names[0],
-        "ids": names[1],
-        "first_row": count,
-        "rows": len(ids),
-        "sha256": written[names[0]],
-      }
-    )
+    listed.append(vector_shards.entry(number, count, len(ids), written))
     count += len(ids)
   repeated = count - len(np.unique(np.concatenate(hashes)))
   if repeated:

@@ -117,12 +117,14 @@ def _write(
     shards = None
     with progress.Progress(len(files), "import", "files") as bar:
       for path in files:
+        row = 0  # of the file, at the start of the part
         for ids, vectors in vector_formats.read_parts(path):
           if shards is None:
             shards = _Shards.of(temporary, passages, vectors, stage.config)
           shards.check_width(path, vectors)
           counts["vectors_read"] += len(ids)
-          counts.update(_place(shards, path, passages, ids, vectors))
+          counts.update(_place(shards, path, row, passages, ids, vectors))
+          row += len(ids)
         bar.update(1)
     _check_all(stage, files, passages, shards, counts)
     listed, written = shards.finish()
@@ -149,11 +151,20 @@ def _write(
 def _place(
   shards: "_Shards",
   path: pathlib.Path,
+  first_row: int,
   passages: datasets.PassageTable,
   ids: list[str],
   vectors: Float[np.ndarray, "ids dim"],
 ) -> dict[str, int]:
   """Writes vectors to the rows of their ids.
+
+  Args:
+    shards: where to write.
+    path: the file that is read.
+    first_row: row of the first of the vectors in that file.
+    passages: the corpus.
+    ids: ids of the vectors.
+    vectors: the vectors.
 
   Returns:
     Numbers of ids that the corpus does not have, and of ids that have the same
@@ -175,8 +186,9 @@ def _place(
     kept = shards.read(rows[again])
     differ = np.flatnonzero((kept != shards.cast(vectors[again])).any(axis=1))
     if len(differ):
+      place = again[differ[0]]
       raise errors.InputError(
-        f"{path}, row {again[differ[0]]}: id {ids[again[differ[0]]]!r} has two"
+        f"{path}, row {first_row + place}: id {ids[place]!r} has two"
         f" different vectors ({len(differ)} such ids in this file): the files"
         " are of several models or corpora; give those of one"
       )
@@ -361,15 +373,7 @@ class _Shards:
       encoded = np.array([i.encode() for i in self.passages.ids(rows)])
       files[file] = workdir_lib.fingerprint_file(self.folder / file)
       files[ids] = sharded_output.write_array(self.folder / ids, encoded)
-      listed.append(
-        {
-          "file": file,
-          "ids": ids,
-          "first_row": rows.start,
-          "rows": len(rows),
-          "sha256": files[file],
-        }
-      )
+      listed.append(vector_shards.entry(number, rows.start, len(rows), files))
     return listed, files
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dpr_jax.core import errors
+from dpr_jax.data import row_files
 from dpr_jax.embedding import vector_shards
 
 SUFFIX = ".parquet"
@@ -21,18 +22,6 @@ METADATA = b"dpr_jax"  # key of our JSON in a schema's metadata
 _GROUP = 5_000  # rows per row group
 _IDS = ("id", "_id", "docid", "passage_id")
 _VECTORS = ("vector", "embedding", "embeddings", "emb")
-
-
-def _pyarrow() -> Any:
-  """The package, with `parquet` loaded; `InputError` if it is missing."""
-  try:
-    import pyarrow
-    import pyarrow.parquet
-  except ImportError as error:
-    raise errors.InputError(
-      f"Parquet files need pyarrow ({error}): pip install 'dpr-jax[parquet]'"
-    ) from error
-  return pyarrow
 
 
 def write(
@@ -52,7 +41,7 @@ def write(
   Raises:
     InputError: the vectors are of other passages, or pyarrow is missing.
   """
-  pyarrow = _pyarrow()
+  pyarrow = row_files.pyarrow(path)
   manifest = source.manifest
   described = {
     "model": manifest["model"],
@@ -99,7 +88,7 @@ def read(path: pathlib.Path) -> Iterator[tuple[list[Any], np.ndarray]]:
     InputError: the file is damaged, lacks a column, or has a row without a
       vector or vectors of several widths.
   """
-  pyarrow = _pyarrow()
+  pyarrow = row_files.pyarrow(path)
   try:
     with pyarrow.parquet.ParquetFile(path) as file:
       names = set(file.schema_arrow.names)

@@ -51,6 +51,27 @@ def names(number: int) -> tuple[str, str]:
   return f"vectors-{number:05d}.npy", f"ids-{number:05d}.npy"
 
 
+def entry(
+  number: int, first_row: int, rows: int, sha256: Mapping[str, str]
+) -> dict[str, Any]:
+  """A shard as a manifest lists it.
+
+  Args:
+    number: number of the shard.
+    first_row: row of its first vector.
+    rows: number of its vectors.
+    sha256: sha256 of the files, by name.
+  """
+  file, ids = names(number)
+  return {
+    "file": file,
+    "ids": ids,
+    "first_row": first_row,
+    "rows": rows,
+    "sha256": sha256[file],
+  }
+
+
 def storage(dtype: str) -> np.dtype:
   """NumPy's dtype of `dtype`, one of `DTYPES`."""
   return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dpr_jax.core import errors, progress
-from dpr_jax.data import arguments, records, tokenization
+from dpr_jax.data import arguments, tokenization
 from dpr_jax.inference import encoder_options, mteb_calls, tensors
 from dpr_jax.models.dual_encoder import PASSAGE, QUESTION
 
@@ -215,7 +215,7 @@ class Calls:
       vectors = tensors.from_numpy(vectors)
     elif not chosen.convert_to_numpy:
       vectors = list(vectors)
-    return vectors[0] if _is_one(inputs) else vectors
+    return vectors[0] if arguments.is_one(inputs) else vectors
 
   def _tokenizer(
     self, kind: str, prompt: str | None
@@ -249,13 +249,6 @@ def _inputs(inputs: Any, options: Mapping[str, Any]) -> Any:
       "sentences: the older name of inputs, which is passed too; pass one"
     )
   return options["sentences"]
-
-
-def _is_one(inputs: Any) -> bool:
-  """True for one text or passage, which becomes a vector, not a matrix."""
-  return isinstance(inputs, str | Mapping | records.Passage) or all(
-    hasattr(inputs, field) for field in ("title", "text")
-  )
 
 
 def _rows(name: str, corpus: Any) -> Any:

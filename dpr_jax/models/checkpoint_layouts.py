@@ -42,7 +42,7 @@ _PLAIN = "Hugging Face"
 _DPR = "Hugging Face DPR"
 _READER = "span_predictor."
 # Prefixes of a DPR encoder's tensors.
-_DPR_PREFIXES = {
+DPR_PREFIXES = {
   QUESTION: "question_encoder.bert_model.",
   PASSAGE: "ctx_encoder.bert_model.",
 }
@@ -175,7 +175,7 @@ def _folder(
   kind, prefix = next(
     (
       (kind, prefix)
-      for kind, prefix in _DPR_PREFIXES.items()
+      for kind, prefix in DPR_PREFIXES.items()
       if any(name.startswith(prefix) for name in names)
     ),
     (None, ""),

@@ -23,6 +23,7 @@ from absl import logging
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import (
+  checkpoint_layouts,
   dual_encoder,
   encoder_config,
   export_onnx,
@@ -35,10 +36,10 @@ from dpr_jax.models import (
 )
 from dpr_jax.models import export_parts as parts
 
-# The prefixes of DPR's tensors, and the class names without "Encoder".
+# Names of DPR's classes without "Encoder".
 _DPR = {
-  dual_encoder.QUESTION: ("question_encoder.bert_model.", "DPRQuestion"),
-  dual_encoder.PASSAGE: ("ctx_encoder.bert_model.", "DPRContext"),
+  dual_encoder.QUESTION: "DPRQuestion",
+  dual_encoder.PASSAGE: "DPRContext",
 }
 
 
@@ -147,7 +148,7 @@ def _dpr(model: retriever_model.Towers, folder: pathlib.Path) -> dict[str, str]:
     )
   _refuse_pooling(model, "dpr", "the DPR classes have")
   for kind in parts.KINDS:
-    prefix, name = _DPR[kind]
+    prefix, name = checkpoint_layouts.DPR_PREFIXES[kind], _DPR[kind]
     target = folder / kind
     target.mkdir()
     sizes = {"architectures": [f"{name}Encoder"], "projection_dim": 0}

@@ -6,7 +6,6 @@ start with a prefix (`bert.`), and back.  The names are those of
 `[out, in]`.
 """
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,17 +110,6 @@ def params_from_tensors(
 def _some(names: list[str], most: int = 6) -> str:
   more = f", and {len(names) - most} more" if len(names) > most else ""
   return ", ".join(names[:most]) + more
-
-
-def load_bert(
-  folder: pathlib.Path,
-) -> tuple[bert.BertConfig, dict[str, Any]]:
-  """Loads config and float32 parameters of a Hugging Face folder."""
-  config = bert.BertConfig.read(folder)
-  params = params_from_tensors(
-    tensor_files.read_tensors(folder), config, str(folder)
-  )
-  return config, params
 
 
 def tensors_from_params(

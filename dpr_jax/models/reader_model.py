@@ -1,11 +1,11 @@
-"""Builds, loads and exports a reader: structure, parameters and tokenizer.
+"""Builds, loads and stores a reader: structure, parameters and tokenizer.
 
 `start` builds the reader at the beginning of training: a pretrained encoder of
 any layout with fresh heads, a Hugging Face reader (`DPRReader`,
 `BertForQuestionAnswering`), or one that `dpr-jax train-reader` wrote into a
 workdir.  `store` writes sizes and tokenizer next to the parameters, `trained`
-loads a trained reader, `from_folder` loads a finished one, `export` writes one
-for transformers.
+loads a trained reader, `from_folder` loads a finished one; `reader_export`
+writes one for transformers.
 """
 
 import dataclasses
@@ -40,10 +40,10 @@ from dpr_jax.models import (
 
 STAGE = "train-reader"
 _OLD_SETTINGS = "dpr_jax_reader.json"  # in folders exported by version 0.1
-FORMATS = ("dpr-reader", "question-answering")
-_DPR = "span_predictor."
+DPR = "span_predictor."  # prefix of a DPRReader's tensors
+DPR_ENCODER = f"{DPR}encoder.bert_model."  # of its BERT's
 # Our head -> Hugging Face's name without prefix.
-_HEADS = {"span": "qa_outputs", "rank": "qa_classifier"}
+HEADS = {"span": "qa_outputs", "rank": "qa_classifier"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _reader_folder(name: str) -> pathlib.Path | None:
   if (path / "modules.json").exists() or not (path / "config.json").is_file():
     return None
   names = tensor_files.tensor_names(path)
-  heads = (_DPR, *(f"{head}." for head in _HEADS.values()))
+  heads = (DPR, *(f"{head}." for head in HEADS.values()))
   return path if any(each.startswith(heads) for each in names) else None
 
 
@@ -169,18 +169,18 @@ def load_tensors(
   else:
     config = bert.BertConfig.read(folder)
     tensors = tensor_files.read_tensors(folder)
-  is_dpr = any(name.startswith(_DPR) for name in tensors)
+  is_dpr = any(name.startswith(DPR) for name in tensors)
   heads, tensors = split_heads(tensors, config, str(folder))
-  if is_dpr and len(heads) < len(_HEADS):
+  if is_dpr and len(heads) < len(HEADS):
     raise errors.InputError(
-      f"{folder}: a DPRReader without {_DPR}qa_outputs or qa_classifier: the"
+      f"{folder}: a DPRReader without {DPR}qa_outputs or qa_classifier: the"
       " weights are incomplete; copy them again"
     )
   tower = hf_weights.params_from_tensors(
     tensors,
     config,
     str(folder),
-    prefix=f"{_DPR}encoder.bert_model." if is_dpr else None,
+    prefix=DPR_ENCODER if is_dpr else None,
   )
   layout = "dpr-hf" if is_dpr else "squad" if heads else "dpr"
   return config, tower, heads or None, "dpr" if original else layout, folder
@@ -195,8 +195,8 @@ def split_heads(
     InputError: a head has another shape; the message names `source`.
   """
   rest, heads = dict(tensors), {}
-  stem = _DPR if any(name.startswith(_DPR) for name in rest) else ""
-  for ours, theirs in _HEADS.items():
+  stem = DPR if any(name.startswith(DPR) for name in rest) else ""
+  for ours, theirs in HEADS.items():
     kernel = rest.pop(f"{stem}{theirs}.weight", None)
     bias = rest.pop(f"{stem}{theirs}.bias", None)
     if kernel is None:
@@ -364,75 +364,3 @@ def _from_sealed(
     backend, **record["text_format"]
   )
   return Reader(structure, None, tokenizer, ranks=False)
-
-
-def _exported_class(config: bert.BertConfig, is_dpr: bool) -> str:
-  """Class of transformers for an exported reader.
-
-  Raises:
-    InputError: transformers has none with these heads.
-  """
-  if is_dpr and config.model_type != "bert":
-    raise errors.InputError(
-      f"--format=dpr-reader: a DPRReader holds a BERT, this reader"
-      f" a {config.title}: use --format=question-answering"
-    )
-  if config.pre_norm:
-    raise errors.InputError(
-      f"--format=question-answering: transformers puts a dense layer between"
-      f" {config.title} and the span scores, which this reader has not"
-    )
-  if is_dpr:
-    return "DPRReader"
-  return config.architecture.replace("Model", "ForQuestionAnswering")
-
-
-def export(reader: Reader, folder: str | os.PathLike, kind: str) -> None:
-  """Writes a folder that transformers loads, completely or not at all.
-
-  Args:
-    reader: the reader to write.
-    folder: output folder; an earlier export in it is replaced.
-    kind: "dpr-reader" (`DPRReader`) or "question-answering"
-      (`BertForQuestionAnswering` or that of another encoder, without the rank
-      head).
-
-  Raises:
-    InputError: an unknown kind, one that cannot hold this encoder, or the
-      folder holds something else.
-  """
-  if kind not in FORMATS:
-    raise errors.InputError(
-      f"--format={kind}: must be one of {', '.join(FORMATS)}"
-    )
-  folder = workdir_lib.user_path(folder)
-  config, backend = reader.structure.config, reader.tokenizer.backend
-  is_dpr = kind == "dpr-reader"
-  architecture = _exported_class(config, is_dpr)
-  prefix = f"{_DPR}encoder.bert_model." if is_dpr else config.prefix
-  tensors = hf_weights.tensors_from_params(
-    reader.params["bert"], config, prefix
-  )
-  for ours, theirs in _HEADS.items():
-    if is_dpr or ours == "span":
-      stem = f"{_DPR if is_dpr else ''}{theirs}"
-      head = reader.params[ours]
-      tensors[f"{stem}.weight"] = np.ascontiguousarray(
-        np.asarray(head["kernel"], np.float32).T
-      )
-      tensors[f"{stem}.bias"] = np.asarray(head["bias"], np.float32)
-  more = {"model_type": "dpr", "projection_dim": 0} if is_dpr else {}
-  with workdir_lib.replace_folder(folder, "export") as temporary:
-    model_files.write_sizes(
-      temporary, config, backend, architectures=[architecture], **more
-    )
-    positions = config.max_position_embeddings
-    model_files.write_weights(
-      temporary, tensors, positions, token_types=config.has_segments
-    )
-    model_files.seal(
-      temporary,
-      model_files.READER,
-      text_format=reader.tokenizer.text_format(),
-      ranks=reader.ranks and is_dpr,
-    )

@@ -109,7 +109,6 @@ def convolution_flops(
   labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.text)
   of_left, of_right, of_output = labels.groups()
   window = _window(one.text)
-  groups = re.search(r"batch_group_count=(\d+)", one.text)
   pairs = 1
   for number in range(sum(letter.isdigit() for letter in of_output)):
     label = str(number)
@@ -122,7 +121,6 @@ def convolution_flops(
   batch = output[of_output.index("b")]
   features = output[of_output.index("f")]
   inner = right[of_right.index("i")]
-  del groups
   return 2 * batch * features * inner * pairs
 
 

@@ -7,33 +7,29 @@ import email.utils
 import gzip
 import hashlib
 import json
-import os
-import pathlib
-import resource
-import shutil
 import socket
 import threading
 import time
 
-import filelock
 import pytest
 import requests
 
 from dpr_jax.core import errors
 from dpr_jax.data import downloads, http_answers
 from dpr_jax.data.download_list import RemoteFile
-from tests.data import http_server
 from tests.data.http_server import chunked, file, serving, status
-
-DATA = bytes(range(251)) * 1000
-OTHER = DATA[::-1]
-MD5 = hashlib.md5(DATA).hexdigest()
-SHA256 = hashlib.sha256(DATA).hexdigest()
-KNOWN = RemoteFile("a/x.bin", "", len(DATA), f"md5:{MD5}")
-UNKNOWN = RemoteFile("a/x.bin")
-CUT = 150_000
-QUICK = downloads.Patience(
-  stall=0.5, attempts=4, first_wait=0.0, longest_asked=60.0
+from tests.data.remote_files import (
+  CUT,
+  DATA,
+  KNOWN,
+  MD5,
+  OTHER,
+  QUICK,
+  UNKNOWN,
+  fetch,
+  leave_part,
+  names,
+  ranges,
 )
 
 
@@ -43,27 +39,6 @@ def waits(monkeypatch):
   waited = []
   monkeypatch.setattr(downloads.time, "sleep", waited.append)
   return waited
-
-
-def fetch(remote, folder, server) -> str:
-  return downloads.fetch(remote, folder, server.base, QUICK)
-
-
-def names(folder: pathlib.Path) -> set[str]:
-  """Files in a folder, without locks."""
-  return {p.name for p in folder.iterdir() if not p.name.endswith(".lock")}
-
-
-def ranges(server: http_server.Server) -> list[tuple[str | None, str | None]]:
-  return [(h.get("Range"), h.get("If-Range")) for _, h in server.asked]
-
-
-def leave_part(folder: pathlib.Path, server) -> None:
-  """A part of `CUT` bytes of an earlier call."""
-  with pytest.raises(errors.InputError, match="are kept, run it again later"):
-    fetch(UNKNOWN, folder, server)
-  assert (folder / "x.bin.part").read_bytes() == DATA[:CUT]
-  server.asked.clear()
 
 
 def test_whole_file(tmp_path):
@@ -379,49 +354,6 @@ def test_redirects_from_https_to_http_are_refused():
   http_answers.check(last, KNOWN, 60.0)
 
 
-def test_a_disk_that_is_too_small(tmp_path, monkeypatch):
-  """Known before the body is read."""
-  usage = shutil.disk_usage(tmp_path)
-  monkeypatch.setattr(
-    shutil, "disk_usage", lambda _: usage._replace(free=250_999)
-  )
-  with serving(file(DATA)) as server:
-    with pytest.raises(
-      errors.DiskError, match="251,000 bytes are needed, and 250,999 are free"
-    ):
-      fetch(KNOWN, tmp_path, server)
-    monkeypatch.undo()
-    fetch(KNOWN, tmp_path, server)
-  assert (tmp_path / "x.bin").read_bytes() == DATA
-
-
-def test_a_disk_that_refuses_in_the_middle(tmp_path):
-  """What was written stays, and the next call continues there."""
-  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  with serving(file(DATA)) as server:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (CUT, limits[1]))
-    try:
-      with pytest.raises(errors.DiskError, match=r"x\.bin\.part: File too"):
-        fetch(KNOWN, tmp_path, server)
-    finally:
-      resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    kept = os.path.getsize(tmp_path / "x.bin.part")
-    assert 0 < kept <= CUT
-    fetch(KNOWN, tmp_path, server)
-  assert (tmp_path / "x.bin").read_bytes() == DATA
-  assert ranges(server)[1] == (f"bytes={kept}-", '"v1"')
-
-
-def test_two_processes(tmp_path):
-  with serving(file(DATA)) as server:
-    with filelock.FileLock(tmp_path / ".x.bin.lock"):
-      with pytest.raises(errors.InputError, match="by another process"):
-        fetch(KNOWN, tmp_path, server)
-    assert server.asked == []
-    fetch(KNOWN, tmp_path, server)
-  assert names(tmp_path) == {"x.bin"}
-
-
 def test_a_server_that_is_not_there(tmp_path, waits):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
@@ -435,50 +367,3 @@ def test_a_server_that_is_not_there(tmp_path, waits):
 def test_an_address_that_is_none(tmp_path, base):
   with pytest.raises(errors.InputError, match="a/x.bin: "):
     downloads.fetch(KNOWN, tmp_path, base, QUICK)
-
-
-def test_files_that_are_not_ours_stay(tmp_path):
-  """Under the final name and under that of the part."""
-  with serving(file(DATA)) as server:
-    (tmp_path / "x.bin.part").write_bytes(b"mine")
-    with pytest.raises(errors.InputError, match="x.bin.part is not from"):
-      fetch(KNOWN, tmp_path, server)
-    (tmp_path / "x.bin.part.json").write_text("{}")
-    with pytest.raises(errors.InputError, match="x.bin.part is not from"):
-      fetch(KNOWN, tmp_path, server)
-    (tmp_path / "x.bin").write_bytes(OTHER)
-    with pytest.raises(errors.InputError, match="move it away, and fetch"):
-      fetch(KNOWN, tmp_path, server)
-    assert server.asked == []
-  assert (tmp_path / "x.bin.part").read_bytes() == b"mine"
-  assert (tmp_path / "x.bin").read_bytes() == OTHER
-
-
-def test_hash_of_the_first_download_is_recorded(tmp_path):
-  """A later download of other bytes is refused until the record is removed."""
-  with serving(file(DATA, modified="then")) as server:
-    said = fetch(UNKNOWN, tmp_path, server)
-    assert said == (
-      "downloaded, 251,000 bytes, hash not published; recorded in"
-      " x.bin.fetched.json"
-    )
-    record = tmp_path / "x.bin.fetched.json"
-    values = json.loads(record.read_text())
-    assert {key: values[key] for key in ("sha256", "size", "etag")} == {
-      "sha256": SHA256,
-      "size": 251_000,
-      "etag": '"v1"',
-    }
-    assert values["last_modified"] == "then"
-    assert values["address"] == f"{server.base}/a/x.bin"
-    assert fetch(UNKNOWN, tmp_path, server) == (
-      "was there, 251,000 bytes, sha256 as recorded (not published)"
-    )
-    (tmp_path / "x.bin").unlink()
-    server.answers = [file(OTHER)]
-    with pytest.raises(errors.InputError, match=f"has recorded {SHA256}"):
-      fetch(UNKNOWN, tmp_path, server)
-    assert names(tmp_path) == {"x.bin.fetched.json"}
-    record.unlink()
-    fetch(UNKNOWN, tmp_path, server)
-  assert (tmp_path / "x.bin").read_bytes() == OTHER

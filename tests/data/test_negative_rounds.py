@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import negative_rounds
 
 
@@ -35,3 +36,11 @@ def test_rounds_of_a_config(tiny_config):
   config.mine.keep = 0  # nothing is mined within this run
   rounds = negative_rounds.Rounds.of(config, [64])
   assert (rounds.steps, rounds.starts, rounds.mining) == (9, (0,), {})
+
+
+@pytest.mark.parametrize("number", [-1, 0, 3])
+def test_the_first_round_mines_nothing(tmp_path, number):
+  """Nor is there a round after the last of three."""
+  rounds = negative_rounds.Rounds(0, 64, 9, (0, 3, 6), {})
+  with pytest.raises(errors.InputError, match=f"no round {number} to mine"):
+    rounds.stage(workdir_lib.Workdir(tmp_path), number)

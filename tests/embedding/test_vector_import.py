@@ -9,7 +9,7 @@ from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import prepare, records, tfds_builders
-from dpr_jax.embedding import vector_import, vector_shards
+from dpr_jax.embedding import vector_formats, vector_import, vector_shards
 from dpr_jax.index import faiss_stage
 from dpr_jax.models import model_settings
 
@@ -155,6 +155,21 @@ def test_ids_that_do_not_fit(workdir, config, tmp_path, ids, vectors, message):
   with pytest.raises(errors.InputError, match=message):
     vector_import.into_workdir(config, workdir, path)
   assert not workdir.embeddings().exists()
+
+
+def test_rows_count_from_the_start_of_the_file(
+  workdir, config, tmp_path, monkeypatch
+):
+  """Not of the part, a row group of Parquet."""
+  path = tmp_path / "all.pkl"
+  path.write_bytes(b"")
+  parts = [
+    (IDS[:4], VECTORS[:4]),
+    ([*IDS[4:], "p2"], np.vstack([VECTORS[4:], VECTORS[:1]])),
+  ]
+  monkeypatch.setattr(vector_formats, "read_parts", lambda _: iter(parts))
+  with pytest.raises(errors.InputError, match="row 7: id 'p2' has two diff"):
+    vector_import.into_workdir(config, workdir, path)
 
 
 def test_an_id_with_two_vectors_in_two_files(workdir, config, tmp_path):

@@ -19,12 +19,14 @@ from dpr_jax.models import (
   encoder_config,
   hf_weights,
   model_files,
+  reader_export,
   reader_model,
   relative_positions,
   span_reader,
   stacked_layers,
 )
 from tests import families
+from tests.models import bert_folders
 
 pytestmark = pytest.mark.compiles
 
@@ -99,7 +101,7 @@ def test_hidden_states_and_files(folder, tmp_path):
   """Padding included; our files of the same weights give the same again."""
   batch = _batch(folder)
   assert len(set(batch.mask.sum(axis=1).tolist())) > 4
-  config, params = hf_weights.load_bert(folder)
+  config, params = bert_folders.load_bert(folder)
   ours = np.asarray(
     bert.Bert(config).apply({"params": params}, batch.ids, batch.mask)
   )
@@ -116,7 +118,7 @@ def test_hidden_states_and_files(folder, tmp_path):
 
 
 def test_initial_parameters_have_the_checkpoints_shapes(folder):
-  config, params = hf_weights.load_bert(folder)
+  config, params = bert_folders.load_bert(folder)
   fresh = bert.init_params(config, jax.random.key(0))
   assert jax.tree.map(np.shape, fresh) == jax.tree.map(np.shape, params)
   assert hf_weights.shapes(config) == jax.tree.map(np.shape, params)
@@ -257,7 +259,7 @@ def test_a_reader_is_exported_and_read_as_in_transformers(tmp_path):
   theirs = transformers.RobertaForQuestionAnswering(sizes).eval()
   theirs.save_pretrained(tmp_path)
   reader = reader_model.from_folder(tmp_path)
-  reader_model.export(reader, tmp_path / "out", "question-answering")
+  reader_export.export(reader, tmp_path / "out", "question-answering")
   again = transformers.AutoModelForQuestionAnswering.from_pretrained(
     tmp_path / "out"
   ).eval()
@@ -282,4 +284,4 @@ def test_a_reader_is_exported_and_read_as_in_transformers(tmp_path):
     found = np.asarray(scores.start)[0, place]
     np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
   with pytest.raises(errors.InputError, match="DPRReader holds a BERT"):
-    reader_model.export(reader, tmp_path / "dpr", "dpr-reader")
+    reader_export.export(reader, tmp_path / "dpr", "dpr-reader")

@@ -9,6 +9,7 @@ import safetensors.numpy
 
 from dpr_jax.core import errors
 from dpr_jax.models import bert, hf_weights, tensor_files
+from tests.models import bert_folders
 
 CONFIG = bert.BertConfig(
   vocab_size=60,
@@ -91,12 +92,12 @@ def test_folder(tmp_path, tensors):
       }
     )
   )
-  config, params = hf_weights.load_bert(tmp_path)
+  config, params = bert_folders.load_bert(tmp_path)
   assert config == CONFIG
   _equal(hf_weights.tensors_from_params(params, config), tensors)
   path.write_bytes(path.read_bytes()[:-100])
   with pytest.raises(errors.InputError, match="model.safetensors is damaged"):
-    hf_weights.load_bert(tmp_path)
+    bert_folders.load_bert(tmp_path)
 
 
 def test_sharded_folder(tmp_path, tensors):

@@ -14,7 +14,8 @@ import pytest
 from dpr_jax.core import config as config_lib
 from dpr_jax.data import dpr_files, records, tokenization
 from dpr_jax.inference import encoder as encoder_lib
-from dpr_jax.models import bert, hf_weights, retriever_model
+from dpr_jax.models import bert, retriever_model
+from tests.models import bert_folders
 
 pytestmark = pytest.mark.compiles
 
@@ -72,7 +73,7 @@ def test_starter(starter_folder, source, request):
     passages = list(every)
   batch = _batch(starter_folder, passages)
   assert len(set(batch.mask.sum(axis=1).tolist())) > 6
-  config, params = hf_weights.load_bert(starter_folder)
+  config, params = bert_folders.load_bert(starter_folder)
   ours = bert.Bert(config).apply({"params": params}, batch.ids, batch.mask)
   model = transformers.BertModel.from_pretrained(
     str(starter_folder), add_pooling_layer=False, dtype=torch.float32
@@ -96,7 +97,7 @@ def test_random_bert_of_other_sizes(tmp_path, starter_folder, activation):
   )
   model.save_pretrained(tmp_path, safe_serialization=True)
   batch = _batch(starter_folder, _sample())
-  config, params = hf_weights.load_bert(tmp_path)
+  config, params = bert_folders.load_bert(tmp_path)
   assert config.hidden_act == activation
   ours = bert.Bert(config).apply({"params": params}, batch.ids, batch.mask)
   _compare(ours, _theirs(model, batch), batch.mask)
@@ -117,7 +118,7 @@ def test_random_bert_with_token_types(tmp_path, starter_folder):
   model.save_pretrained(tmp_path, safe_serialization=True)
   batch = _batch(starter_folder, _sample())
   types = (np.cumsum(batch.ids == 102, axis=1) > 0).astype(np.int32)
-  config, params = hf_weights.load_bert(tmp_path)
+  config, params = bert_folders.load_bert(tmp_path)
   ours = bert.Bert(config).apply(
     {"params": params}, batch.ids, batch.mask, types
   )

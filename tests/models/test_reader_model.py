@@ -13,7 +13,7 @@ import pytest
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.models import reader_model, span_reader
+from dpr_jax.models import reader_export, reader_model, span_reader
 
 TOLERANCE = 2e-5
 FIELDS = ("ids", "lengths", "question_ends", "passages", "counts")
@@ -78,7 +78,7 @@ def _compare(torch, model, reader, has_rank):
     assert np.abs(np.asarray(ours.rank) - wanted).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("kind", reader_model.FORMATS)
+@pytest.mark.parametrize("kind", reader_export.FORMATS)
 def test_in_and_out_again(kind, tiny_checkpoint, tmp_path):
   """Transformers' weights give its scores here, and ours give them there."""
   torch, model = _torch_model(kind, tiny_checkpoint)
@@ -92,18 +92,18 @@ def test_in_and_out_again(kind, tiny_checkpoint, tmp_path):
   _compare(torch, model, reader, has_rank)
 
   out = tmp_path / "ours"
-  reader_model.export(reader, out, kind)
+  reader_export.export(reader, out, kind)
   again = type(model).from_pretrained(out).eval()
   _compare(torch, again, reader, has_rank)
   back = reader_model.from_folder(out)
   assert back.tokenizer.text_format() == reader.tokenizer.text_format()
   if has_rank:  # the other kind has no rank head to come back
     assert back.fingerprint == reader.fingerprint
-  reader_model.export(reader, out, kind)  # ours: replaced
+  reader_export.export(reader, out, kind)  # ours: replaced
   (tmp_path / "notes").mkdir()
   (tmp_path / "notes" / "a.txt").write_text("a user's")
   with pytest.raises(errors.InputError, match="notes is not empty and has"):
-    reader_model.export(reader, tmp_path / "notes", kind)
+    reader_export.export(reader, tmp_path / "notes", kind)
   import transformers
 
   tokenizer = transformers.AutoTokenizer.from_pretrained(out)
@@ -120,7 +120,7 @@ def test_an_export_of_an_older_version_is_read(
   config.reader.length, config.reader.question_length = 60, 20
   config.reader.overlap = 7
   reader = reader_model.start(config)
-  reader_model.export(reader, tmp_path / "out", "dpr-reader")
+  reader_export.export(reader, tmp_path / "out", "dpr-reader")
   (tmp_path / "out" / "dpr_jax.json").unlink()
   settings = reader.tokenizer.text_format() | {"ranks": True}
   workdir_lib.write_json(tmp_path / "out" / "dpr_jax_reader.json", settings)

@@ -76,3 +76,18 @@ def test_what_is_never_called_costs_nothing():
   part = "(a: f32[]) -> f32[] {\n  ROOT %x = f32[4]{0} add(%a, %a)\n}\n"
   program = hlo.Program(f"%unused {part}\nENTRY %main {part}")
   assert len(costs.operations(program)) == 1
+
+
+@pytest.mark.parametrize(
+  ("window", "outputs", "pairs"),
+  [
+    # Positions -1 0 1 and 1 2 3 of the four.
+    ({"stride": "2", "pad": "1_0"}, 2, 5),
+    # Positions -2 0 2, 0 2 4 and 2 4 6: of the last only the first is real.
+    ({"stride": "2", "rhs_dilate": "2", "pad": "2_3"}, 3, 5),
+    ({"stride": "3", "pad": "2_0"}, 2, 4),  # -2 -1 0 and 1 2 3
+  ],
+)
+def test_products_with_padding_do_not_count(window, outputs, pairs):
+  """Three taps over four numbers, with strides that skip the first real one."""
+  assert costs._valid_pairs(4, outputs, 3, window) == pairs
