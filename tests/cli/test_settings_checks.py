@@ -95,6 +95,17 @@ def test_our_own_configs_pass(repository, name, variant):
   settings_checks.check(config, _call())
 
 
+def test_both_of_a_pair_are_named(tiny):
+  """Not `model.checkpoint`, which is not used then."""
+  folder = tiny.model.checkpoint
+  tiny.model.question_checkpoint = tiny.model.passage_checkpoint = folder
+  tiny.model.checkpoint, tiny.model.passage_length = "starter", 65
+  assert _refused(tiny, _call()) == (
+    f"config.model.passage_length=65: checkpoint {folder} and {folder} has 64"
+    " positions"
+  )
+
+
 @pytest.mark.parametrize(("line", "words"), settings_cases.TOGETHER)
 def test_what_does_not_go_together(tiny, line, words, tmp_path, monkeypatch):
   """Of `run`, before its first stage."""
