@@ -94,7 +94,8 @@ EXTRAS = {
   "engines": [
     "lancedb>=0.30,<1",
     "pymilvus[milvus-lite]>=2.6,<4",
-    "qdrant-client>=1.16,<2",  # older ones store no metadata of a collection
+    # 1.15 stores no metadata of a collection, 1.16.0 excludes pymilvus.
+    "qdrant-client>=1.16.1,<2",
   ],
   "tpu": ["libtpu==0.0.42"],  # the one that belongs to jax 0.10.2
 }

@@ -112,8 +112,8 @@ def test_vectors_of_another_corpus(source, tmp_path):
     pyarrow.array(
       [[1.0, 2.0], [3.0, 4.0]], pyarrow.large_list(pyarrow.float32())
     ),
-    pyarrow.array(
-      [[1.0, 2.0], [3.0, 4.0]], pyarrow.list_(pyarrow.float16(), 2)
+    pyarrow.FixedSizeListArray.from_arrays(
+      pyarrow.array(np.arange(1, 5, dtype=np.float16)), 2
     ),
   ],
 )
