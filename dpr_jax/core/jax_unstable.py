@@ -68,6 +68,17 @@ def topology_devices(name: str, options: dict[str, Any]) -> list[Any]:
   return list(topologies.get_topology_desc(name, "tpu", **options).devices)
 
 
+def quick_compile_options() -> dict[str, Any]:
+  """Compiler options for the least effort: a fraction of the time."""
+  import jax
+
+  if hasattr(jax.config, "jax_optimization_level") and not hasattr(
+    jax.config, "jax_exec_time_optimization_effort"
+  ):
+    return {"optimization_level": 19}  # O1 of https://openxla.org/xla
+  return {"exec_time_optimization_effort": -1.0}  # jax 0.10
+
+
 def stop_compilation_cache() -> None:
   """Compiles without the persistent cache, from now on, in this process."""
   import jax

@@ -41,7 +41,6 @@ _QUIET = {
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",
   "TPU_WORKER_HOSTNAMES": "localhost",
 }
-_QUICK = {"exec_time_optimization_effort": -1.0}
 # The compiler's errors for a program, or its temporaries, that do not fit.
 _TOO_LARGE = (
   re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
@@ -188,7 +187,8 @@ def compile_step(
   """
   started = time.monotonic()
   try:
-    compiled = lowered.compile(_QUICK if quick else None)
+    options = jax_unstable.quick_compile_options() if quick else None
+    compiled = lowered.compile(options)
   except jax.errors.JaxRuntimeError as error:
     taken = too_large(str(error))
     if taken is None:

@@ -113,6 +113,22 @@ def test_topologies_are_tried_in_public_first(monkeypatch):
   assert asked == [(("v5e:2x2", "tpu"), {"chip_config_name": "x"})]
 
 
+def test_the_compiler_takes_the_options_of_little_effort():
+  """The new option, or the one that jax 0.10 has; others are refused."""
+  options = jax_unstable.quick_compile_options()
+  assert len(options) == 1
+  assert options in (
+    {"optimization_level": 19},
+    {"exec_time_optimization_effort": -1.0},
+  )
+  old = jax.__version__.startswith("0.10.")
+  assert ("exec_time_optimization_effort" in options) == old
+  lowered = jax.jit(lambda x: 2 * x + 17).lower(1.0)
+  assert lowered.compile(options)(2.0) == 21.0
+  with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile opt"):
+    lowered.compile({"no_such_effort": 1.0})
+
+
 def test_no_module_at_all():
   with pytest.raises(ImportError, match=r"has none of jax\.no, jax\.never\.x"):
     jax_unstable.first_module("jax.no", "jax.never.x")
