@@ -34,7 +34,7 @@ RUNTIME = [
   "huggingface_hub>=1.3,<3",
   "ijson>=3.4,<4",
   "ir-measures>=0.4.2,<0.5",  # brings pytrec-eval-terrier, and no torch
-  "jax>=0.10,<0.11",
+  "jax>=0.10,<0.13",  # from 0.11 on only with Python 3.12 and later
   "jaxtyping>=0.3.2,<0.4",
   "ml_collections>=1.1,<2",
   "ml_dtypes>=0.5.1,<0.7",  # bfloat16 in NumPy
@@ -58,7 +58,7 @@ RUNTIME = [
 # The CPU build is enough: if pip would install the one with GBs of CUDA, set
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
 TORCH = [
-  "sentence-transformers>=5.7,<6",
+  "sentence-transformers>=5.7,<7",
   "torch==2.13.0",
 ]
 
@@ -97,7 +97,7 @@ EXTRAS = {
     # 1.15 stores no metadata of a collection, 1.16.0 excludes pymilvus.
     "qdrant-client>=1.16.1,<2",
   ],
-  "tpu": ["libtpu==0.0.42"],  # the one that belongs to jax 0.10.2
+  "tpu": ["jax[tpu]>=0.10,<0.13"],  # the libtpu that belongs to each jax
 }
 
 setuptools.setup(
@@ -111,7 +111,7 @@ setuptools.setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   license_files=["LICENSE", "NOTICE"],
-  python_requires=">=3.11,<3.14",
+  python_requires=">=3.11,<3.15",
   classifiers=[
     "Development Status :: 4 - Beta",
     "Environment :: Console",
@@ -121,6 +121,7 @@ setuptools.setup(
     "Programming Language :: Python :: 3.11",
     "Programming Language :: Python :: 3.12",
     "Programming Language :: Python :: 3.13",
+    "Programming Language :: Python :: 3.14",
     "Topic :: Scientific/Engineering :: Artificial Intelligence",
     "Topic :: Text Processing :: Indexing",
     "Typing :: Typed",

@@ -10,7 +10,7 @@ import os
 import pathlib
 import sys
 
-from tests import programs
+from tests import jax_private, programs
 
 DEVICES = 8
 pytest_plugins = [
@@ -33,7 +33,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     # Tests compile much and compute little: so in half of the time.
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",
+    *jax_private.xla_flags(),
   ]
 )
 programs.keep()

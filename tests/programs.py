@@ -12,13 +12,14 @@ import pathlib
 import sys
 import threading
 
+from tests import jax_private
+
 FOLDER = (
   pathlib.Path(__file__).resolve().parent.parent / ".pytest_cache" / "xla"
 )
 AT_MOST = 1 << 30  # bytes; a run writes about a tenth of it
 # Python imports `sitecustomize` from there in every process that a test starts.
 SITE = pathlib.Path(__file__).resolve().parent / "site"
-_MODULE = "jax._src.lru_cache"
 
 
 def keep() -> None:
@@ -55,8 +56,8 @@ def put(cache, key: str, value: bytes) -> None:
 
 def write_whole() -> None:
   """Makes JAX write its entries like this, now or when it is imported."""
-  if _MODULE in sys.modules:
-    sys.modules[_MODULE].LRUCache.put = put
+  if jax_private.LRU_CACHE in sys.modules:
+    sys.modules[jax_private.LRU_CACHE].LRUCache.put = put
   else:
     sys.meta_path.insert(0, _Finder())
 
@@ -66,7 +67,7 @@ class _Finder:
 
   def find_spec(self, name, path=None, target=None):
     """The spec of the module that holds the cache; None for all others."""
-    if name != _MODULE:
+    if name != jax_private.LRU_CACHE:
       return None
     sys.meta_path.remove(self)
     import importlib.util

@@ -23,6 +23,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "dpr_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ANY = "*"  # any section
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 # The only files that import an extra, and that only when they are asked to.
 PEERS = {
   "benchmarking/sentence_transformers_peer.py",
@@ -46,14 +47,21 @@ def below(path: pathlib.Path) -> str:
   return str(path.relative_to(PACKAGE))
 
 
-def pins(name: str) -> dict[str, version.Version]:
-  """The versions in a constraints file, by normalised name."""
+def pins(name: str, python: str) -> dict[str, version.Version]:
+  """The versions in a constraints file for a Python, by normalised name."""
   result = {}
   for line in (REPOSITORY / name).read_text(encoding="utf-8").splitlines():
     line = line.partition("#")[0].strip()
-    if line:
-      project, _, number = line.partition("==")
-      result[utils.canonicalize_name(project)] = version.Version(number)
+    if not line:
+      continue
+    one = requirements.Requirement(line)
+    if one.marker and not one.marker.evaluate({"python_version": python}):
+      continue
+    (part,) = one.specifier
+    project = utils.canonicalize_name(one.name)
+    assert part.operator == "==", line
+    assert project not in result, f"{line}: twice for Python {python}"
+    result[project] = version.Version(part.version)
   return result
 
 
@@ -262,14 +270,42 @@ def test_imports_and_requirements_are_the_same_set():
   assert not unused, f"in setup.py, but never imported: {unused}"
 
 
-def test_constraints_are_inside_the_ranges_of_setup():
-  tested = pins("constraints.txt")
+@pytest.mark.parametrize("python", PYTHONS)
+def test_constraints_are_inside_the_ranges_of_setup(python):
+  tested = pins("constraints.txt", python)
   for name, one in required("test", "peers", "bench", "tpu").items():
     assert one.specifier.contains(tested[name]), one
+  newest = {"3.11": (0, 10)}.get(python, (0, 12))
+  assert tested["jax"].release[:2] == newest
+  assert tested["jax"] == tested["jaxlib"]
+
+
+def test_all_pythons_are_declared_and_no_other():
+  """In setup.py, by a range and a classifier each, and in the Makefile."""
+  setup = (REPOSITORY / "setup.py").read_text(encoding="utf-8")
+  declared = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', setup)
+  assert declared == PYTHONS
+  assert 'python_requires=">=3.11,<3.15"' in setup
+  makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+  assert re.findall(r"\((3, \d+)\)", makefile) == ["3, 11", "3, 14"]
+
+
+def test_the_pinned_libtpu_is_the_one_of_the_pinned_jax():
+  """As the JAX that is installed here says, where it is the pinned one."""
+  python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+  tested = pins("constraints.txt", python)
+  if importlib.metadata.version("jax") != str(tested["jax"]):
+    pytest.skip("another JAX than that of constraints.txt is installed here")
+  (specifier,) = [
+    one.specifier
+    for one in map(requirements.Requirement, importlib.metadata.requires("jax"))
+    if one.name == "libtpu" and one.marker.evaluate({"extra": "tpu"})
+  ]
+  assert specifier.contains(tested["libtpu"])
 
 
 def test_lowest_constraints_are_the_lower_ends_of_setup():
-  lowest = pins("constraints-lowest.txt")
+  lowest = pins("constraints-lowest.txt", "3.11")
   for name, one in required("test").items():
     (lower,) = [
       version.Version(part.version)

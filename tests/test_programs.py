@@ -7,9 +7,10 @@ import threading
 
 import jax
 import pytest
-from jax._src import lru_cache
 
-from tests import programs
+from tests import jax_private, programs
+
+lru_cache = jax_private.lru_cache()
 
 
 def test_half_an_entry_is_nobodys(tmp_path, monkeypatch):
@@ -64,8 +65,8 @@ def test_processes_use_it(environment):
   code = (
     "from tests import programs\n"
     "import jax\n"
-    "from jax._src import lru_cache\n"
-    "assert lru_cache.LRUCache.put is programs.put\n"
+    "from tests import jax_private\n"
+    "assert jax_private.lru_cache().LRUCache.put is programs.put\n"
     "print(jax.config.jax_compilation_cache_dir)"
   )
   ended = subprocess.run(

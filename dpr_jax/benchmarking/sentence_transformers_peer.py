@@ -3,7 +3,10 @@
 It is measured without overhead: one model for questions and passages,
 `MultipleNegativesRankingLoss`, fused AdamW, and no Trainer, data loader or
 logs.  Texts are tokenized and padded to the longest of their column, as
-sentence-transformers does, and truncated to the same tokens as ours.
+sentence-transformers does, and truncated to the same tokens as ours.  The
+cached peer takes `CachedMultipleNegativesRankingLoss` instead, which encodes
+every text twice (GradCache) in mini-batches of a number of tokens; each is
+padded to its own longest text.
 
 PyTorch is an extra; it is imported only when a peer is created.
 """
@@ -19,6 +22,9 @@ from dpr_jax.benchmarking import torch_training, training_texts
 from dpr_jax.core import errors
 
 NAME = "sentence-transformers"
+CACHED = "sentence-transformers-cached"
+# Tokens in a mini-batch of the cached peer: about 32 passages, its default.
+CACHED_TOKENS = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,10 +151,34 @@ class Embedder:
     return vectors.float().numpy()
 
 
-class Peer:
-  """The peer for training."""
+def mini_batches(mask: np.ndarray, tokens: int) -> list[np.ndarray]:
+  """The masks of the mini-batches of a column of texts.
 
-  def __init__(self, settings: Settings):
+  As sentence-transformers makes them: as many texts in a row as have no more
+  tokens together, at least one, without the columns that are padding in all.
+
+  Args:
+    mask: bool, True at tokens, [texts, length]; every text has a token.
+    tokens: number of tokens of a mini-batch, without padding.
+  """
+  lengths, parts, start = mask.sum(1), [], 0
+  while start < len(mask):
+    fit = np.cumsum(lengths[start:]) <= tokens
+    end = start + max(1, int(fit.sum()))
+    part = mask[start:end]
+    parts.append(part[:, : 1 + int(np.flatnonzero(part.any(0))[-1])])
+    start = end
+  return parts
+
+
+class Peer:
+  """The peer for training.
+
+  Attributes:
+    name: `NAME`, or `CACHED`.
+  """
+
+  def __init__(self, settings: Settings, name: str = NAME):
     """Loads the checkpoint.
 
     Raises:
@@ -156,6 +186,7 @@ class Peer:
     """
     torch = _import_torch()
     torch.manual_seed(settings.seed)
+    self.name = name
     self._torch = torch
     self._settings = settings
     self._model = _load(settings, torch.float32)
@@ -169,11 +200,17 @@ class Peer:
       if isinstance(module, torch.nn.Dropout)
     ]
     self.restore_dropout()
-    self._loss = losses.MultipleNegativesRankingLoss(
-      self._model,
-      scale=1 / settings.temperature,
+    options = {
+      "scale": 1 / settings.temperature,
       # `Normalize` has already scaled the vectors if the settings ask for it.
-      similarity_fct=util.dot_score,
+      "similarity_fct": util.dot_score,
+    }
+    self._loss = (
+      losses.CachedMultipleNegativesRankingLoss(
+        self._model, mini_batch_num_tokens=CACHED_TOKENS, **options
+      )
+      if name == CACHED
+      else losses.MultipleNegativesRankingLoss(self._model, **options)
     )
     self._optimizer = torch_training.adamw(
       torch,
@@ -203,9 +240,14 @@ class Peer:
     passages: Sequence[Sequence[training_texts.Text]],
   ) -> list[np.ndarray]:
     """Attention masks of the arrays that `step` computes on."""
-    return [
+    whole = [
       one["attention_mask"].numpy().astype(bool)
       for one in self._features(questions, passages)
+    ]
+    if self.name != CACHED:
+      return whole
+    return [
+      part for mask in whole for part in mini_batches(mask, CACHED_TOKENS)
     ]
 
   def step(

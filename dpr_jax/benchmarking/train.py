@@ -30,7 +30,7 @@ from dpr_jax.training import metrics, retriever_batches, train_step
 
 OURS = "dpr-jax"
 _KEYS = ("question_keys", "question_positives", "passage_keys")
-PEERS = (peer_lib.NAME,)
+PEERS = (peer_lib.NAME, peer_lib.CACHED)
 REPEATS = 5
 TOLERANCE = 1e-4
 
@@ -118,7 +118,7 @@ def bench(
       f"--against={against}: must be one of {', '.join(PEERS)}"
     )
   config = _comparable(config, separate)
-  peer = _make_peer(config) if against else None
+  peer = _make_peer(config, against) if against else None
   ours = Trainer(config, workdir)
   rounds = training_texts.choose(ours.source, repeats or REPEATS)
   report = _header(config, rounds, separate, peak_size)
@@ -132,18 +132,18 @@ def bench(
   contenders = [harness.Contender(OURS, step)]
   masks = {OURS: ours.masks}
   if peer is not None:
-    report["settings"]["towers"][peer_lib.NAME] = 1
+    report["settings"]["towers"][peer.name] = 1
     report["settings"]["peer_threads"] = peer.threads
     report["checks"] = compare_losses(config, workdir, ours, peer, rounds[0])
     contenders.append(
       harness.Contender(
-        peer_lib.NAME,
+        peer.name,
         lambda n: peer.step(
           rounds[n].questions, rounds[n].columns, ours.learning_rate
         ),
       )
     )
-    masks[peer_lib.NAME] = lambda r: peer.masks(r.questions, r.columns)
+    masks[peer.name] = lambda r: peer.masks(r.questions, r.columns)
   warmups = _shapes(ours, rounds)
   try:
     outcome = harness.contest(contenders, rounds=len(rounds), warmups=warmups)
@@ -163,7 +163,7 @@ def bench(
     report["contenders"][name] = found | {"losses": outcome.results[name]}
   if peer is not None:
     report["speedup"] = harness.speedup(
-      outcome.seconds[OURS], outcome.seconds[peer_lib.NAME]
+      outcome.seconds[OURS], outcome.seconds[peer.name]
     )
   if json_file:
     workdir_lib.write_json(json_file, report)
@@ -206,7 +206,7 @@ def _comparable(
   return config
 
 
-def _make_peer(config: ml_collections.ConfigDict) -> peer_lib.Peer:
+def _make_peer(config: ml_collections.ConfigDict, name: str) -> peer_lib.Peer:
   model, train = retriever_model.resolved(config).model, config.train
   if model.checkpoint == "random":
     raise errors.InputError(
@@ -228,7 +228,8 @@ def _make_peer(config: ml_collections.ConfigDict) -> peer_lib.Peer:
       weight_decay=train.weight_decay,
       clip_norm=train.clip_norm,
       seed=config.seed,
-    )
+    ),
+    name,
   )
 
 
@@ -256,13 +257,11 @@ def compare_losses(
   theirs = peer.step(round_.questions, round_.columns, ours.learning_rate)
   peer.restore_dropout()
   difference = abs(loss - theirs) / max(abs(theirs), 1e-30)
-  logging.info(
-    "first loss: %s %.6f, %s %.6f", OURS, loss, peer_lib.NAME, theirs
-  )
+  logging.info("first loss: %s %.6f, %s %.6f", OURS, loss, peer.name, theirs)
   if not difference <= TOLERANCE:
     raise RuntimeError(
       f"the two sides do not compute the same: the loss of batch {round_.step}"
-      f" is {loss} in {OURS} and {theirs} in {peer_lib.NAME}"
+      f" is {loss} in {OURS} and {theirs} in {peer.name}"
     )
   return {
     "first_loss": loss,
@@ -362,7 +361,8 @@ def print_report(report: dict[str, Any]) -> None:
   )
   print(f"Towers in training: {towers_}. GFLOP/s count every layer in full.")
   if "speedup" in report:
-    print(harness.speedup_line(OURS, peer_lib.NAME, report["speedup"]) + ".")
+    (theirs,) = {*report["contenders"]} - {OURS}
+    print(harness.speedup_line(OURS, theirs, report["speedup"]) + ".")
   if report["compiled_in_rounds"]:
     print("Some measured rounds of dpr-jax include compilation.")
   print(harness.machine_line(report))

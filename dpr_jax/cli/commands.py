@@ -437,8 +437,9 @@ _BENCHES = (
     flags=(
       *(*_BENCH, f.REPEATS),
       f.AGAINST.saying(
-        "A library to compare with: sentence-transformers; needs"
-        " dpr-jax[bench].",
+        "A library to compare with: sentence-transformers, or"
+        " sentence-transformers-cached (its gradient cache, in mini-batches of"
+        " 4,096 tokens); needs dpr-jax[bench].",
         shown="LIBRARY",
       ),
       switch(

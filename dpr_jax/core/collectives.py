@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dpr_jax.core import multiprocess
+from dpr_jax.core import jax_unstable, multiprocess
 
 
 def array_of_first(
@@ -29,14 +29,12 @@ def array_of_first(
   """
   if multiprocess.count() == 1:
     return function()
-  from jax.experimental import multihost_utils
-
   words = np.zeros(_words_shape(shape, dtype), np.uint32)
   if multiprocess.is_first():
     words = _words(np.asarray(function(), dtype).reshape(shape))
   # Sent as uint32, because a broadcast is a sum with zeros, and -0.0 + 0.0 is
   # +0.0: the bytes would change.
-  words = np.asarray(multihost_utils.broadcast_one_to_all(words))
+  words = np.asarray(jax_unstable.multihost_utils().broadcast_one_to_all(words))
   return words.view(dtype).reshape(shape)
 
 
@@ -49,9 +47,8 @@ def gather(array: np.ndarray) -> np.ndarray:
   """
   if multiprocess.count() == 1:
     return array[None]
-  from jax.experimental import multihost_utils
-
-  words = np.asarray(multihost_utils.process_allgather(_words(array)))
+  gathered = jax_unstable.multihost_utils().process_allgather(_words(array))
+  words = np.asarray(gathered)
   return words.view(array.dtype).reshape(multiprocess.count(), *array.shape)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+
+from dpr_jax.core import jax_unstable
 
 AXIS = "cores"
 Devices = Sequence[jax.Device] | None  # None = all devices
@@ -167,7 +168,8 @@ def fetch(tree: Any) -> Any:
     if isinstance(x, jax.Array) and not (
       x.is_fully_addressable or x.is_fully_replicated
     ):
-      return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+      gather = jax_unstable.multihost_utils().process_allgather
+      return np.asarray(gather(x, tiled=True))
     return np.asarray(x)
 
   return jax.tree.map(get, tree)

@@ -24,7 +24,7 @@ from typing import Any
 
 from absl import logging
 
-from dpr_jax.core import errors
+from dpr_jax.core import errors, jax_unstable
 
 LEAST_TIMEOUT = 30.0  # seconds
 _numbers = itertools.count()  # numbers exchanges, equally in all processes
@@ -75,11 +75,7 @@ def start(pod: bool) -> None:
 
   from dpr_jax.core import process_guard
 
-  # Else C++ aborts a process whose peer has died, before the guard can report
-  # which one.
-  jax.config.update("jax_enable_recoverability", True)
-  # The service would replace our SIGTERM handler, see `signals`.
-  jax.config.update("jax_enable_preemption_service", False)
+  jax_unstable.survive_peers()  # the guard reports which one has died
   try:
     if pod:
       jax.distributed.initialize()

@@ -14,11 +14,10 @@ import os
 import sys
 import threading
 import time
-from typing import Any
 
 import jax
 
-from dpr_jax.core import log_lines, multiprocess, signals
+from dpr_jax.core import jax_unstable, log_lines, multiprocess, signals
 
 SILENT_SECONDS = 20.0  # a process without a heartbeat for this long is dead
 POLL_SECONDS = 1.0  # between heartbeats
@@ -120,29 +119,21 @@ def who_is_stuck(steps: dict[int, int], waited: float) -> str:
   )
 
 
-def _client() -> Any:
-  # The only use of a private JAX API: there is no public one for the key-value
-  # store, and the guard must learn of a failure while a collective hangs.
-  from jax._src import distributed
-
-  return distributed.global_state.client
-
-
 def tell(key: str, value: str) -> None:
   """Sets the value of a key, for all processes."""
-  _client().key_value_set(key, value, allow_overwrite=True)
+  jax_unstable.key_value_store().key_value_set(key, value, allow_overwrite=True)
 
 
 def all_in(folder: str) -> list[tuple[str, str]]:
   """(key, value) pairs of the keys that begin with `folder`."""
-  return _client().key_value_dir_get(folder)
+  return jax_unstable.key_value_store().key_value_dir_get(folder)
 
 
 def wait_for(key: str) -> str:
   """Waits for a key and returns its value; has no time-out of its own."""
   while True:
     try:
-      return _client().blocking_key_value_get(key, 2000)
+      return jax_unstable.key_value_store().blocking_key_value_get(key, 2000)
     except jax.errors.JaxRuntimeError as error:
       if "DEADLINE_EXCEEDED" not in str(error):
         raise

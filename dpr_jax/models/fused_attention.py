@@ -17,11 +17,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, UInt32
 
+from dpr_jax.core import jax_unstable
 from dpr_jax.models import dropout
+
+pl, pltpu = jax_unstable.pallas(), jax_unstable.pallas_tpu()
 
 _VMEM = 12 * 2**20  # bytes of fast memory that every TPU has, with a margin
 

@@ -19,7 +19,8 @@ class Chip:
 
   Attributes:
     flops: bfloat16 operations per second.
-    hbm_bytes: memory that a program may use, from the compiler's messages.
+    hbm_bytes: memory that a program may use, from the compiler's messages;
+      the least of those of libtpu 0.0.42 and 0.0.50.1.
     hbm_bandwidth: bytes per second between HBM and chip.
     link_bandwidth: bytes per second of one link in one direction.
     axes: number of axes of the mesh or torus of chips.
@@ -44,8 +45,8 @@ def _gib(size: float) -> int:
 CHIPS = {
   "v4": Chip(275e12, _gib(30.75), 1200e9, 45e9, 3, 4, "megacore"),
   "v5e": Chip(197e12, _gib(15.75), 819e9, 45e9, 2, 16, "default"),
-  "v5p": Chip(459e12, _gib(95.74), 2765e9, 90e9, 3, 4, "megacore"),
-  "v6e": Chip(918e12, _gib(31.25), 1638e9, 90e9, 2, 16, "default"),
+  "v5p": Chip(459e12, _gib(95.73), 2765e9, 90e9, 3, 4, "megacore"),
+  "v6e": Chip(918e12, _gib(31.24), 1638e9, 90e9, 2, 16, "default"),
 }
 
 

@@ -26,7 +26,7 @@ import ml_collections
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import devices as devices_lib
-from dpr_jax.core import errors, setting_rules
+from dpr_jax.core import errors, jax_unstable, setting_rules
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.inference import length_tiles
 from dpr_jax.models import stacked_layers
@@ -41,7 +41,6 @@ _QUIET = {
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",
   "TPU_WORKER_HOSTNAMES": "localhost",
 }
-_QUICK = {"exec_time_optimization_effort": -1.0}
 # The compiler's errors for a program, or its temporaries, that do not fit.
 _TOO_LARGE = (
   re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
@@ -96,24 +95,18 @@ def devices(topology: chips.Topology) -> list[Any]:
   for name, value in _QUIET.items():
     os.environ.setdefault(name, value)
   os.environ["LIBTPU_INIT_ARGS"] = devices_lib.libtpu_arguments()
-  from jax.experimental import topologies
-  from jax.experimental.compilation_cache import compilation_cache
-
   # TPU programs cannot be loaded from the compilation cache without a TPU.
-  jax.config.update("jax_enable_compilation_cache", False)
-  compilation_cache.reset_cache()
-
+  jax_unstable.stop_compilation_cache()
   options: dict[str, Any] = {"chip_config_name": topology.chip.config}
   if topology.cores < 4 or topology.hosts == 1:
     options["chips_per_host_bounds"] = topology.host
   try:
-    found = topologies.get_topology_desc(topology.name, "tpu", **options)
+    return jax_unstable.topology_devices(topology.name, options)
   except Exception as error:  # whatever the plugin raises
     raise errors.InputError(
       f"--topology={topology.name}: {str(error).splitlines()[0]}; plan needs"
       " the TPU compiler: pip install 'dpr-jax[tpu]'"
     ) from error
-  return list(found.devices)
 
 
 def resolved(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -194,7 +187,8 @@ def compile_step(
   """
   started = time.monotonic()
   try:
-    compiled = lowered.compile(_QUICK if quick else None)
+    options = jax_unstable.quick_compile_options() if quick else None
+    compiled = lowered.compile(options)
   except jax.errors.JaxRuntimeError as error:
     taken = too_large(str(error))
     if taken is None:

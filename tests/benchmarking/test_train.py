@@ -98,7 +98,8 @@ def test_against_sentence_transformers(
 
 
 @pytest.mark.slow
-def test_both_sides_learn_alike(torch, tiny_config, mined_workdir):
+@pytest.mark.parametrize("name", train.PEERS)
+def test_both_sides_learn_alike(torch, tiny_config, mined_workdir, name):
   """Optimizer, clipping and decay too: losses stay together over steps."""
   config = copy.deepcopy(tiny_config)
   config.model.dropout = 0.0
@@ -107,7 +108,7 @@ def test_both_sides_learn_alike(torch, tiny_config, mined_workdir):
   config.train.weight_decay = 0.1
   config.train.clip_norm = 0.5
   trainer = train.Trainer(config, mined_workdir)
-  peer = train._make_peer(config)
+  peer = train._make_peer(config, name)
   chosen = training_texts.choose(trainer.source, 4)
   losses = [
     (
@@ -121,6 +122,43 @@ def test_both_sides_learn_alike(torch, tiny_config, mined_workdir):
   assert ours[-1] < ours[0] - 100 * np.abs(ours - theirs).max()  # they learnt
 
 
+@pytest.mark.slow
+def test_masks_of_the_cached_peer_are_what_its_model_gets(
+  torch, tiny_config, mined_workdir, monkeypatch
+):
+  """Each mini-batch twice: for the vectors, then for the gradients."""
+  monkeypatch.setattr(peer_lib, "CACHED_TOKENS", 200)
+  trainer = train.Trainer(tiny_config, mined_workdir)
+  peer = train._make_peer(tiny_config, peer_lib.CACHED)
+  (round_,) = training_texts.choose(trainer.source, 1)
+  texts = (round_.questions, round_.columns)
+  seen = []
+  hook = peer._model.register_forward_pre_hook(
+    lambda _, args: seen.append(args[0]["attention_mask"].numpy().astype(bool))
+  )
+  peer.step(*texts, 0.0)
+  hook.remove()
+  masks = peer.masks(*texts)
+  assert len(masks) > 3 * 2  # three columns, of several mini-batches each
+  assert all(mask.sum() <= 200 for mask in masks)
+  assert len(seen) == 2 * len(masks)
+  for expected, first, second in zip(
+    masks, seen, seen[len(masks) :], strict=False
+  ):
+    np.testing.assert_array_equal(first, expected)
+    np.testing.assert_array_equal(second, expected)
+
+
+def test_mini_batches_by_hand():
+  """Lengths 2, 3, 1, 6, 2 in batches of 5: 2+3, 1, 6 although longer, 2."""
+  mask = np.arange(8) < np.array([2, 3, 1, 6, 2])[:, None]
+  parts = peer_lib.mini_batches(mask, 5)
+  assert [part.shape for part in parts] == [(2, 3), (1, 1), (1, 6), (1, 2)]
+  assert [part.sum() for part in parts] == [5, 1, 6, 2]
+  whole = peer_lib.mini_batches(mask, 14)
+  assert [part.shape for part in whole] == [(5, 6)]
+
+
 @pytest.mark.parametrize("theirs", [2.0, 2.0 + 1e-5, 2.001, float("nan")])
 def test_other_losses_are_refused(theirs, tiny_config, monkeypatch):
   """Whatever it is that differs: the bench fails, with both figures."""
@@ -130,6 +168,7 @@ def test_other_losses_are_refused(theirs, tiny_config, monkeypatch):
     object.__new__(kind) for kind in (train.Trainer, peer_lib.Peer)
   )
   monkeypatch.setattr(train.Trainer, "step", lambda *_, mask_copies: 2.0)
+  peer.name = peer_lib.NAME
   trainer.learning_rate = 0.1
   monkeypatch.setattr(peer_lib.Peer, "step", lambda *_: theirs)
   monkeypatch.setattr(peer_lib.Peer, "restore_dropout", lambda _: None)

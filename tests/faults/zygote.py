@@ -51,10 +51,11 @@ def import_everything() -> None:
   for name in ("array_record.python.array_record_data_source", "grain.python"):
     importlib.import_module(name)
   import transformers
-  from jax._src import xla_bridge
+
+  from tests import jax_private
 
   _ = transformers.AutoTokenizer, transformers.BertTokenizerFast  # lazy ones
-  assert not xla_bridge.backends_are_initialized()
+  assert not jax_private.backends_are_initialized()
   assert threading.active_count() == 1
   tasks = os.listdir("/proc/self/task")
   assert len(tasks) == 1, f"{len(tasks)} threads: a fork would lose them"

@@ -112,7 +112,9 @@ def test_a_chip_is_one_core_with_the_memory_that_its_compiler_knows(
   lowered = jax.jit(lambda x: x + 1).lower(too_much)
   step = tpu_plan.compile_step(lowered, topology, 0)
   assert not step.fits
-  assert step.hbm_limit == topology.chip.hbm_bytes
+  # Of the compilers of jax 0.10 and 0.12 the one with less; they print GiB
+  # with two decimals.
+  assert 0 <= step.hbm_limit - topology.chip.hbm_bytes <= 0.0101 * 2**30
 
 
 @pytest.mark.parametrize(
