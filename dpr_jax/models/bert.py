@@ -71,7 +71,7 @@ class BertLayer(nn.Module):
     layout: text_layout.Layout,
     number: Int[ArrayLike, ""],
     position_bias: Float[Array, "1 heads longest longest"] | None = None,
-  ) -> Float[Array, "rows positions dim"]:
+  ) -> Float[Array, "_ positions dim"]:
     """Returns new hidden states, computed in the dtype of `hidden`.
 
     Args:
@@ -146,32 +146,30 @@ class Bert(nn.Module):
   def __call__(
     self,
     token_ids: Int[ArrayLike, "rows n"],
-    mask: Bool[ArrayLike, "rows n"] | text_layout.Packed,
+    mask: Bool[ArrayLike, "rows n"] | text_layout.Layout,
     token_types: Int[ArrayLike, "rows n"] | None = None,
     dropout_keys: Key[ArrayLike, " rows"] | None = None,
     first_only: bool = False,
     words: Float[ArrayLike, "rows n width"] | None = None,
-  ) -> Float[Array, "rows positions dim"]:
+  ) -> Float[Array, "_ positions dim"]:
     """Encodes texts.
 
     Args:
       token_ids: ids of the tokens, padded; or a row of packed texts.
-      mask: False where padded; of packed texts their layout, which has their
+      mask: False where padded; or the layout of the texts, which has their
         dropout keys.
       token_types: segment numbers; None means all 0, as DPR encodes.  Models
         without segments ignore them.
-      dropout_keys: one key per text; None turns dropout off.
+      dropout_keys: one key per text, for a mask; None turns dropout off.
       first_only: return position 0 of every text alone, [texts, 1, dim].
       words: `look_up(params, token_ids)`, as wide as the embeddings; None =
         looked up here.
     """
     config = self.config
     check_attention(config, self.attention)
-    layout: text_layout.Layout = (
-      mask
-      if isinstance(mask, text_layout.Packed)
-      else text_layout.Padded(mask, dropout_keys)
-    )
+    layout = mask
+    if not isinstance(layout, text_layout.Padded | text_layout.Packed):
+      layout = text_layout.Padded(mask, dropout_keys)
     _check_length(config, layout)
 
     hidden = _embed(config, self.dtype, token_ids, layout, token_types, words)

@@ -203,16 +203,15 @@ class DualEncoder:
   ) -> Array:
     layout: text_layout.Layout
     if isinstance(texts, packed_texts.PackedTexts):
-      mask = layout = text_layout.Packed(texts)
+      layout = text_layout.Packed(texts)
     else:
-      mask, layout = texts.mask, text_layout.Padded(texts.mask)
+      layout = text_layout.Padded(texts.mask, texts.dropout_keys)
     hidden = bert.Bert(
       self.config, self.dtype, self.remat, self.attention
     ).apply(
       {"params": tower},
       texts.token_ids,
-      mask,
-      dropout_keys=texts.dropout_keys,
+      layout,
       first_only=self.first_only,
       words=words,
     )

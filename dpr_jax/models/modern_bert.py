@@ -63,7 +63,7 @@ class ModernBertLayer(nn.Module):
     layout: text_layout.Layout,
     number: Int[ArrayLike, ""],
     position_bias: None = None,
-  ) -> Float[Array, "rows positions dim"]:
+  ) -> Float[Array, "_ positions dim"]:
     """Returns new hidden states; arguments as those of `bert.BertLayer`.
 
     Args:

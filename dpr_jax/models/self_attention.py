@@ -51,7 +51,7 @@ def attend(
   site: Int[ArrayLike, ""],
   position_bias: Float[Array, "1 heads longest longest"] | None = None,
   reach: Int[ArrayLike, ""] | None = None,
-) -> Float[Array, "rows positions dim"]:
+) -> Float[Array, "_ positions dim"]:
   """Attention of every text with itself, before the output projection.
 
   Args:

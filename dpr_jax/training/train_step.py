@@ -22,7 +22,12 @@ from jaxtyping import Array, Int, Key
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import setting_rules
-from dpr_jax.models import dual_encoder, retriever_model, stacked_layers
+from dpr_jax.models import (
+  dual_encoder,
+  packed_texts,
+  retriever_model,
+  stacked_layers,
+)
 from dpr_jax.training import (
   objectives,
   optimizer,
@@ -67,10 +72,17 @@ def dropout_keys(
 
 
 def _texts(
-  groups: Sequence[dict[str, Array]], keys: Key[Array, " texts"] | None
-) -> list[dual_encoder.Texts]:
-  """The length groups of one kind of text, each with its dropout keys."""
-  texts, first = [], 0
+  groups: Sequence[dict[str, Array]] | dict[str, Any],
+  keys: Key[Array, " texts"] | None,
+) -> list[dual_encoder.AnyTexts]:
+  """The texts of one kind with their dropout keys: packed, or by length group.
+
+  Packed texts are a dict of the fields of `packed_texts.PackedTexts`.
+  """
+  if isinstance(groups, dict):
+    return [packed_texts.of_batch(groups, keys)]
+  texts: list[dual_encoder.AnyTexts] = []
+  first = 0
   for group in groups:
     rows = group["ids"].shape[0]
     own = None if keys is None else keys[first : first + rows]
