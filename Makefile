@@ -87,7 +87,7 @@ test: $(VENV)/.test parity planner ## Run all tests (PARITY=0: without torch, li
 	  --no-loadscope-reorder $(PYTEST_ARGS)
 
 # `make test` computes a subset that contains every pair of values.
-equivalence: $(VENV)/.test ## Compute the whole equivalence matrix, 180 cells.
+equivalence: $(VENV)/.test ## Compute the whole equivalence matrix, 360 cells.
 	DPR_JAX_EQUIVALENCE=full $(BIN)/python -m pytest \
 	  tests/training/test_equivalence.py $(PYTEST_ARGS)
 

@@ -13,13 +13,12 @@ that any of its slots has in any step, so that all shapes are static.
 flat rows and tiles; `dual_encoder.py` encodes both these and padded `Texts`.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import flax.struct
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Int, Key
+from jaxtyping import Int, Key
 
 
 @flax.struct.dataclass
@@ -60,22 +59,6 @@ class PackedTexts:
   sources: Int[ArrayLike, "*cores rows width"]
   tiles: tuple[Tile, ...]
   dropout_keys: Key[ArrayLike, "*cores rows texts"] | None = None
-
-
-def of_batch(
-  fields: Mapping[str, Any], keys: Key[Array, " _"] | None = None
-) -> PackedTexts:
-  """The packed texts of one device from a batch's arrays.
-
-  Args:
-    fields: the fields of `PackedTexts`, without dropout keys; tiles are dicts
-      of the fields of `Tile`.
-    keys: dropout keys in the order of rows, then slots; None = no dropout.
-  """
-  tiles = tuple(Tile(**tile) for tile in fields["tiles"])
-  if keys is not None:
-    keys = keys.reshape(len(fields["token_ids"]), -1)
-  return PackedTexts(**{**fields, "tiles": tiles, "dropout_keys": keys})
 
 
 def pack(

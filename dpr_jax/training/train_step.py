@@ -72,17 +72,17 @@ def dropout_keys(
 
 
 def _texts(
-  groups: Sequence[dict[str, Array]] | dict[str, Any],
+  groups: dict[str, Any] | Sequence[dict[str, Array]],
   keys: Key[Array, " texts"] | None,
-) -> list[dual_encoder.AnyTexts]:
-  """The texts of one kind with their dropout keys: packed, or by length group.
-
-  Packed texts are a dict of the fields of `packed_texts.PackedTexts`.
-  """
+) -> list[dual_encoder.Texts | packed_texts.PackedTexts]:
+  """The packed texts or length groups of one kind, with their dropout keys."""
   if isinstance(groups, dict):
-    return [packed_texts.of_batch(groups, keys)]
-  texts: list[dual_encoder.AnyTexts] = []
-  first = 0
+    fields = dict(groups)
+    tiles = tuple(packed_texts.Tile(**tile) for tile in fields.pop("tiles"))
+    if keys is not None:
+      keys = keys.reshape(len(fields["token_ids"]), -1)  # [rows, texts]
+    return [packed_texts.PackedTexts(tiles=tiles, dropout_keys=keys, **fields)]
+  texts, first = [], 0
   for group in groups:
     rows = group["ids"].shape[0]
     own = None if keys is None else keys[first : first + rows]
