@@ -139,11 +139,12 @@ def _deal(group, per_row):
   """
   lengths = group["mask"].sum(axis=1)
   order = np.argsort(-lengths, kind="stable").reshape(per_row, -1).T
-  longest = lengths[order].max(axis=0)
+  first, *others = lengths[order].max(axis=0).tolist()
   packed = packed_texts.pack(
     [[group["ids"][n, : lengths[n]] for n in row] for row in order],
-    1 + lengths[order].sum(axis=1).max(),  # so that all have an unused place
-    [(1, longest[0]), (per_row - 1, longest[1])][:per_row],
+    # So that every row has an unused place.
+    1 + int(lengths[order].sum(axis=1).max()),
+    [(1, first), *([(len(others), others[0])] if others else [])],
   )
   fields = dataclasses.asdict(packed)
   assert fields.pop("dropout_keys") is None
