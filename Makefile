@@ -105,7 +105,7 @@ lowest: ## Run the quick tests with constraints-lowest.txt, in .venv-lowest.
 	  CONSTRAINTS=constraints-lowest.txt
 
 # `make test` computes a subset that contains every pair of values.
-equivalence: $(VENV)/.test ## Compute the whole equivalence matrix, 180 cells.
+equivalence: $(VENV)/.test ## Compute the whole equivalence matrix, 360 cells.
 	DPR_JAX_EQUIVALENCE=full $(BIN)/python -m pytest \
 	  tests/training/test_equivalence.py $(PYTEST_ARGS)
 

@@ -19,13 +19,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dpr_jax.core import errors
 from dpr_jax.models import (
-  dropout,
   layer_ops,
   layer_params,
   modern_bert,
   relative_positions,
   self_attention,
   stacked_layers,
+  text_layout,
 )
 from dpr_jax.models.encoder_config import BertConfig
 
@@ -67,18 +67,16 @@ class BertLayer(nn.Module):
   @nn.compact
   def __call__(
     self,
-    hidden: Float[Array, "rows length dim"],
-    bias: Float[Array, "rows 1 1 length"],
-    keys: Key[Array, " rows"] | None,
+    hidden: Float[Array, "rows n dim"],
+    layout: text_layout.Layout,
     number: Int[ArrayLike, ""],
-    position_bias: Float[Array, "1 heads length length"] | None = None,
-  ) -> Float[Array, "rows positions dim"]:
+    position_bias: Float[Array, "1 heads longest longest"] | None = None,
+  ) -> Float[Array, "_ positions dim"]:
     """Returns new hidden states, computed in the dtype of `hidden`.
 
     Args:
       hidden: output of the layer below.
-      bias: added to the attention scores; very negative at padding.
-      keys: dropout keys; None = no dropout.
+      layout: where the texts are in `hidden`, and their dropout keys.
       number: index of the layer, from 0; keeps dropout masks apart.
       position_bias: added to the scores of every text; None = nothing.
     """
@@ -93,29 +91,26 @@ class BertLayer(nn.Module):
     def norm(name: str, x: Float[Array, "rows n dim"]):
       return layer_params.LayerNorm(config.layer_norm_eps, name=name)(x)
 
-    rate = config.attention_probs_dropout_prob
-    words = None
-    if keys is not None and rate > 0:
-      words = dropout.words(keys, site)
     context = self_attention.attend(
       hidden,
-      bias,
-      words,
+      layout,
       weights,
       self.variables.get("params", {}),
       self_attention.Heads(
         config.num_attention_heads,
-        rate,
+        config.attention_probs_dropout_prob,
         self.first_only,
         self.attention == "fused",
       ),
+      site,
       position_bias,
     )
     context = layer_ops.dense(context, *weights("attention_output"))
     rate = config.hidden_dropout_prob
-    context = dropout.drop(context, keys, rate, site + 1)
-    asking = hidden[:, :1] if self.first_only else hidden
-    attended = norm("attention_norm", asking + context)
+    if self.first_only:
+      hidden, layout = layout.firsts(hidden), layout.only_firsts()
+    context = layout.drop(context, rate, site + 1)
+    attended = norm("attention_norm", hidden + context)
 
     inner = config.intermediate_size
     output = layer_ops.feed_forward(
@@ -125,7 +120,7 @@ class BertLayer(nn.Module):
       layer_ops.ACTIVATIONS[config.hidden_act],
       self.remat != "inner",
     )
-    output = dropout.drop(output, keys, rate, site + 2)
+    output = layout.drop(output, rate, site + 2)
     return norm("output_norm", attended + output)
 
 
@@ -150,39 +145,36 @@ class Bert(nn.Module):
   @nn.compact
   def __call__(
     self,
-    token_ids: Int[ArrayLike, "rows length"],
-    mask: Bool[ArrayLike, "rows length"],
-    token_types: Int[ArrayLike, "rows length"] | None = None,
+    token_ids: Int[ArrayLike, "rows n"],
+    mask: Bool[ArrayLike, "rows n"] | text_layout.Layout,
+    token_types: Int[ArrayLike, "rows n"] | None = None,
     dropout_keys: Key[ArrayLike, " rows"] | None = None,
     first_only: bool = False,
-    words: Float[ArrayLike, "rows length width"] | None = None,
-  ) -> Float[Array, "rows positions dim"]:
+    words: Float[ArrayLike, "rows n width"] | None = None,
+  ) -> Float[Array, "_ positions dim"]:
     """Encodes texts.
 
     Args:
-      token_ids: ids of the tokens, padded.
-      mask: False where padded.
+      token_ids: ids of the tokens, padded; or a row of packed texts.
+      mask: False where padded; or the layout of the texts, which has their
+        dropout keys.
       token_types: segment numbers; None means all 0, as DPR encodes.  Models
         without segments ignore them.
-      dropout_keys: one key per text; None turns dropout off.
-      first_only: return position 0 alone (positions = 1, else = length).
+      dropout_keys: one key per text, for a mask; None turns dropout off.
+      first_only: return position 0 of every text alone, [texts, 1, dim].
       words: `look_up(params, token_ids)`, as wide as the embeddings; None =
         looked up here.
     """
     config = self.config
     check_attention(config, self.attention)
-    length = token_ids.shape[1]
-    if length > config.max_position_embeddings:
-      raise errors.InputError(
-        f"texts of {length} tokens: this model has"
-        f" {config.max_position_embeddings} positions"
-      )
+    layout = mask
+    if not isinstance(layout, text_layout.Padded | text_layout.Packed):
+      layout = text_layout.Padded(mask, dropout_keys)
+    _check_length(config, layout)
 
-    hidden = _embed(config, self.dtype, token_ids, token_types, words)
+    hidden = _embed(config, self.dtype, token_ids, layout, token_types, words)
     layers = config.num_hidden_layers
-    hidden = dropout.drop(
-      hidden, dropout_keys, config.hidden_dropout_prob, 3 * layers
-    )
+    hidden = layout.drop(hidden, config.hidden_dropout_prob, 3 * layers)
     if config.embedding_width != config.hidden_size:
       project = layer_params.Weights(
         config.embedding_width,
@@ -191,22 +183,19 @@ class Bert(nn.Module):
         name="embeddings_project",
       )
       hidden = layer_ops.dense(hidden, *project())
-    bias = jnp.where(mask, 0.0, -1e9)[:, None, None, :].astype(jnp.float32)
     position_bias = None
     if config.relative_attention_num_buckets:
       position_bias = relative_positions.bias(
         config.relative_attention_num_buckets,
         config.num_attention_heads,
-        length,
+        layout.longest,
         nn.initializers.normal(config.initializer_range),
       )
     layer: Any = BertLayer
     if config.pre_norm:
       layer = modern_bert.ModernBertLayer
-      bias = modern_bert.biases(config, bias)
     if self.remat == "layer":
       layer = nn.remat(layer)
-    constants = (bias, dropout_keys)
     settings = (self.remat, self.attention)
 
     def run(number: int, hidden: Array) -> Array:
@@ -215,7 +204,7 @@ class Bert(nn.Module):
         more["normalizes"] = number > 0
       first = first_only and number == last
       one = layer(config, first, *settings, **more)
-      return one(hidden, *constants, number, position_bias)
+      return one(hidden, layout, number, position_bias)
 
     stack = self.variables.get("params", {}).get(stacked_layers.STACK)
     count = 0 if stack is None else len(jax.tree.leaves(stack)[0])
@@ -230,9 +219,7 @@ class Bert(nn.Module):
       def apply(hidden, numbered):
         number, params = numbered
         variables = {"params": params}
-        return one.apply(
-          variables, hidden, *constants, number, position_bias
-        ), None
+        return one.apply(variables, hidden, layout, number, position_bias), None
 
       numbers = jnp.arange(last - count, last)
       hidden, _ = jax.lax.scan(apply, hidden, (numbers, stack))
@@ -245,13 +232,26 @@ class Bert(nn.Module):
     return hidden
 
 
+def _check_length(config: BertConfig, layout: text_layout.Layout) -> None:
+  """`InputError` if texts may be longer than the model's positions."""
+  length, most = layout.longest, config.max_position_embeddings
+  if isinstance(layout, text_layout.Packed):
+    most = -(-most // 8) * 8  # tiles are multiples of 8 tokens
+  if length > most:
+    raise errors.InputError(
+      f"texts of {length} tokens: this model has"
+      f" {config.max_position_embeddings} positions"
+    )
+
+
 def _embed(
   config: BertConfig,
   dtype: Any,
-  token_ids: Int[ArrayLike, "rows length"],
-  token_types: Int[ArrayLike, "rows length"] | None,
-  words: Float[ArrayLike, "rows length dim"] | None,
-) -> Float[Array, "rows length dim"]:
+  token_ids: Int[ArrayLike, "rows n"],
+  layout: text_layout.Layout,
+  token_types: Int[ArrayLike, "rows n"] | None,
+  words: Float[ArrayLike, "rows n dim"] | None,
+) -> Float[Array, "rows n dim"]:
   """Sum of the embeddings of words, positions and types, normalised.
 
   Called by a module, whose parameters they become; arguments as in `Bert`.
@@ -270,9 +270,8 @@ def _embed(
     words = table(config.vocab_size, WORDS)(token_ids)
   hidden = words
   if not config.pre_norm:
-    places = jnp.arange(token_ids.shape[1]) + config.position_offset
     positions = table(config.position_rows, "position_embeddings")
-    hidden += positions(places[None])
+    hidden += positions(layout.positions + config.position_offset)
   if config.type_vocab_size:
     if token_types is None or not config.has_segments:
       token_types = jnp.zeros((1, 1), jnp.int32)
@@ -285,8 +284,8 @@ def _embed(
 
 
 def look_up(
-  params: dict[str, Any], token_ids: Int[ArrayLike, "rows length"]
-) -> Float[Array, "rows length dim"]:
+  params: dict[str, Any], token_ids: Int[ArrayLike, "rows n"]
+) -> Float[Array, "rows n dim"]:
   """Word embeddings of token ids, in float32."""
   return jnp.take(params[WORDS]["embedding"], token_ids, axis=0)
 

@@ -20,7 +20,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dpr_jax.core import errors
-from dpr_jax.models import bert, pooling_layers, stacked_layers
+from dpr_jax.models import (
+  bert,
+  packed_texts,
+  pooling_layers,
+  stacked_layers,
+  text_layout,
+)
 
 POOLINGS = pooling_layers.POOLINGS
 QUESTION, PASSAGE, SHARED = "question", "passage", "shared"
@@ -41,6 +47,9 @@ class Texts:
   dropout_keys: Key[ArrayLike, "*cores rows"] | None = None
 
 
+AnyTexts = Texts | packed_texts.PackedTexts
+
+
 @dataclasses.dataclass(frozen=True)
 class DualEncoder:
   """Structure of the towers; parameters are passed in.
@@ -57,7 +66,7 @@ class DualEncoder:
     shared: one BERT for both kinds of text.
     dtype: dtype of the computation; vectors are float32.
     chunk_size: texts that a device encodes at once; 0 = all.  A chunk that
-      fits into the CPU's cache is faster.
+      fits into the CPU's cache is faster.  Of packed texts it is a row.
     question_chunk_size: the same for questions, which are short; 0 =
       chunk_size.
     gradient_cache: keep only the vectors of a chunk, and encode it again in the
@@ -139,24 +148,26 @@ class DualEncoder:
     }
 
   def encode_questions(
-    self, params: dict[str, Any], questions: Texts
-  ) -> Float[Array, "rows dim"]:
-    """Vectors of questions."""
+    self, params: dict[str, Any], questions: AnyTexts
+  ) -> Float[Array, "texts dim"]:
+    """Vectors of questions, in the order of rows, then slots."""
     tower = params[SHARED if self.shared else QUESTION]
     size = self.question_chunk_size or self.chunk_size
     return self._encode(tower, questions, size, self.question_skip)
 
   def encode_passages(
-    self, params: dict[str, Any], passages: Texts
-  ) -> Float[Array, "rows dim"]:
-    """Vectors of passages."""
+    self, params: dict[str, Any], passages: AnyTexts
+  ) -> Float[Array, "texts dim"]:
+    """Vectors of passages, in the order of rows, then slots."""
     tower = params[SHARED if self.shared else PASSAGE]
     return self._encode(tower, passages, self.chunk_size, self.passage_skip)
 
   def _encode(
-    self, tower: dict[str, Any], texts: Texts, size: int, skip: int
+    self, tower: dict[str, Any], texts: AnyTexts, size: int, skip: int
   ) -> Array:
     rows = texts.token_ids.shape[0]
+    if isinstance(texts, packed_texts.PackedTexts):
+      size = 1  # a row is a chunk
     encode = functools.partial(self._encode_chunk, skip)
     if self.gradient_cache:
       encode = jax.checkpoint(encode)
@@ -181,21 +192,35 @@ class DualEncoder:
       lambda x: x.reshape(rows // size, size, *x.shape[1:]), (texts, words)
     )
     vectors = jax.lax.map(lambda chunk: encode(tower, *chunk), chunks)
-    return vectors.reshape(rows, -1)
+    return vectors.reshape(-1, vectors.shape[-1])
 
   def _encode_chunk(
-    self, skip: int, tower: dict[str, Any], texts: Texts, words: Array | None
+    self,
+    skip: int,
+    tower: dict[str, Any],
+    texts: AnyTexts,
+    words: Array | None,
   ) -> Array:
+    layout: text_layout.Layout
+    if isinstance(texts, packed_texts.PackedTexts):
+      layout = text_layout.Packed(texts)
+    else:
+      layout = text_layout.Padded(texts.mask, texts.dropout_keys)
     hidden = bert.Bert(
       self.config, self.dtype, self.remat, self.attention
     ).apply(
       {"params": tower},
       texts.token_ids,
-      texts.mask,
-      dropout_keys=texts.dropout_keys,
+      layout,
       first_only=self.first_only,
       words=words,
     )
-    vectors = pooling_layers.pool(hidden, texts.mask, self.pooling, skip)
+    by_text = layout.split if self.first_only else layout.to_tiles
+    vectors = jnp.concatenate(
+      [
+        pooling_layers.pool(tile, mask, self.pooling, skip)
+        for tile, mask in zip(by_text(hidden), layout.masks, strict=True)
+      ]
+    )
     vectors = pooling_layers.apply_dense(tower, self.dense, vectors)
     return pooling_layers.unit(vectors) if self.normalize else vectors

@@ -229,9 +229,9 @@ def _weights(query: Array, key: Array, bias: Array) -> Float[Array, "n n"]:
 
 
 def _drop(values: Array, words: list[Any], head: int, rate: float) -> Array:
-  """What `dropout.masked` does to this head's values."""
+  """What `dropout.drop_weights` does to this head's values."""
   if not rate:
     return values
   pair = (words[0][0, 0], words[0][0, 1])
-  keep = dropout.keep_matrix(pair, values.shape, head, rate)
+  keep = dropout.keep_head(pair, values.shape, head, rate)
   return jnp.where(keep, values / (1.0 - rate), 0.0)

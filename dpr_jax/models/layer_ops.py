@@ -189,7 +189,9 @@ def _weights(query, key, bias, position_bias):
 
 
 def _drop(weights, words, rate):
-  return weights if words is None else dropout.masked(weights, words, rate)
+  if words is None:
+    return weights
+  return dropout.drop_weights(weights, words, rate)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))

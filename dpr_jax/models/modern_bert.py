@@ -15,29 +15,15 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
-from dpr_jax.models import dropout, layer_ops, layer_params, self_attention
+from dpr_jax.models import (
+  layer_ops,
+  layer_params,
+  self_attention,
+  text_layout,
+)
 from dpr_jax.models.encoder_config import ModernBertConfig
-
-Biases = tuple[
-  Float[Array, "rows 1 1 length"], Float[Array, "rows 1 length length"]
-]
-
-
-def biases(
-  config: ModernBertConfig, bias: Float[Array, "rows 1 1 length"]
-) -> Biases:
-  """Biases of the scores in global and in local layers.
-
-  Args:
-    config: sizes of the model.
-    bias: very negative at padding.
-  """
-  places = jnp.arange(bias.shape[-1])
-  distance = jnp.abs(places[:, None] - places[None])
-  far = jnp.where(distance <= config.local_attention // 2, 0.0, -1e9)
-  return bias, bias + far.astype(jnp.float32)[None, None]
 
 
 def rotate(
@@ -74,17 +60,15 @@ class ModernBertLayer(nn.Module):
   def __call__(
     self,
     hidden: Float[Array, "rows length dim"],
-    both: Biases,
-    keys: Key[Array, " rows"] | None,
+    layout: text_layout.Layout,
     number: Int[ArrayLike, ""],
     position_bias: None = None,
-  ) -> Float[Array, "rows positions dim"]:
+  ) -> Float[Array, "_ positions dim"]:
     """Returns new hidden states; arguments as those of `bert.BertLayer`.
 
     Args:
       hidden: output of the layer below.
-      both: see `biases`.
-      keys: dropout keys; None = no dropout.
+      layout: where the texts are in `hidden`.
       number: index of the layer, from 0.
       position_bias: not used.
     """
@@ -104,30 +88,29 @@ class ModernBertLayer(nn.Module):
         config.layer_norm_eps, use_bias=False, name=name
       )(x)
 
-    rate = config.attention_probs_dropout_prob
-    words = None
-    if keys is not None and rate > 0:
-      words = dropout.words(keys, site)
-    bias, rates = self._of_layer(both, number)
+    reach, rates = self._of_layer(layout.longest, number)
     context = self_attention.attend(
       norm("attention_norm", hidden) if self.normalizes else hidden,
-      bias,
-      words,
+      layout,
       weights,
       self.variables.get("params", {}),
       self_attention.Heads(
         config.num_attention_heads,
-        rate,
+        config.attention_probs_dropout_prob,
         self.first_only,
         rotate=functools.partial(rotate, rates=rates),
       ),
+      site,
+      reach=reach,
     )
+    if self.first_only:
+      hidden, layout = layout.firsts(hidden), layout.only_firsts()
     context = layer_ops.dense(context, *weights("attention_output"))
-    context = dropout.drop(context, keys, rate, site + 1)
-    hidden = (hidden[:, :1] if self.first_only else hidden) + context
+    rate = config.attention_probs_dropout_prob
+    hidden = hidden + layout.drop(context, rate, site + 1)
 
     def drop(x: Float[Array, "rows n inner"]) -> Float[Array, "rows n inner"]:
-      return dropout.drop(x, keys, config.hidden_dropout_prob, site + 2)
+      return layout.drop(x, config.hidden_dropout_prob, site + 2)
 
     return hidden + layer_ops.gated_feed_forward(
       norm("output_norm", hidden),
@@ -139,9 +122,9 @@ class ModernBertLayer(nn.Module):
     )
 
   def _of_layer(
-    self, both: Biases, number: Int[ArrayLike, ""]
-  ) -> tuple[Float[Array, "rows 1 _ length"], Float[Array, " half"]]:
-    """Bias and rotation rates of a layer, whose number may be traced."""
+    self, longest: int, number: Int[ArrayLike, ""]
+  ) -> tuple[Int[Array, ""], Float[Array, " half"]]:
+    """Reach and rotation rates of a layer, whose number may be traced."""
     config = self.config
     everywhere = number % config.global_attn_every_n_layers == 0
     size = config.hidden_size // config.num_attention_heads
@@ -149,4 +132,5 @@ class ModernBertLayer(nn.Module):
     theta = jnp.where(
       everywhere, config.global_rope_theta, config.local_rope_theta
     ).astype(jnp.float32)
-    return jnp.where(everywhere, *both), 1.0 / theta**powers
+    reach = jnp.where(everywhere, longest, config.local_attention // 2)
+    return reach, 1.0 / theta**powers

@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from dpr_jax.models import fused_attention, layer_ops
+from dpr_jax.models import fused_attention, layer_ops, text_layout
 
+_NEVER = -1e9  # added to the scores of what is not attended to
 _DENSE = ("kernel", "bias")  # parameters of a dense layer
 # (kernel, bias); None = no bias.
 Dense = tuple[Float[ArrayLike, "inputs outputs"], Float[ArrayLike, " outputs"]]
@@ -28,9 +29,9 @@ class Heads:
   Attributes:
     count: number of heads; a divisor of dim.
     rate: dropout rate of the weights.
-    first_only: queries of position 0 alone.
+    first_only: queries of each text's position 0 alone.
     fused: use `fused_attention`; not with `first_only`.
-    rotate: changes queries and keys [rows, heads, n, d] by their positions;
+    rotate: changes queries and keys [texts, heads, n, d] by their positions;
       None = no change.
   """
 
@@ -42,29 +43,36 @@ class Heads:
 
 
 def attend(
-  hidden: Float[Array, "rows length dim"],
-  bias: Float[Array, "rows 1 _ length"],
-  words: UInt32[Array, "rows two"] | None,
+  hidden: Float[Array, "rows n dim"],
+  layout: text_layout.Layout,
   weights: Callable[[str], Any],
   ready: dict[str, Any],
   heads: Heads,
-  position_bias: Float[Array, "1 heads length length"] | None = None,
-) -> Float[Array, "rows positions dim"]:
+  site: Int[ArrayLike, ""],
+  position_bias: Float[Array, "1 heads longest longest"] | None = None,
+  reach: Int[ArrayLike, ""] | None = None,
+) -> Float[Array, "_ positions dim"]:
   """Attention of every text with itself, before the output projection.
 
   Args:
     hidden: input of the layer.
-    bias: added to the scores, [queries or 1] by keys; very negative at padding.
-    words: dropout words of each text; None = no dropout.
+    layout: where the texts are in `hidden`.
     weights: kernel and bias of a projection by name: query, key, value.
     ready: parameters of the layer; projections that `fuse` has joined are
       taken from there.
     heads: what to compute.
-    position_bias: added to the scores as well, with a gradient.
+    site: number of the weights' place in the network, for dropout.
+    position_bias: added to the scores, with a gradient; for the longest tile.
+    reach: tokens that are farther apart do not attend to one another; None =
+      all do.
+
+  Returns:
+    Values of all tokens; of the first of each text [texts, 1, dim] with
+    `first_only`.
   """
   width = hidden.shape[-1]
   # One query per text with `first_only`; keys and values of all positions.
-  asking = hidden[:, :1] if heads.first_only else hidden
+  asking = layout.firsts(hidden) if heads.first_only else hidden
 
   def project(names: tuple[str, ...]) -> Float[Array, "rows n several"]:
     layer = ready.get("_".join(names))
@@ -77,28 +85,71 @@ def attend(
     x = asking if names == ("query",) else hidden
     return layer_ops.dense(x, kernel, layer.get("bias", zeros))
 
-  def split(x: Float[Array, "rows n dim"]) -> Float[Array, "rows heads n d"]:
-    x = x.reshape(*x.shape[:2], heads.count, width // heads.count)
-    return x.transpose(0, 2, 1, 3)
-
   projected = [project(names) for names in _projections(heads.first_only)]
+  # Of each tile: [queries, keys and values], or [queries, keys and values].
+  if heads.first_only:
+    query, rest = projected
+    tiles = zip(layout.split(query), layout.to_tiles(rest), strict=True)
+  else:
+    tiles = ((tile,) for tile in layout.to_tiles(*projected))
+  contexts = tuple(
+    _attend_tile(tile, mask, words, width, heads, position_bias, reach)
+    for tile, mask, words in zip(
+      tiles, layout.masks, layout.weight_words(heads.rate, site), strict=True
+    )
+  )
+  if heads.first_only:
+    return jnp.concatenate(contexts)
+  return layout.from_tiles(contexts)
+
+
+def _attend_tile(
+  projected: tuple[Float[Array, "texts _ _"], ...],
+  mask: Bool[Array, "texts length"],
+  words: UInt32[Array, "texts two"] | None,
+  width: int,
+  heads: Heads,
+  position_bias: Float[Array, "1 heads longest longest"] | None,
+  reach: Int[ArrayLike, ""] | None,
+) -> Float[Array, "texts positions dim"]:
+  """Attention of the texts of a tile.
+
+  Args:
+    projected: queries, keys and values; or queries alone, and the others.
+    mask: False where padded.
+    words: dropout words of each text; None = no dropout.
+    width: dim.
+    heads: see `attend`.
+    position_bias: see `attend`.
+    reach: see `attend`.
+  """
+  # float32, added to the scores [texts, heads, q, k].
+  bias = jnp.where(mask, 0.0, _NEVER)[:, None, None, :].astype(jnp.float32)
   if heads.fused and not heads.first_only:
     return fused_attention.attention(
       *projected, bias[:, 0], words, heads.count, heads.rate
     )
+
+  def split(x: Float[Array, "texts n dim"]) -> Float[Array, "texts heads n d"]:
+    x = x.reshape(*x.shape[:2], heads.count, width // heads.count)
+    return x.transpose(0, 2, 1, 3)
+
   query, key, value = (
     part
     for x in projected
     for part in jnp.split(x, x.shape[-1] // width, axis=-1)
   )
+  asking, length = query.shape[1], key.shape[1]
   query = split(query * (width // heads.count) ** -0.5)
   key = split(key)
   if heads.rotate is not None:
     query, key = heads.rotate(query), heads.rotate(key)
-  if heads.first_only:
-    bias = bias[:, :, :1]
-    if position_bias is not None:
-      position_bias = position_bias[:, :, :1]
+  if reach is not None:
+    distance = jnp.arange(asking)[:, None] - jnp.arange(length)
+    near = jnp.abs(distance) <= reach
+    bias = bias + jnp.where(near, 0.0, _NEVER).astype(jnp.float32)
+  if position_bias is not None:
+    position_bias = position_bias[:, :, :asking, :length]
   context = layer_ops.attention(
     query,
     key,
@@ -108,8 +159,8 @@ def attend(
     heads.rate,
     position_bias,
   )
-  # [rows, heads, n, d] back to [rows, n, dim].
-  return context.transpose(0, 2, 1, 3).reshape(asking.shape)
+  # [texts, heads, n, d] back to [texts, n, dim].
+  return context.transpose(0, 2, 1, 3).reshape(-1, asking, width)
 
 
 def _projections(first_only: bool) -> tuple[tuple[str, ...], ...]:

@@ -22,7 +22,12 @@ from jaxtyping import Array, Int, Key
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import setting_rules
-from dpr_jax.models import dual_encoder, retriever_model, stacked_layers
+from dpr_jax.models import (
+  dual_encoder,
+  packed_texts,
+  retriever_model,
+  stacked_layers,
+)
 from dpr_jax.training import (
   objectives,
   optimizer,
@@ -67,9 +72,16 @@ def dropout_keys(
 
 
 def _texts(
-  groups: Sequence[dict[str, Array]], keys: Key[Array, " texts"] | None
-) -> list[dual_encoder.Texts]:
-  """The length groups of one kind of text, each with its dropout keys."""
+  groups: dict[str, Any] | Sequence[dict[str, Array]],
+  keys: Key[Array, " texts"] | None,
+) -> list[dual_encoder.Texts | packed_texts.PackedTexts]:
+  """The packed texts or length groups of one kind, with their dropout keys."""
+  if isinstance(groups, dict):
+    fields = dict(groups)
+    tiles = tuple(packed_texts.Tile(**tile) for tile in fields.pop("tiles"))
+    if keys is not None:
+      keys = keys.reshape(len(fields["token_ids"]), -1)  # [rows, texts]
+    return [packed_texts.PackedTexts(tiles=tiles, dropout_keys=keys, **fields)]
   texts, first = [], 0
   for group in groups:
     rows = group["ids"].shape[0]

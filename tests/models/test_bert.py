@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpr_jax.core import errors
-from dpr_jax.models import bert, dropout, stacked_layers
+from dpr_jax.models import bert, stacked_layers, text_layout
 
 CONFIG = bert.BertConfig(
   vocab_size=50,
@@ -120,14 +120,15 @@ def test_dropout_follows_the_row_not_its_place(params):
 
 def test_dropout_drops_the_rate_and_keeps_the_mean():
   """A tenth is zero, the rest is scaled up; sites and rows differ."""
-  ones = jnp.ones((4, 5000))
+  ones = jnp.ones((4, 50, 100))
   keys = jax.random.split(jax.random.key(0), 4)
-  dropped = np.asarray(dropout.drop(ones, keys, 0.1, 0))
+  layout = text_layout.Padded(np.ones((4, 50), bool), keys)
+  dropped = np.asarray(layout.drop(ones, 0.1, 0))
   assert 0.08 < (dropped == 0).mean() < 0.12
   np.testing.assert_allclose(dropped[dropped != 0], 1 / 0.9, rtol=1e-6)
   assert (dropped[0] != dropped[1]).any()
-  assert (dropped != np.asarray(dropout.drop(ones, keys, 0.1, 1))).any()
-  assert dropout.drop(ones, None, 0.1, 0) is ones
+  assert (dropped != np.asarray(layout.drop(ones, 0.1, 1))).any()
+  assert text_layout.Padded(layout.mask).drop(ones, 0.1, 0) is ones
 
 
 def test_bfloat16_compute_keeps_float32_parameters():

@@ -105,7 +105,7 @@ def test_attention(drops):
     keys = jax.random.split(jax.random.key(7), ROWS)
     words = dropout.words(keys, 3)
     shape = (HEADS, LENGTH, LENGTH)
-    keep = dropout.keep_mask(words, shape, RATE) / (1 - RATE)
+    keep = dropout.keep_weights(words, shape, RATE) / (1 - RATE)
 
   def plain(query, key, value):
     scores = jnp.einsum("rhqd,rhkd->rhqk", query, key) + bias

@@ -1,6 +1,6 @@
 """The cells of the equivalence matrix, and how one is computed.
 
-A cell is (devices, way, problem).  `CELLS` are all of them in
+A cell is (devices, way, texts, problem).  `CELLS` are all of them in
 `make equivalence`, else those that hold every pair of values.
 
 `test_equivalence.py` imports this; `python equivalence.py OUT` is one of
@@ -21,13 +21,14 @@ import numpy as np
 import optax
 
 from dpr_jax.core import devices as devices_lib
-from dpr_jax.models import bert, dual_encoder
+from dpr_jax.models import bert, dual_encoder, packed_texts
 from dpr_jax.training import train_step
 from tests import pairwise
 
 FULL = os.environ.get("DPR_JAX_EQUIVALENCE") == "full"
 TOPOLOGIES = ("1", "8", "2x4")  # devices; the last are those of two processes
 QUESTIONS = 16
+TEXTS = ("packed", "padded")
 WAYS = {
   "plain": {},
   "cache-1": {"chunk_size": 1, "gradient_cache": True},
@@ -56,15 +57,15 @@ class Problem:
 
 _rows = itertools.product if FULL else pairwise.rows
 CELLS = [
-  (devices, way, Problem(*problem))
-  for devices, way, *problem in _rows(
-    TOPOLOGIES, WAYS, [0, 1, 2], [0.0, 0.1], [False, True]
+  (devices, way, texts, Problem(*problem))
+  for devices, way, texts, *problem in _rows(
+    TOPOLOGIES, WAYS, TEXTS, [0, 1, 2], [0.1, 0.0], [False, True]
   )
 ]
-PROBLEMS = list(dict.fromkeys(problem for _, _, problem in CELLS))
+PROBLEMS = list(dict.fromkeys(problem for *_, problem in CELLS))
 
 
-def cells_of(*topologies: str) -> list[tuple[str, str, Problem]]:
+def cells_of(*topologies: str) -> list[tuple[str, str, str, Problem]]:
   """The cells on these devices."""
   return [cell for cell in CELLS if cell[0] in topologies]
 
@@ -99,11 +100,8 @@ def _params(encoder):
   return params
 
 
-def _batch(problem, share):
-  """A global batch with padding, copies of positives and masked answers.
-
-  Only the questions in the slice `share` and their passages are kept.
-  """
+def _batch(problem):
+  """A global batch with padding, copies of positives and masked answers."""
   generator = np.random.default_rng(problem.negatives)
   each = 1 + problem.negatives
   count = QUESTIONS * each
@@ -120,7 +118,7 @@ def _batch(problem, share):
   keys[5 * each] = keys[0] = 3  # two questions with one positive
   excluded = generator.random((QUESTIONS, count)) > 0.95
   labels = each * np.arange(QUESTIONS, dtype=np.int32)
-  whole = {
+  return {
     "questions": (texts(QUESTIONS, 6),),
     "passages": (texts(count, 10),),
     "question_rows": np.arange(QUESTIONS, dtype=np.int32),
@@ -131,17 +129,57 @@ def _batch(problem, share):
     "passage_keys": keys,
     "excluded": excluded,
   }
-  passages = slice(share.start * each, share.stop * each)
+
+
+def _deal(group, per_row):
+  """Packs a group: (fields of the packed texts, order of their texts).
+
+  Dealt by length over the rows of all devices: the n-th slot has the n-th
+  longest text of a row.  Tiles: the first slot, and the others.
+  """
+  lengths = group["mask"].sum(axis=1)
+  order = np.argsort(-lengths, kind="stable").reshape(per_row, -1).T
+  first, *others = lengths[order].max(axis=0).tolist()
+  packed = packed_texts.pack(
+    [[group["ids"][n, : lengths[n]] for n in row] for row in order],
+    # So that every row has an unused place.
+    1 + int(lengths[order].sum(axis=1).max()),
+    [(1, first), *([(len(others), others[0])] if others else [])],
+  )
+  fields = dataclasses.asdict(packed)
+  assert fields.pop("dropout_keys") is None
+  return fields, order.ravel()
+
+
+def _pack(batch, settings, devices):
+  """The same batch packed: its texts are on other devices, in other places."""
+  (questions,), (passages,) = batch["questions"], batch["passages"]
+  size = settings.get("chunk_size", 0)
+  per_question_row = settings.get("question_chunk_size", size)
+  asked, question_order = _deal(
+    questions, per_question_row or len(questions["ids"]) // devices
+  )
+  read, order = _deal(passages, size or len(passages["ids"]) // devices)
   return {
-    name: jax.tree.map(
-      lambda x, name=name: x[passages if name.startswith("passage") else share],
-      value,
-    )
-    for name, value in whole.items()
+    "questions": asked,
+    "passages": read,
+    # Where a question's positive has gone.
+    "labels": np.argsort(order).astype(np.int32)[
+      batch["labels"][question_order]
+    ],
+    "excluded": batch["excluded"][question_order][:, order],
+    **{
+      name: batch[name][question_order]
+      for name in ("question_rows", "question_keys")
+    },
+    **{
+      name: batch[name][order]
+      for name in ("passage_rows", "passage_valid", "passage_keys")
+    },
   }
 
 
-def start(problem, way, transformation, devices=None):
+def start(problem, way, texts, transformation, devices=None):
   """The mapped step, a state to begin with, and this process's batch."""
   settings = dict(WAYS[way])
   loss = {
@@ -164,13 +202,18 @@ def start(problem, way, transformation, devices=None):
     train_step.TrainState(np.int32(7), params, transformation.init(params)),
     devices,
   )
-  local = QUESTIONS // jax.process_count()
-  first = jax.process_index() * local
-  batch = _batch(problem, slice(first, first + local))
+  batch = _batch(problem)
+  if texts == "packed":
+    batch = _pack(batch, settings, len(devices or jax.devices()))
+
+  def share(x):  # this process's
+    return np.split(x, jax.process_count())[jax.process_index()]
+
+  batch = jax.tree.map(share, batch)
   return step, state, devices_lib.split_over_cores(batch, devices)
 
 
-def compute(problem, way, devices=None):
+def compute(problem, way, texts, devices=None):
   """Loss and gradients of one cell, as NumPy arrays."""
   keep_gradients = optax.GradientTransformation(
     lambda params: jax.tree.map(jnp.zeros_like, params),
@@ -179,7 +222,7 @@ def compute(problem, way, devices=None):
       gradients,
     ),
   )
-  step, state, batch = start(problem, way, keep_gradients, devices)
+  step, state, batch = start(problem, way, texts, keep_gradients, devices)
   state, reported = step(state, batch)
   return jax.tree.map(np.asarray, (reported, state.optimizer))
 
@@ -196,9 +239,9 @@ def main(path):
     coordinator_bind_address=os.environ["DPR_JAX_COORDINATOR"],
   )
   found = {}
-  for _, way, problem in cells_of("2x4"):
-    leaves = jax.tree.leaves(compute(problem, way))
-    found |= {f"{problem} {way} {n}": x for n, x in enumerate(leaves)}
+  for _, way, texts, problem in cells_of("2x4"):
+    leaves = jax.tree.leaves(compute(problem, way, texts))
+    found |= {f"{problem} {way} {texts} {n}": x for n, x in enumerate(leaves)}
   if jax.process_index() == 0:
     np.savez(path, cores=jax.device_count(), **found)
 

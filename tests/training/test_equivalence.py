@@ -1,10 +1,11 @@
 """One global batch is one function: on any topology, in any chunks.
 
 {1 device, 8 devices, 2 processes x 4 devices} x {plain, gradient cache in two
-chunk sizes, streamed losses} x {0, 1, 2 hard negatives} x {dropout} x {towers}:
-loss within 1e-5 relative, every gradient leaf within 1e-4 of its norm of what
-one device computes in the plainest way.  `make equivalence` computes all 180
-cells, `make test` those in which every pair of values occurs.
+chunk sizes, streamed losses} x {padded, packed} x {0, 1, 2 hard negatives} x
+{dropout} x {towers}: loss within 1e-5 relative, every gradient leaf within 1e-4
+of its norm of what one device computes of padded texts in the plainest way.
+`make equivalence` computes all 360 cells, `make test` those in which every pair
+of values occurs.
 """
 
 import functools
@@ -24,7 +25,7 @@ CORES_PER_PROCESS, PROCESSES = 4, 2
 
 @functools.cache
 def _reference(problem):
-  return equivalence.compute(problem, "plain", jax.devices()[:1])
+  return equivalence.compute(problem, "plain", "padded", jax.devices()[:1])
 
 
 def _compare(found, wanted):
@@ -80,7 +81,7 @@ def test_a_batch_can_be_learnt():
   """The gradient points the right way: the loss falls to a tenth."""
   problem = equivalence.Problem(1, 0.0, False)
   step, state, batch = equivalence.start(
-    problem, "cache-2", optax.adam(0.01), jax.devices()[:2]
+    problem, "cache-2", "packed", optax.adam(0.01), jax.devices()[:2]
   )
   losses = []
   for _ in range(120):
@@ -90,31 +91,35 @@ def test_a_batch_can_be_learnt():
 
 
 def test_every_pair_of_values_has_a_cell():
-  """Of devices, way, negatives, dropout and towers; so in all 180, too."""
+  """Of devices, way, texts, negatives, dropout, towers; so in all 360, too."""
   cells = {
-    (devices, way, problem.negatives, problem.dropout, problem.shared)
-    for devices, way, problem in equivalence.CELLS
+    (devices, way, texts, problem.negatives, problem.dropout, problem.shared)
+    for devices, way, texts, problem in equivalence.CELLS
   }
   values = [set(factor) for factor in zip(*cells, strict=True)]
-  assert [len(each) for each in values] == [3, 5, 3, 2, 2]
-  for one, other in itertools.combinations(range(5), 2):
+  assert [len(each) for each in values] == [3, 5, 2, 3, 2, 2]
+  for one, other in itertools.combinations(range(6), 2):
     found = {(cell[one], cell[other]) for cell in cells}
     assert found == set(itertools.product(values[one], values[other]))
-  assert len(cells) == 180 if equivalence.FULL else len(cells) < 20
+  assert len(cells) == 360 if equivalence.FULL else len(cells) < 20
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("devices", "way", "problem"), equivalence.cells_of("1", "8"), ids=str
+  ("devices", "way", "texts", "problem"),
+  equivalence.cells_of("1", "8"),
+  ids=str,
 )
-def test_devices_and_ways(devices, way, problem):
+def test_devices_and_ways(devices, way, texts, problem):
   """One process."""
-  if devices == "1" and way == "plain":
+  if (devices, way, texts) == ("1", "plain", "padded"):
     # The reference itself: computed again, it is the same to the last bit.
-    again = equivalence.compute(problem, way, jax.devices()[:1])
+    again = equivalence.compute(problem, way, texts, jax.devices()[:1])
     jax.tree.map(np.testing.assert_array_equal, again, _reference(problem))
     return
-  found = equivalence.compute(problem, way, jax.devices()[: int(devices)])
+  found = equivalence.compute(
+    problem, way, texts, jax.devices()[: int(devices)]
+  )
   _compare(found, _reference(problem))
 
 
@@ -144,13 +149,15 @@ def of_processes(tmp_path_factory, repository, environment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("devices", "way", "problem"), equivalence.cells_of("2x4"), ids=str
+  ("devices", "way", "texts", "problem"), equivalence.cells_of("2x4"), ids=str
 )
-def test_processes_and_ways(of_processes, devices, way, problem):
+def test_processes_and_ways(of_processes, devices, way, texts, problem):
   """Two processes, started by the launcher."""
   assert devices == f"{PROCESSES}x{CORES_PER_PROCESS}"
   assert of_processes["cores"] == CORES_PER_PROCESS * PROCESSES
   wanted = _reference(problem)
   leaves, structure = jax.tree.flatten(wanted)
-  found = [of_processes[f"{problem} {way} {n}"] for n in range(len(leaves))]
+  found = [
+    of_processes[f"{problem} {way} {texts} {n}"] for n in range(len(leaves))
+  ]
   _compare(jax.tree.unflatten(structure, found), wanted)
