@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt32
 
-from dpr_jax.models import fused_attention, layer_ops
+from dpr_jax.models import layer_ops
 
 _DENSE = ("kernel", "bias")  # parameters of a dense layer
 # (kernel, bias); None = no bias.
@@ -83,6 +83,9 @@ def attend(
 
   projected = [project(names) for names in _projections(heads.first_only)]
   if heads.fused and not heads.first_only:
+    # Pallas is a tenth of all imports, and only TPUs use it.
+    from dpr_jax.models import fused_attention
+
     return fused_attention.attention(
       *projected, bias[:, 0], words, heads.count, heads.rate
     )
