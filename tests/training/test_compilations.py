@@ -57,10 +57,10 @@ def test_a_hit_is_no_compilation(heard):
 def test_nested_traces_count_once(heard, clock):
   """Traced from 100 to 110, with two functions in it; compiled until 114."""
   for now, event, seconds in (
-    (104, TRACED, 3),
-    (108, TRACED, 2),
-    (110, TRACED, 10),
-    (114, COMPILED, 4),
+    (104, TRACED, 3.0),
+    (108, TRACED, 2.0),
+    (110, TRACED, 10.0),
+    (114, COMPILED, 4.0),
   ):
     clock[0] = now
     _tell(event, seconds)
