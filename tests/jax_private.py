@@ -7,9 +7,8 @@ import importlib
 import importlib.metadata
 from types import ModuleType
 
-# The cache of compiled programs: each file is written under its own name, so
-# `programs` replaces the method that writes it.
-LRU_CACHE = "jax._src.lru_cache"
+# `programs` replaces what opens the files of compiled programs.
+COMPILATION_CACHE = "jax._src.compilation_cache"
 
 
 def xla_flags() -> list[str]:
@@ -20,9 +19,9 @@ def xla_flags() -> list[str]:
   return []
 
 
-def lru_cache() -> ModuleType:
-  """The module with the class `LRUCache`."""
-  return importlib.import_module(LRU_CACHE)
+def compilation_cache() -> ModuleType:
+  """The module with `get_file_cache`, which opens the files of programs."""
+  return importlib.import_module(COMPILATION_CACHE)
 
 
 def backends_are_initialized() -> bool:

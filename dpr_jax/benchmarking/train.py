@@ -26,7 +26,8 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.evaluation import tables
 from dpr_jax.models import checkpoint_sources, retriever_model
 from dpr_jax.models import flops as flops_lib
-from dpr_jax.training import metrics, retriever_batches, train_step
+from dpr_jax.training import compilations as compilations_lib
+from dpr_jax.training import retriever_batches, train_step
 
 OURS = "dpr-jax"
 _KEYS = ("question_keys", "question_positives", "passage_keys")
@@ -122,11 +123,11 @@ def bench(
   ours = Trainer(config, workdir)
   rounds = training_texts.choose(ours.source, repeats or REPEATS)
   report = _header(config, rounds, separate, peak_size)
-  compilations, compiled = metrics.Compilations(), []
+  compilations, compiled = compilations_lib.Compilations(), []
 
   def step(number: int) -> float:
     loss = ours.step(rounds[number])
-    compiled.append(compilations.count)
+    compiled.append(compilations.programs)
     return loss
 
   contenders = [harness.Contender(OURS, step)]

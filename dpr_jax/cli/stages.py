@@ -41,8 +41,18 @@ def train(call: Invocation) -> None:
     call.config,
     call.workdir,
     refresh=negative_refresh.refresh,
+    peak_flops=_peak_flops(),
     **_again(call, "train"),
   )
+
+
+def _peak_flops() -> float | None:
+  """FLOPs per second of one device at best, for the metrics."""
+  import jax
+
+  from dpr_jax.planning import chips
+
+  return chips.peak_flops(jax.local_devices()[0].device_kind)
 
 
 def embed(call: Invocation) -> None:
@@ -150,6 +160,7 @@ def train_reader(call: Invocation) -> None:
     call.config,
     call.workdir,
     retrieve=retrieve_lib.retrieve,
+    peak_flops=_peak_flops(),
     **_again(call, "train-reader"),
   )
 

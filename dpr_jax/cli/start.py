@@ -4,12 +4,13 @@ JAX is imported only if the command computes on devices, or if several
 processes have to connect.
 """
 
+import importlib.util
 import os
 import sys
 
 from dpr_jax.cli import command
 from dpr_jax.cli.invocation import Invocation
-from dpr_jax.core import errors, multiprocess
+from dpr_jax.core import errors, multiprocess, program_cache
 
 _WIDE = "xla_cpu_prefer_vector_width"
 
@@ -36,15 +37,32 @@ def start(call: Invocation) -> None:
     # Only one process can hold a TPU: `evaluate` must not take it from a
     # training on the same machine.
     _set("jax_platforms", "cpu")
+  if computes and not pod:
+    _silence_xla(call.cpu_devices)
   if row.processes == command.APART:
     return
   multiprocess.start(pod)
   if computes:
+    program_cache.keep()
     _find_devices()
   if multiprocess.count() > 1 and row.processes == command.ONE:
     raise errors.InputError(
       f"{row.name} does not support several processes: start it once"
     )
+
+
+def _silence_xla(cpu_devices: int) -> None:
+  """Hides XLA's error lines where one process computes on a CPU.
+
+  There, XLA takes its preferences (+prefer-no-gather) for features that a
+  loaded program needs and the processor lacks: two lines for each program.
+  True errors are Python exceptions.  Other processes and other devices may have
+  errors that only these lines tell.
+  """
+  plugins = ("libtpu", "jax_plugins")  # the latter are those of GPUs
+  on_cpu = cpu_devices or not any(map(importlib.util.find_spec, plugins))
+  if on_cpu and not os.environ.get("DPR_JAX_COORDINATOR"):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _find_devices() -> None:

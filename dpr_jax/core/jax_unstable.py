@@ -9,6 +9,7 @@ a function is called, not with this file.
 
 import functools
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -89,6 +90,25 @@ def stop_compilation_cache() -> None:
     "jax.compilation_cache.compilation_cache",
     "jax.experimental.compilation_cache.compilation_cache",
   ).reset_cache()
+
+
+def replace_program_files(opened: Callable[[str, int], Any]) -> None:
+  """Replaces what opens the files of the persistent compilation cache.
+
+  There is no public way.  A JAX without these functions keeps its own files:
+  they are not checked, and a killed process may leave half of one.
+
+  Args:
+    opened: makes a `CacheInterface` of a folder and its size limit in bytes
+      (-1 = no limit).
+  """
+  try:
+    module = first_module("jax._src.compilation_cache")
+    limit = first_module("jax._src.config").compilation_cache_max_size
+    module.get_file_cache  # noqa: B018
+  except (ImportError, AttributeError):
+    return
+  module.get_file_cache = lambda path: (opened(path, limit.value), path)
 
 
 def survive_peers() -> None:

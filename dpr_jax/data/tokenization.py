@@ -18,7 +18,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import tokenizers
-import transformers
 from jaxtyping import Bool, Int
 
 from dpr_jax.core import errors
@@ -206,6 +205,10 @@ def load_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
       f" tokenizer's file ({', '.join(_FILES[2:])}): copy the tokenizer's files"
       " of the checkpoint there"
     )
+  # A finished workdir has tokenizer.json alone, and does not need it: half of
+  # the time of all imports.
+  import transformers
+
   try:
     backend = transformers.AutoTokenizer.from_pretrained(
       str(folder), use_fast=True, local_files_only=True, trust_remote_code=False

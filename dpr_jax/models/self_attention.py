@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from dpr_jax.models import fused_attention, layer_ops, text_layout
+from dpr_jax.models import layer_ops, text_layout
 
 _NEVER = -1e9  # added to the scores of what is not attended to
 _DENSE = ("kernel", "bias")  # parameters of a dense layer
@@ -126,6 +126,9 @@ def _attend_tile(
   # float32, added to the scores [texts, heads, q, k].
   bias = jnp.where(mask, 0.0, _NEVER)[:, None, None, :].astype(jnp.float32)
   if heads.fused and not heads.first_only:
+    # Pallas is a tenth of all imports, and only TPUs use it.
+    from dpr_jax.models import fused_attention
+
     return fused_attention.attention(
       *projected, bias[:, 0], words, heads.count, heads.rate
     )

@@ -49,6 +49,23 @@ CHIPS = {
   "v6e": Chip(918e12, _gib(31.24), 1638e9, 90e9, 2, 16, "default"),
 }
 
+# JAX's names of these chips, `Device.device_kind`.
+_KINDS = {
+  "TPU v4": "v4",
+  "TPU v5 lite": "v5e",
+  "TPU v5e": "v5e",
+  "TPU v5": "v5p",
+  "TPU v5p": "v5p",
+  "TPU v6 lite": "v6e",
+  "TPU v6e": "v6e",
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """Bfloat16 operations per second of a JAX device; None = not known."""
+  name = _KINDS.get(device_kind)
+  return CHIPS[name].flops if name else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Topology:

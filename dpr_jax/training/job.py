@@ -72,6 +72,9 @@ class Job:
     every: intervals of rows and checkpoints.
     keep: number of checkpoints kept, besides the selected ones.
     profile_steps: (first, last) step to trace; () = none.
+    flops: function from this process's batch to the FLOPs of its texts without
+      padding; None = not reported.
+    peak_flops: FLOPs per second of one device at best; None = not known.
     step_timeout: seconds after which a step counts as stuck; see
       `multiprocess.watch`.
   """
@@ -90,4 +93,6 @@ class Job:
   every: Every
   keep: int
   profile_steps: tuple[int, ...] = ()
+  flops: Callable[[Mapping[str, Any]], int] | None = None
+  peak_flops: float | None = None
   step_timeout: float = 0.0

@@ -24,8 +24,8 @@ from dpr_jax.core import errors, multiprocess, signals
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import batches
 from dpr_jax.models import checkpoints
+from dpr_jax.training import compilations, goodput, metrics, run_identity
 from dpr_jax.training import job as job_lib
-from dpr_jax.training import metrics, run_identity
 
 
 class Loop:
@@ -41,6 +41,7 @@ class Loop:
     self.pending: tuple[int, dict[str, Array]] | None = None
     self.compiled_for: set[str] = set()
     self.stop: int | None = None  # number of the signal that ends the run
+    self.goodput = goodput.Goodput(job.flops, job.peak_flops)
 
   def run(self, claim: run_identity.Claim, overwrite: bool) -> None:
     """Trains to the last step; the caller writes the manifest.
@@ -63,15 +64,18 @@ class Loop:
     try:
       with signals.deferred() as asked:
         self._train(asked)
-      self.saved.wait()
+      with self.goodput.lost_to("checkpoint"):
+        self.saved.wait()
     finally:
       self.close()
+    logging.info("%s", self.goodput.line(self.job.name, self.job.steps))
 
   def outcome(self) -> dict[str, Any]:
     """Manifest entries of a finished run; for the first process only."""
     return {
       "cores": jax.device_count(),
       "seconds": round(self.timer.total(), 1),
+      "goodput": self.goodput.summary(),
       **self.saved.remembered(),
     }
 
@@ -93,7 +97,7 @@ class Loop:
     self.log = metrics.MetricsLog(job.folder / "metrics.jsonl", job.name)
     if multiprocess.is_first():
       restored = self.saved.restore_latest(*fresh)
-      self.log.open(restored[0], job.steps)
+      self.goodput.resume(self.log.open(restored[0], job.steps), restored[0])
       self.choice.recall(self.log.read(), self.saved.steps())
     told = multiprocess.first_alone(
       lambda: {
@@ -115,7 +119,7 @@ class Loop:
     self.last_good = f"step {self.first}" if self.first else "none"
     self.watch = multiprocess.watch(job.step_timeout)
     self.timer = metrics.Timer(job.questions, job.passages)
-    self.compilations = metrics.Compilations()
+    self.compilations = compilations.Compilations()
 
   def _restore_as_told(self, step: int, fresh: tuple[Any, Any]) -> tuple:
     """The checkpoint of this step, which the first process has chosen."""
@@ -158,10 +162,13 @@ class Loop:
     loader = batches.in_background(part.source(), done)
     if done == self.first:
       self._announce_compilation()
-      self.log.start_clock(self.compilations.seconds)
+      self.log.start_clock(self.compilations.seconds_of_all())
+      self.goodput.begin()
     for step in range(done + 1, end + 1):
       # This process's share of the batch, split over its devices.
-      batch = self._next_batch(loader, asked)
+      with self.goodput.waiting(self.pending and self.pending[1]):
+        batch = self._next_batch(loader, asked)
+      self.goodput.sent(batch)
       self.watch.begin(step)
       self.profiler.before(step)
       shares = devices_lib.split_over_cores(batch)
@@ -197,7 +204,7 @@ class Loop:
     if part.start > self.first:
       self._save(part.start)
       self.saved.wait()
-    with self._apart():
+    with self._apart("round"):
       params = devices_lib.local(self.state.params)
       multiprocess.first_alone(lambda: part.before(params))
 
@@ -227,16 +234,13 @@ class Loop:
   @contextlib.contextmanager
   def _compilations_of(self, step: int) -> Iterator[None]:
     """Warns if a step in the middle of the run is compiled."""
-    count, seconds = self.compilations.count, self.compilations.seconds
-    yield
     # The second step compiles too: the first returns a state of another layout.
-    if self.compilations.count > count and step > self.first + 2:
-      logging.warning(
-        "%s: step %d had a new batch shape and was recompiled (%.1f s)",
-        self.job.name,
-        step,
-        self.compilations.seconds - seconds,
-      )
+    expected = step <= self.first + 2
+    with (
+      self.compilations.reported(self.job.name, step, expected),
+      self.goodput.compiling(self.compilations.building),
+    ):
+      yield
 
   def _compile_together(self, shares: Any) -> None:
     """Returns when all processes have compiled the step for this batch shape.
@@ -266,6 +270,9 @@ class Loop:
     if multiprocess.count() > 1:  # the largest signal number of any process
       self.stop = int(row.pop("asked")) or None
     row |= self.timer.lap() | self.compilations.figures()
+    row |= self.goodput.columns(
+      self.job.questions / row["questions_per_second"]
+    )
     metrics.check_finite(step, row, self.last_good)
     self._begin()
     if step % max(self.job.every.log, 1) == 0 or step == 1:
@@ -288,7 +295,7 @@ class Loop:
     """Writes a dev row; True if it is the best so far by `best_metric`."""
     logging.info("%s: evaluating on dev after step %d", self.job.name, step)
     try:
-      with self._apart():
+      with self._apart("evaluation"):
         params = devices_lib.local(self.state.params)
         figures = multiprocess.first_alone(lambda: self.job.dev(params))
         row = {"step": step, **figures}
@@ -316,18 +323,26 @@ class Loop:
       raise signals.Interrupted(self.stop)
 
   @contextlib.contextmanager
-  def _apart(self) -> Iterator[None]:
+  def _apart(self, cause: str) -> Iterator[None]:
     """Context of long work between steps; its time counts for no step.
 
     A signal interrupts it at once, unless there are several processes: these
     finish it, because all must end after the same step.
+
+    Args:
+      cause: of `goodput.LOST`.
     """
     breakable = (
       signals.at_once()
       if multiprocess.count() == 1
       else contextlib.nullcontext()
     )
-    with self.timer.paused(), self.watch.paused(), breakable:
+    with (
+      self.timer.paused(),
+      self.watch.paused(),
+      self.goodput.lost_to(cause),
+      breakable,
+    ):
       yield
 
   def _save_now(self, step: int) -> None:
@@ -343,7 +358,11 @@ class Loop:
     """Starts saving in the background; raises if the state is not finite."""
     built = self.job.built
     if step != self.last_saved:
-      with self.timer.paused(), self.watch.paused():
+      with (
+        self.timer.paused(),
+        self.watch.paused(),
+        self.goodput.lost_to("checkpoint"),
+      ):
         if multiprocess.is_first() or built.sharing.cores:
           params, opt_state = built.fetch(self.state)
         if multiprocess.is_first():

@@ -38,22 +38,27 @@ class MetricsLog:
     self._path, self._label, self._file, self._bar = path, label, None, None
     self._compiled = 0.0  # seconds of compilation before the clock started
 
-  def open(self, first_step: int, steps: int) -> None:
+  def open(self, first_step: int, steps: int) -> list[dict[str, Any]]:
     """Opens the file of a run.
 
     Args:
       first_step: steps done before; 0 = a new run.
       steps: of the whole run.
 
+    Returns:
+      The rows that the file had, those after `first_step` included.
+
     Raises:
       DiskError: the file cannot be written.
     """
+    rows = []
     with workdir_lib.writing(self._path):
       self._path.parent.mkdir(parents=True, exist_ok=True)
       if self._path.exists():
-        _keep_rows_until(self._path, first_step)
+        rows = _keep_rows_until(self._path, first_step)
       self._file = open(self._path, "a", encoding="utf-8")
     self._bar = progress.Progress(steps, self._label, "steps", first_step)
+    return rows
 
   def write(self, row: Mapping[str, Any]) -> None:
     """Appends one row; it is in the file when this returns.
@@ -82,7 +87,8 @@ class MetricsLog:
     """Measures the steps' speed from now on; call it before the first one.
 
     Args:
-      compiled: seconds of compilation so far, as in column `compile_seconds`.
+      compiled: seconds so far, as in the columns `compile_seconds` and
+        `cache_seconds`.
     """
     self._compiled = compiled
     if self._bar is not None:
@@ -93,7 +99,9 @@ class MetricsLog:
     if self._bar is None:
       return
     # Compiling happens once: with it, the time left would be far too long.
-    compiled = row.get("compile_seconds", self._compiled)
+    columns = ("compile_seconds", "cache_seconds")
+    compiled = sum(row.get(column, 0.0) for column in columns)
+    compiled = max(compiled, self._compiled)
     self._bar.exclude(compiled - self._compiled)
     self._compiled = compiled
     shown = {}
@@ -174,32 +182,6 @@ def padding_share(batch: Mapping[str, Any]) -> float:
   return 1.0 - sum(int(m.sum()) for m in masks) / sum(m.size for m in masks)
 
 
-class Compilations:
-  """Counts XLA compilations in this process, and the seconds they take."""
-
-  _EVENT = "/jax/core/compile/backend_compile_duration"
-
-  def __init__(self):
-    self.count, self.seconds = 0, 0.0
-    jax.monitoring.register_event_duration_secs_listener(self._hear)
-
-  def _hear(self, event: str, seconds: float, **_: Any) -> None:
-    if event == self._EVENT:
-      self.count += 1
-      self.seconds += seconds
-
-  def figures(self) -> dict[str, float | int]:
-    """Metrics columns: totals since this process began training."""
-    return {
-      "compilations": self.count,
-      "compile_seconds": round(self.seconds, 3),
-    }
-
-  def close(self) -> None:
-    """Stops listening."""
-    jax.monitoring.unregister_event_duration_listener(self._hear)
-
-
 class Profiler:
   """Records a trace of a range of steps, for TensorBoard or Perfetto."""
 
@@ -235,15 +217,20 @@ class Profiler:
       )
 
 
-def _keep_rows_until(path: pathlib.Path, step: int) -> None:
-  """Drops rows after `step`, and a last line that a crash left incomplete."""
-  rows = []
+def _keep_rows_until(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
+  """Drops rows after `step`, and a last line that a crash left incomplete.
+
+  Returns:
+    All rows that there were.
+  """
+  rows, all_rows = [], []
   lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
   for number, line in enumerate(lines, start=1):
     try:
       row = json.loads(line)
       if row["step"] <= step:
         rows.append(line)
+      all_rows.append(row)
     except (ValueError, KeyError, TypeError):
       if number < len(lines):
         logging.warning(
@@ -251,6 +238,7 @@ def _keep_rows_until(path: pathlib.Path, step: int) -> None:
         )
   with workdir_lib.replace_file(path) as temporary:
     temporary.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+  return all_rows
 
 
 def check_finite(step: int, row: Mapping[str, float], last_good: str) -> None:

@@ -20,6 +20,7 @@ from dpr_jax.data import batches, reader_batches, reader_examples
 from dpr_jax.models import reader_model, span_reader
 from dpr_jax.training import (
   checkpoint_selection,
+  goodput,
   optimizer,
   optimizer_sharding,
   reader_data,
@@ -43,6 +44,7 @@ def train_reader(
   *,
   overwrite: bool = False,
   retrieve: Retrieve | None = None,
+  peak_flops: float | None = None,
 ) -> None:
   """Stage `train-reader`: trains, or resumes from the last checkpoint.
 
@@ -52,6 +54,8 @@ def train_reader(
     overwrite: removes the run that the workdir has.
     retrieve: function that retrieves for the training questions, called if the
       reader learns from the workdir's results; None = they exist already.
+    peak_flops: FLOPs per second of one device at best, for the metrics; None =
+      not known.
 
   Raises:
     InputError: a bad setting, no training examples, or the folder has another
@@ -78,7 +82,7 @@ def train_reader(
     multiprocess.first_alone(claim.check)
   with multiprocess.in_turn():
     made = make_job(config, workdir)
-    loop = loop_lib.Loop(made.job)
+    loop = loop_lib.Loop(dataclasses.replace(made.job, peak_flops=peak_flops))
   loop.run(claim, overwrite)
   if multiprocess.is_first():
     claim.finish(
@@ -145,6 +149,7 @@ def make_job(
     keep=settings.keep_checkpoints,
     profile_steps=tuple(settings.profile_steps),
     step_timeout=config.train.step_timeout,
+    flops=goodput.flops_of(reader.structure.config),
   )
   return ReaderJob(job, ranks, data.counts)
 

@@ -6,6 +6,7 @@ the input of `loop.Loop`; the train step is a function of one device, mapped
 over all of them.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from dpr_jax.data import negative_rounds, prepare
 from dpr_jax.models import retriever_model, stored_towers
 from dpr_jax.training import (
   checkpoint_selection,
+  goodput,
   retriever_batches,
   retriever_inputs,
   train_step,
@@ -39,6 +41,7 @@ def train(
   *,
   overwrite: bool = False,
   refresh: Refresh | None = None,
+  peak_flops: float | None = None,
 ) -> None:
   """Stage `train`: trains the towers, or resumes from the last checkpoint.
 
@@ -48,6 +51,8 @@ def train(
     overwrite: removes the run that the workdir has.
     refresh: function that mines the negatives of a round with the current
       parameters; needed if `config.train.rounds` > 1.
+    peak_flops: FLOPs per second of one device at best, for the metrics; None =
+      not known.
 
   Raises:
     InputError: a bad setting, rounds without `refresh`, or the workdir has
@@ -63,6 +68,7 @@ def train(
     multiprocess.first_alone(claim.check)
   with multiprocess.in_turn():
     job = make_job(config, workdir, refresh)
+    job = dataclasses.replace(job, peak_flops=peak_flops)
     loop = loop_lib.Loop(job)
   loop.run(claim, overwrite)
   if multiprocess.is_first():
@@ -131,6 +137,7 @@ def make_job(
     dev=dev.evaluate if dev else None,
     selection=selection,
     store_model=functools.partial(stored_towers.store, model, config),
+    flops=goodput.flops_of(model.encoder.config),
     every=job_lib.Every.of(settings),
     keep=settings.keep_checkpoints,
     profile_steps=tuple(settings.profile_steps),

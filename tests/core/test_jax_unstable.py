@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from dpr_jax.core import jax_unstable
-from tests import floors
+from tests import floors, jax_private
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 UNSTABLE = ("jax._src", "jax.experimental", "jaxlib")
@@ -166,6 +166,22 @@ def _reset_cache():
     "jax.compilation_cache.compilation_cache",
     "jax.experimental.compilation_cache.compilation_cache",
   ).reset_cache()
+
+
+def test_the_files_of_programs_are_replaced(monkeypatch):
+  """`get_file_cache` of JAX gives what we open, with the limit that is set."""
+  cache = jax_private.compilation_cache()
+  monkeypatch.setattr(cache, "get_file_cache", cache.get_file_cache)
+  jax_unstable.replace_program_files(lambda path, limit: (path, limit))
+  limit = jax.config.jax_compilation_cache_max_size
+  assert cache.get_file_cache("folder") == (("folder", limit), "folder")
+
+
+def test_a_jax_without_files_of_programs_is_left_alone(monkeypatch):
+  cache = jax_private.compilation_cache()
+  monkeypatch.delattr(cache, "get_file_cache")
+  jax_unstable.replace_program_files(lambda path, limit: None)
+  assert not hasattr(cache, "get_file_cache")
 
 
 def test_peers_are_survived(monkeypatch):

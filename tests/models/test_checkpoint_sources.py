@@ -346,17 +346,6 @@ def test_waiting_too_long_is_an_error_that_says_so(
     checkpoint_sources.checkpoint_folder("starter")
 
 
-def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-  monkeypatch.setenv("DPR_JAX_CACHE", str(tmp_path / "own"))
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "general"))
-  assert checkpoint_sources.cache_folder() == tmp_path / "own"
-  monkeypatch.delenv("DPR_JAX_CACHE")
-  assert checkpoint_sources.cache_folder() == tmp_path / "general" / "dpr-jax"
-  monkeypatch.delenv("XDG_CACHE_HOME")
-  monkeypatch.setenv("HOME", str(tmp_path))
-  assert checkpoint_sources.cache_folder() == tmp_path / ".cache" / "dpr-jax"
-
-
 def test_local_folder(tmp_path):
   with pytest.raises(errors.InputError, match="has no config.json"):
     checkpoint_sources.checkpoint_folder(str(tmp_path))

@@ -39,3 +39,9 @@ def test_links():
   )
   assert pod.seconds("collective-permute", 45e9) == 1.0
   assert chips.Topology.parse("v5e:1x1").seconds("all-reduce", 1.0) == 0.0
+
+
+def test_peak_by_jaxs_name_of_a_device():
+  assert chips.peak_flops("TPU v5 lite") == 197e12
+  assert chips.peak_flops("TPU v6 lite") == 918e12
+  assert chips.peak_flops("cpu") is None
