@@ -140,7 +140,7 @@ def _measure(
   return found
 
 
-def slope(sizes: Sequence[int], values: Sequence[float]) -> float | None:
+def slope(sizes: Sequence[int], values: Sequence[float | int]) -> float | None:
   """Exponent of the growth: the slope of the logarithms by least squares.
 
   Args:
@@ -156,7 +156,7 @@ def slope(sizes: Sequence[int], values: Sequence[float]) -> float | None:
 
 
 def extrapolate(
-  sizes: Sequence[int], values: Sequence[float], target: int = WIKIPEDIA
+  sizes: Sequence[int], values: Sequence[float | int], target: int = WIKIPEDIA
 ) -> float:
   """The value at `target` passages, the larger of two estimates.
 

@@ -29,7 +29,7 @@ _SHARES = (
 )
 _TAIL = 1.5  # the share falls with this power of the rank after the last pair
 _RANKS = 4_000_000  # number of distinct words
-_BLOCK = 10_000  # passages generated at once
+_BLOCK = 1000  # passages generated at once
 _QUESTION_WORDS = 9  # mean of the real questions
 _SYLLABLES = [c + v for c in "bcdfghjklmnprstvwz" for v in "aeiou"]
 
@@ -58,17 +58,20 @@ def word_of(rank: int, frequent: Sequence[str]) -> str:
 class Texts:
   """Generates passages and questions; all follow from the seed."""
 
-  def __init__(self, frequent: Sequence[str], seed: int = 0):
+  def __init__(
+    self, frequent: Sequence[str], seed: int = 0, ranks: int = _RANKS
+  ):
     """Prepares the distribution of words.
 
     Args:
       frequent: the most frequent words, stop words first.
       seed: seed of all random choices.
+      ranks: number of distinct words.
     """
     self._frequent = frequent
     self._known = {word: rank for rank, word in enumerate(frequent)}
     self._seed = seed
-    self._ends = np.cumsum(shares())
+    self._ends = np.cumsum(shares(ranks))
 
   def passages(self, count: int) -> Iterator[tuple[int, list[str], list[str]]]:
     """Yields (row, words of the title, words of the text) in order."""

@@ -63,7 +63,8 @@ class Part:
     if self.words is not None:
       if not len(self.words):
         return []
-      wanted = places
+      # Of the same type: otherwise NumPy would convert all words of the part.
+      wanted = places.astype(self.words.dtype)
       places = np.searchsorted(self.words, wanted)
       places = np.minimum(places, len(self.words) - 1)
       places = places[self.words[places] == wanted]
