@@ -229,55 +229,15 @@ class BM25Index:
       sums = part.sums(hits)
       # Rows of later parts lose ties: they must have more than the k-th best.
       above = scores[-1] if len(scores) == k else np.float32(0)
-      more, values = best_rows(sums, k, above, part.rows[_rarest(hits, k)])
+      more, values = bm25_parts.best_rows(
+        sums, k, above, part.rows[bm25_parts.rarest(hits, k)]
+      )
       if len(more):
         rows = np.concatenate([rows, more + part.first_row])
         scores = np.concatenate([scores, values])
         order = np.argsort(-scores, kind="stable")[:k]
         rows, scores = rows[order], scores[order]
     return rows, scores
-
-
-def _rarest(hits: Sequence[slice], k: int) -> slice:
-  """The fewest passages of one word that are at least k; of none if fewer."""
-  enough = [some for some in hits if some.stop - some.start >= k]
-  return min(enough, key=lambda some: some.stop - some.start, default=slice(0))
-
-
-def best_rows(
-  scores: Float[np.ndarray, " rows"],
-  k: int,
-  above: float | np.float32 = 0.0,
-  among: Int[np.ndarray, " some"] | None = None,
-) -> tuple[Int[np.ndarray, " hits"], Float[np.ndarray, " hits"]]:
-  """At most k rows with a score above a limit, best first, ties by row.
-
-  A partition finds the k-th best score in linear time; of the rows with exactly
-  this score the first ones fill the list.
-
-  Args:
-    scores: scores of all rows.
-    k: number of rows wanted.
-    above: the limit.
-    among: different rows, k or more, of which many are among the best: the
-      k-th best of them is a limit that leaves few rows.  None or [] = unknown.
-  """
-  if among is not None and len(among) >= k:
-    some = scores[among]
-    least = np.partition(some, len(some) - k)[len(some) - k]
-    kept = scores >= least if least > above else scores > above
-  else:
-    kept = scores > above
-  rows = np.flatnonzero(kept)
-  values = scores[rows]
-  if len(rows) > k:
-    threshold = np.partition(values, len(values) - k)[len(values) - k]
-    keep = values > threshold
-    ties = np.flatnonzero(values == threshold)
-    keep[ties[: k - int(keep.sum())]] = True
-    rows, values = rows[keep], values[keep]
-  order = np.argsort(-values, kind="stable")  # rows ascend: ties by row
-  return rows[order], values[order]
 
 
 def depends_on(

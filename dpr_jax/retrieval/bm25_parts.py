@@ -82,6 +82,48 @@ class Part:
     return sums
 
 
+def rarest(hits: Sequence[slice], k: int) -> slice:
+  """The fewest passages of one word that are at least k; of none if fewer."""
+  enough = [some for some in hits if some.stop - some.start >= k]
+  return min(enough, key=lambda some: some.stop - some.start, default=slice(0))
+
+
+def best_rows(
+  scores: Float[np.ndarray, " rows"],
+  k: int,
+  above: float | np.float32 = 0.0,
+  among: Int[np.ndarray, " some"] | None = None,
+) -> tuple[Int[np.ndarray, " hits"], Float[np.ndarray, " hits"]]:
+  """At most k rows with a score above a limit, best first, ties by row.
+
+  A partition finds the k-th best score in linear time; of the rows with exactly
+  this score the first ones fill the list.
+
+  Args:
+    scores: scores of all rows.
+    k: number of rows wanted.
+    above: the limit.
+    among: different rows, k or more, of which many are among the best: the
+      k-th best of them is a limit that leaves few rows.  None or [] = unknown.
+  """
+  if among is not None and len(among) >= k:
+    some = scores[among]
+    least = np.partition(some, len(some) - k)[len(some) - k]
+    kept = scores >= least if least > above else scores > above
+  else:
+    kept = scores > above
+  rows = np.flatnonzero(kept)
+  values = scores[rows]
+  if len(rows) > k:
+    threshold = np.partition(values, len(values) - k)[len(values) - k]
+    keep = values > threshold
+    ties = np.flatnonzero(values == threshold)
+    keep[ties[: k - int(keep.sum())]] = True
+    rows, values = rows[keep], values[keep]
+  order = np.argsort(-values, kind="stable")  # rows ascend: ties by row
+  return rows[order], values[order]
+
+
 class Vocabulary(collections.abc.Mapping):
   """Numbers by word, from sorted words in a memory-mapped file."""
 

@@ -16,7 +16,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, records
 from dpr_jax.evaluation import evaluate as evaluate_lib
-from dpr_jax.retrieval import bm25, mine, text_analysis
+from dpr_jax.retrieval import bm25, bm25_parts, mine, text_analysis
 
 DEFAULTS = {"k1": 0.9, "b": 0.4, "stopwords": "en", "stemmer": "english"}
 PLAIN = {**DEFAULTS, "stopwords": "", "stemmer": ""}
@@ -116,7 +116,7 @@ def test_equal_scores_stand_in_the_order_of_rows(make_table):
 def test_best_rows_equals_a_full_sort(scores, k):
   scores = np.array(scores, np.float32)
   order = sorted(np.flatnonzero(scores), key=lambda row: (-scores[row], row))
-  rows, values = bm25.best_rows(scores, k)
+  rows, values = bm25_parts.best_rows(scores, k)
   assert rows.tolist() == order[:k]
   assert values.tolist() == scores[order[:k]].tolist()
 
