@@ -22,9 +22,15 @@ import numpy as np
 import rich.table
 from absl import logging
 
-from dpr_jax.benchmarking import harness, search_cell, search_sources
+from dpr_jax.benchmarking import (
+  bm25_peer,
+  harness,
+  search_cell,
+  search_sources,
+)
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import prepare
 from dpr_jax.evaluation import tables
 from dpr_jax.index import faiss_build, faiss_search, faiss_size, faiss_tune
 from dpr_jax.retrieval import bm25
@@ -228,8 +234,10 @@ def _against_bm25s(
   for question in source.asked:
     words.append(ours.word_ids(question.question))
   split_seconds = time.perf_counter() - split_seconds
-  tokens = bm25s.tokenization.Tokenized(
-    ids=words, vocab=ours.library.vocab_dict
+  vocabulary = dict(ours.vocabulary)
+  tokens = bm25s.tokenization.Tokenized(ids=words, vocab=vocabulary)
+  library = bm25_peer.index(
+    prepare.open_passages(workdir), vocabulary, ours.parameters
   )
 
   def dense(_: int) -> None:
@@ -250,10 +258,10 @@ def _against_bm25s(
   contenders = [
     harness.Contender(factory, dense),
     harness.Contender(OURS, lambda _: ours.search(texts, depth)),
-    harness.Contender(PEERS[0], retrieve(ours.library, "numpy")),
+    harness.Contender(PEERS[0], retrieve(library, "numpy")),
   ]
   if against == NUMBA:
-    compiled = copy.copy(ours.library)
+    compiled = copy.copy(library)
     compiled.backend = "numba"
     compiled.activate_numba_scorer()
     contenders.append(harness.Contender(NUMBA, retrieve(compiled, "numba")))

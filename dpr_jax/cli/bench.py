@@ -86,6 +86,24 @@ def search(call: Invocation) -> None:
   )
 
 
+def scale(call: Invocation) -> None:
+  """Measures all stages on generated corpora of several sizes."""
+  from dpr_jax.benchmarking import scale as scale_lib
+
+  folder, file = call.path("out"), _json_file(call)
+  if not folder:
+    raise errors.InputError(
+      "--out is missing: a folder for the generated corpora and their workdirs,"
+      " as --out=DIR"
+    )
+  scale_lib.bench(
+    _integers("passages", call.flags["passages"]),
+    folder,
+    questions=call.flags["count"],
+    json_file=file,
+  )
+
+
 def reader(call: Invocation) -> None:
   """Measures the span reader, optionally against transformers."""
   from dpr_jax.benchmarking import reader as reader_lib

@@ -516,6 +516,37 @@ _BENCHES = (
     ),
   ),
   Command(
+    "bench scale",
+    "Measure how time, memory and disk of all stages grow with the corpus",
+    "bench:scale",
+    "--passages=100000,300000,1000000 --out=DIR",
+    "--out=DIR",
+    processes=ONE,
+    config=NONE,
+    flags=(
+      f.OUT.saying(
+        "A folder for the generated corpora and their workdirs; one of an"
+        " earlier run is resumed."
+      ),
+      Flag(
+        "passages",
+        "Numbers of passages; default: 100000,300000.",
+        "N[,N]",
+        kind=tuple,
+        default=("100000", "300000"),
+      ),
+      Flag(
+        "count",
+        "Number of questions, train and dev each; default: 1000.",
+        "N",
+        kind=int,
+        default=1000,
+        least=1,
+      ),
+      f.JSON,
+    ),
+  ),
+  Command(
     "bench reader",
     "Measure speed and memory of the span reader",
     "bench:reader",

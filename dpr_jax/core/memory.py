@@ -38,14 +38,32 @@ def meminfo() -> dict[str, int]:
   return {name: size for name, size in found.items() if size is not None}
 
 
-def status(name: str) -> int | None:
-  """A value of /proc/self/status in bytes; None = not reported.
+def children() -> list[int]:
+  """Ids of the processes that this one has started, and of theirs.
+
+  Empty where the system does not list them in /proc.
+  """
+  found, new = [], [os.getpid()]
+  while new:
+    lists = pathlib.Path(f"/proc/{new.pop()}/task").glob("*/children")
+    for path in lists:
+      try:
+        ids = [int(word) for word in path.read_text().split()]
+      except OSError:  # it has ended
+        continue
+      found += ids
+      new += ids
+  return found
+
+
+def status(name: str, process: int | str = "self") -> int | None:
+  """A value of /proc/<process>/status in bytes; None = not reported.
 
   "VmRSS" is the current resident memory, "VmHWM" its peak, "RssAnon" the part
   that is not mapped from files.  `getrusage` is not used, because the peak that
   it reports includes the parent process before the fork.
   """
-  return _line("/proc/self/status", name)
+  return _line(f"/proc/{process}/status", name)
 
 
 def _line(path: str, name: str) -> int | None:

@@ -70,7 +70,7 @@ def has_answer(
 
 
 class AnswerMatcher:
-  """`has_answer` for bulk work: every passage is tokenised once.
+  """`has_answer` for bulk work: every passage is tokenised at most once.
 
   Attributes:
     match: "string" or "regex", as in `has_answer`.
@@ -129,16 +129,27 @@ class AnswerMatcher:
       patterns = self._patterns(answers, question)
       return [
         any(self._finds(pattern, prepared, question) for pattern in patterns)
-        for prepared in self._prepared(keys, texts)
+        for prepared in map(self._prepared, keys, texts)
       ]
     wanted = [_joined_tokens(answer) for answer in answers]
     if self.compat and any(joined == _SEPARATOR for joined in wanted):
       return [True] * len(keys)
     wanted = [joined for joined in wanted if joined != _SEPARATOR]
+    tokens = [joined.split(_SEPARATOR)[1:-1] for joined in wanted]
     return [
-      any(joined in prepared for joined in wanted)
-      for prepared in self._prepared(keys, texts)
+      self._may_match(tokens, key, text)
+      and _any_in(wanted, self._prepared(key, text))
+      for key, text in zip(keys, texts, strict=True)
     ]
+
+  def _may_match(
+    self, answers: Sequence[Sequence[str]], key: Hashable, text: str
+  ) -> bool:
+    """False only if no answer's tokens occur; far faster than to tokenise."""
+    if key in self._cache or not text.isascii():
+      return True
+    lower = text.lower()
+    return any(all(token in lower for token in tokens) for tokens in answers)
 
   def warn(self, where: str) -> None:
     """Logs one line with the patterns that were refused since the last call.
@@ -195,17 +206,20 @@ class AnswerMatcher:
       self._refused[pattern.pattern] = why, question
       return False
 
-  def _prepared(self, keys: Sequence[Hashable], texts: Sequence[str]):
-    prepare = _decompose if self.match == "regex" else _joined_tokens
-    for key, text in zip(keys, texts, strict=True):
-      prepared = self._cache.get(key)
-      if prepared is None:
-        prepared = prepare(text)
-        if self._cache_size:
-          while len(self._cache) >= self._cache_size:
-            del self._cache[next(iter(self._cache))]
-          self._cache[key] = prepared
-      yield prepared
+  def _prepared(self, key: Hashable, text: str) -> str:
+    prepared = self._cache.get(key)
+    if prepared is None:
+      regular = self.match == "regex"
+      prepared = _decompose(text) if regular else _joined_tokens(text)
+      if self._cache_size:
+        while len(self._cache) >= self._cache_size:
+          del self._cache[next(iter(self._cache))]
+        self._cache[key] = prepared
+    return prepared
+
+
+def _any_in(wanted: Sequence[str], prepared: str) -> bool:
+  return any(joined in prepared for joined in wanted)
 
 
 def answer_spans(

@@ -8,14 +8,10 @@ smaller passage length gets the passages cut to it.
 """
 
 import concurrent.futures
-import ctypes
 import dataclasses
 import functools
-import multiprocessing
 import os
 import pathlib
-import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +21,13 @@ import tokenizers
 from absl import logging
 from jaxtyping import Int, UInt
 
-from dpr_jax.core import errors, memory, progress, sharded_output
+from dpr_jax.core import (
+  child_processes,
+  errors,
+  memory,
+  progress,
+  sharded_output,
+)
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import datasets, special_tokens, tokenization
 
@@ -255,24 +257,15 @@ def _tokenize(
         bar.update(len(rows[number]))
       return total
     settings = tokenizer.text_format()
-    start = (passages.folder, tokenizer.backend.to_str(), settings, os.getpid())
-    with concurrent.futures.ProcessPoolExecutor(
-      workers,
-      mp_context=multiprocessing.get_context("spawn"),
-      initializer=_start_worker,
-      initargs=start,
-    ) as pool:
-      try:
-        futures = {
-          pool.submit(_work, folder, number, rows[number]): number
-          for number in missing
-        }
-        for future in concurrent.futures.as_completed(futures):
-          blocks.finish(futures[future], **future.result())
-          bar.update(len(rows[futures[future]]))
-      except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
+    start = (passages.folder, tokenizer.backend.to_str(), settings)
+    with child_processes.pool(workers, _start_worker, start) as pool:
+      futures = {
+        pool.submit(_work, folder, number, rows[number]): number
+        for number in missing
+      }
+      for future in concurrent.futures.as_completed(futures):
+        blocks.finish(futures[future], **future.result())
+        bar.update(len(rows[futures[future]]))
   return total
 
 
@@ -282,16 +275,9 @@ _worker: dict[
 
 
 def _start_worker(
-  folder: pathlib.Path, backend: str, settings: dict[str, Any], parent: int
+  folder: pathlib.Path, backend: str, settings: dict[str, Any]
 ) -> None:
-  """Opens the corpus in a child process; only the parent handles signals."""
-  for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, signal.SIG_IGN)
-  if sys.platform == "linux":  # if the parent is killed, so is this process
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-      os._exit(1)
+  """Opens the corpus in a child process."""
   os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are parallel
   _worker["passages"] = datasets.PassageTable.open(folder)
   _worker["tokenizer"] = tokenization.TextTokenizer(

@@ -15,10 +15,10 @@ import numpy as np
 from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, progress, sharded_output
+from dpr_jax.core import errors, multiprocess, progress, sharded_output
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import datasets, prepare, token_store
-from dpr_jax.embedding import vector_shards
+from dpr_jax.embedding import vector_reuse, vector_shards
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.inference import length_tiles
 from dpr_jax.models import (
@@ -73,6 +73,7 @@ def embed(
   )
   if not overwrite:
     _check_settings(stage, copied, loaded)
+    multiprocess.first_alone(lambda: vector_reuse.set_aside(stage))
   stored = stage.folder / model_settings.FOLDER
 
   def keep() -> None:
@@ -97,6 +98,7 @@ def embed(
     shapes=config.embed.shapes,
     overwrite=overwrite,
   )
+  multiprocess.first_alone(lambda: vector_reuse.discard(stage))
   if copied and not model_files.is_sealed(stored):
     keep()  # an older version made the vectors
 
@@ -202,7 +204,8 @@ def embed_corpus(
     label,
     ", ".join(map(str, widths)),
   )
-  started, done, written = time.monotonic(), 0, 0
+  earlier = vector_reuse.Earlier(stage)
+  started, done, written, reused = time.monotonic(), 0, 0, 0
   everything = range(len(passages))
   mine = {
     number: everything[number * rows_per_shard : (number + 1) * rows_per_shard]
@@ -217,12 +220,28 @@ def embed_corpus(
         bar.update(len(rows))
         continue
       work = encoder_lib.Work()
-      vectors = _encode_rows(encoder, tokens, rows, bar, widths, stage, work)
-      _write_shard(shards, number, rows, passages, vectors, work)
-      done += len(rows)
+      lengths = tokens.lengths(some.start, some.stop)
+      digests = vector_reuse.row_digests(
+        encoder.tiles(lengths, widths), tokens, some.start
+      )
+      before = earlier.find(digests)
+      vectors = _encode_rows(
+        encoder, tokens, rows, bar, widths, stage, work, before < 0
+      )
+      known = before >= 0
+      if known.any():
+        vectors[known] = earlier.take(before[known])
+        bar.update(int(known.sum()))
+      _write_shard(shards, number, rows, passages, vectors, digests, work)
+      done += int((~known).sum())
+      reused += int(known.sum())
       written += 1
   seconds = max(time.monotonic() - started, 1e-9)
   _finish(shards, encoder, len(passages), done, seconds, widths)
+  if reused:
+    logging.info(
+      "%s: %d passages have the vectors of the earlier corpus", label, reused
+    )
   logging.info(
     "%s: wrote %d of %d shards: %d passages in %.0f s, %.1f passages/s, %.1f %%"
     " of the tokens were padding",
@@ -244,14 +263,15 @@ def _encode_rows(
   widths: tuple[int, ...],
   stage: workdir_lib.Stage,
   work: encoder_lib.Work,
+  wanted: np.ndarray,
 ) -> np.ndarray:
-  """Vectors of a shard's rows, in their order, as they are stored."""
+  """Vectors of the wanted rows of a shard, in their places, as stored."""
   dtype = stage.config["dtype"]
   lengths = tokens.lengths(int(rows[0]), int(rows[-1]) + 1)
   vectors = np.empty((len(rows), encoder.dim), vector_shards.storage(dtype))
   before = (encoder.work.tokens, encoder.work.padded_tokens)
   for some, result in encoder.stream(
-    encoder_lib.PASSAGE, tokens, lengths, widths, int(rows[0])
+    encoder_lib.PASSAGE, tokens, lengths, widths, int(rows[0]), wanted
   ):
     if not np.isfinite(result).all():
       raise errors.InputError(
@@ -278,12 +298,14 @@ def _write_shard(
   rows: np.ndarray,
   passages: datasets.PassageTable,
   vectors: np.ndarray,
+  digests: np.ndarray,
   work: encoder_lib.Work,
 ) -> None:
-  """Writes the two files of a shard, renamed into place, then its record."""
+  """Writes the three files of a shard, renamed into place, then its record."""
   folder, names = shards.stage.folder, vector_shards.names(number)
+  names = (*names, vector_shards.digests_name(number))
   ids = np.array([i.encode() for i in passages.ids(rows)])
-  arrays = (vector_shards.as_stored(vectors), ids)
+  arrays = (vector_shards.as_stored(vectors), ids, digests)
   files = {
     name: sharded_output.write_array(folder / name, array)
     for name, array in zip(names, arrays, strict=True)

@@ -23,7 +23,7 @@ from dpr_jax.core import workdir as workdir_lib
 STAGE = "embed"
 COMMAND = "dpr-jax embed"
 DTYPES = ("float32", "float16", "bfloat16")
-PATTERNS = ("vectors-*.npy", "ids-*.npy")
+PATTERNS = ("vectors-*.npy", "ids-*.npy", "digests-*.npy")
 IMPORTED = "imported "  # begins the "model" of imported vectors
 
 
@@ -70,6 +70,17 @@ def entry(
     "rows": rows,
     "sha256": sha256[file],
   }
+
+
+def digests_name(number: int) -> str:
+  """Name of the file of a shard's digests, see `vector_reuse.py`."""
+  return f"digests-{number:05d}.npy"
+
+
+def digests_of(manifest: Mapping[str, Any]) -> list[str]:
+  """Names of the files of all digests, in order; [] if one is missing."""
+  names = [digests_name(n) for n in range(len(manifest["shards"]))]
+  return names if all(name in manifest["files"] for name in names) else []
 
 
 def storage(dtype: str) -> np.dtype:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors, forks
@@ -50,8 +50,10 @@ class Work:
 
   @property
   def padding(self) -> float:
-    """Share of padding, including unfilled tiles and idle devices."""
-    return 1 - self.tokens / max(self.padded_tokens, 1)
+    """Share of padding, including unfilled tiles and idle devices; 0 = none."""
+    if not self.padded_tokens:
+      return 0.0
+    return 1 - self.tokens / self.padded_tokens
 
 
 def encode_tile(
@@ -303,6 +305,7 @@ class Encoder(encoder_calls.Calls):
     lengths: Int[np.ndarray, " texts"],
     widths: Sequence[int],
     first: int = 0,
+    wanted: Bool[np.ndarray, " texts"] | None = None,
   ) -> Iterator[tuple[Int[np.ndarray, " rows"], Float[np.ndarray, "rows dim"]]]:
     """Yields (rows, their vectors), the longest texts first.
 
@@ -312,23 +315,33 @@ class Encoder(encoder_calls.Calls):
       lengths: number of tokens of these rows; yielded rows count from 0.
       widths: padded lengths, see `length_tiles.plan`.
       first: row of the first text in `tokens`.
+      wanted: rows to encode, in tiles of the shapes they have among all; None =
+        all rows.
     """
     self._home.check(self)
     if not len(lengths):
       return
     devices, params = self._devices, self._params
-    size = self._tokens
     if len(lengths) == 1:  # least latency: one row on one device
-      devices, params, size = devices[:1], self._first_params, 1
+      devices, params = devices[:1], self._first_params
 
     def call(some: list[length_tiles.Tile]):
       return self._call(kind, tokens, lengths, some, first, devices, params)
 
-    tiles = length_tiles.plan(lengths, widths, size)
+    tiles = self.tiles(lengths, widths)
+    if wanted is not None:
+      tiles = length_tiles.only(tiles, wanted)
     for rows, vectors, work in length_tiles.run(tiles, len(devices), call):
       self.work.tokens += work.tokens
       self.work.padded_tokens += work.padded_tokens
       yield rows, vectors
+
+  def tiles(
+    self, lengths: Int[np.ndarray, " texts"], widths: Sequence[int]
+  ) -> list[length_tiles.Tile]:
+    """The tiles in which `stream` encodes texts of these lengths."""
+    size = 1 if len(lengths) == 1 else self._tokens
+    return length_tiles.plan(lengths, widths, size)
 
   def _call(self, kind, tokens, lengths, tiles, first, devices, params):
     """Encodes one tile on each device."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import memory
@@ -129,6 +129,27 @@ def plan(
       tiles.append(Tile(order[one:other], size, width, full))
     start = stops[-1] if stops else start
   return tiles[::-1]
+
+
+def only(
+  tiles: Sequence[Tile], wanted: Bool[np.ndarray, " rows"]
+) -> list[Tile]:
+  """Tiles of the same shapes that contain the wanted rows alone, packed anew.
+
+  A row stays in a tile of the shape that it had, and so keeps its vector.
+  """
+  groups: dict[tuple[int, int, bool], list[np.ndarray]] = {}
+  for tile in tiles:
+    rows = groups.setdefault((tile.size, tile.width, tile.full), [])
+    rows.append(tile.rows[wanted[tile.rows]])
+  packed = []
+  for (size, width, full), pieces in groups.items():
+    rows = np.concatenate(pieces)
+    packed += [
+      Tile(rows[start : start + size], size, width, full)
+      for start in range(0, len(rows), size)
+    ]
+  return packed
 
 
 def calls(tiles: Sequence[Tile], cores: int) -> Iterator[list[Tile]]:

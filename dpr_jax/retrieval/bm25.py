@@ -1,49 +1,32 @@
 """BM25 index of the corpus, for the baseline and for mining hard negatives.
 
 Input: the passages of `data/passages`.  Output: the folder `bm25/`, and from it
-the best rows for a question.  The library bm25s computes and stores the scores.
-This file defines what is indexed (`title text`, split into words by
-`text_analysis.py`), the order of equal scores, and the checks.  BM25 scores
-depend on k1 and b, which are therefore stored with the index.
-
-Importing bm25s initialises JAX, which must not happen before the command line
-has set devices and processes: it is imported in the functions that use it.
+the best rows for a question.  `bm25_build.py` writes the files, which
+`bm25_parts.py` describes; this file has the parameters, the search, the order
+of equal scores, and the checks.  BM25 scores depend on k1 and b, which are
+therefore stored with the index.
 """
 
-import array
 import dataclasses
 import functools
 import os
 import pathlib
-import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
 from absl import logging
+from jaxtyping import Float, Int
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, progress
+from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import records
-from dpr_jax.retrieval import text_analysis
+from dpr_jax.retrieval import bm25_build, bm25_parts, text_analysis
 
-METHOD = "lucene"  # idf = ln(1 + (N - n + 0.5) / (n + 0.5)), no (k1 + 1)
 PARAMETERS = "parameters.json"
-_BLOCK = 10_000  # passages read at once
 _MOST_WITHOUT_HITS = 0.05  # share of questions without a hit, for a warning
-
-
-@runtime_checkable
-class Passages(Protocol):
-  """The part of `data.datasets.PassageTable` that BM25 uses."""
-
-  def __len__(self) -> int: ...
-
-  def blocks(self, size: int) -> Iterator[tuple[int, list[records.Passage]]]:
-    """Yields (first row, passages) in order, `size` passages at a time."""
-    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,23 +65,29 @@ class Parameters:
 
 
 class BM25Index:
-  """A BM25 index in memory, made by `build` or `load`."""
+  """A BM25 index on disk, made by `build`, opened by `load`.
 
-  def __init__(self, model, parameters: Parameters):
-    """Wraps a bm25s.BM25; callers use `build` or `load`."""
+  Attributes:
+    parameters: what its scores depend on besides the corpus.
+    vocabulary: number of each word.
+  """
+
+  def __init__(
+    self,
+    vocabulary: Mapping[str, int],
+    parts: Sequence[bm25_parts.Part],
+    parameters: Parameters,
+  ):
+    """Callers use `build` or `load`."""
     self.parameters = parameters
-    self._model = model
+    self.vocabulary = vocabulary
+    self._parts = parts
     self._splitter = parameters.splitter()
-
-  @property
-  def library(self):
-    """The wrapped bm25s.BM25, for comparisons with the library."""
-    return self._model
 
   def word_ids(self, question: str) -> list[int]:
     """Numbers of the question's words that occur in the corpus, in order."""
     words = self._splitter.words(question)
-    ids = self._model.get_tokens_ids(words)
+    ids = [n for word in words if (n := self.vocabulary.get(word)) is not None]
     # A question of a single character matches every bigram that contains it.
     return ids or [i for word in words for i in self._bigrams.get(word, ())]
 
@@ -106,95 +95,78 @@ class BM25Index:
   def _bigrams(self) -> dict[str, list[int]]:
     """Numbers of the bigrams that contain a character, by character."""
     bigrams: dict[str, list[int]] = {}
-    for word, number in self._model.vocab_dict.items():
+    for word, number in self.vocabulary.items():
       for character in dict.fromkeys(text_analysis.characters_of(word)):
         bigrams.setdefault(character, []).append(number)
     return bigrams
 
   def __len__(self) -> int:
     """Number of passages in the index."""
-    return int(self._model.scores["num_docs"])
+    return sum(part.count for part in self._parts)
 
   @classmethod
   def build(
     cls,
-    passages: Passages,
+    passages: bm25_build.Passages,
     *,
     k1: float | int,
     b: float | int,
     stopwords: str,
     stemmer: str,
     one_letter_words: bool = False,
+    folder: str | os.PathLike | None = None,
   ) -> "BM25Index":
     """Indexes `title text` of every passage; row i is passage i.
 
-    The vocabulary is in the order of first occurrence, so that the same corpus
-    always gives the same bytes.  The other arguments are those of `Parameters`.
+    The vocabulary is sorted, so that the same corpus always gives the same
+    bytes.
+
+    Args:
+      passages: the corpus.
+      k1: this and the others as in `Parameters`.
+      b: see `k1`.
+      stopwords: see `k1`.
+      stemmer: see `k1`.
+      one_letter_words: see `k1`.
+      folder: existing empty folder of the files; None = a temporary one, which
+        is removed when the files have been opened.
 
     Raises:
       InputError: no passages, passages without words, or a bad parameter.
     """
-    bm25s = text_analysis.library()
-
+    if folder is None:
+      with tempfile.TemporaryDirectory(prefix="dpr-jax-bm25-") as temporary:
+        return cls.build(
+          passages,
+          k1=k1,
+          b=b,
+          stopwords=stopwords,
+          stemmer=stemmer,
+          one_letter_words=one_letter_words,
+          folder=temporary,
+        )
     parameters = Parameters(
       float(k1), float(b), stopwords, stemmer, one_letter_words
     )
-    words = parameters.splitter().words
-    if not len(passages):
-      raise errors.InputError(
-        "BM25: the corpus has no passages; check config.data.passages"
-      )
-    vocabulary: dict[str, int] = {}
-    ids = []
-    with progress.Progress(
-      len(passages), "bm25: splitting into words", "passages"
-    ) as bar:
-      for _, block in passages.blocks(_BLOCK):
-        for passage in block:
-          row = array.array("i")
-          for word in words(passage_text(passage)):
-            row.append(vocabulary.setdefault(word, len(vocabulary)))
-          ids.append(row)
-        bar.update(len(block))
-    if not vocabulary:
-      raise errors.InputError(
-        f"BM25: none of the {len(ids)} passages has a word that is not a stop"
-        " word; check config.data.passages and config.bm25.stopwords"
-      )
-    logging.info(
-      "bm25: computing the scores of %d distinct words in %d passages",
-      len(vocabulary),
-      len(ids),
+    bm25_build.build(
+      pathlib.Path(folder),
+      passages,
+      parameters.splitter(),
+      k1=parameters.k1,
+      b=parameters.b,
     )
-    model = bm25s.BM25(k1=parameters.k1, b=parameters.b, method=METHOD)
-    model.index(
-      bm25s.tokenization.Tokenized(ids=ids, vocab=vocabulary),
-      create_empty_token=False,
-      show_progress=sys.stderr.isatty(),
-    )
-    return cls(model, parameters)
-
-  def save(self, folder: str | os.PathLike) -> None:
-    """Writes arrays (.npy), vocabulary and parameters (JSON) into `folder`."""
-    try:
-      self._model.save(folder, show_progress=False)
-    except OSError as error:
-      if error.errno is None:  # from NumPy, without the cause
-        _write_plainly(pathlib.Path(folder), self._model.scores)
-      raise
     workdir_lib.write_json(
-      pathlib.Path(folder) / PARAMETERS, dataclasses.asdict(self.parameters)
+      pathlib.Path(folder) / PARAMETERS, dataclasses.asdict(parameters)
     )
+    return cls.load(folder)
 
   @classmethod
   def load(cls, folder: str | os.PathLike) -> "BM25Index":
-    """Reads what `save` wrote; nothing is unpickled.
+    """Opens what `build` wrote, also of an older version; nothing is unpickled.
 
     Raises:
-      InputError: a file is missing or is not what `save` writes.
+      InputError: a file is missing or is not what `build` writes.
     """
-    bm25s = text_analysis.library()
-
     stored = workdir_lib.read_json(pathlib.Path(folder) / PARAMETERS)
     if isinstance(stored, dict) and "words" not in stored:
       stored["words"] = "of an older version"
@@ -207,7 +179,7 @@ class BM25Index:
           f" ({text_analysis.VERSION!r}): run `dpr-jax retrieve --method=bm25`,"
           " which builds it again"
         )
-      model = bm25s.BM25.load(folder, show_progress=False)
+      vocabulary, parts = bm25_parts.open_folder(pathlib.Path(folder))
     except errors.InputError:
       raise
     except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
@@ -215,7 +187,7 @@ class BM25Index:
         f"{folder} is not a BM25 index ({error}): delete it and run"
         " `dpr-jax mine` again"
       ) from error
-    return cls(model, parameters)
+    return cls(vocabulary, parts, parameters)
 
   def search(
     self, questions: Sequence[str], k: int
@@ -240,35 +212,32 @@ class BM25Index:
     for i, question in enumerate(questions):
       ids = self.word_ids(question)
       if ids and columns:
-        best, best_scores = best_rows(
-          self._model.get_scores_from_ids(ids), columns
-        )
+        best, best_scores = self._best(ids, columns)
         rows[i, : len(best)] = best
         scores[i, : len(best)] = best_scores
     return rows, scores
 
-
-def best_rows(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-  """At most k rows with a score above 0, best first, ties by row.
-
-  A partition finds the k-th best score in linear time; of the rows with exactly
-  this score the first ones fill the list.
-  """
-  rows = np.flatnonzero(scores > 0)
-  values = scores[rows]
-  if len(rows) > k:
-    threshold = np.partition(values, len(values) - k)[len(values) - k]
-    keep = values > threshold
-    ties = np.flatnonzero(values == threshold)
-    keep[ties[: k - int(keep.sum())]] = True
-    rows, values = rows[keep], values[keep]
-  order = np.argsort(-values, kind="stable")  # rows ascend: ties by row
-  return rows[order], values[order]
-
-
-def passage_text(passage: records.Passage) -> str:
-  """The indexed text of a passage: `title text`."""
-  return f"{passage.title} {passage.text}".strip()
+  def _best(
+    self, ids: Sequence[int], k: int
+  ) -> tuple[Int[np.ndarray, " hits"], Float[np.ndarray, " hits"]]:
+    """At most k rows with a score above 0, best first, ties by row."""
+    rows, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    for part in self._parts:
+      hits = part.hits(ids)
+      if not hits:
+        continue
+      sums = part.sums(hits)
+      # Rows of later parts lose ties: they must have more than the k-th best.
+      above = scores[-1] if len(scores) == k else np.float32(0)
+      more, values = bm25_parts.best_rows(
+        sums, k, above, part.rows[bm25_parts.rarest(hits, k)]
+      )
+      if len(more):
+        rows = np.concatenate([rows, more + part.first_row])
+        scores = np.concatenate([scores, values])
+        order = np.argsort(-scores, kind="stable")[:k]
+        rows, scores = rows[order], scores[order]
+    return rows, scores
 
 
 def depends_on(
@@ -317,22 +286,22 @@ def build_or_load(
   if stage.is_current(overwrite):
     return _load(folder)  # `is_current` has just compared its files
   settings = config.bm25
-  index = BM25Index.build(
-    prepare.open_passages(workdir),
-    k1=settings.k1,
-    b=settings.b,
-    stopwords=settings.stopwords,
-    stemmer=settings.stemmer,
-    one_letter_words=settings.one_letter_words,
-  )
   with workdir_lib.replace_folder(folder, "bm25") as temporary:
-    index.save(temporary)
+    index = BM25Index.build(
+      prepare.open_passages(workdir),
+      k1=settings.k1,
+      b=settings.b,
+      stopwords=settings.stopwords,
+      stemmer=settings.stemmer,
+      one_letter_words=settings.one_letter_words,
+      folder=temporary,
+    )
     files = {
       path.name: workdir_lib.fingerprint_file(path)
       for path in sorted(temporary.iterdir())
     }
     stage.finish(
-      {"passages": len(index), "words": len(index._model.vocab_dict)},
+      {"passages": len(index), "words": len(index.vocabulary)},
       folder=temporary,
       files=files,
     )
@@ -381,14 +350,6 @@ def _load(folder: pathlib.Path) -> BM25Index:
   return index
 
 
-def _write_plainly(folder: pathlib.Path, scores: dict) -> None:
-  """Writes the arrays again without NumPy, for an OSError with a cause."""
-  with open(folder / "scores", "wb") as file:
-    for value in scores.values():
-      if isinstance(value, np.ndarray):
-        file.write(value)
-
-
 def warn_without_hits(where: str, without: int, questions: int) -> None:
   """Warns if more than 5 % of the questions have no hit.
 
@@ -408,7 +369,7 @@ def warn_without_hits(where: str, without: int, questions: int) -> None:
     )
 
 
-def check_size(index: BM25Index, passages: Passages) -> None:
+def check_size(index: BM25Index, passages: bm25_build.Passages) -> None:
   """Raises `InputError` if index and corpus differ in size."""
   if len(index) != len(passages):
     raise errors.InputError(

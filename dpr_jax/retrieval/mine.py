@@ -10,6 +10,7 @@ BM25 gives the pool for the average rank.
 """
 
 import collections
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -32,6 +33,7 @@ from dpr_jax.retrieval import bm25, passage_cache, text_analysis
 
 _BATCH = 256  # questions searched at once
 _BLOCK = 4096  # questions read at once
+_SPARE = 8  # passages read at once beyond the wanted ones, of each question
 
 
 @runtime_checkable
@@ -198,26 +200,34 @@ class Positives:
     """Reads a QuestionTable once, and looks up its ids in a PassageTable."""
     self._copies = copies
     self._rows: dict[int, set[int]] = collections.defaultdict(set)
-    self._texts: dict[int, set[int]] = collections.defaultdict(set)
+    # By first word: texts with another one need no digest.
+    self._texts: dict[int, dict[str, set[int]]] = collections.defaultdict(dict)
     for _, block in questions.blocks(_BLOCK):
       gold = [(q.question, p) for q in block for p in q.positives]
       rows = copies.first(passages.rows_of([p.id for _, p in gold]))
       for (question, passage), row in zip(gold, rows.tolist(), strict=True):
         key = same_passages.text_digest(question)
         self._rows[key].add(row)
-        self._texts[key].add(_any_case(passage.text))
+        same = self._texts[key].setdefault(_first_word(passage.text), set())
+        same.add(_any_case(passage.text))
 
   def among(
     self, question: records.Question, rows: Sequence[int], texts: Sequence[str]
   ) -> list[bool]:
     """Whether each passage, by corpus row and text, is a positive."""
     key = same_passages.text_digest(question.question)
-    gold, same = self._rows.get(key, ()), self._texts.get(key, ())
+    gold, same = self._rows.get(key, ()), self._texts.get(key, {})
     firsts = self._copies.first(np.asarray(rows, np.int64)).tolist()
     return [
-      row in gold or _any_case(text) in same
+      row in gold
+      or ((word := _first_word(text)) in same and _any_case(text) in same[word])
       for row, text in zip(firsts, texts, strict=True)
     ]
+
+
+def _first_word(text: str) -> str:
+  """The first word in lower case; "" = none."""
+  return (text.split(None, 1) or [""])[0].lower()
 
 
 def _any_case(text: str) -> int:
@@ -250,7 +260,7 @@ def mine_negatives(
     batch = questions.take(range(first, min(first + _BATCH, len(questions))))
     rows = rank(first, batch)
     without += int((rows < 0).all(axis=1).sum())
-    likely = rows[:, :keep]
+    likely = rows[:, : keep + _SPARE]
     cache.take(likely[likely >= 0].tolist())  # one read: far faster
     for place, (question, ranked) in enumerate(zip(batch, rows, strict=True)):
       yield (
@@ -275,9 +285,11 @@ def _negatives(
   """The hard negatives of a question; `number` is its number, for messages."""
   ranked = ranked[ranked >= 0].tolist()
   kept: list[records.Passage] = []
-  # Few passages are excluded: blocks of `keep` rarely need a third read.
-  for start in range(0, len(ranked), keep):
-    rows = ranked[start : start + keep]
+  # Few passages are excluded: those after the spare ones are rarely needed.
+  spare = keep + _SPARE
+  ends = [0, keep, *range(spare, max(spare, len(ranked)) + keep, keep)]
+  for start, end in itertools.pairwise(ends):
+    rows = ranked[start:end]
     block = cache.take(rows)
     texts = [block[row].text for row in rows]
     hits = matcher.hits(question.answers, rows, texts, number)

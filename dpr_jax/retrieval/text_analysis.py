@@ -24,6 +24,7 @@ import logging as python_logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import regex
 import Stemmer
@@ -101,14 +102,23 @@ class Splitter:
     Raises:
       InputError: an unknown name.
     """
+    self._stemmer = stemmer
     self._turkish = stemmer == "turkish"
     self._word = _ANY_WORD if one_letter_words else _WORD
     self._least = 1 if one_letter_words else 2
     # Normalized as texts are, because the lists come from several sources.
     self._stopwords = frozenset(
-      self._lower(_normalized(word)) for word in _stopwords(stopwords)
+      self._lower(_normalized(word)) for word in stop_words(stopwords)
     )
     self._stems = _Stems(_stemmer(stemmer), self._stopwords)
+
+  def __getstate__(self) -> dict[str, Any]:
+    """What another process needs, which then does not import bm25s."""
+    return {**self.__dict__, "_stems": None}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    self._stems = _Stems(_stemmer(self._stemmer), self._stopwords)
 
   def words(self, text: str) -> list[str]:
     """The words of a text, in order, with repetitions."""
@@ -166,7 +176,11 @@ def as_recorded(stage: workdir_lib.Stage) -> workdir_lib.Stage:
 
 
 def library():
-  """Imports bm25s, which initialises JAX, and silences its DEBUG lines."""
+  """Imports bm25s, and silences its DEBUG lines.
+
+  Importing it initialises JAX, which must not happen before the command line
+  has set devices and processes.
+  """
   import bm25s
 
   python_logging.getLogger("bm25s").setLevel(python_logging.WARNING)
@@ -193,7 +207,8 @@ def characters_of(word: str) -> list[str]:
   return _CHARACTER.findall(word) if match and match[1] else []
 
 
-def _stopwords(name: str) -> frozenset[str]:
+def stop_words(name: str) -> frozenset[str]:
+  """The words of a stop word list of bm25s; "" = none; `InputError`."""
   if not name:
     return frozenset()
   try:

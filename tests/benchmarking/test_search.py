@@ -61,8 +61,8 @@ def test_a_failed_index_is_a_row(capsys):
 
 
 class _Passages(list):
-  def blocks(self, size):
-    yield 0, self
+  def take(self, rows):
+    return [self[row] for row in rows]
 
 
 @pytest.mark.compiles
@@ -80,6 +80,7 @@ def test_turns_with_bm25s(against, tiny_config, tmp_path, monkeypatch):
     passages, k1=0.9, b=0.4, stopwords="en", stemmer=""
   )
   monkeypatch.setattr(bm25, "build_or_load", lambda *_: sparse)
+  monkeypatch.setattr(search.prepare, "open_passages", lambda _: passages)
   source = types.SimpleNamespace(
     vectors=clusters.FileVectors(path),
     questions=np.load(asked),

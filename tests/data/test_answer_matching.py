@@ -215,7 +215,10 @@ def test_matcher_caches_by_key_and_forgets_the_oldest():
   matcher = answer_matching.AnswerMatcher(cache_size=2)
   assert matcher.has_answer(["a"], 0, "a")
   assert matcher.has_answer(["a"], 0, "the text of a known key is not read")
+  # Texts with the letters of an answer are tokenised and kept, others not.
   matcher.hits(["a"], [1, 2], ["b", "c"])
+  assert matcher.has_answer(["a"], 0, "b")
+  matcher.hits(["a"], [1, 2], ["ab", "ac"])
   assert not matcher.has_answer(["a"], 0, "b")  # 0 was the oldest
 
 

@@ -91,7 +91,9 @@ def test_stage_writes_shards_of_the_whole_corpus(tiny_config, fresh_workdir):
   folder = fresh_workdir.embeddings("dense-start")
   names = sorted(path.name for path in folder.iterdir())
   shards = [
-    f"{kind}-{n:05d}.npy" for kind in ("ids", "vectors") for n in range(3)
+    f"{kind}-{n:05d}.npy"
+    for kind in ("digests", "ids", "vectors")
+    for n in range(3)
   ]
   assert names == sorted([*shards, "manifest.json", "model"])
   ids = np.concatenate([np.load(folder / f"ids-{n:05d}.npy") for n in range(3)])

@@ -16,7 +16,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, records
 from dpr_jax.evaluation import evaluate as evaluate_lib
-from dpr_jax.retrieval import bm25, mine, text_analysis
+from dpr_jax.retrieval import bm25, bm25_parts, mine, text_analysis
 
 DEFAULTS = {"k1": 0.9, "b": 0.4, "stopwords": "en", "stemmer": "english"}
 PLAIN = {**DEFAULTS, "stopwords": "", "stemmer": ""}
@@ -62,7 +62,7 @@ _WORDS = ["aa", "bb", "cc", "dd", "ee", "ff"]
 )
 def test_scores_are_those_of_the_formula(documents, question, k1, b):
   texts = [" ".join(document) for document in documents]
-  table = _Blocks(records.Passage("", "", text) for text in texts)
+  table = _Passages(records.Passage("", "", text) for text in texts)
   index = bm25.BM25Index.build(table, **(PLAIN | {"k1": k1, "b": b}))
   rows, scores = index.search([" ".join(question)], 10)
   expected = _by_hand(texts, " ".join(question), k1, b)
@@ -75,9 +75,9 @@ def test_scores_are_those_of_the_formula(documents, question, k1, b):
   assert (np.diff(scores[0]) <= 0).all()
 
 
-class _Blocks(list):
-  def blocks(self, size):
-    yield 0, list(self)
+class _Passages(list):
+  def take(self, rows):
+    return [self[row] for row in rows]
 
 
 def test_title_is_searched_and_words_are_stemmed(make_table):
@@ -116,7 +116,7 @@ def test_equal_scores_stand_in_the_order_of_rows(make_table):
 def test_best_rows_equals_a_full_sort(scores, k):
   scores = np.array(scores, np.float32)
   order = sorted(np.flatnonzero(scores), key=lambda row: (-scores[row], row))
-  rows, values = bm25.best_rows(scores, k)
+  rows, values = bm25_parts.best_rows(scores, k)
   assert rows.tolist() == order[:k]
   assert values.tolist() == scores[order[:k]].tolist()
 
@@ -132,8 +132,7 @@ def test_a_question_without_known_words_has_no_hits(make_table):
 
 def test_saved_index_finds_the_same(make_table, tmp_path):
   texts = ["aa bb", "", "cc aa \u00e9t\u00e9", "bb bb \u6771\u4eac"]
-  index = _build(make_table, texts)
-  index.save(tmp_path)
+  index = _build(make_table, texts, folder=tmp_path)
   loaded = bm25.BM25Index.load(tmp_path)
   assert loaded.parameters == index.parameters
   assert len(loaded) == 4
@@ -182,15 +181,16 @@ import sys
 from dpr_jax.data import records
 from dpr_jax.retrieval import bm25, mine, text_analysis
 class Table(list):
-  def blocks(self, size):
-    yield 0, list(self)
+  def take(self, rows):
+    return [self[row] for row in rows]
 words = "one two three four five six seven eight nine ten eleven".split()
 table = Table(
   records.Passage("", "", " ".join(words[i % 4 :])) for i in range(9))
 bm25.BM25Index.build(
-  table, k1=0.9, b=0.4, stopwords="en", stemmer="english").save(sys.argv[1])
+  table, k1=0.9, b=0.4, stopwords="en", stemmer="english", folder=sys.argv[1])
 """
   for seed in "01":
+    (tmp_path / seed).mkdir()
     subprocess.run(
       [sys.executable, "-c", code, tmp_path / seed],
       check=True,
@@ -206,7 +206,7 @@ def test_build_or_load_builds_once(world, monkeypatch):
   manifest = workdir_lib.read_manifest(world.workdir.bm25, "bm25")
   assert manifest["config"]["bm25"]["k1"] == 0.9
   assert manifest["counts"]["passages"] == len(world.passages)
-  assert set(manifest["files"]) >= {bm25.PARAMETERS, "vocab.index.json"}
+  assert set(manifest["files"]) >= {bm25.PARAMETERS, "words.npy"}
   with monkeypatch.context() as patch:
     patch.setattr(bm25.BM25Index, "build", None)
     loaded = bm25.build_or_load(world.config, world.workdir)
@@ -226,14 +226,14 @@ def test_build_or_load_builds_once(world, monkeypatch):
 
 def test_damaged_index_is_refused(world):
   bm25.build_or_load(world.config, world.workdir)
-  path = world.workdir.bm25 / "data.csc.index.npy"
+  path = world.workdir.bm25 / "scores-00000.npy"
   content = bytearray(path.read_bytes())
   content[-1] ^= 1
   path.write_bytes(content)
-  with pytest.raises(errors.InputError, match="data.csc.index.npy is not"):
+  with pytest.raises(errors.InputError, match="scores-00000.npy is not"):
     bm25.load_checked(world.workdir)
   path.unlink()
-  with pytest.raises(errors.InputError, match="data.csc.index.npy is missing"):
+  with pytest.raises(errors.InputError, match="scores-00000.npy is missing"):
     bm25.load_checked(world.workdir)
   bm25.build_or_load(world.config, world.workdir)  # which makes it again
   content[-1] ^= 1
@@ -373,7 +373,7 @@ def test_figures_on_real_data(data_folder):
   path = data_folder / "nq" / "psgs_w100.tsv.gz"
   with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
     reader = csv.DictReader(file, delimiter="\t")
-    passages = _Blocks(
+    passages = _Passages(
       records.Passage(row["id"], row["title"], row["text"]) for row in reader
     )
   path = data_folder / "nq" / "nq-dev.json.gz"

@@ -1,0 +1,144 @@
+"""Reuses the vectors of an earlier state of the corpus.
+
+Beside the vectors of a shard, `embed` writes `digests-*.npy`: a hash, for each
+row, of all that its vector depends on besides the model.  That is its token
+ids, the shape of the tile that it is encoded in (sums in another shape have
+another order), and the backend.  If the corpus changes and the model does not,
+the vectors are set aside, and a new run copies those with the same digest: rows
+may have been added, removed or moved.  The result is that of a fresh run.
+"""
+
+import functools
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import logging
+from jaxtyping import Int, UInt64
+
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.embedding import vector_shards
+from dpr_jax.inference import encoder as encoder_lib
+from dpr_jax.inference import length_tiles
+from dpr_jax.models import model_settings
+
+_CORPUS = "passages"  # name of the corpus among the inputs of vectors
+
+
+def folder_of(stage: workdir_lib.Stage) -> pathlib.Path:
+  """Where the earlier vectors of a stage are set aside."""
+  return stage.folder.with_name(f"{stage.folder.name}-before")
+
+
+def set_aside(stage: workdir_lib.Stage) -> None:
+  """Moves the vectors in a stage's folder aside, if it can reuse them.
+
+  They must be complete, of the same model and settings, and of another corpus.
+  """
+  manifest = _manifest(stage.folder)
+  if manifest is None or vector_shards.is_imported(manifest):
+    return
+  theirs, ours = dict(manifest["inputs"]), dict(stage.inputs)
+  changed = theirs.pop(_CORPUS, None) != ours.pop(_CORPUS, None)
+  same = theirs == ours and manifest["config"] == stage.config
+  if not (changed and same and vector_shards.digests_of(manifest)):
+    return
+  known = {*manifest["files"], workdir_lib.MANIFEST, model_settings.FOLDER}
+  if {path.name for path in stage.folder.iterdir()} - known:
+    return  # files of the user: the stage refuses or keeps them
+  discard(stage)
+  with workdir_lib.writing(stage.folder):
+    os.replace(stage.folder, folder_of(stage))
+  logging.info(
+    "%s: the corpus has changed: reusing the vectors of passages that have not",
+    stage.name,
+  )
+
+
+def discard(stage: workdir_lib.Stage) -> None:
+  """Removes the vectors that were set aside, if there are any."""
+  folder = folder_of(stage)
+  if _manifest(folder) is not None:
+    with workdir_lib.writing(folder):
+      shutil.rmtree(folder)
+
+
+def _manifest(folder: pathlib.Path) -> dict | None:
+  try:
+    return vector_shards.read_manifest(folder)
+  except errors.InputError:  # missing, or damaged: of no use
+    return None
+
+
+class Earlier:
+  """Vectors that were set aside, by digest; perhaps none."""
+
+  def __init__(self, stage: workdir_lib.Stage):
+    """Opens and checks what `set_aside` left of the same model.
+
+    Raises:
+      InputError: a file of the earlier vectors is damaged.
+    """
+    self._vectors = None
+    manifest = _manifest(folder_of(stage))
+    if (
+      manifest is None
+      or manifest["inputs"].get("model") != stage.inputs["model"]
+      or manifest["config"] != stage.config
+    ):
+      return
+    self._vectors = vector_shards.open_vectors(folder_of(stage))
+
+  @functools.cached_property
+  def _digests(self) -> UInt64[np.ndarray, " rows"]:
+    vectors = self._vectors
+    names = vector_shards.digests_of(vectors.manifest)
+    return np.concatenate([np.load(vectors.folder / name) for name in names])
+
+  @functools.cached_property
+  def _order(self) -> Int[np.ndarray, " rows"]:
+    return np.argsort(self._digests, kind="stable")
+
+  def find(
+    self, digests: UInt64[np.ndarray, " rows"]
+  ) -> Int[np.ndarray, " rows"]:
+    """The earlier row with each digest; -1 = none."""
+    if self._vectors is None:
+      return np.full(len(digests), -1)
+    places = np.searchsorted(self._digests, digests, sorter=self._order)
+    rows = self._order[np.minimum(places, len(self._order) - 1)]
+    return np.where(self._digests[rows] == digests, rows, -1)
+
+  def take(self, rows: Int[np.ndarray, " some"]) -> np.ndarray:
+    """Vectors of earlier rows, in float32, exact in the stored dtype."""
+    return self._vectors.take(rows)
+
+
+def row_digests(
+  tiles: Sequence[length_tiles.Tile], tokens: encoder_lib.Tokens, first: int
+) -> UInt64[np.ndarray, " rows"]:
+  """64-bit hashes of what the vectors of a shard's rows depend on.
+
+  As in `data.same_passages`, any two of 21 million have the same with a
+  probability of 1e-5.
+
+  Args:
+    tiles: the tiles that contain every row of the shard once.
+    tokens: source of the ids of the corpus.
+    first: row of the corpus of the shard's first row.
+  """
+  digests = np.empty(sum(len(tile.rows) for tile in tiles), np.uint64)
+  for tile in tiles:
+    shape = (jax.default_backend(), tile.size, tile.width, tile.full)
+    common = hashlib.blake2b(repr(shape).encode(), digest_size=8)
+    for row in tile.rows.tolist():
+      hashed = common.copy()
+      ids = np.asarray(tokens.ids(first + row), "<u4")
+      hashed.update(ids.tobytes())
+      digests[row] = int.from_bytes(hashed.digest(), "little")
+  return digests
