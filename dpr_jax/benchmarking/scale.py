@@ -188,6 +188,8 @@ def project(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     known = {n: cell[key] for n, cell in whole.items() if cell[key] is not None}
     if not known or not max(known.values()):
       continue
+    if name == "memory" and len(known) < 2:
+      continue  # most of it does not depend on the size
     sizes, values = list(known), list(known.values())
     steep = slope(sizes, values)
     found[name] = {"slope": steep, "at_wikipedia": extrapolate(sizes, values)}

@@ -105,7 +105,8 @@ def test_marks():
   assert large["memory"]["at_wikipedia"] == pytest.approx(24.015e9, rel=1e-4)
   assert large["marks"] == ["more than 24 GB"]
   failed = scale.project({"100": _cell(9, 1), "200": {"failure": "killed"}})
-  assert failed["marks"] == ["more than 24 GB", "failed"]
+  assert failed["marks"] == ["failed"]
+  assert "memory" not in failed  # of one size: nothing follows
 
 
 def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, capsys):

@@ -62,7 +62,7 @@ def test_a_whole_workdir(finished):
   ("path", "name"),
   [
     ("data/passages/ids.npy", "data"),
-    ("bm25/vocab.index.json", "bm25"),
+    ("bm25/parts.json", "bm25"),
     ("negatives/bm25.jsonl.gz", "negatives"),
     ("embeddings/passages/vectors-00000.npy", "embeddings/passages"),
     ("embeddings/passages/manifest.json", "embeddings/passages"),
