@@ -16,7 +16,7 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import (
   mined_negatives,
-  negative_sampling,
+  negative_mixture,
   prepare,
   source_plans,
 )
@@ -77,7 +77,7 @@ def behind(
 
 def mixture(
   train: ml_collections.ConfigDict, round_number: int
-) -> negative_sampling.Mixture:
+) -> negative_mixture.Mixture:
   """The kinds of negatives of a round; raises `InputError` if they are bad."""
   for name, least in (
     ("hard_negatives", 0),
@@ -85,7 +85,7 @@ def mixture(
     ("rounds", 1),
   ):
     config_lib.at_least(f"train.{name}", train[name], least)
-  mixture = negative_sampling.Mixture.of(train)
+  mixture = negative_mixture.Mixture.of(train)
   if train.rounds == 1:
     return mixture
   return mixture if round_number else mixture.replace("model", "bm25")
