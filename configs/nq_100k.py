@@ -41,7 +41,6 @@ def get_config(variant: str = ""):
   config.model.dropout = 0.0
 
   config.train.passage_length = 144
-  config.train.length_groups = 4
   config.train.chunk_size = 4  # texts whose activations fit into a CPU's cache
   config.train.question_chunk_size = 32
   config.train.batch_size = 64

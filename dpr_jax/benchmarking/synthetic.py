@@ -13,7 +13,13 @@ import ml_collections
 import numpy as np
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.data import batches, negative_sampling, records, tokenization
+from dpr_jax.data import (
+  batches,
+  negative_mixture,
+  negative_sampling,
+  records,
+  tokenization,
+)
 from dpr_jax.models import retriever_model
 
 STEPS = 1000  # number of steps of the learning rate schedule
@@ -85,7 +91,7 @@ def make_source(
         negative_sampling.Candidate(int(rows[0]), {"bm25": rows[1:]})
         for rows in corpus
       ],
-      mixture=negative_sampling.Mixture((("bm25", count),) if count else ()),
+      mixture=negative_mixture.Mixture((("bm25", count),) if count else ()),
       from_top=count,
       seed=config.seed,
     ),

@@ -48,8 +48,9 @@ class Trainer:
   ):
     """Loads the checkpoint; the step compiles at its first run."""
     self.model = retriever_model.start(config)
-    self.source = retriever_batches.make_source(
-      config, workdir, self.model, store=False
+    self.source = retriever_batches.with_groups(
+      retriever_batches.make_source(config, workdir, self.model, store=False),
+      config.train,
     )
     built = train_step.build(config, self.model, self.source.steps)
     self._mapped = built.mapped()

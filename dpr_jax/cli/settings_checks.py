@@ -99,9 +99,9 @@ def _retrieves(call: Call) -> bool:
 
 def _negatives(config: Any, call: Call) -> None:
   """`InputError` if a file of mined negatives is missing."""
-  from dpr_jax.data import negative_sampling
+  from dpr_jax.data import negative_mixture
 
-  kinds = negative_sampling.Mixture.of(config.train).kinds
+  kinds = negative_mixture.Mixture.of(config.train).kinds
   elsewhere = config.train.negatives_from
   mined = [kind for kind in ("bm25", "model") if kind in kinds]
   for kind in mined:
@@ -137,7 +137,8 @@ def _training(config: Any, call: Call) -> None:
       )
   if call.cores:
     setting_rules.divides(train.batch_size, call.cores)
-    if call.processes == 1 and train.length_groups == 1:
+    grouped = not train.packing and train.length_groups > 1
+    if call.processes == 1 and not grouped:
       _chunks(train, call.cores)
 
 

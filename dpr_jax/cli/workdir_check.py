@@ -217,7 +217,8 @@ def _derived(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
     "mine --from=model",
     name=f"model.{workdir_lib.MANIFEST}",
   )
-  yield from _whole_and_linked(workdir, workdir.tokens, "tokens")
+  for folder in (workdir.tokens, workdir.question_tokens):
+    yield from _whole_and_linked(workdir, folder, "tokens")
 
 
 def _trainings(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:

@@ -147,17 +147,25 @@ _COMPUTATION = [
     least=0,
   ),
   Setting(
+    "packing",
+    True,
+    "texts are encoded in rows without padding between them; False = they are"
+    " padded",
+    stages=("train",),
+  ),
+  Setting(
     "length_groups",
     1,
     "number of length groups, each padded to its own length",
     "groups",
     least=1,
     stages=("train",),
+    when=("train.packing is False",),
   ),
   Setting(
     "chunk_size",
     0,
-    "texts encoded at once per device; 0 = a whole group",
+    "texts encoded at once per device; 0 = all, or a whole length group",
     "texts",
     least=0,
   ),

@@ -122,6 +122,11 @@ class Workdir:
     return self.root / "tokens" / "passages"
 
   @property
+  def question_tokens(self) -> pathlib.Path:
+    """`tokens/questions`: the training questions, `data.question_tokens`."""
+    return self.root / "tokens" / "questions"
+
+  @property
   def training(self) -> pathlib.Path:
     """`training/metrics.jsonl` and `training/checkpoints/<step>`."""
     return self.root / "training"

@@ -15,12 +15,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from dpr_jax.core import errors, setting_rules
-from dpr_jax.data import negative_sampling, records, token_store, tokenization
+from dpr_jax.data import (
+  negative_sampling,
+  other_positives,
+  records,
+  run_texts,
+  tokenization,
+)
 
-_COLUMNS = 32  # at most so many columns of `question_positives`
 _LOOKED_AT = 20  # batches that `check_negatives` reads
 
 
@@ -210,12 +215,12 @@ class BatchSource:
     questions: the training questions.
     sampler: chooses their passages.
     tokenizer: text to ids.
-    tokens: token ids of the corpus, so that negatives need not be tokenized;
-      None = tokenize their text.
+    tokens: token ids of all texts of the run; None = tokenize the texts of a
+      batch.
     question_groups: shapes, see `length_groups`; () = one of full length.
     passage_groups: shapes of the passages.
     answer_rows: masks passages that contain an answer; None = no mask.
-    positive_columns: number of columns, see the function `positive_columns`.
+    positive_columns: number of columns, see `other_positives.columns`.
     cores: devices of this process.
     process: index of this process.
     processes: number of processes.
@@ -226,7 +231,7 @@ class BatchSource:
   questions: negative_sampling.Rows
   sampler: negative_sampling.Sampler
   tokenizer: tokenization.TextTokenizer
-  tokens: token_store.TokenStore | None = None
+  tokens: run_texts.RunTexts | None = None
   question_groups: tuple[Group, ...] = ()
   passage_groups: tuple[Group, ...] = ()
   answer_rows: AnswerRows | None = None
@@ -259,26 +264,22 @@ class BatchSource:
     first = self.process * share
     mine = slice(first, first + share)
     each = self.sampler.per_question
-    questions = self.questions.take([int(i) for i in indexes[mine]])
-    passages, keys = self.sampler.passages_of_batch(
-      questions, indexes[mine], epochs[mine], texts=self.tokens is None
-    )
-    keys = np.asarray(keys, np.int32)
+    content = self._content(indexes[mine], epochs[mine])
     asked = _arrange(
       self.tokenizer,
-      self.tokenizer.question_ids([q.question for q in questions]),
+      content.questions,
       self.question_groups,
       self.cores,
       self.tokenizer.question_length,
     )
     read = _arrange(
       self.tokenizer,
-      self._passage_ids(passages),
+      content.passages,
       self.passage_groups,
       self.cores,
       self.tokenizer.passage_length,
     )
-    valid = np.array([passage is not None for passage in passages])
+    keys = content.keys
     # Passage `each * q` of this process is the positive of its question q.
     labels = first * each + read.places[::each][asked.order]
     batch = {
@@ -288,12 +289,18 @@ class BatchSource:
       "question_keys": keys[::each][asked.order],
       "labels": labels.astype(np.int32),
       "passage_rows": (first * each + read.order).astype(np.int32),
-      "passage_valid": valid[read.order],
+      "passage_valid": content.valid[read.order],
       "passage_keys": keys[read.order],
     }
     if self.positive_columns:
-      others = self._other_positives(indexes, epochs, mine, keys[::each])
-      batch["question_positives"] = others[asked.order]
+      batch["question_positives"] = other_positives.table(
+        self.sampler,
+        self.positive_columns,
+        indexes,
+        epochs,
+        batch["question_rows"],
+        batch["question_keys"],
+      )
     if self.answer_rows is not None:
       everyone = batch["passage_keys"]
       if self.processes > 1:  # texts are then not sorted: `retriever_batches`
@@ -303,56 +310,42 @@ class BatchSource:
       )
     return batch
 
-  def _other_positives(
-    self, indexes: np.ndarray, epochs: np.ndarray, mine: slice, own: np.ndarray
-  ) -> Int[np.ndarray, "questions columns"]:
-    """Keys of each question's positives other than its own; -1 = none.
-
-    A question with more of them than columns keeps those in the global batch.
-    If these are too many, columns are doubled and the step recompiled.
-    """
-    columns = self.positive_columns
-    positives = {
-      index: self.sampler.candidates[index].positives
-      for index in np.unique(indexes).tolist()
-    }
-    many = [i for i, keys in positives.items() if len(keys) > columns + 1]
-    if many:
-      here = set(self.sampler.keys_of_batch(indexes, epochs).tolist())
-      for index in many:
-        positives[index] = [key for key in positives[index] if key in here]
-      while max(len(positives[index]) for index in many) > columns + 1:
-        columns *= 2
-    table = np.full((len(own), columns), -1, np.int32)
-    for place, (index, key) in enumerate(
-      zip(indexes[mine].tolist(), own.tolist(), strict=True)
-    ):
-      others = [other for other in positives[index] if other != key]
-      table[place, : len(others)] = others
-    return table
-
-  def _passage_ids(
-    self, passages: Sequence[records.Passage | int | None]
-  ) -> list[Sequence[int] | np.ndarray]:
-    """Token ids of a passage's text, of a row of the corpus, or of no text."""
+  def _content(self, indexes: np.ndarray, epochs: np.ndarray) -> "_Content":
+    """The texts of some questions, from the token stores or tokenized."""
+    if self.tokens is not None:
+      keys, texts = self.tokens.passages_of_batch(self.sampler, indexes, epochs)
+      return _Content(
+        [self.tokens.question(index) for index in indexes.tolist()],
+        [self.tokens.passage(text) for text in texts.reshape(-1).tolist()],
+        keys.reshape(-1).astype(np.int32),
+        texts.reshape(-1) != run_texts.NONE,
+      )
+    questions = self.questions.take(indexes)
+    passages, keys = self.sampler.passages_of_batch(questions, indexes, epochs)
     empty = records.Passage("", "", "")
-    texts = [each or empty for each in passages if not isinstance(each, int)]
-    ids = iter(self.tokenizer.passage_ids(texts))
-    return [
-      self.tokens.ids(each) if isinstance(each, int) else next(ids)
-      for each in passages
-    ]
+    return _Content(
+      self.tokenizer.question_ids([each.question for each in questions]),
+      self.tokenizer.passage_ids([passage or empty for passage in passages]),
+      np.asarray(keys, np.int32),
+      np.array([passage is not None for passage in passages]),
+    )
 
 
-def positive_columns(sampler: negative_sampling.Sampler) -> int:
-  """Columns of `question_positives` in all batches: a power of two, or 0.
+@dataclasses.dataclass(frozen=True)
+class _Content:
+  """The texts of some questions, in the order of the questions.
 
-  Enough for all other positives of a question, and at most `_COLUMNS`.
+  Attributes:
+    questions: token ids of each question.
+    passages: token ids of each passage.
+    keys: key of each passage.
+    valid: False where a question has no such negative.
   """
-  most = max((len(one.positives) for one in sampler.candidates), default=1) - 1
-  if most < 1:
-    return 0
-  return 1 << (min(most, _COLUMNS) - 1).bit_length()
+
+  questions: Sequence[Sequence[int] | np.ndarray]
+  passages: Sequence[Sequence[int] | np.ndarray]
+  keys: Int[np.ndarray, " passages"]
+  valid: Bool[np.ndarray, " passages"]
 
 
 def check_negatives(source: BatchSource) -> None:

@@ -18,6 +18,7 @@ from absl import logging
 from dpr_jax.core import errors
 from dpr_jax.data import (
   datasets,
+  negative_mixture,
   negative_sampling,
   records,
   same_passages,
@@ -91,7 +92,7 @@ def candidates(
   questions: datasets.QuestionTable,
   passages: datasets.PassageTable,
   copies: same_passages.Copies,
-  mixture: negative_sampling.Mixture,
+  mixture: negative_mixture.Mixture,
   mined: Mapping[str, Mined],
   *,
   from_top: int,
@@ -226,7 +227,7 @@ def _say_positives(
 
 def _say_negatives(
   found: Sequence[negative_sampling.Candidate],
-  mixture: negative_sampling.Mixture,
+  mixture: negative_mixture.Mixture,
   from_top: int,
 ) -> None:
   for kind, count in mixture.parts:

@@ -12,18 +12,15 @@ size of the corpus on (assigned by `data.candidates`).
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
-from dpr_jax.core import errors
-from dpr_jax.data import records, same_passages
+from dpr_jax.data import negative_mixture, records, same_passages
 
-# Mined by BM25, mined by the model, those of the question file, random passages
-# of the corpus.
-KINDS = ("bm25", "model", "given", "random")
 # How one of several positives is chosen: the first, or drawn in every epoch.
 POSITIVES = ("first", "drawn")
 # Parts of the seeds, which keep these draws independent of the epochs' order.
@@ -41,93 +38,6 @@ class Rows(Protocol):
   def take(self, rows: Sequence[int] | np.ndarray) -> list[Any]:
     """The records of some rows, in their order."""
     ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Mixture:
-  """Kinds and numbers of a question's negatives.
-
-  Attributes:
-    parts: (kind, count >= 1), each kind once, in the order of the columns.
-  """
-
-  parts: tuple[tuple[str, int], ...]
-
-  @classmethod
-  def parse(cls, text: str, count: int) -> "Mixture":
-    """Reads `config.train.negatives`.
-
-    Args:
-      text: one of `KINDS`, or kinds with counts, as "bm25:1,random:1".
-      count: `config.train.hard_negatives`, which the counts must sum to.
-
-    Raises:
-      InputError: an unknown or repeated kind, or counts with another sum.
-    """
-    where = f"config.train.negatives={text!r}"
-    pieces = [piece.strip() for piece in text.split(",")]
-    parts: dict[str, int] = {}
-    for piece in pieces:
-      kind, colon, number = piece.partition(":")
-      if kind not in KINDS:
-        name = "" if piece == text else f"{kind!r} "
-        raise errors.InputError(
-          f"{where}: {name}must be one of {', '.join(KINDS)}, or kinds with"
-          " counts, as 'bm25:1,random:1'"
-        )
-      if kind in parts:
-        raise errors.InputError(f"{where}: {kind} is repeated: name it once")
-      if not colon and len(pieces) == 1:
-        parts[kind] = count
-      elif number.isascii() and number.isdigit() and int(number) > 0:
-        parts[kind] = int(number)
-      else:
-        raise errors.InputError(
-          f"{where}: {piece!r} needs a count of at least 1, as in"
-          " 'bm25:1,random:1'"
-        )
-    total = sum(parts.values())
-    if total != count:
-      raise errors.InputError(
-        f"{where} names {total} negatives, config.train.hard_negatives={count}:"
-        f" set config.train.hard_negatives={total}, or change the counts"
-      )
-    return cls(tuple(part for part in parts.items() if part[1]))
-
-  @classmethod
-  def of(cls, train: Any) -> "Mixture":
-    """The negatives of section `train` of a config.
-
-    Raises:
-      InputError: as in `parse`, or rounds whose negatives would not be used.
-    """
-    mixture = cls.parse(train.negatives, train.hard_negatives)
-    if train.rounds > 1 and "model" not in mixture.kinds:
-      raise errors.InputError(
-        f"config.train.rounds={train.rounds}: what the model mines would not"
-        f" be used by config.train.negatives={train.negatives!r} with"
-        f" config.train.hard_negatives={train.hard_negatives}; set them to"
-        " model and at least 1, or to a mixture as 'bm25:1,model:1'"
-      )
-    return mixture
-
-  @property
-  def count(self) -> int:
-    """Negatives per question."""
-    return sum(count for _, count in self.parts)
-
-  @property
-  def kinds(self) -> tuple[str, ...]:
-    """The kinds of the mixture, in order."""
-    return tuple(kind for kind, _ in self.parts)
-
-  def replace(self, old: str, new: str) -> "Mixture":
-    """The mixture with kind `new` instead of `old`; adds up equal kinds."""
-    parts: dict[str, int] = {}
-    for kind, count in self.parts:
-      kind = new if kind == old else kind
-      parts[kind] = parts.get(kind, 0) + count
-    return Mixture(tuple(parts.items()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +72,7 @@ class Candidate:
 
 def choose(
   candidate: Candidate,
-  mixture: Mixture,
+  mixture: negative_mixture.Mixture,
   *,
   from_top: int,
   corpus_size: int,
@@ -265,7 +175,7 @@ class Sampler:
 
   passages: Rows
   candidates: Sequence[Candidate]
-  mixture: Mixture
+  mixture: negative_mixture.Mixture
   from_top: int
   seed: int
   copies: same_passages.Copies = dataclasses.field(
@@ -310,74 +220,116 @@ class Sampler:
       Key of the positive, then of each negative, question by question; -1
       where there is no passage.
     """
-    return self._chosen(indexes, epochs)[0].reshape(-1)
+    return self.chosen(indexes, epochs)[0].reshape(-1)
 
   def passages_of_batch(
     self,
     questions: Sequence[records.Question],
     indexes: Sequence[int] | np.ndarray,
     epochs: Sequence[int] | np.ndarray,
-    *,
-    texts: bool = True,
-  ) -> tuple[list[records.Passage | int | None], list[int]]:
+  ) -> tuple[list[records.Passage | None], list[int]]:
     """Some questions' passages, each one's positive first, then negatives.
 
     Args:
       questions: records of the questions.
       indexes: indexes of training questions.
       epochs: epoch of each question.
-      texts: read the passages of the corpus; False = return their rows instead.
 
     Returns:
       (passages, keys), both flat in the order of the questions; None instead of
       a passage where a kind has too few.  Keys as in `keys_of_batch`.
     """
-    chosen, numbers = self._chosen(indexes, epochs)
-    given = np.array(
-      [False]
-      + [kind == "given" for kind, n in self.mixture.parts for _ in range(n)]
-    )
+    chosen, numbers = self.chosen(indexes, epochs)
+    given = self.are_given
     in_corpus = (chosen >= 0) & ~given
     in_corpus[:, 0] = False  # the positive comes from the question's record
     rows = np.unique(chosen[in_corpus])
-    read = self.passages.take(rows) if texts else rows.tolist()
-    by_row = dict(zip(rows.tolist(), read, strict=True))
-    passages: list[records.Passage | int | None] = []
+    by_row = dict(zip(rows.tolist(), self.passages.take(rows), strict=True))
+    passages: list[records.Passage | None] = []
     for question, index, number, row in zip(
       questions, indexes, numbers, chosen, strict=True
     ):
       passages.append(question.positives[number])
       for entry, is_given in zip(row[1:].tolist(), given[1:], strict=True):
         if is_given and entry != -1:
-          place = int(np.argmax(self.candidates[index].pools["given"] == entry))
           in_data = (*question.hard_negatives, *question.negatives)
-          passages.append(in_data[place])
+          passages.append(in_data[self.given_place(int(index), entry)])
         else:
           passages.append(by_row.get(entry))
     return passages, chosen.reshape(-1).tolist()
 
-  def _chosen(self, indexes, epochs) -> tuple[np.ndarray, list[int]]:
-    """Keys [questions, 1 + negatives], and the index of each one's positive.
+  @property
+  def are_given(self) -> Bool[np.ndarray, " columns"]:
+    """Which of a question's passages are negatives of the question file."""
+    kinds = [kind for kind, count in self.mixture.parts for _ in range(count)]
+    return np.array([False, *(kind == "given" for kind in kinds)])
+
+  def given_place(self, index: int, key: int) -> int:
+    """Place of a negative in its question's hard negatives and negatives."""
+    return int(np.argmax(self.candidates[index].pools["given"] == key))
+
+  def given_depth(self, candidate: Candidate) -> int:
+    """Number of first negatives of a record that may be chosen from."""
+    pool = candidate.pools["given"]
+    before = 0  # chosen by the kinds before, which may be in this pool too
+    for kind, count in self.mixture.parts:
+      if kind == "given":
+        kept = _distinct(pool, set(candidate.positives))
+        kept = kept[: max(self.from_top, count) + before]
+        places = [int(np.argmax(pool == key)) for key in kept]
+        return max(places, default=-1) + 1
+      before += count
+    return 0
+
+  def chosen(
+    self,
+    indexes: Sequence[int] | np.ndarray,
+    epochs: Sequence[int] | np.ndarray,
+  ) -> tuple[
+    Int[np.ndarray, "questions columns"], Int[np.ndarray, " questions"]
+  ]:
+    """Keys of some questions' passages, and the index of each one's positive.
 
     The first key is of the positive, the others are those of `choose`.
     """
+    indexes = np.asarray(indexes)
+    if not self._is_fixed:
+      return self._draw(indexes.tolist(), np.asarray(epochs).tolist())
+    return self._fixed[indexes], np.zeros(len(indexes), np.int64)
+
+  @property
+  def _is_fixed(self) -> bool:
+    """True if a question has the same passages in all epochs."""
+    return not self.drawn and all(
+      kind != "random" and count >= self.from_top
+      for kind, count in self.mixture.parts
+    )
+
+  @functools.cached_property
+  def _fixed(self) -> Int[np.ndarray, "questions columns"]:
+    """The keys of all questions; they are the same in all epochs."""
+    count = len(self.candidates)
+    return self._draw(range(count), [0] * count)[0]
+
+  def _draw(
+    self, indexes: Sequence[int], epochs: Sequence[int]
+  ) -> tuple[np.ndarray, np.ndarray]:
     corpus_size = len(self.passages)
     chosen = np.full((len(indexes), self.per_question), -1, np.int64)
-    numbers = []
+    numbers = np.zeros(len(indexes), np.int64)
     for place, (index, epoch) in enumerate(zip(indexes, epochs, strict=True)):
       candidate = self.candidates[index]
-      own, number = candidate.own, 0
+      own = candidate.own
       if self.drawn and len(own) > 1:
-        key = (self.seed, _POSITIVE, int(epoch), int(index))
-        number = int(np.random.default_rng(key).integers(len(own)))
-      numbers.append(number)
-      chosen[place, 0] = own[number]
+        key = (self.seed, _POSITIVE, epoch, index)
+        numbers[place] = np.random.default_rng(key).integers(len(own))
+      chosen[place, 0] = own[numbers[place]]
       chosen[place, 1:] = choose(
         candidate,
         self.mixture,
         from_top=self.from_top,
         corpus_size=corpus_size,
-        key=(self.seed, _DRAW, int(epoch), int(index)),
+        key=(self.seed, _DRAW, epoch, index),
       )
     # A row drawn from the corpus may be a copy; its key is the first such row.
     return self.copies.first(chosen), numbers

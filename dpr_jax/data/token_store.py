@@ -86,10 +86,7 @@ class TokenStore:
     number, place = divmod(int(row), self.manifest["block"])
     ids, ends = self._blocks[number]
     tokens = ids[ends[place] : ends[place + 1]]
-    if len(tokens) > self.limit:
-      tokens = tokens[: self.limit].copy()
-      tokens[-1] = self.manifest["separator"]
-    return tokens
+    return cut(tokens, self.limit, self.manifest["separator"])
 
   def histogram(self) -> Int[np.ndarray, " lengths"]:
     """Number of passages of each length from 0 to `limit`."""
@@ -131,7 +128,7 @@ def make(
     workdir_lib.dataset_inputs(where, "passages")
     | {"tokenizer": fingerprint(tokenizer)},
   )
-  found = _find(stage)
+  found = find_stored(stage, ("passage_length",))
   if found is not None and not overwrite:
     return TokenStore(stage.folder, found, tokenizer.passage_length)
   blocks = sharded_output.Parts(
@@ -205,26 +202,46 @@ def fingerprint(tokenizer: tokenization.TextTokenizer) -> str:
   )
 
 
-def _find(stage: workdir_lib.Stage) -> dict[str, Any] | None:
-  """The manifest of a store that is complete and can be used, or None."""
+def find_stored(
+  stage: workdir_lib.Stage, at_least: Sequence[str]
+) -> dict[str, Any] | None:
+  """The manifest of a store that is complete and can be used, or None.
+
+  Args:
+    stage: the store as it is needed.
+    at_least: settings of the stage that may be larger in the store.
+  """
   if not stage.manifest.exists():
     return None
   try:
     manifest = workdir_lib.read_manifest(stage.folder, STAGE)
-    length = int(manifest["config"]["passage_length"])
+    stored = {name: int(manifest["config"][name]) for name in at_least}
     parts_of_it = len(manifest["parts"])
   except (errors.InputError, KeyError, TypeError, ValueError):
     return None  # `Parts.begin` logs the reason, and makes it again
-  if (
-    manifest["inputs"] != stage.inputs
-    or length < stage.config["passage_length"]
+  if manifest["inputs"] != stage.inputs or any(
+    stored[name] < stage.config[name] for name in at_least
   ):
     return None
-  there = dataclasses.replace(
-    stage, config={**stage.config, "passage_length": length}
-  )
+  there = dataclasses.replace(stage, config={**stage.config, **stored})
   whole = sharded_output.Parts(there, parts_of_it, ()).begin()
   return manifest if whole else None
+
+
+def cut(
+  tokens: UInt[np.ndarray, " tokens"], limit: int, separator: int
+) -> UInt[np.ndarray, " kept"]:
+  """Cuts a text as the tokenizer does: its last token is a separator."""
+  if len(tokens) > limit:
+    tokens = tokens[:limit].copy()
+    tokens[-1] = separator
+  return tokens
+
+
+def id_dtype(tokenizer: tokenization.TextTokenizer) -> type[np.unsignedinteger]:
+  """The smallest dtype of token ids."""
+  small = tokenizer.backend.get_vocab_size() <= 1 << 16
+  return np.uint16 if small else np.uint32
 
 
 def _name(kind: str, number: int) -> str:
@@ -297,14 +314,14 @@ def _make_block(
   tokenizer: tokenization.TextTokenizer,
 ) -> dict[str, Any]:
   """Writes one block; returns its record for `Parts.finish`."""
-  small = tokenizer.backend.get_vocab_size() <= 1 << 16
-  dtype = np.uint16 if small else np.uint32
   pieces, ends = [], [0]
   for first in range(0, len(rows), _PIECE):
     texts = passages.take(rows[first : first + _PIECE])
     lists = tokenizer.passage_ids(texts)
     ends += [len(ids) for ids in lists]
-    pieces.append(np.fromiter((i for ids in lists for i in ids), dtype))
+    pieces.append(
+      np.fromiter((i for ids in lists for i in ids), id_dtype(tokenizer))
+    )
   ids = np.concatenate(pieces)
   special = sorted(tokenizer.special.all)
   unknown = special_tokens.unknown(tokenizer.backend)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import flax.struct
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Int, Key
+from jaxtyping import Int, Integer, Key
 
 
 @flax.struct.dataclass
@@ -62,7 +62,7 @@ class PackedTexts:
 
 
 def pack(
-  ids: Sequence[Sequence[Int[np.ndarray, " _"]]],
+  ids: Sequence[Sequence[Integer[np.ndarray, " _"]]],
   width: int,
   tiles: Sequence[tuple[int, int]],
 ) -> PackedTexts:

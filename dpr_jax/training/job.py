@@ -39,8 +39,8 @@ class Round:
 
   Attributes:
     start: number of steps done when the round begins.
-    source: function that makes the source of batches; called when the round
-      begins, or when a run resumes within it.
+    source: function that makes the source of batches; called by all processes
+      at the same time when the round begins, or when a run resumes within it.
     before: function called once before the round's first step, in the first
       process only, with the current parameters (on this process's devices);
       None = nothing to do.

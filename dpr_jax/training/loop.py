@@ -159,7 +159,9 @@ class Loop:
     """Steps `done` + 1 to `end`, all of one round."""
     if done == part.start:
       self._before_round(part)
-    loader = batches.in_background(part.source(), done)
+    with self._apart():
+      source = part.source()  # may tokenize the corpus
+    loader = batches.in_background(source, done)
     if done == self.first:
       self._announce_compilation()
       self.log.start_clock(self.compilations.seconds_of_all())

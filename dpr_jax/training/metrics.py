@@ -171,15 +171,20 @@ class Timer:
 
 
 def padding_share(batch: Mapping[str, Any]) -> float:
-  """Share of a batch's token positions that are padding, 0 to 1."""
+  """Share of a batch's token positions that hold no token, 0 to 1."""
   if "inputs" in batch:  # the reader's
     groups = batch["inputs"]
     tokens = sum(int(group["lengths"].sum()) for group in groups)
     return 1.0 - tokens / sum(group["ids"].size for group in groups)
-  masks = [
-    group["mask"] for kind in ("questions", "passages") for group in batch[kind]
-  ]
-  return 1.0 - sum(int(m.sum()) for m in masks) / sum(m.size for m in masks)
+  tokens = places = 0
+  for texts in (batch["questions"], batch["passages"]):
+    if isinstance(texts, Mapping):  # packed
+      tokens += sum(int(tile["lengths"].sum()) for tile in texts["tiles"])
+      places += texts["token_ids"].size
+    else:
+      tokens += sum(int(group["mask"].sum()) for group in texts)
+      places += sum(group["mask"].size for group in texts)
+  return 1.0 - tokens / places
 
 
 class Profiler:

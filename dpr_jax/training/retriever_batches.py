@@ -1,7 +1,7 @@
 """Makes the source of training batches of the retriever from a config.
 
 Input: the workdir's data and mined negatives.  Output: a `batches.BatchSource`,
-from which training (and the benchmarks) read.
+from which the benchmarks read; `round_sources` makes those of training of it.
 """
 
 import dataclasses
@@ -21,11 +21,14 @@ from dpr_jax.data import (
   mined_negatives,
   negative_rounds,
   negative_sampling,
+  other_positives,
   prepare,
+  question_tokens,
+  records,
+  run_texts,
   same_passages,
   source_plans,
   token_store,
-  tokenization,
 )
 from dpr_jax.models import retriever_model
 from dpr_jax.training import answer_masks, retriever_inputs
@@ -41,7 +44,7 @@ def make_source(
   *,
   store: bool = True,
 ) -> batches.BatchSource:
-  """The source of batches; a batch is a function of (seed, step, process).
+  """The source of padded batches in one length group.
 
   Args:
     config: configuration of the experiment.
@@ -49,8 +52,7 @@ def make_source(
     model: towers of the run, for their tokenizer.
     round_number: round whose negatives and weights of sources are used; from 1
       on, the negatives that `retrieval.negative_refresh` mined with the model.
-    store: True = read the corpus's token ids from the workdir's token store,
-      which is made if there is none; False = tokenize texts.
+    store: True = `with_tokens`; False = texts are tokenized for every batch.
 
   Raises:
     InputError: a bad setting, or negatives are missing or of other data.
@@ -88,26 +90,14 @@ def make_source(
     process=jax.process_index(),
     processes=jax.process_count(),
   )
-  if round_number and train_config.length_groups > 1:
-    # All rounds use the shapes of the first, so that nothing is recompiled.
-    first = dataclasses.replace(
-      source, sampler=_sampler(train_config, workdir, tables, rounds, 0)
-    )
-    source = dataclasses.replace(
-      _with_groups(first, train_config), sampler=source.sampler
-    )
-  else:
-    source = _with_groups(source, train_config)
   source = dataclasses.replace(
-    source, positive_columns=batches.positive_columns(source.sampler)
+    source, positive_columns=other_positives.columns(source.sampler)
   )
   batches.check_negatives(source)
   if train_config.mask_answers:
     source = dataclasses.replace(source, answer_rows=_answer_rows(source))
   if store:  # last: it may take an hour, and comes after all checks
-    source = dataclasses.replace(
-      source, tokens=_tokens(workdir, tables, model, tokenizer)
-    )
+    source = with_tokens(source, workdir, model)
   return source
 
 
@@ -133,28 +123,55 @@ class _Tables:
   passages: datasets.PassageTable
 
 
-def _tokens(
+def with_tokens(
+  source: batches.BatchSource,
   workdir: workdir_lib.Workdir,
-  tables: _Tables,
   model: retriever_model.Towers,
-  tokenizer: tokenization.TextTokenizer,
-) -> token_store.TokenStore:
-  """The corpus's token ids, truncated to the training's passage length."""
-  store = token_store.make(
-    workdir,
-    tables.passages,
-    # The longer of training's and embedding's, so that one store serves both.
-    max(model.tokenizer, tokenizer, key=lambda each: each.passage_length),
-    process=jax.process_index(),
-    processes=jax.process_count(),
-  )
-  return dataclasses.replace(store, limit=tokenizer.passage_length)
-
-
-def _with_groups(
-  source: batches.BatchSource, train_config: ml_collections.ConfigDict
 ) -> batches.BatchSource:
-  """Adds length groups, chosen from the lengths of the first training texts."""
+  """Adds the token stores of the workdir, which are made if there are none.
+
+  With several processes all of them must call it at the same time: each makes a
+  share of the stores.
+
+  Args:
+    source: from `make_source`.
+    workdir: workdir of the source's data.
+    model: towers of the run, for the length of passages in embedding.
+  """
+  tokenizer, passages = source.tokenizer, source.sampler.passages
+  processes = {"process": source.process, "processes": source.processes}
+  # The longer of training's and embedding's, so that one store serves both.
+  longer = max(model.tokenizer, tokenizer, key=lambda each: each.passage_length)
+  corpus = token_store.make(workdir, passages, longer, **processes)
+  questions = question_tokens.make(
+    workdir,
+    source.questions,
+    passages,
+    tokenizer,
+    question_tokens.Depth.of(source.sampler),
+    **processes,
+  )
+  (empty,) = tokenizer.passage_ids([records.Passage("", "", "")])
+  tokens = run_texts.RunTexts(
+    dataclasses.replace(corpus, limit=tokenizer.passage_length),
+    questions,
+    tuple(empty),
+  )
+  return dataclasses.replace(source, tokens=tokens)
+
+
+def with_groups(
+  source: batches.BatchSource,
+  train_config: ml_collections.ConfigDict,
+  sample: batches.BatchSource | None = None,
+) -> batches.BatchSource:
+  """Adds length groups, chosen from the lengths of the first training texts.
+
+  Args:
+    source: source of padded batches.
+    train_config: section `train` of the config.
+    sample: source of these texts; None = `source`.
+  """
   wanted = train_config.length_groups
   if wanted > 1 and source.processes > 1:
     # A batch that does not fit the groups gets another shape; with several
@@ -167,9 +184,10 @@ def _with_groups(
     wanted = 1
   if wanted == 1:
     return source
+  sample = sample or source
   rows = np.arange(min(len(source.questions), _SAMPLE))
   questions = source.questions.take(rows)
-  passages, _ = source.sampler.passages_of_batch(
+  passages, _ = sample.sampler.passages_of_batch(
     questions, rows, np.zeros_like(rows)
   )
   tokenizer = source.tokenizer

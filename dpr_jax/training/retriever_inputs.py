@@ -16,8 +16,8 @@ from dpr_jax.core import errors, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import (
   mined_negatives,
+  negative_mixture,
   negative_rounds,
-  negative_sampling,
   prepare,
   source_plans,
 )
@@ -78,7 +78,7 @@ def behind(
 
 def mixture(
   train: ml_collections.ConfigDict, round_number: int
-) -> negative_sampling.Mixture:
+) -> negative_mixture.Mixture:
   """The kinds of negatives of a round; raises `InputError` if they are bad."""
   for name, least in (
     ("hard_negatives", 0),
@@ -86,7 +86,7 @@ def mixture(
     ("rounds", 1),
   ):
     config_lib.at_least(f"train.{name}", train[name], least)
-  mixture = negative_sampling.Mixture.of(train)
+  mixture = negative_mixture.Mixture.of(train)
   if train.rounds == 1:
     return mixture
   return mixture if round_number else mixture.replace("model", "bm25")

@@ -29,13 +29,15 @@ _OFTEN = frozenset(
 FREE: Mapping[str, frozenset[str]] = {
   "train": _OFTEN
   | {"step_timeout", "gradient_cache", "chunk_size", "question_chunk_size"}
-  | {"remat", "loss", "loss_tile", "layers", "shard_optimizer"},
+  | {"remat", "loss", "loss_tile", "layers", "shard_optimizer", "packing"},
   "reader": _OFTEN | {"chunk_size", "remat"},
   "model": frozenset({"attention"}),
 }
-# With length groups, the chunk size decides to what length a text is padded,
-# and its dropout masks depend on that length.
+# What older versions did where they had no such key yet.
+_BEFORE = {"train": {"packing": False}}
+# With length groups, the chunk size decides to what length a text is padded.
 _CHUNKS = ("train.chunk_size", "train.question_chunk_size")
+_GROUPS = "train.length_groups"  # not read with packing
 _TOTAL = ("train.max_steps", "train.epochs")  # the length of the run
 _WEIGHTS = "train.source_weights"  # of rounds that have not begun: free
 # Full names of settings that a stage records without their section.
@@ -330,7 +332,8 @@ def _is_step(line: str) -> bool:
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
   """Values by full key (`train.epochs`), with "auto" and 0 resolved.
 
-  A key that an older version did not have gets its default.
+  A key that an older version did not have gets the value that this version has
+  to give to do the same: its default, or that of `_BEFORE`.
   """
   defaults = config_lib.plain(config_lib.base_config())
   flat: dict[str, Any] = {}
@@ -338,7 +341,11 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(values, Mapping):
       flat |= {
         f"{name}.{key}": value
-        for key, value in {**defaults.get(name, {}), **values}.items()
+        for key, value in {
+          **defaults.get(name, {}),
+          **_BEFORE.get(name, {}),
+          **values,
+        }.items()
       }
     else:
       flat[_NAMES.get(name, name)] = values
@@ -355,7 +362,9 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 def _free(flat: Mapping[str, Any]) -> set[str]:
   """The keys that may change without making another run."""
   free = {f"{name}.{key}" for name, keys in FREE.items() for key in keys}
-  return free if flat.get("train.length_groups", 1) == 1 else free - {*_CHUNKS}
+  if flat.get("train.packing"):
+    return free | {_GROUPS}
+  return free if flat.get(_GROUPS, 1) == 1 else free - {*_CHUNKS}
 
 
 def _differences(

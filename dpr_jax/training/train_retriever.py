@@ -22,6 +22,7 @@ from dpr_jax.training import (
   goodput,
   retriever_batches,
   retriever_inputs,
+  round_sources,
   train_step,
   validation,
 )
@@ -90,7 +91,7 @@ def make_job(
   """Makes the input of the loop; arguments as for `train`.
 
   Raises:
-    InputError: a bad setting; most are found before the corpus is tokenized.
+    InputError: a bad setting.
   """
   settings = config.train
   retriever_batches.check(settings, config.evaluate.match)
@@ -112,24 +113,26 @@ def make_job(
     dev = validation.DevPool.make(config, workdir, model)
   selection = checkpoint_selection.Selection.of(config)
   selection.check(dev is not None)
-  source = retriever_batches.make_source(config, workdir, model)
+  source = retriever_batches.make_source(config, workdir, model, store=False)
+  sources = round_sources.RoundSources(
+    config, workdir, model, rounds.starts, source
+  )
 
-  def later(number: int) -> job_lib.Round:
-    """A round whose negatives are mined with the model at its start."""
+  def round_(number: int) -> job_lib.Round:
+    """A round; negatives of a later one are mined with the model before it."""
     return job_lib.Round(
       rounds.starts[number],
-      lambda: retriever_batches.make_source(config, workdir, model, number),
-      lambda params: refresh(config, workdir, model, params, number),
+      lambda: sources.source(number),
+      (lambda params: refresh(config, workdir, model, params, number))
+      if number
+      else None,
     )
 
   return job_lib.Job(
     name="train",
     folder=workdir.training,
     steps=rounds.steps,
-    rounds=(
-      job_lib.Round(0, lambda: source),
-      *(later(number) for number in range(1, len(rounds.starts))),
-    ),
+    rounds=tuple(map(round_, range(len(rounds.starts)))),
     questions=settings.batch_size,
     passages=settings.batch_size * source.sampler.per_question,
     built=built,

@@ -91,6 +91,13 @@ def _texts(
   return texts
 
 
+def _tokens(groups: dict[str, Any] | Sequence[dict[str, Array]]) -> Array:
+  """Number of tokens of one kind of text on this device."""
+  if isinstance(groups, dict):
+    return sum(jnp.sum(tile["lengths"]) for tile in groups["tiles"])
+  return sum(jnp.sum(group["mask"]) for group in groups)
+
+
 def make_train_step(
   encoder: dual_encoder.DualEncoder,
   transformation: optax.GradientTransformation,
@@ -120,7 +127,8 @@ def make_train_step(
     loss (mean NLL), accuracy (share of questions whose positive scores
     highest), masked_duplicates (copies of a question's positive, and its other
     positives), masked_answers, without_negatives (number of questions),
-    gradient_norm (before clipping), learning_rate.
+    gradient_norm (before clipping), learning_rate, useful_tokens (tokens of
+    all texts).
   """
   config_lib.one_of("train.loss", loss, objectives.KINDS)
   sharing = sharing or optimizer_sharding.Sharing()
@@ -174,7 +182,8 @@ def make_train_step(
       gradients, state.optimizer, own
     )
     params = sharing.whole(optax.apply_updates(own, updates), state.params)
-    sums = jax.lax.psum(sums, devices_lib.AXIS)
+    tokens = _tokens(batch["questions"]) + _tokens(batch["passages"])
+    sums, tokens = jax.lax.psum((sums, tokens), devices_lib.AXIS)
     reported = {
       "loss": sums.loss / sums.count,
       "accuracy": sums.correct / sums.count,
@@ -183,6 +192,7 @@ def make_train_step(
       "without_negatives": sums.alone,
       "gradient_norm": sharing.norm(gradients, state.params),
       "learning_rate": schedule(state.step),
+      "useful_tokens": tokens,
     }
     if "asked" in batch:  # number of a signal that a process has received
       reported["asked"] = jax.lax.pmax(

@@ -345,7 +345,9 @@ def test_chunks_only_where_their_number_is_known(tiny):
   assert "does not divide the 4 passages" in _refused(tiny, _call("train"))
   settings_checks.check(tiny, Call("train"))
   settings_checks.check(tiny, Call("train", cores=8, processes=0))
-  tiny.train.length_groups = 2
+  tiny.train.length_groups = 2  # not read where texts are packed
+  assert "does not divide the 4 passages" in _refused(tiny, _call("train"))
+  tiny.train.packing = False
   settings_checks.check(tiny, _call("train"))
 
 

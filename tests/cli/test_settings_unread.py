@@ -40,6 +40,7 @@ CASES = {
     "train.scale_reference=64",
     "train.scale_rule=sqrt",
   ),
+  "train.packing is False": ("train.length_groups=4", "train.packing=False"),
   "train.loss is tiled or ring": ("train.loss_tile=16", "train.loss=ring"),
   "train.dev_questions > 0": (
     "train.dev_every=5 train.dev_questions=0",

@@ -117,6 +117,7 @@ VALUES = [
   rate("train.adam_b2", ">= 0 and < 1", "1", "0.9999"),
   rate("train.adam_epsilon", POSITIVE, "0", "1e-12"),
   count("train.passage_length", 0),
+  switch("train.packing"),
   count("train.length_groups", 1),
   count("train.chunk_size", 0),
   count("train.question_chunk_size", 0),

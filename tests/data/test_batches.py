@@ -9,7 +9,14 @@ import pytest
 from hypothesis import strategies
 
 from dpr_jax.core import errors
-from dpr_jax.data import batches, negative_sampling, records, tokenization
+from dpr_jax.data import (
+  batches,
+  negative_mixture,
+  negative_sampling,
+  other_positives,
+  records,
+  tokenization,
+)
 
 
 @hypothesis.given(
@@ -85,7 +92,7 @@ def _source(
       )
       for row in range(6)
     ],
-    mixture=negative_sampling.Mixture.parse(kind, hard),
+    mixture=negative_mixture.Mixture.parse(kind, hard),
     from_top=hard,
     seed=3,
   )
@@ -320,7 +327,7 @@ def _with_positives(source, others):
   return dataclasses.replace(
     source,
     sampler=sampler,
-    positive_columns=batches.positive_columns(sampler),
+    positive_columns=other_positives.columns(sampler),
   )
 
 
@@ -366,7 +373,7 @@ def test_columns_grow_with_a_batch_that_needs_more(
   tiny_checkpoint, monkeypatch
 ):
   """At most one column is wanted, two other positives are in some batch."""
-  monkeypatch.setattr(batches, "_COLUMNS", 1)
+  monkeypatch.setattr(other_positives, "_COLUMNS", 1)
   source = _with_positives(_source(tiny_checkpoint), [8, 9])
   assert source.positive_columns == 1
   shapes = [source[step]["question_positives"].shape[1] for step in range(5)]

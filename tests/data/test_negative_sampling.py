@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies
 
 from dpr_jax.core import errors
-from dpr_jax.data import negative_sampling, records
+from dpr_jax.data import negative_mixture, negative_sampling, records
 
 
 def _candidate(positive=4, others=(), **pools):
@@ -19,7 +19,7 @@ def _candidate(positive=4, others=(), **pools):
 
 def _choose(mixture="bm25:2", from_top=1, corpus_size=10, key=(0, 0), **pools):
   candidate = pools.pop("candidate", None) or _candidate(**pools)
-  parsed = negative_sampling.Mixture.parse(
+  parsed = negative_mixture.Mixture.parse(
     mixture, sum(int(part.split(":")[1]) for part in mixture.split(","))
   )
   return negative_sampling.choose(
@@ -38,7 +38,7 @@ def _choose(mixture="bm25:2", from_top=1, corpus_size=10, key=(0, 0), **pools):
   ],
 )
 def test_mixtures(text, count, parts):
-  mixture = negative_sampling.Mixture.parse(text, count)
+  mixture = negative_mixture.Mixture.parse(text, count)
   assert mixture.parts == parts
   assert mixture.count == count
   assert mixture.kinds == tuple(kind for kind, _ in parts)
@@ -60,12 +60,12 @@ def test_mixtures(text, count, parts):
 )
 def test_bad_mixtures_are_refused(text, count, message):
   with pytest.raises(errors.InputError, match=message):
-    negative_sampling.Mixture.parse(text, count)
+    negative_mixture.Mixture.parse(text, count)
 
 
 def test_one_kind_in_place_of_another():
   """Counts of the same kind add up, in the place of the first."""
-  mixture = negative_sampling.Mixture.parse("model:1,random:1,bm25:2", 4)
+  mixture = negative_mixture.Mixture.parse("model:1,random:1,bm25:2", 4)
   assert mixture.replace("model", "bm25").parts == (("bm25", 3), ("random", 1))
   assert mixture.replace("given", "bm25") == mixture
 
@@ -121,10 +121,10 @@ def test_any_mixture_has_no_positive_and_no_row_twice(data):
   )
   kinds = data.draw(
     strategies.lists(
-      strategies.sampled_from(negative_sampling.KINDS), unique=True
+      strategies.sampled_from(negative_mixture.KINDS), unique=True
     )
   )
-  mixture = negative_sampling.Mixture(
+  mixture = negative_mixture.Mixture(
     tuple((kind, data.draw(strategies.integers(1, 3))) for kind in kinds)
   )
   chosen = negative_sampling.choose(
@@ -175,7 +175,7 @@ def _sampler(mixture, from_top=1, **pools):
   return negative_sampling.Sampler(
     passages=passages,
     candidates=candidates,
-    mixture=negative_sampling.Mixture.parse(mixture, count),
+    mixture=negative_mixture.Mixture.parse(mixture, count),
     from_top=from_top,
     seed=5,
   )
@@ -276,7 +276,7 @@ def test_what_an_earlier_part_takes_makes_room_for_the_next():
 def test_without_negatives():
   """Questions with their positives alone."""
   sampler = negative_sampling.Sampler(
-    _Table(), [_candidate(3)], negative_sampling.Mixture.parse("bm25", 0), 1, 0
+    _Table(), [_candidate(3)], negative_mixture.Mixture.parse("bm25", 0), 1, 0
   )
   assert sampler.per_question == 1
   passages, keys = sampler.passages_of_batch([_question(3)], [0], [0])

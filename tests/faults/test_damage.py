@@ -66,12 +66,16 @@ KINDS = {
     "w/answers/dev.bm25.json": (_EVALUATE, "read"),
     "w/evaluation/dev.json": ("evaluate",),
   },
-  "tokens": {"w/tokens/passages/*.npy": (_EMBED, "train --overwrite")},
+  "tokens": {
+    "w/tokens/passages/*.npy": (_EMBED, "train --overwrite"),
+    "w/tokens/questions/*.npy": ("train --overwrite",),
+  },
   "manifests": {
     "w/data/manifest.json": (_MINE, _EMBED, "prepare"),
     "w/negatives/manifest.json": ("train --overwrite", "mine"),
     "w/bm25/manifest.json": (_RETRIEVE, _MINE),
     "w/tokens/passages/manifest.json": (_EMBED,),
+    "w/tokens/questions/manifest.json": ("train --overwrite",),
     "w/training/manifest.json": (_EMBED, "export-hf", "train"),
     "w/training/started.json": ("train", "train --overwrite"),
     "w/training/metrics.jsonl": ("train",),

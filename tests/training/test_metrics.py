@@ -58,6 +58,19 @@ def test_a_pause_is_no_steps_time(clock):
   assert timer.total() == 52.0
 
 
+def test_padding_of_packed_texts():
+  """4 + 3 and 2 + 1 tokens in rows of 8, 2 in a row of 4."""
+  tiles = ({"lengths": np.array([[4], [2]])}, {"lengths": np.array([[3], [1]])})
+  batch = {
+    "passages": {"token_ids": np.zeros((2, 8)), "tiles": tiles},
+    "questions": {
+      "token_ids": np.zeros((1, 4)),
+      "tiles": ({"lengths": np.array([[2]])},),
+    },
+  }
+  assert metrics.padding_share(batch) == pytest.approx(1 - 12 / 20)
+
+
 def test_padding_of_the_readers_inputs():
   """7 tokens in 2 * 4 + 1 * 6 places."""
   groups = (

@@ -155,7 +155,9 @@ def test_answers_are_masked(tiny_config, mined_workdir, model, kind):
   config = _config(
     tiny_config, negatives=kind, mask_answers=True, length_groups=2
   )
-  source = retriever_batches.make_source(config, mined_workdir, model)
+  source = retriever_batches.with_groups(
+    retriever_batches.make_source(config, mined_workdir, model), config.train
+  )
   matcher = answer_matching.AnswerMatcher()
   masked = 0
   for step in range(2):

@@ -48,6 +48,8 @@ FREE = {
   "train__gradient_cache": True,
   "train__chunk_size": 2,
   "train__question_chunk_size": 1,
+  "train__packing": False,
+  "train__length_groups": 2,  # not read where texts are packed
   "train__remat": "layer",
   "train__loss": "tiled",
   "train__loss_tile": 4,
@@ -63,7 +65,6 @@ BOUND = {
   "train__learning_rate": (0.001, 5e-4),
   "train__reduce_dtype": ("float32", "bfloat16"),
   "train__batch_size": (16, 8),
-  "train__length_groups": (1, 2),
   "train__mask_answers": (False, True),
   "train__dev_questions": (256, 8),
   "train__dpr_compat_schedule": (False, True),
@@ -116,12 +117,30 @@ def test_what_decides_figures_is_refused_by_its_key(
 def test_chunks_decide_where_texts_are_grouped_by_length(
   tiny_config, fresh_workdir
 ):
-  """A text's dropout depends on the length that it is padded to."""
-  config = _changed(tiny_config, train__length_groups=2)
+  """To what length a text is padded; so do the groups."""
+  config = _changed(tiny_config, train__packing=False, train__length_groups=2)
   _begun(config, fresh_workdir)
-  config = _changed(config, train__chunk_size=2)
-  with pytest.raises(errors.InputError, match="chunk_size was 0, is 2"):
-    retriever_inputs.claim(config, fresh_workdir).check()
+  for key, value, message in (
+    ("train__chunk_size", 2, "chunk_size was 0, is 2"),
+    ("train__length_groups", 3, "length_groups was 2, is 3"),
+  ):
+    changed = _changed(config, **{key: value})
+    with pytest.raises(errors.InputError, match=message):
+      retriever_inputs.claim(changed, fresh_workdir).check()
+
+
+def test_a_padded_run_of_an_older_version_resumes_packed(
+  tiny_config, fresh_workdir, caplog
+):
+  """Its record has no such key; rounding aside, the result is the same."""
+  _begun(_changed(tiny_config, train__length_groups=4), fresh_workdir)
+  path = fresh_workdir.training / "started.json"
+  record = workdir_lib.read_record(path)
+  del record["config"]["train"]["packing"]
+  workdir_lib.write_record(path, record)
+  with caplog.at_level("INFO", logger="absl"):
+    retriever_inputs.claim(tiny_config, fresh_workdir).check()
+  assert "length_groups 4 -> 1, packing False -> True" in caplog.text
 
 
 def test_a_longer_training_is_another_one(tiny_config, fresh_workdir):

@@ -157,8 +157,8 @@ def test_rounds_are_parts_of_the_job(tiny_config, mined_workdir, monkeypatch):
   monkeypatch.setattr(
     retriever_batches,
     "make_source",
-    lambda config, workdir, model, number=0: (
-      calls.append(number) or make(config, workdir, model)
+    lambda config, workdir, model, number=0, **options: (
+      calls.append(number) or make(config, workdir, model, **options)
     ),
   )
   job = train_retriever.make_job(

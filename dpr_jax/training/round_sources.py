@@ -1,0 +1,132 @@
+"""The sources of batches of a run's rounds, as the loop reads them.
+
+Input: the source of the first round, before any text is tokenized.  Output, for
+each round: packed batches, whose shapes hold all steps of the round, or padded
+ones.  Shapes do not shrink from round to round; if they grow, the step is
+recompiled when the round begins.
+"""
+
+import time
+from collections.abc import Sequence
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from dpr_jax.core import collectives, multiprocess
+from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.data import batches, packing
+from dpr_jax.models import retriever_model
+from dpr_jax.training import packed_batches, retriever_batches
+
+
+class RoundSources:
+  """Makes the source of each round when the round begins.
+
+  With several processes, all of them must ask for it at the same time.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    workdir: workdir_lib.Workdir,
+    model: retriever_model.Towers,
+    starts: Sequence[int],
+    first: batches.BatchSource,
+  ):
+    """Reads nothing yet.
+
+    Args:
+      config: configuration of the experiment.
+      workdir: workdir with data and mined negatives.
+      model: towers of the run.
+      starts: number of steps done when each round begins.
+      first: source of the first round, without tokens.
+
+    Raises:
+      InputError: a chunk size does not divide the texts of a device.
+    """
+    self._config, self._workdir, self._model = config, workdir, model
+    self._starts, self._first = tuple(starts), first
+    self._counted: dict[int, tuple[packing.Counts, ...]] = {}
+    if config.train.packing:
+      self._packed(first)
+
+  def source(self, number: int) -> batches.Source:
+    """The source of a round, with its shapes and the tokens of its texts."""
+    train = self._config.train
+    base = self._base(number)
+    if train.packing:
+      counts = self._counts(number, base)
+      return self._packed(base).with_shapes(counts)
+    # All rounds use the groups of the first, so that nothing is recompiled.
+    return retriever_batches.with_groups(base, train, sample=self._first)
+
+  def _packed(self, base: batches.BatchSource) -> packed_batches.PackedSource:
+    train = self._config.train
+    return packed_batches.PackedSource.of(
+      base, train.chunk_size, train.question_chunk_size
+    )
+
+  def _base(self, number: int) -> batches.BatchSource:
+    """The texts of a round."""
+    source = self._first
+    if number:
+      source = retriever_batches.make_source(
+        self._config, self._workdir, self._model, number, store=False
+      )
+    return retriever_batches.with_tokens(source, self._workdir, self._model)
+
+  def _counts(
+    self, number: int, base: batches.BatchSource
+  ) -> tuple[packing.Counts, ...]:
+    """What the rows must hold in a round, and in those before it.
+
+    A resumed run counts the rounds before, too, so that its shapes are those of
+    a run that was not interrupted.
+    """
+    if number in self._counted:
+      return self._counted[number]
+    source = self._packed(base)
+    ends = (*self._starts[1:], len(source))
+    steps = range(self._starts[number], ends[number])
+    began = time.monotonic()
+    counts, tokens = source.count(source.counted_by_me(steps))
+    counts = _of_all(counts)
+    # Each process has counted its steps, or its part of all steps.
+    tokens = int(collectives.gather(np.array([tokens], np.int64)).sum())
+    if number:
+      before = self._counted.get(number - 1) or self._counts(
+        number - 1, self._base(number - 1)
+      )
+      counts = tuple(a | b for a, b in zip(before, counts, strict=True))
+      if counts != before:
+        logging.info(
+          "train: the texts of round %d need larger rows than those before: the"
+          " step is recompiled",
+          number + 1,
+        )
+    places = source.with_shapes(counts).places() * len(steps)
+    logging.info(
+      "train: %d steps have %d tokens a step in %.3f times as many places"
+      " (counted in %.1f s)",
+      len(steps),
+      tokens / len(steps),
+      places / tokens,
+      time.monotonic() - began,
+    )
+    self._counted[number] = counts
+    return counts
+
+
+def _of_all(counts: Sequence[packing.Counts]) -> tuple[packing.Counts, ...]:
+  """What holds the counts of all processes."""
+  multiprocess.barrier()  # the exchange has a time-out, counting has none
+  mine = [[each.width, *each.longest] for each in counts]
+  flat = np.array([number for each in mine for number in each], np.int64)
+  most, found = collectives.gather(flat).max(axis=0).tolist(), []
+  for each in mine:
+    width, *longest = most[: len(each)]
+    most = most[len(each) :]
+    found.append(packing.Counts(width, tuple(longest)))
+  return tuple(found)
