@@ -393,6 +393,7 @@ def _width(config: Any, call: Call) -> int:
 _RULES: dict[str, tuple[Callable[[Any, Call], None], ...]] = {
   "prepare": (settings_files.data,),
   "train": (_trains, _negatives, _training, _model),
+  "embed": (settings_files.embedding_libraries,),
   "index": (_backend, _factory),
   "retrieve": (_backend, _tuned),
   "train-reader": (_start, _reader_training, _reader_files),

@@ -6,6 +6,7 @@ called from Python.  This module is fast to import.
 """
 
 import dataclasses
+import importlib.util
 import math
 import pathlib
 import re
@@ -40,6 +41,18 @@ def checkpoint_pair(question: str, passage: str, shared: bool) -> None:
       f"{question!r} and passage_checkpoint={passage!r} are two encoders: set"
       " it to False, or give one config.model.checkpoint"
     )
+
+
+def embedding_backend(name: str) -> None:
+  """`InputError` if the libraries of an `embed.backend` are not installed."""
+  if name == "jax":
+    return
+  for library in ("onnx", "onnxruntime"):
+    if importlib.util.find_spec(library) is None:
+      raise errors.InputError(
+        f"config.embed.backend={name!r}: the library {library} is not"
+        " installed: pip install 'dpr-jax[onnx]', or set it to 'jax'"
+      )
 
 
 def reader_lengths(length: int, question_length: int, overlap: int) -> None:

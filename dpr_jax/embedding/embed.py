@@ -15,13 +15,13 @@ import numpy as np
 from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, progress, sharded_output
+from dpr_jax.core import errors, progress, setting_rules, sharded_output
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import datasets, prepare, token_store
 from dpr_jax.embedding import vector_shards
-from dpr_jax.inference import encoder as encoder_lib
-from dpr_jax.inference import length_tiles
+from dpr_jax.inference import backends, tiled_encoder
 from dpr_jax.models import (
+  dual_encoder,
   model_files,
   model_settings,
   retriever_model,
@@ -57,10 +57,13 @@ def embed(
     loaded = stored_towers.before_training(config, workdir, fresh=overwrite)
   else:
     loaded = stored_towers.trained(config, workdir)
+  backend = config.embed.backend
+  setting_rules.embedding_backend(backend)
   stage = workdir_lib.Stage(
     STAGE,
     workdir.embeddings(model),
-    settings(config),
+    # "jax" is left out, so that vectors of older versions stay valid.
+    settings(config) | ({} if backend == "jax" else {"backend": backend}),
     workdir_lib.dataset_inputs(workdir, "passages")
     | {"model": loaded.fingerprint},
   )
@@ -77,9 +80,9 @@ def embed(
         weights=True,
       )
 
-  def make() -> encoder_lib.Encoder:
+  def make() -> tiled_encoder.TiledEncoder:
     keep()
-    return encoder_lib.sized(loaded, config.embed)
+    return backends.sized(loaded, config.embed)
 
   passages = prepare.open_passages(workdir)
   embed_corpus(
@@ -184,13 +187,14 @@ def embed_corpus(
     process=shards.process,
     processes=shards.processes,
   )
-  widths = length_tiles.choose_widths(tokens.histogram(), shapes)
-  logging.info(
-    "%s: encoding in widths of %s tokens; the first batch of each width takes"
-    " longer, while it is compiled",
-    label,
-    ", ".join(map(str, widths)),
-  )
+  widths = encoder.widths(tokens.histogram(), shapes)
+  if encoder.compiles:
+    logging.info(
+      "%s: encoding in widths of %s tokens; the first batch of each width takes"
+      " longer, while it is compiled",
+      label,
+      ", ".join(map(str, widths)),
+    )
   started, done, written = time.monotonic(), 0, 0
   everything = range(len(passages))
   mine = {
@@ -205,7 +209,7 @@ def embed_corpus(
       if shards.find(number) is not None:
         bar.update(len(rows))
         continue
-      work = encoder_lib.Work()
+      work = tiled_encoder.Work()
       vectors = _encode_rows(encoder, tokens, rows, bar, widths, stage, work)
       _write_shard(shards, number, rows, passages, vectors, work)
       done += len(rows)
@@ -226,13 +230,13 @@ def embed_corpus(
 
 
 def _encode_rows(
-  encoder: encoder_lib.Encoder,
+  encoder: tiled_encoder.TiledEncoder,
   tokens: token_store.TokenStore,
   rows: np.ndarray,
   bar: progress.Progress,
   widths: tuple[int, ...],
   stage: workdir_lib.Stage,
-  work: encoder_lib.Work,
+  work: tiled_encoder.Work,
 ) -> np.ndarray:
   """Vectors of a shard's rows, in their order, as they are stored."""
   dtype = stage.config["dtype"]
@@ -240,7 +244,7 @@ def _encode_rows(
   vectors = np.empty((len(rows), encoder.dim), vector_shards.storage(dtype))
   before = (encoder.work.tokens, encoder.work.padded_tokens)
   for some, result in encoder.stream(
-    encoder_lib.PASSAGE, tokens, lengths, widths, int(rows[0])
+    dual_encoder.PASSAGE, tokens, lengths, widths, int(rows[0])
   ):
     if not np.isfinite(result).all():
       raise errors.InputError(
@@ -267,7 +271,7 @@ def _write_shard(
   rows: np.ndarray,
   passages: datasets.PassageTable,
   vectors: np.ndarray,
-  work: encoder_lib.Work,
+  work: tiled_encoder.Work,
 ) -> None:
   """Writes the two files of a shard, renamed into place, then its record."""
   folder, names = shards.stage.folder, vector_shards.names(number)
@@ -284,7 +288,7 @@ def _write_shard(
 
 def _finish(
   shards: sharded_output.Parts,
-  encoder: encoder_lib.Encoder,
+  encoder: tiled_encoder.TiledEncoder,
   count: int,
   done: int,
   seconds: float,
@@ -308,7 +312,7 @@ def _finish(
         "sha256": record["files"][file],
       }
     )
-  work = encoder_lib.Work(
+  work = tiled_encoder.Work(
     *(
       sum(record[name] for record in records)
       for name in ("tokens", "padded_tokens")
@@ -317,6 +321,7 @@ def _finish(
   shards.close(
     records,
     {"passages": count, "encoded_in_this_run": done},
+    encoder=encoder.backend,
     model=encoder.model.fingerprint,
     model_settings=encoder.model.settings,
     step=encoder.model.step,

@@ -199,11 +199,20 @@ def run(
   tiles: Sequence[Tile],
   cores: int,
   call: Callable[[list[Tile]], Result],
+  workers: int = 0,
 ) -> Iterator[Result]:
-  """Yields `call(a tile per device)` in order; several calls run at once."""
-  # Devices other than CPUs run one call after the other.
-  cpus = memory.usable_cpus() if jax.default_backend() == "cpu" else 1
-  workers = max(2, cpus // cores)
+  """Yields `call(a tile per device)` in order; several calls run at once.
+
+  Args:
+    tiles: the tiles, see `plan`.
+    cores: devices that a call computes on.
+    call: computes at most one tile per device.
+    workers: number of calls at once; 0 = as many as keep JAX's devices busy.
+  """
+  if not workers:
+    # Devices other than CPUs run one call after the other.
+    cpus = memory.usable_cpus() if jax.default_backend() == "cpu" else 1
+    workers = max(2, cpus // cores)
   pending: collections.deque = collections.deque()
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     for some in calls(tiles, cores):
