@@ -96,6 +96,7 @@ EXTRAS = {
     "pymilvus[milvus-lite]>=2.6,<4",
     "qdrant-client>=1.16,<2",  # older ones store no metadata of a collection
   ],
+  "cuda13": ["jax[cuda13]"],  # docs/gpu.md
   "tpu": ["libtpu==0.0.42"],  # the one that belongs to jax 0.10.2
 }
 

@@ -23,7 +23,8 @@ from dpr_jax.core import memory
 
 # Widths are multiples of this.
 STEP = 8
-# Tokens of a tile that fits into the cache of a CPU core; that fills a TPU.
+# Tokens of a tile that fits into the cache of a CPU core; that fills a TPU, or
+# a GPU.
 CPU_TOKENS, TPU_TOKENS = 640, 32_768
 # One thread per matrix product: CPU cores compute separate calls instead, which
 # needs no synchronisation, and no sum depends on the number of threads.

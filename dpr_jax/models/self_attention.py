@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt32
 
-from dpr_jax.models import fused_attention, layer_ops
+from dpr_jax.models import cudnn_attention, fused_attention, layer_ops
 
 _DENSE = ("kernel", "bias")  # parameters of a dense layer
 # (kernel, bias); None = no bias.
@@ -30,6 +30,7 @@ class Heads:
     rate: dropout rate of the weights.
     first_only: queries of position 0 alone.
     fused: use `fused_attention`; not with `first_only`.
+    cudnn: use `cudnn_attention`; not with `first_only`.
     rotate: changes queries and keys [rows, heads, n, d] by their positions;
       None = no change.
   """
@@ -38,6 +39,7 @@ class Heads:
   rate: float
   first_only: bool = False
   fused: bool = False
+  cudnn: bool = False
   rotate: Callable[[Array], Array] | None = None
 
 
@@ -99,15 +101,19 @@ def attend(
     bias = bias[:, :, :1]
     if position_bias is not None:
       position_bias = position_bias[:, :, :1]
-  context = layer_ops.attention(
-    query,
-    key,
-    split(value),
-    bias,
-    words,
-    heads.rate,
-    position_bias,
-  )
+  if heads.cudnn and not heads.first_only:
+    cudnn_attention.check(words is not None)
+    context = cudnn_attention.attention(query, key, split(value), bias)
+  else:
+    context = layer_ops.attention(
+      query,
+      key,
+      split(value),
+      bias,
+      words,
+      heads.rate,
+      position_bias,
+    )
   # [rows, heads, n, d] back to [rows, n, dim].
   return context.transpose(0, 2, 1, 3).reshape(asking.shape)
 
