@@ -97,6 +97,7 @@ EXTRAS = {
     # 1.15 stores no metadata of a collection, 1.16.0 excludes pymilvus.
     "qdrant-client>=1.16.1,<2",
   ],
+  "cuda13": ["jax[cuda13]>=0.10,<0.13"],  # docs/gpu.md
   "tpu": ["jax[tpu]>=0.10,<0.13"],  # the libtpu that belongs to each jax
 }
 

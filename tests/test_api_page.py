@@ -14,7 +14,10 @@ import dpr_jax
 NAMES = ("Answerer", "Encoder", "Hit", "InputError", "Reply", "Retriever")
 # For stages, and for whoever reads the code: they may change.
 INTERNAL = {
-  "Encoder": {"collect", "programs", "stream", "with_params"},
+  "Encoder": {
+    *("backend", "collect", "compiles", "programs", "stream", "widths"),
+    "with_params",
+  },
   "InputError": {"add_note", "args", "with_traceback"},
   "Hit": {"count", "index"},  # of every tuple
 }

@@ -26,11 +26,12 @@ ANY = "*"  # any section
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 # The only files that import an extra, and that only when they are asked to.
 PEERS = {
+  "benchmarking/sentence_transformers_onnx.py",
   "benchmarking/sentence_transformers_peer.py",
   "benchmarking/transformers_reader_peer.py",
   "inference/mteb_calls.py",
   "inference/tensors.py",
-  "models/export_onnx.py",
+  "inference/onnx_encoder.py",
   "models/onnx_graph.py",
 }
 # Imported by users of the library that each of them is for: tests/peers.

@@ -1,7 +1,8 @@
 """`dpr-jax bench encode`: compares passage encoding with another library.
 
 Both sides use the same checkpoint, passages, text format, pooling and maximum
-length, in float32; a peer in bfloat16 is compared with ours in bfloat16.  The
+length, in float32; a peer in bfloat16 or with 8 bits is compared with ours of
+the same kind too, which `config.embed.backend` also asks for.  The
 time includes everything from texts to vectors, also tokenizing; every round has
 other passages.  Before the measurement the vectors of both sides are compared,
 and the benchmark fails if they differ.  To show how busy the machine was, its
@@ -20,26 +21,32 @@ import numpy as np
 import rich.table
 from absl import logging
 
-from dpr_jax.benchmarking import harness
+from dpr_jax.benchmarking import harness, vector_quality
+from dpr_jax.benchmarking import sentence_transformers_onnx as onnx_peer
 from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import prepare, records
 from dpr_jax.evaluation import tables
-from dpr_jax.inference import encoder as encoder_lib
-from dpr_jax.inference import length_tiles
-from dpr_jax.models import checkpoint_sources, retriever_model
+from dpr_jax.inference import backends, onnx_encoder, tiled_encoder
+from dpr_jax.models import checkpoint_sources, dual_encoder, retriever_model
 from dpr_jax.models import flops as flops_lib
 
 OURS = "dpr-jax"
-OURS_BFLOAT16 = f"{OURS}-bfloat16"  # only with the peer in bfloat16
 BFLOAT16 = f"{peer_lib.NAME}-bfloat16"
-PEERS = (peer_lib.NAME, BFLOAT16)  # the second includes the first
+INT8 = f"{peer_lib.NAME}-{onnx_encoder.BACKEND}"
+PEERS = (peer_lib.NAME, BFLOAT16, INT8)  # the others include the first
+# Our sides besides float32, by the peer that they are compared with.
+OURS_LIKE = {
+  BFLOAT16: f"{OURS}-bfloat16",
+  INT8: f"{OURS}-{onnx_encoder.BACKEND}",
+}
 REPEATS = 5
 PASSAGES = 1024  # per round; with few, the last tiles are half empty
 TOLERANCE = 1e-5
 _SAMPLE = 2000  # passages whose lengths choose the widths
+_QUESTIONS = 200  # dev questions to compare what vectors find
 
 
 class Ours:
@@ -58,11 +65,11 @@ class Ours:
       model: towers to encode with.
       sample: passages with the length distribution of the corpus.
     """
-    self.encoder = encoder_lib.sized(model, config.embed)
+    self.encoder = backends.sized(model, config.embed)
     self._tokenizer = model.tokenizer
     lengths = [len(ids) for ids in self._tokenizer.passage_ids(sample)]
     lengths += [self._tokenizer.passage_length]  # the longest possible
-    self.widths = length_tiles.choose_widths(
+    self.widths = self.encoder.widths(
       np.bincount(lengths),
       config_lib.at_least("embed.shapes", config.embed.shapes, 1),
     )
@@ -70,7 +77,7 @@ class Ours:
   def encode(self, passages: Sequence[records.Passage]) -> np.ndarray:
     """float32 vectors, [passages, dim]."""
     ids = self._tokenizer.passage_ids(passages)
-    return self.encoder.collect(encoder_lib.PASSAGE, ids, self.widths)
+    return self.encoder.collect(dual_encoder.PASSAGE, ids, self.widths)
 
 
 def bench(
@@ -105,9 +112,13 @@ def bench(
   config = retriever_model.resolved(config)
   rounds, sample = _rounds(workdir, repeats or REPEATS, passages)
   ours = {}
-  for name in (OURS, OURS_BFLOAT16) if against == BFLOAT16 else (OURS,):
+  for name in _our_names(config, against):
     config = copy.deepcopy(config)
-    config.model.compute_dtype = "float32" if name == OURS else "bfloat16"
+    bfloat16 = name == OURS_LIKE[BFLOAT16]
+    config.model.compute_dtype = "bfloat16" if bfloat16 else "float32"
+    config.embed.backend = "jax"
+    if name == OURS_LIKE[INT8]:
+      config.embed.backend = onnx_encoder.BACKEND
     model = retriever_model.start(config)
     ours[name] = Ours(config, model, sample)
   peers = _peers(config, against) if against else {}
@@ -126,11 +137,15 @@ def bench(
   texts = [[model.tokenizer.passage_text(p) for p in some] for some in rounds]
   if peers:
     report["settings"]["peer_threads"] = peers[peer_lib.NAME].threads
-    report["checks"] = compare(ours, peers, rounds[0], texts[0])
+  if len(ours) + len(peers) > 1:
+    questions = ours[OURS].encoder.encode_questions(_questions(workdir))
+    report["checks"], report["quality"] = compare(
+      ours, peers, rounds[0], texts[0], questions
+    )
   for side in ours.values():
     for some in rounds:  # compiles all shapes before the measurement
       side.encode(some)
-    side.encoder.work = encoder_lib.Work()
+    side.encoder.work = tiled_encoder.Work()
   peaks: list[float] = []
   contenders = [
     *(
@@ -168,6 +183,25 @@ def bench(
     workdir_lib.write_json(json_file, report)
   print_report(report)
   return report
+
+
+def _our_names(
+  config: ml_collections.ConfigDict, against: str | None
+) -> list[str]:
+  """Our sides, float32 first."""
+  names = [OURS]
+  if against in OURS_LIKE:
+    names.append(OURS_LIKE[against])
+  elif config.embed.backend == onnx_encoder.BACKEND:
+    names.append(OURS_LIKE[INT8])
+  return names
+
+
+def _questions(workdir: workdir_lib.Workdir) -> list[str]:
+  """At most `_QUESTIONS` dev questions."""
+  table = prepare.open_questions(workdir, "dev")
+  rows = np.arange(min(_QUESTIONS, len(table)))
+  return [each.question for each in table.take(rows)]
 
 
 def _programs(ours: dict[str, Ours]) -> int:
@@ -213,16 +247,29 @@ def _peers(
   peers = {peer_lib.NAME: peer_lib.Embedder(settings)}
   if against == BFLOAT16:
     peers[BFLOAT16] = peer_lib.Embedder(settings, "bfloat16")
+  if against == INT8:
+    peers[INT8] = peer_lib.Embedder(settings, load=onnx_peer.load)
   return peers
 
 
 def compare(
   ours: dict[str, Ours],
-  peers: dict[str, peer_lib.Embedder],
+  peers: dict[str, Any],
   passages: Sequence[records.Passage],
   texts: Sequence[Any],
-) -> dict[str, float]:
+  questions: np.ndarray,
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
   """Largest difference of vectors from `OURS`, relative to the largest number.
+
+  Args:
+    ours: our sides, with `OURS`.
+    peers: the other sides.
+    passages: passages to encode.
+    texts: the same as texts for the peers.
+    questions: vectors of questions, [questions, dim].
+
+  Returns:
+    The differences, and `vector_quality.quality`, by side.
 
   Raises:
     RuntimeError: the peer's in float32 differ by more than `TOLERANCE`.
@@ -237,12 +284,15 @@ def compare(
   }
   for name, distance in found.items():
     logging.info("vectors: %s differs by at most %.1e", name, distance)
-  if not found[peer_lib.NAME] <= TOLERANCE:
+  if not found.get(peer_lib.NAME, 0.0) <= TOLERANCE:
     raise RuntimeError(
       "the two sides do not compute the same: their vectors differ by"
       f" {found[peer_lib.NAME]:.1e} of the largest number"
     )
-  return found
+  return found, {
+    name: vector_quality.quality(wanted, some, questions)
+    for name, some in vectors.items()
+  }
 
 
 def _timed(run: Any) -> Any:
@@ -333,6 +383,8 @@ def print_report(report: dict[str, Any]) -> None:
     f" {len(settings['widths'])} padded lengths. GFLOP/s do not count padding,"
     " nor the part of the last layer that the pooling does not need."
   )
+  for name, found in report.get("quality", {}).items():
+    print(vector_quality.line(name, found))
   if report["compiled_in_rounds"]:
     print("Some measured rounds of dpr-jax include compilation.")
   print(harness.machine_line(report))

@@ -34,6 +34,7 @@ PACKAGES = (
   "jaxlib",
   "numpy",
   "torch",
+  "onnxruntime",
   "sentence-transformers",
   "transformers",
   "tokenizers",

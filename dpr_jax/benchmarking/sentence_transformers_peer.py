@@ -13,7 +13,7 @@ PyTorch is an extra; it is imported only when a peer is created.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,6 @@ def _import_torch() -> Any:
 
 def _load(settings: EncodingSettings, dtype: Any) -> Any:
   """The checkpoint as a SentenceTransformer on the CPU."""
-  from sentence_transformers import SentenceTransformer
   from sentence_transformers.sentence_transformer import modules
   from transformers.utils import logging as transformers_logging
 
@@ -98,6 +97,16 @@ def _load(settings: EncodingSettings, dtype: Any) -> Any:
     processor_kwargs={"model_input_names": ["input_ids", "attention_mask"]},
     model_kwargs={"dtype": dtype},
   )
+  return assemble(settings, transformer)
+
+
+def assemble(
+  settings: EncodingSettings, transformer: Any, **options: Any
+) -> Any:
+  """A SentenceTransformer on the CPU, with the pooling of the settings."""
+  from sentence_transformers import SentenceTransformer
+  from sentence_transformers.sentence_transformer import modules
+
   parts = [
     transformer,
     modules.Pooling(
@@ -106,7 +115,7 @@ def _load(settings: EncodingSettings, dtype: Any) -> Any:
   ]
   if settings.normalize:
     parts.append(modules.Normalize())
-  return SentenceTransformer(modules=parts, device="cpu")
+  return SentenceTransformer(modules=parts, device="cpu", **options)
 
 
 class Embedder:
@@ -121,14 +130,21 @@ class Embedder:
     settings: EncodingSettings,
     dtype: str = "float32",
     batch_size: int = 32,
+    load: Callable[[EncodingSettings, Any], Any] = _load,
   ):
     """Loads the checkpoint.
+
+    Args:
+      settings: settings that both sides share.
+      dtype: PyTorch's name of the dtype.
+      batch_size: passages per batch.
+      load: returns a SentenceTransformer.
 
     Raises:
       InputError: PyTorch or sentence-transformers is not installed.
     """
     self._torch = _import_torch()
-    self._model = _load(settings, getattr(self._torch, dtype))
+    self._model = load(settings, getattr(self._torch, dtype))
     self._model.eval()
     self._length = settings.passage_length
     self._model.max_seq_length = self._length

@@ -460,8 +460,9 @@ _BENCHES = (
     flags=(
       *(*_BENCH, f.REPEATS),
       f.AGAINST.saying(
-        "A library to compare with: sentence-transformers, or"
-        " sentence-transformers-bfloat16; needs dpr-jax[bench].",
+        "A library to compare with: sentence-transformers,"
+        " sentence-transformers-bfloat16 or sentence-transformers-onnx-int8;"
+        " needs dpr-jax[bench].",
         shown="LIBRARY",
       ),
     ),

@@ -305,7 +305,7 @@ def _width(config: Any, call: Call) -> int:
 _RULES: dict[str, tuple[Callable[[Any, Call], None], ...]] = {
   "prepare": (settings_files.data,),
   "train": (_negatives, _training, _model),
-  "embed": (_pretrained,),
+  "embed": (_pretrained, settings_files.embedding_libraries),
   "index": (_backend, _factory),
   "retrieve": (_backend, _tuned),
   "train-reader": settings_reader.RULES,

@@ -12,7 +12,7 @@ from typing import Any
 from dpr_jax.cli.settings_call import Call
 from dpr_jax.cli.settings_hints import closest, did_you_mean
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors
+from dpr_jax.core import errors, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import config_json, encoder_config
 
@@ -24,6 +24,11 @@ _WEIGHTS = (
 )
 # Sizes of the checkpoint "starter".
 _STARTER = {"max_position_embeddings": 512, "hidden_size": 384}
+
+
+def embedding_libraries(config: Any, call: Call) -> None:
+  """`InputError` if `embed.backend` needs a library that is not installed."""
+  setting_rules.embedding_backend(config.embed.backend)
 
 
 def readable(

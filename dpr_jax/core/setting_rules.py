@@ -6,6 +6,7 @@ called from Python.  This module is fast to import.
 """
 
 import dataclasses
+import importlib.util
 import math
 import pathlib
 import re
@@ -55,6 +56,18 @@ def random_sizes(model: Any, checkpoint: str) -> None:
       f"config.model.random_width={model.random_width}: must be a multiple of"
       f" config.model.random_heads={model.random_heads}"
     )
+
+
+def embedding_backend(name: str) -> None:
+  """`InputError` if the libraries of an `embed.backend` are not installed."""
+  if name == "jax":
+    return
+  for library in ("onnx", "onnxruntime"):
+    if importlib.util.find_spec(library) is None:
+      raise errors.InputError(
+        f"config.embed.backend={name!r}: the library {library} is not"
+        " installed: pip install 'dpr-jax[onnx]', or set it to 'jax'"
+      )
 
 
 def reader_lengths(length: int, question_length: int, overlap: int) -> None:

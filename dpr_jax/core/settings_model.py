@@ -212,15 +212,16 @@ MODEL = section(
     Setting(
       "compute_dtype",
       "auto",
-      'dtype of activations; "auto": bfloat16 on a TPU, float32 elsewhere',
+      'dtype of activations; "auto": float32 on CPUs, bfloat16 elsewhere',
       choices=("auto", "float32", "bfloat16"),
       stages=_MODELS,
     ),
     Setting(
       "attention",
       "plain",
-      'attention; "fused": a TPU kernel, not yet run on a TPU',
-      choices=("plain", "fused"),
+      'attention; "fused": a TPU kernel, "cudnn": on NVIDIA GPUs without'
+      " dropout of its weights; neither has run on such a device yet",
+      choices=("plain", "fused", "cudnn"),
       stages=_MODELS,
     ),
   ],

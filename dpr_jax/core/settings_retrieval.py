@@ -84,6 +84,15 @@ EMBED = section(
       when=("the corpus is embedded",),
     ),
     Setting(
+      "backend",
+      "jax",
+      'what encodes the corpus: "jax" on the devices; "onnx-int8": ONNX Runtime'
+      " on the CPUs with weights in 8 bits, which needs the extra onnx",
+      choices=("jax", "onnx-int8"),
+      stages=("embed",),
+      when=("the corpus is embedded",),
+    ),
+    Setting(
       "shapes",
       12,
       "number of different lengths that passages are padded to, at most",

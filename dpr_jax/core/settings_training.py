@@ -186,7 +186,7 @@ _COMPUTATION = [
     "layers",
     "auto",
     'loop over layers: "scanned" (one program for all layers; compiles faster)'
-    ' or "unrolled"; "auto" = scanned on a TPU',
+    ' or "unrolled"; "auto" = unrolled on CPUs',
     choices=("auto", "scanned", "unrolled"),
   ),
   Setting("shard_optimizer", False, "shard Adam's moments over the devices"),

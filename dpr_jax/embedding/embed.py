@@ -15,13 +15,19 @@ import numpy as np
 from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, multiprocess, progress, sharded_output
+from dpr_jax.core import (
+  errors,
+  multiprocess,
+  progress,
+  setting_rules,
+  sharded_output,
+)
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import datasets, prepare, token_store
 from dpr_jax.embedding import vector_reuse, vector_shards
-from dpr_jax.inference import encoder as encoder_lib
-from dpr_jax.inference import length_tiles
+from dpr_jax.inference import backends, tiled_encoder
 from dpr_jax.models import (
+  dual_encoder,
   model_files,
   model_settings,
   retriever_model,
@@ -64,10 +70,13 @@ def embed(
     )
   else:
     loaded = stored_towers.trained(config, workdir)
+  backend = config.embed.backend
+  setting_rules.embedding_backend(backend)
   stage = workdir_lib.Stage(
     STAGE,
     workdir.embeddings(model),
-    settings(config),
+    # "jax" is left out, so that vectors of older versions stay valid.
+    settings(config) | ({} if backend == "jax" else {"backend": backend}),
     workdir_lib.dataset_inputs(workdir, "passages")
     | {"model": loaded.fingerprint},
   )
@@ -84,9 +93,9 @@ def embed(
       else:
         workdir_lib.remove_folder(stored, "export")
 
-  def make() -> encoder_lib.Encoder:
+  def make() -> tiled_encoder.TiledEncoder:
     keep()
-    return encoder_lib.sized(loaded, config.embed)
+    return backends.sized(loaded, config.embed)
 
   passages = prepare.open_passages(workdir)
   embed_corpus(
@@ -197,13 +206,14 @@ def embed_corpus(
     process=shards.process,
     processes=shards.processes,
   )
-  widths = length_tiles.choose_widths(tokens.histogram(), shapes)
-  logging.info(
-    "%s: encoding in widths of %s tokens; the first batch of each width takes"
-    " longer, while it is compiled",
-    label,
-    ", ".join(map(str, widths)),
-  )
+  widths = encoder.widths(tokens.histogram(), shapes)
+  if encoder.compiles:
+    logging.info(
+      "%s: encoding in widths of %s tokens; the first batch of each width takes"
+      " longer, while it is compiled",
+      label,
+      ", ".join(map(str, widths)),
+    )
   earlier = vector_reuse.Earlier(stage)
   started, done, written, reused = time.monotonic(), 0, 0, 0
   everything = range(len(passages))
@@ -219,10 +229,13 @@ def embed_corpus(
       if shards.find(number) is not None:
         bar.update(len(rows))
         continue
-      work = encoder_lib.Work()
+      work = tiled_encoder.Work()
       lengths = tokens.lengths(some.start, some.stop)
       digests = vector_reuse.row_digests(
-        encoder.tiles(lengths, widths), tokens, some.start
+        encoder.tiles(lengths, widths),
+        tokens,
+        some.start,
+        encoder.independent,
       )
       before = earlier.find(digests)
       vectors = _encode_rows(
@@ -256,13 +269,13 @@ def embed_corpus(
 
 
 def _encode_rows(
-  encoder: encoder_lib.Encoder,
+  encoder: tiled_encoder.TiledEncoder,
   tokens: token_store.TokenStore,
   rows: np.ndarray,
   bar: progress.Progress,
   widths: tuple[int, ...],
   stage: workdir_lib.Stage,
-  work: encoder_lib.Work,
+  work: tiled_encoder.Work,
   wanted: np.ndarray,
 ) -> np.ndarray:
   """Vectors of the wanted rows of a shard, in their places, as stored."""
@@ -271,7 +284,7 @@ def _encode_rows(
   vectors = np.empty((len(rows), encoder.dim), vector_shards.storage(dtype))
   before = (encoder.work.tokens, encoder.work.padded_tokens)
   for some, result in encoder.stream(
-    encoder_lib.PASSAGE, tokens, lengths, widths, int(rows[0]), wanted
+    dual_encoder.PASSAGE, tokens, lengths, widths, int(rows[0]), wanted
   ):
     if not np.isfinite(result).all():
       raise errors.InputError(
@@ -299,7 +312,7 @@ def _write_shard(
   passages: datasets.PassageTable,
   vectors: np.ndarray,
   digests: np.ndarray,
-  work: encoder_lib.Work,
+  work: tiled_encoder.Work,
 ) -> None:
   """Writes the three files of a shard, renamed into place, then its record."""
   folder, names = shards.stage.folder, vector_shards.names(number)
@@ -317,7 +330,7 @@ def _write_shard(
 
 def _finish(
   shards: sharded_output.Parts,
-  encoder: encoder_lib.Encoder,
+  encoder: tiled_encoder.TiledEncoder,
   count: int,
   done: int,
   seconds: float,
@@ -334,7 +347,7 @@ def _finish(
     )
     for number, first in enumerate(range(0, count, per_shard))
   ]
-  work = encoder_lib.Work(
+  work = tiled_encoder.Work(
     *(
       sum(record[name] for record in records)
       for name in ("tokens", "padded_tokens")
@@ -343,6 +356,7 @@ def _finish(
   shards.close(
     records,
     {"passages": count, "encoded_in_this_run": done},
+    encoder=encoder.backend,
     model=encoder.model.fingerprint,
     model_settings=encoder.model.settings,
     step=encoder.model.step,

@@ -3,9 +3,11 @@
 Beside the vectors of a shard, `embed` writes `digests-*.npy`: a hash, for each
 row, of all that its vector depends on besides the model.  That is its token
 ids, the shape of the tile that it is encoded in (sums in another shape have
-another order), and the backend.  If the corpus changes and the model does not,
-the vectors are set aside, and a new run copies those with the same digest: rows
-may have been added, removed or moved.  The result is that of a fresh run.
+another order), and the backend; where a vector depends on the other texts of
+its tile (`embed.backend=onnx-int8`), all of these.  If the corpus changes and
+the model does not, the vectors are set aside, and a new run copies those with
+the same digest: rows may have been added, removed or moved.  The result is that
+of a fresh run.
 """
 
 import functools
@@ -23,8 +25,7 @@ from jaxtyping import Int, UInt64
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.embedding import vector_shards
-from dpr_jax.inference import encoder as encoder_lib
-from dpr_jax.inference import length_tiles
+from dpr_jax.inference import length_tiles, tiled_encoder
 from dpr_jax.models import model_settings
 
 _CORPUS = "passages"  # name of the corpus among the inputs of vectors
@@ -120,7 +121,10 @@ class Earlier:
 
 
 def row_digests(
-  tiles: Sequence[length_tiles.Tile], tokens: encoder_lib.Tokens, first: int
+  tiles: Sequence[length_tiles.Tile],
+  tokens: tiled_encoder.Tokens,
+  first: int,
+  independent: bool = True,
 ) -> UInt64[np.ndarray, " rows"]:
   """64-bit hashes of what the vectors of a shard's rows depend on.
 
@@ -131,14 +135,22 @@ def row_digests(
     tiles: the tiles that contain every row of the shard once.
     tokens: source of the ids of the corpus.
     first: row of the corpus of the shard's first row.
+    independent: see `TiledEncoder`; False = a row's hash is that of its whole
+      tile and its place there.
   """
   digests = np.empty(sum(len(tile.rows) for tile in tiles), np.uint64)
   for tile in tiles:
     shape = (jax.default_backend(), tile.size, tile.width, tile.full)
     common = hashlib.blake2b(repr(shape).encode(), digest_size=8)
-    for row in tile.rows.tolist():
+    texts = [
+      np.asarray(tokens.ids(first + row), "<u4").tobytes()
+      for row in tile.rows.tolist()
+    ]
+    if not independent:
+      for text in texts:
+        common.update(len(text).to_bytes(8, "little") + text)
+    for place, (row, text) in enumerate(zip(tile.rows, texts, strict=True)):
       hashed = common.copy()
-      ids = np.asarray(tokens.ids(first + row), "<u4")
-      hashed.update(ids.tobytes())
+      hashed.update(text if independent else place.to_bytes(8, "little"))
       digests[row] = int.from_bytes(hashed.digest(), "little")
   return digests

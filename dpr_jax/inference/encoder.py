@@ -5,10 +5,9 @@ not on the number of devices, and so do the vectors.  The names by which other
 libraries call an encoder are in `encoder_calls.py`.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,41 +18,10 @@ from jaxtyping import Array, Bool, Float, Int
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors, forks
 from dpr_jax.data import arguments
-from dpr_jax.inference import encoder_calls, length_tiles
+from dpr_jax.inference import length_tiles, tiled_encoder
+from dpr_jax.inference.tiled_encoder import Tokens, Work
 from dpr_jax.models import dual_encoder, opened_towers, retriever_model
-from dpr_jax.models.dual_encoder import PASSAGE, QUESTION
-
-
-@runtime_checkable
-class Tokens(Protocol):
-  """A source of token ids by row."""
-
-  def ids(self, row: int) -> Sequence[int] | np.ndarray:
-    """Token ids of one text, cut but not padded."""
-    ...
-
-
-class _Lists(list):
-  """A list of token ids, as `Tokens`."""
-
-  def ids(self, row: int) -> Sequence[int]:
-    """Token ids of one text."""
-    return self[row]
-
-
-@dataclasses.dataclass
-class Work:
-  """Number of encoded tokens, without and with padding."""
-
-  tokens: int = 0
-  padded_tokens: int = 0
-
-  @property
-  def padding(self) -> float:
-    """Share of padding, including unfilled tiles and idle devices; 0 = none."""
-    if not self.padded_tokens:
-      return 0.0
-    return 1 - self.tokens / self.padded_tokens
+from dpr_jax.models.dual_encoder import QUESTION
 
 
 def encode_tile(
@@ -79,8 +47,11 @@ def encode_tile(
   return encoder.encode_passages(params, texts)
 
 
-class Encoder(encoder_calls.Calls):
+class Encoder(tiled_encoder.TiledEncoder):
   """Encodes texts on all devices of this process, in few fixed shapes."""
+
+  compiles = True
+  independent = True
 
   def __init__(
     self,
@@ -187,19 +158,15 @@ class Encoder(encoder_calls.Calls):
     return devices_lib.replicate(params, self._devices)
 
   @property
-  def fingerprint(self) -> str:
-    """sha256 of the model; equals "model" in the manifest of its vectors."""
-    return self.model.fingerprint
+  def backend(self) -> dict[str, str]:
+    """Backend and versions, for the manifest of vectors."""
+    return {"backend": "jax", "jax": jax.__version__}
 
-  @property
-  def settings(self) -> dict[str, Any]:
-    """Settings of `config.model` that determine a vector."""
-    return self.model.settings
-
-  @property
-  def dim(self) -> int:
-    """Width of a vector."""
-    return self.model.encoder.dim
+  def widths(
+    self, histogram: Int[np.ndarray, " lengths"], shapes: int
+  ) -> tuple[int, ...]:
+    """At most `shapes` padded lengths, since each is compiled."""
+    return length_tiles.choose_widths(histogram, shapes)
 
   @property
   def programs(self) -> int:
@@ -238,66 +205,6 @@ class Encoder(encoder_calls.Calls):
       self._devices[:1],
     )
 
-  def encode_questions(
-    self, questions: arguments.Texts
-  ) -> Float[np.ndarray, "questions dim"]:
-    """Float32 vectors of questions, one row per question.
-
-    Args:
-      questions: texts, or one text.
-
-    Raises:
-      InputError: an item is not a text.
-    """
-    texts = arguments.texts("questions", questions)
-    return self.collect(QUESTION, self.model.tokenizer.question_ids(texts))
-
-  def encode_passages(
-    self, passages: arguments.Passages
-  ) -> Float[np.ndarray, "passages dim"]:
-    """Float32 vectors of passages, one row per passage.
-
-    Args:
-      passages: passages, or one passage; each is a text, a (title, text), a
-        {"title", "text"}, a Passage or a Hit.
-
-    Raises:
-      InputError: an item is not a passage.
-    """
-    records = arguments.passages("passages", passages)
-    return self.collect(PASSAGE, self.model.tokenizer.passage_ids(records))
-
-  def collect(
-    self,
-    kind: str,
-    ids: list[list[int]],
-    widths: Sequence[int] = (),
-    report: Callable[[int], Any] = lambda count: None,
-  ) -> Float[np.ndarray, "texts dim"]:
-    """Vectors of tokenized texts, in their order.
-
-    Args:
-      kind: "question" or "passage".
-      ids: token ids, cut but not padded.
-      widths: padded lengths, see `length_tiles.plan`; () = the multiples of
-        `length_step` that the texts need.
-      report: called with the number of texts, whenever some are encoded.
-    """
-    lengths = np.array([len(row) for row in ids], np.int64)
-    if not widths:
-      tokenizer = self.model.tokenizer
-      limit = (
-        tokenizer.question_length
-        if kind == QUESTION
-        else tokenizer.passage_length
-      )
-      widths = length_tiles.stepped_widths(lengths, self._length_step, limit)
-    vectors = np.empty((len(ids), self.dim), np.float32)
-    for rows, result in self.stream(kind, _Lists(ids), lengths, widths):
-      vectors[rows] = result
-      report(len(rows))
-    return vectors
-
   def stream(
     self,
     kind: str,
@@ -307,17 +214,7 @@ class Encoder(encoder_calls.Calls):
     first: int = 0,
     wanted: Bool[np.ndarray, " texts"] | None = None,
   ) -> Iterator[tuple[Int[np.ndarray, " rows"], Float[np.ndarray, "rows dim"]]]:
-    """Yields (rows, their vectors), the longest texts first.
-
-    Args:
-      kind: "question" or "passage".
-      tokens: source of the ids of rows `first`, `first` + 1, ...
-      lengths: number of tokens of these rows; yielded rows count from 0.
-      widths: padded lengths, see `length_tiles.plan`.
-      first: row of the first text in `tokens`.
-      wanted: rows to encode, in tiles of the shapes they have among all; None =
-        all rows.
-    """
+    """Yields (rows, their vectors), as `TiledEncoder.stream`."""
     self._home.check(self)
     if not len(lengths):
       return

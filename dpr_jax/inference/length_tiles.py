@@ -23,7 +23,8 @@ from dpr_jax.core import memory
 
 # Widths are multiples of this.
 STEP = 8
-# Tokens of a tile that fits into the cache of a CPU core; that fills a TPU.
+# Tokens of a tile that fits into the cache of a CPU core; that fills a TPU, or
+# a GPU.
 CPU_TOKENS, TPU_TOKENS = 640, 32_768
 # One thread per matrix product: CPU cores compute separate calls instead, which
 # needs no synchronisation, and no sum depends on the number of threads.
@@ -220,11 +221,20 @@ def run(
   tiles: Sequence[Tile],
   cores: int,
   call: Callable[[list[Tile]], Result],
+  workers: int = 0,
 ) -> Iterator[Result]:
-  """Yields `call(a tile per device)` in order; several calls run at once."""
-  # Devices other than CPUs run one call after the other.
-  cpus = memory.usable_cpus() if jax.default_backend() == "cpu" else 1
-  workers = max(2, cpus // cores)
+  """Yields `call(a tile per device)` in order; several calls run at once.
+
+  Args:
+    tiles: the tiles, see `plan`.
+    cores: devices that a call computes on.
+    call: computes at most one tile per device.
+    workers: number of calls at once; 0 = as many as keep JAX's devices busy.
+  """
+  if not workers:
+    # Devices other than CPUs run one call after the other.
+    cpus = memory.usable_cpus() if jax.default_backend() == "cpu" else 1
+    workers = max(2, cpus // cores)
   pending: collections.deque = collections.deque()
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     for some in calls(tiles, cores):

@@ -31,7 +31,7 @@ from dpr_jax.models.encoder_config import BertConfig
 
 WORDS = "word_embeddings"
 REMATS = ("none", "inner", "layer")
-ATTENTIONS = ("plain", "fused")
+ATTENTIONS = ("plain", "fused", "cudnn")
 fuse = self_attention.fuse
 
 
@@ -42,9 +42,9 @@ def check_attention(config: BertConfig, attention: str) -> None:
     config: sizes of the encoder.
     attention: one of `ATTENTIONS`.
   """
-  if attention == "fused" and not config.fusible:
+  if attention != "plain" and not config.fusible:
     raise errors.InputError(
-      f"config.model.attention='fused': the kernel does not compute the"
+      f"config.model.attention={attention!r}: the kernel does not compute the"
       f" attention of {config.title}: use 'plain'"
     )
 
@@ -101,6 +101,7 @@ class BertLayer(nn.Module):
         config.attention_probs_dropout_prob,
         self.first_only,
         self.attention == "fused",
+        self.attention == "cudnn",
       ),
       site,
       position_bias,
@@ -134,7 +135,8 @@ class Bert(nn.Module):
       product, "inner" = the first product of the feed-forward part (1/9 more
       work, 1/3 less memory), "layer" = the whole layer.
     attention: "plain" = `layer_ops.attention`, "fused" = a TPU kernel that
-      keeps scores on the chip (`fused_attention`); slow on other devices.
+      keeps scores on the chip (`fused_attention`); slow on other devices;
+      "cudnn" = the same on NVIDIA GPUs (`cudnn_attention`).
   """
 
   config: BertConfig

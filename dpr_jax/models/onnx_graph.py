@@ -6,7 +6,9 @@ part.  Only standard operators of opset 17, so that any runtime can load it.
 Inputs: `input_ids`, `attention_mask`, `token_type_ids`, int64 [batch, length].
 Outputs: `last_hidden_state`, float32 [batch, length, width], and
 `sentence_embedding`, float32 [batch, dim], after pooling, dense layers and
-normalisation.
+normalisation.  Without the first, the last layer is computed for position 0
+alone where the pooling needs no other.  `onnx_int8.Graph` writes the same with
+weights in 8 bits.
 """
 
 import dataclasses
@@ -37,17 +39,17 @@ def helper() -> Any:
     import onnx
   except ImportError as error:
     raise errors.InputError(
-      "--format=onnx: the library onnx is not installed: pip install"
+      "ONNX graphs need the library onnx, which is not installed: pip install"
       " 'dpr-jax[onnx]'"
     ) from error
   return onnx
 
 
 @dataclasses.dataclass
-class _Graph:
+class Graph:
   """Collects nodes and constants; `node` returns the name of its output."""
 
-  onnx: Any
+  onnx: Any = dataclasses.field(default_factory=helper)
   nodes: list[Any] = dataclasses.field(default_factory=list)
   constants: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -82,12 +84,20 @@ class _Graph:
     self.constants[name] = np.array(value, np.int64)
     return name
 
+  def product(self, x: str, name: str, kernel: Any) -> str:
+    """`x @ kernel`."""
+    return self.node("MatMul", x, self.weight(f"{name}.w", kernel))
+
   def dense(self, x: str, name: str, layer: Mapping[str, Any]) -> str:
     """`x @ kernel + bias`."""
-    product = self.node("MatMul", x, self.weight(f"{name}.w", layer["kernel"]))
+    product = self.product(x, name, layer["kernel"])
     if "bias" not in layer:
       return product
     return self.node("Add", product, self.weight(f"{name}.b", layer["bias"]))
+
+  def rows(self, name: str, table: Any, ids: str) -> str:
+    """The rows `ids` of a table of embeddings."""
+    return self.node("Gather", self.weight(name, table), ids)
 
   def norm(
     self,
@@ -105,42 +115,55 @@ class _Graph:
     )
 
 
-def build(model: Towers, kind: str) -> Any:
+def build(
+  model: Towers,
+  kind: str,
+  graph: Graph | None = None,
+  *,
+  states: bool = True,
+) -> Any:
   """The graph of one tower, as an `onnx.ModelProto`.
 
   Args:
     model: the towers.
     kind: "question" or "passage".
+    graph: an empty graph, which decides how products are computed; None = in
+      float32.
+    states: whether the hidden states are an output too.
 
   Raises:
     InputError: the library is missing, or the encoder is not supported.
   """
-  onnx = helper()
+  graph = graph or Graph()
   config = model.encoder.config
   if type(config) not in _SUPPORTED:
     raise errors.InputError(
-      f"--format=onnx: a {config.title} cannot be exported, only"
+      f"a {config.title} cannot be exported as an ONNX graph, only"
       f" {' and '.join(kind.title for kind in _SUPPORTED)}"
     )
-  graph, tree = _Graph(onnx), parts.params(model, kind)
-  mask = graph.node("Cast", "attention_mask", to=onnx.TensorProto.FLOAT)
-  hidden = _hidden_states(graph, config, tree, mask)
+  tree = parts.params(model, kind)
+  float_ = graph.onnx.TensorProto.FLOAT
+  mask = graph.node("Cast", "attention_mask", to=float_)
+  first_only = model.encoder.first_only and not states
+  hidden = _hidden_states(graph, config, tree, mask, first_only)
   _vector(graph, model, kind, hidden, mask)
-  return _model(graph, config.hidden_size, model.encoder.dim)
+  outputs = {HIDDEN: ["batch", "length", config.hidden_size]} if states else {}
+  return _model(graph, outputs | {VECTOR: ["batch", model.encoder.dim]})
 
 
 def _hidden_states(
-  graph: _Graph,
+  graph: Graph,
   config: encoder_config.BertConfig,
   tree: Mapping[str, Any],
   mask: str,
+  first_only: bool,
 ) -> str:
   """Embeddings and layers, as `bert.Bert` computes them."""
 
-  def table(name: str) -> str:
-    return graph.weight(name, tree[f"{name}_embeddings"]["embedding"])
+  def table(name: str) -> Any:
+    return tree[f"{name}_embeddings"]["embedding"]
 
-  hidden = graph.node("Gather", table("word"), "input_ids")
+  hidden = graph.rows("word", table("word"), "input_ids")
   shape = graph.node("Shape", "input_ids")
   end = graph.node("Slice", shape, graph.integers(1), graph.integers(2))
   first = config.position_offset
@@ -148,11 +171,16 @@ def _hidden_states(
     end = graph.node("Add", end, graph.integers(first))
   # The rows of the table for the first positions: [length, width].
   positions = graph.node(
-    "Slice", table("position"), graph.integers(first), end, graph.integers(0)
+    "Slice",
+    graph.weight("position", table("position")),
+    graph.integers(first),
+    end,
+    graph.integers(0),
   )
   hidden = graph.node("Add", hidden, positions)
   if config.type_vocab_size:
-    types = graph.node("Gather", table("token_type"), "token_type_ids")
+    types = graph.weight("token_type", table("token_type"))
+    types = graph.node("Gather", types, "token_type_ids")
     hidden = graph.node("Add", hidden, types)
   epsilon = config.layer_norm_eps
   hidden = graph.norm(hidden, "norm", tree["embeddings_norm"], epsilon)
@@ -162,22 +190,32 @@ def _hidden_states(
   bias = graph.node("Unsqueeze", bias, graph.integers(1, 2))
   layers = config.num_hidden_layers
   for number in range(layers):
-    out = HIDDEN if number == layers - 1 else ""
-    layer = tree[f"layer_{number}"]
-    hidden = _layer(graph, config, layer, f"layer_{number}", hidden, bias, out)
+    last = number == layers - 1
+    hidden = _layer(
+      graph,
+      config,
+      tree[f"layer_{number}"],
+      f"layer_{number}",
+      hidden,
+      bias,
+      out=HIDDEN if last else "",
+      first_only=first_only and last,
+    )
   return hidden
 
 
 def _layer(
-  graph: _Graph,
+  graph: Graph,
   config: encoder_config.BertConfig,
   layer: Mapping[str, Any],
   name: str,
   hidden: str,
   bias: str,
+  *,
   out: str,
+  first_only: bool,
 ) -> str:
-  """One layer, post-norm."""
+  """One layer, post-norm; with `first_only`, of position 0 alone."""
   heads = config.num_attention_heads
   width = config.hidden_size // heads
   epsilon = config.layer_norm_eps
@@ -190,7 +228,11 @@ def _layer(
     x = graph.node("Reshape", x, graph.integers(0, 0, heads, width))
     return graph.node("Transpose", x, perm=order)
 
-  query = graph.node("Mul", dense(hidden, "query"), graph.number(width**-0.5))
+  asking = hidden
+  if first_only:
+    begin, end = graph.integers(0), graph.integers(1)
+    asking = graph.node("Slice", hidden, begin, end, graph.integers(1))
+  query = graph.node("Mul", dense(asking, "query"), graph.number(width**-0.5))
   scores = graph.node(
     "MatMul",
     split(query, 0, 2, 1, 3),
@@ -202,7 +244,7 @@ def _layer(
   )
   context = graph.node("Transpose", context, perm=(0, 2, 1, 3))
   context = graph.node("Reshape", context, graph.integers(0, 0, heads * width))
-  context = graph.node("Add", hidden, dense(context, "attention_output"))
+  context = graph.node("Add", asking, dense(context, "attention_output"))
   attended = graph.norm(
     context, f"{name}.norm", layer["attention_norm"], epsilon
   )
@@ -212,7 +254,7 @@ def _layer(
   return graph.norm(output, f"{name}.output_norm", norm, epsilon, out)
 
 
-def _activation(graph: _Graph, kind: str, x: str) -> str:
+def _activation(graph: Graph, kind: str, x: str) -> str:
   """`bert.ACTIVATIONS`, from operators that opset 17 has."""
 
   def gate(inner: str) -> str:  # x (1 + inner) / 2
@@ -221,7 +263,8 @@ def _activation(graph: _Graph, kind: str, x: str) -> str:
     return graph.node("Mul", product, graph.number(0.5))
 
   if kind == "gelu":
-    scaled = graph.node("Mul", x, graph.number(math.sqrt(0.5)))
+    # A division, as ONNX Runtime knows the operators that it fuses to Gelu.
+    scaled = graph.node("Div", x, graph.number(math.sqrt(2)))
     return gate(graph.node("Erf", scaled))
   if kind in ("gelu_new", "gelu_pytorch_tanh"):
     cube = graph.node("Mul", x, graph.node("Mul", x, x))
@@ -232,13 +275,13 @@ def _activation(graph: _Graph, kind: str, x: str) -> str:
   if kind == "relu":
     return graph.node("Relu", x)
   raise errors.InputError(
-    f"--format=onnx: hidden_act {kind!r} cannot be exported: it must be one of"
-    f" {', '.join(encoder_config.ACTIVATIONS)}"
+    f"hidden_act {kind!r} cannot be exported as an ONNX graph: it must be one"
+    f" of {', '.join(encoder_config.ACTIVATIONS)}"
   )
 
 
 def _vector(
-  graph: _Graph, model: Towers, kind: str, hidden: str, mask: str
+  graph: Graph, model: Towers, kind: str, hidden: str, mask: str
 ) -> str:
   """Pooling, dense layers and normalisation, as `DualEncoder` has them."""
   encoder = model.encoder
@@ -258,9 +301,7 @@ def _vector(
   return graph.node("Identity", x, out=VECTOR)
 
 
-def _pool(
-  graph: _Graph, pooling: str, hidden: str, mask: str, skip: int
-) -> str:
+def _pool(graph: Graph, pooling: str, hidden: str, mask: str, skip: int) -> str:
   """`pooling_layers.pool`: [batch, length, width] to [batch, width]."""
   if pooling == "cls":
     return graph.node("Gather", hidden, graph.integer(skip), axis=1)
@@ -296,8 +337,8 @@ def _pool(
   return graph.node("Div", total, count)
 
 
-def _model(graph: _Graph, width: int, dim: int) -> Any:
-  """The finished model."""
+def _model(graph: Graph, outputs: Mapping[str, list[Any]]) -> Any:
+  """The finished model; outputs are shapes by name."""
   onnx = graph.onnx
   make, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
   model = onnx.helper.make_model(
@@ -305,10 +346,7 @@ def _model(graph: _Graph, width: int, dim: int) -> Any:
       graph.nodes,
       "tower",
       [make(name, types.INT64, ["batch", "length"]) for name in INPUTS],
-      [
-        make(HIDDEN, types.FLOAT, ["batch", "length", width]),
-        make(VECTOR, types.FLOAT, ["batch", dim]),
-      ],
+      [make(name, types.FLOAT, shape) for name, shape in outputs.items()],
       [
         onnx.numpy_helper.from_array(value, name)
         for name, value in graph.constants.items()

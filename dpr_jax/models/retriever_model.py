@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tokenizers
+from absl import logging
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, setting_rules
@@ -26,6 +27,8 @@ from dpr_jax.models import (
   pooling_layers,
   tower_sources,
 )
+
+_KERNELS = {"fused": "tpu", "cudnn": "gpu"}  # devices of `bert.ATTENTIONS`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,18 +93,32 @@ def weights_digest(params: Any) -> str:
 
 
 def compute_dtype(name: str) -> Any:
-  """float32 or bfloat16; "auto" is bfloat16 on a TPU, float32 elsewhere."""
+  """float32 or bfloat16; "auto" is float32 on CPUs, bfloat16 elsewhere."""
   config_lib.one_of(
     "model.compute_dtype", name, ("auto", "float32", "bfloat16")
   )
   if name == "auto":
-    name = "bfloat16" if jax.default_backend() == "tpu" else "float32"
+    name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
   return jnp.dtype(name)
 
 
 def attention(name: str) -> str:
-  """`name` if it is a valid `attention` of `bert.Bert`, else `InputError`."""
-  return config_lib.one_of("model.attention", name, bert.ATTENTIONS)
+  """`name` if it is a valid `attention` of `bert.Bert`, else `InputError`.
+
+  The kernels compute the same everywhere, so that a model can be used on any
+  machine; a warning says where that is slow.
+  """
+  config_lib.one_of("model.attention", name, bert.ATTENTIONS)
+  platform, made_for = jax.default_backend(), _KERNELS.get(name)
+  if made_for not in (None, platform):
+    logging.warning(
+      "config.model.attention=%s is made for a %s and is slower on this %s"
+      " than plain",
+      name,
+      made_for.upper(),
+      platform.upper(),
+    )
+  return name
 
 
 def resolved(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

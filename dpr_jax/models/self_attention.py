@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from dpr_jax.models import layer_ops, text_layout
+from dpr_jax.models import cudnn_attention, layer_ops, text_layout
 
 _NEVER = -1e9  # added to the scores of what is not attended to
 _DENSE = ("kernel", "bias")  # parameters of a dense layer
@@ -31,6 +31,7 @@ class Heads:
     rate: dropout rate of the weights.
     first_only: queries of each text's position 0 alone.
     fused: use `fused_attention`; not with `first_only`.
+    cudnn: use `cudnn_attention`; not with `first_only`.
     rotate: changes queries and keys [texts, heads, n, d] by their positions;
       None = no change.
   """
@@ -39,6 +40,7 @@ class Heads:
   rate: float
   first_only: bool = False
   fused: bool = False
+  cudnn: bool = False
   rotate: Callable[[Array], Array] | None = None
 
 
@@ -153,15 +155,19 @@ def _attend_tile(
     bias = bias + jnp.where(near, 0.0, _NEVER).astype(jnp.float32)
   if position_bias is not None:
     position_bias = position_bias[:, :, :asking, :length]
-  context = layer_ops.attention(
-    query,
-    key,
-    split(value),
-    bias,
-    words,
-    heads.rate,
-    position_bias,
-  )
+  if heads.cudnn and not heads.first_only:
+    cudnn_attention.check(words is not None)
+    context = cudnn_attention.attention(query, key, split(value), bias)
+  else:
+    context = layer_ops.attention(
+      query,
+      key,
+      split(value),
+      bias,
+      words,
+      heads.rate,
+      position_bias,
+    )
   # [texts, heads, n, d] back to [texts, n, dim].
   return context.transpose(0, 2, 1, 3).reshape(-1, asking, width)
 

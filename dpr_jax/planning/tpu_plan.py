@@ -29,7 +29,7 @@ from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors, jax_unstable, setting_rules
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.inference import length_tiles
-from dpr_jax.models import stacked_layers
+from dpr_jax.models import dual_encoder, stacked_layers
 from dpr_jax.planning import chips, costs, hlo, sizes
 from dpr_jax.training import train_step
 
@@ -162,7 +162,7 @@ def lower_embed(
     model.params,
   )
   encode = functools.partial(
-    encoder_lib.encode_tile, model.encoder, encoder_lib.PASSAGE, False
+    encoder_lib.encode_tile, model.encoder, dual_encoder.PASSAGE, False
   )
   mapped = devices_lib.map_over_cores(encode, on)
   flops = sizes.encode_flops(model.encoder, rows * cores, length)

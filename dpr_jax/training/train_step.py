@@ -317,7 +317,7 @@ def build(
     ),
   )
   scanned = layers == "scanned" or (
-    layers == "auto" and jax.default_backend() == "tpu"
+    layers == "auto" and jax.default_backend() != "cpu"
   )
   whole = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), model.params

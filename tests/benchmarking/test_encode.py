@@ -2,11 +2,13 @@
 
 import copy
 import json
+import sys
 
 import numpy as np
 import pytest
 
-from dpr_jax.benchmarking import encode
+from dpr_jax.benchmarking import encode, vector_quality
+from dpr_jax.benchmarking import sentence_transformers_onnx as onnx_peer
 from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
 from dpr_jax.core import errors
 
@@ -40,6 +42,64 @@ def test_alone(tiny_config, mined_workdir, tmp_path, capsys):
   assert "of our tokens were padding" in capsys.readouterr().out
   with pytest.raises(errors.InputError, match="--against=faiss"):
     encode.bench(tiny_config, mined_workdir, against="faiss")
+
+
+@pytest.mark.compiles
+def test_with_8_bits(tiny_config, mined_workdir, capsys):
+  """`embed.backend` adds a side, which is compared with float32."""
+  for library in ("onnx", "onnxruntime"):
+    pytest.importorskip(library, reason=f"no {library}: extra `onnx`")
+  config = copy.deepcopy(tiny_config)
+  config.embed.backend = "onnx-int8"
+  report = encode.bench(config, mined_workdir, **SMALL)
+  name = encode.OURS_LIKE[encode.INT8]
+  _check(report, [encode.OURS, name])
+  assert 1e-6 < report["checks"][name]
+  found = report["quality"][name]
+  assert 0.98 < found["least_cosine"] <= found["mean_cosine"] < 1
+  assert found["top20_recall"] == 1  # of 12 passages, all are among the first
+  assert f"{name}: cosines to float32" in capsys.readouterr().out
+
+
+def test_the_8_bit_peer_follows_the_processor(monkeypatch, tmp_path):
+  """Its settings by name; without optimum-onnx one line says where to look."""
+  assert onnx_peer.processor("flags : avx2 avx512_vnni\n") == (
+    "avx512_vnni",
+    "model_qint8_avx512_vnni.onnx",
+  )
+  assert onnx_peer.processor("flags : avx2\n") == (
+    "avx2",
+    "model_quint8_avx2.onnx",
+  )
+  monkeypatch.setitem(sys.modules, "optimum.onnxruntime", None)
+  settings = peer_lib.EncodingSettings(
+    folder=tmp_path, pooling="cls", normalize=False, passage_length=16
+  )
+  with pytest.raises(errors.InputError, match="needs optimum-onnx.*scale.md"):
+    onnx_peer.load(settings, None)
+
+
+def test_quality_by_hand():
+  """Two passages of three keep their vectors; one turns by 60 degrees."""
+  wanted = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 0.0]])
+  vectors = wanted.copy()
+  vectors[2] = [0.5, np.sqrt(0.75)]
+  questions = np.array([[0.0, 1.0], [1.0, 0.0]])
+  found = vector_quality.quality(wanted, vectors, questions[:0])
+  assert found == pytest.approx(
+    {"mean_cosine": (1 + 1 + 0.5) / 3, "least_cosine": 0.5}
+  )
+  assert "passages" not in vector_quality.line("a", found)
+  # More passages than ranks: 30 copies of the first, 20 of which are found.
+  many = np.concatenate([wanted, np.repeat(wanted[:1], 30, axis=0)])
+  moved = many.copy()
+  moved[3] = [0.0, 1.0]  # row 3 was found by the second question, row 20 is now
+  found = vector_quality.quality(many, moved, questions)
+  assert found["same_top1"] == 1.0
+  # The first question finds row 1, and 19 of equal score 0 in order: rows 0, 2
+  # to 19; then rows 1, 3, and 0, 2, 4 to 19.  The second loses row 3 of 20.
+  assert found["top20_recall"] == pytest.approx((1 + 19 / 20) / 2)
+  assert "97.5 % of the first 20" in vector_quality.line("a", found)
 
 
 @pytest.mark.compiles

@@ -1,6 +1,7 @@
 """Vectors: in the corpus's order, of one model, whole after a crash."""
 
 import copy
+import importlib.util
 
 import jax
 import numpy as np
@@ -135,6 +136,43 @@ def test_interrupted_stage_does_only_what_is_missing(
   before = (folder / "manifest.json").stat().st_mtime_ns
   _embed(tiny_config, fresh_workdir)
   assert (folder / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_the_backend_is_recorded(tiny_config, fresh_workdir, monkeypatch):
+  """Vectors with 8 bits are close; another backend needs --overwrite."""
+  for library in ("onnx", "onnxruntime"):
+    pytest.importorskip(library, reason=f"no {library}")
+  first = _embed(tiny_config, fresh_workdir)
+  assert first.manifest["encoder"]["backend"] == "jax"
+  assert "backend" not in first.manifest["config"]  # as in older versions
+  wanted, files = first.take(range(120)), first.manifest["files"]
+  config = copy.deepcopy(tiny_config)
+  config.embed.backend = "onnx-int8"
+  with pytest.raises(errors.InputError, match="--overwrite discards it"):
+    _embed(config, fresh_workdir)
+  second = _embed(config, fresh_workdir, overwrite=True)
+  manifest = second.manifest
+  assert manifest["config"]["backend"] == "onnx-int8"
+  assert set(manifest["encoder"]) == {"backend", "onnx", "onnxruntime"}
+  assert manifest["model"] == first.manifest["model"]  # questions compare
+  assert manifest["files"] != files
+  vectors = second.take(range(120))
+  cosines = np.sum(wanted * vectors, axis=1) / (
+    np.linalg.norm(wanted, axis=1) * np.linalg.norm(vectors, axis=1)
+  )
+  assert 0.98 < cosines.min() < 1 - 1e-6
+  again = _embed(config, fresh_workdir, overwrite=True)
+  assert again.manifest["files"] == manifest["files"]
+  with pytest.raises(errors.InputError, match="--overwrite discards it"):
+    _embed(tiny_config, fresh_workdir)
+  find = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util,
+    "find_spec",
+    lambda name, *rest: None if name == "onnxruntime" else find(name, *rest),
+  )
+  with pytest.raises(errors.InputError, match="onnxruntime is not installed"):
+    _embed(config, fresh_workdir)
 
 
 def test_another_model_is_refused(tiny_config, fresh_workdir):

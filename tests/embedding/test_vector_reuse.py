@@ -24,7 +24,8 @@ def corpora(tmp_path, tiny_config):
   gold_free.data.max_passages = 0
   gold_free.data.passages = str(tmp_path / "passages.tsv")
 
-  def make(name, rows, changed=()):
+  def make(name, rows, changed=(), backend="jax"):
+    gold_free.embed.backend = backend
     chosen = [lines[row] for row in rows]
     for place in changed:
       number, text, title = chosen[place].split("\t")
@@ -67,6 +68,21 @@ def test_a_changed_corpus_equals_a_fresh_run(corpora, monkeypatch):
   assert grown.manifest["files"] == fresh.manifest["files"]
   before = grown.folder.with_name(f"{grown.folder.name}-before")
   assert not before.exists()
+
+
+@pytest.mark.compiles
+def test_of_8_bits_whole_tiles_are_reused(corpora):
+  """There, the scale of a tile's products depends on all of its texts."""
+  pytest.importorskip("onnxruntime", reason="the extra onnx")
+  new = [*range(125, 140), *ROWS[50:]]  # the second shard begins at row 50
+  corpora("grown", ROWS, backend="onnx-int8")
+  grown = corpora("grown", new, backend="onnx-int8")
+  fresh = corpora("fresh", new, backend="onnx-int8")
+  assert grown.manifest["files"] == fresh.manifest["files"]
+  same = [*ROWS[:100], 101]  # two whole shards, and a third one
+  grown = corpora("same", ROWS, backend="onnx-int8")
+  grown = corpora("same", same, backend="onnx-int8")
+  assert grown.manifest["counts"]["encoded_in_this_run"] == 1
 
 
 @pytest.mark.compiles
@@ -117,6 +133,14 @@ def test_digests_are_of_ids_and_tile_and_not_of_the_row():
   assert len({found[0], found[1], found[2], found[4]}) == 4
   shifted = vector_reuse.row_digests([_tile([0], 4)], tokens, 2)
   assert shifted.tolist() == [found[2]]
+
+
+def test_digests_of_texts_that_depend_on_their_tile():
+  tokens = _Tokens([[1, 2], [3], [1, 2], [3], [3], [1, 2]])
+  tiles = [_tile([0, 1], 4), _tile([2, 3], 4), _tile([4, 5], 4)]
+  found = vector_reuse.row_digests(tiles, tokens, 0, False).tolist()
+  assert found[:2] == found[2:4]
+  assert len(set(found)) == 4
 
 
 def test_tiles_of_wanted_rows_keep_their_shapes():

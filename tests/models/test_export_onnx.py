@@ -17,6 +17,7 @@ from dpr_jax.models import (
   encoder_config,
   export_onnx,
   onnx_graph,
+  onnx_int8,
   pooling_layers,
   retriever_model,
 )
@@ -164,6 +165,40 @@ def test_int8_is_close(model, tmp_path):
   assert share >= 0.75
 
 
+def test_weights_are_rounded_by_hand():
+  """A scale per column for products, per row for tables; zeros stay zeros."""
+  matrix = np.array([[6.3, 0.0, -1.01], [-0.35, 0.0, 2.0]], np.float32)
+  integers, scales = onnx_int8.quantized(matrix, 0, onnx_int8.LARGEST)
+  # Columns: 6.3 / 63 = 0.1; all zeros; 2 / 63, of which -1.01 is -31.8.
+  np.testing.assert_allclose(scales, [0.1, 1.0, 2 / 63], rtol=1e-6)
+  np.testing.assert_array_equal(integers, [[63, 0, -32], [-4, 0, 63]])
+  integers, scales = onnx_int8.quantized(matrix, 1, 127)
+  np.testing.assert_allclose(scales, [6.3 / 127, 2 / 127], rtol=1e-6)
+  np.testing.assert_array_equal(integers, [[127, 0, -20], [-22, 0, 127]])
+  # Two products of uint8 and weights in 16 bits, as without VNNI.
+  assert 2 * 255 * onnx_int8.LARGEST < 2**15 < 2 * 255 * 127
+
+
+def test_vectors_without_the_hidden_states(model, tmp_path):
+  """The last layer of position 0 alone: the same vectors, one output."""
+  onnx = pytest.importorskip("onnx", reason="no onnx")
+  runtime = pytest.importorskip("onnxruntime", reason="no onnxruntime")
+  ids, mask = _batch()
+  inputs = (ids, mask.astype(np.int64), np.zeros_like(ids))
+  inputs = dict(zip(onnx_graph.INPUTS, inputs, strict=True))
+  found = []
+  for states in (True, False):
+    graph = onnx_graph.build(model, "passage", states=states)
+    onnx.checker.check_model(graph, full_check=True)
+    assert len(graph.graph.output) == 1 + states
+    session = runtime.InferenceSession(
+      graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    found.append(session.run([onnx_graph.VECTOR], inputs)[0])
+  assert model.encoder.first_only
+  np.testing.assert_allclose(found[0], found[1], atol=2e-6)
+
+
 def test_weights_beyond_two_gigabytes_have_their_own_file(
   model, tmp_path, monkeypatch
 ):
@@ -183,14 +218,10 @@ def test_weights_beyond_two_gigabytes_have_their_own_file(
   np.testing.assert_array_equal(one, two)
 
 
-def test_without_the_libraries(model, tmp_path, monkeypatch):
+def test_without_the_library(model, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "onnx", None)
   with pytest.raises(errors.InputError, match="pip install 'dpr-jax.onnx.'"):
     export_onnx.write(model, tmp_path)
-  monkeypatch.setitem(sys.modules, "onnx", sys)
-  monkeypatch.setitem(sys.modules, "onnxruntime", None)
-  with pytest.raises(errors.InputError, match="--int8: .*onnxruntime is not"):
-    export_onnx.write(model, tmp_path, int8=True)
   assert not list(tmp_path.iterdir())
 
 
