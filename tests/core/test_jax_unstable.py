@@ -146,15 +146,19 @@ def test_a_module_that_lacks_another_library_is_no_missing_module(monkeypatch):
 
 
 def test_the_compilation_cache_stops_and_no_more_is_written(tmp_path):
-  """In the same process: programs after it leave no file."""
+  """In the same process, after another program was kept."""
   options = ("jax_compilation_cache_dir", "jax_enable_compilation_cache")
   kept = {name: getattr(jax.config, name) for name in options}
   try:
-    jax_unstable.stop_compilation_cache()
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    _reset_cache()
+    jax.block_until_ready(jax.jit(lambda x: 3 * x + 40)(1.0))
+    before = sorted(tmp_path.iterdir())
+    assert before  # the cache was in use: then the option alone is too late
+    jax_unstable.stop_compilation_cache()
     jax.block_until_ready(jax.jit(lambda x: 3 * x + 41)(1.0))
     assert not jax.config.jax_enable_compilation_cache
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(tmp_path.iterdir()) == before
   finally:
     for name, value in kept.items():
       jax.config.update(name, value)
