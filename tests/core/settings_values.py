@@ -155,6 +155,7 @@ VALUES = [
   count("mine.depth", 1),
   count("mine.keep", 1),
   count("embed.rows_per_shard", 1),
+  choice("embed.backend", ["jax", "onnx-int8"], "torch"),
   choice("embed.dtype", ["float32", "float16", "bfloat16"], "int8"),
   count("embed.shapes", 1),
   count("embed.tokens_per_core", 0),
