@@ -159,7 +159,7 @@ class Loop:
     """Steps `done` + 1 to `end`, all of one round."""
     if done == part.start:
       self._before_round(part)
-    with self._apart():
+    with self._apart("start" if done == self.first else "round"):
       source = part.source()  # may tokenize the corpus
     loader = batches.in_background(source, done)
     if done == self.first:
