@@ -155,7 +155,6 @@ VALUES = [
   count("mine.depth", 1),
   count("mine.keep", 1),
   count("embed.rows_per_shard", 1),
-  choice("embed.backend", ["jax", "onnx-int8"], "torch"),
   choice("embed.dtype", ["float32", "float16", "bfloat16"], "int8"),
   choice("embed.backend", ["jax", "onnx-int8"], "onnx"),
   count("embed.shapes", 1),
