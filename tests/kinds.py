@@ -23,6 +23,7 @@ import re
 import resource
 import sys
 
+import numpy.testing  # noqa: F401  # starts a process when NumPy 2.1 imports it
 import pytest
 
 # Fixtures that stand for models of several layers.
