@@ -15,8 +15,8 @@ NAMES = ("Answerer", "Encoder", "Hit", "InputError", "Reply", "Retriever")
 # For stages, and for whoever reads the code: they may change.
 INTERNAL = {
   "Encoder": {
-    *("backend", "collect", "compiles", "programs", "stream", "widths"),
-    "with_params",
+    *("backend", "collect", "compiles", "independent", "programs", "stream"),
+    *("tiles", "widths", "with_params"),
   },
   "InputError": {"add_note", "args", "with_traceback"},
   "Hit": {"count", "index"},  # of every tuple

@@ -371,7 +371,10 @@ def sections_handed_on(tree: ast.Module) -> set[str]:
 
 @functools.cache
 def keys_read() -> set[tuple[str, str]]:
-  """(owner, key pattern) of every attribute and item that our code reads."""
+  """(owner, key pattern) of every attribute and item that our code reads.
+
+  An item is `owner[key]` or `owner.get(key, ...)`.
+  """
   found = set()
   for path in SOURCES:
     if path.name == "config.py":
@@ -387,6 +390,11 @@ def keys_read() -> set[tuple[str, str]]:
       if node.value.isidentifier()
     }
     for node in ast.walk(tree):
+      if isinstance(node, ast.Call) and node.args:
+        if last_name(node.func) == "get":
+          owner = last_name(node.func.value)
+          found.add((owner, subscript_pattern(node.args[0], strings)))
+        continue
       if isinstance(node, ast.Attribute):
         pattern = node.attr
       elif isinstance(node, ast.Subscript):

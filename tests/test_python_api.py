@@ -177,7 +177,7 @@ MADE_BY_US = {
   *(("Answerer", "retriever"), ("Answerer", "engine")),
 }
 # Functions that take token ids and parameters: of `embed` and of training.
-OF_OTHER_STAGES = {"with_params", "collect", "stream"}
+OF_OTHER_STAGES = {"with_params", "collect", "stream", "tiles", "widths"}
 
 
 def _public_arguments():
