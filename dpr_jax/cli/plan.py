@@ -8,9 +8,16 @@ from dpr_jax.core import workdir as workdir_lib
 
 
 def plan(call: Invocation) -> None:
-  """Compiles for a topology; needs no workdir, no data and no TPU."""
+  """Compiles for a topology; needs no TPU, and of data only lengths."""
   from dpr_jax.benchmarking import harness
-  from dpr_jax.planning import chips, largest_batch, report, tpu_plan
+  from dpr_jax.planning import (
+    chips,
+    largest_batch,
+    report,
+    sizes,
+    text_lengths,
+    tpu_plan,
+  )
 
   config, json_file = call.config, call.path("json")
   if not call.flags["topology"]:
@@ -19,6 +26,11 @@ def plan(call: Invocation) -> None:
   if json_file:
     harness.check_writable(json_file)
   options = {
+    "lengths": text_lengths.of_config(
+      config,
+      sizes.limits(config),
+      call.workdir if call.has_workdir else None,
+    ),
     "quick": call.flags["quick"],
     "say": lambda line: logging.info(line),
   }
