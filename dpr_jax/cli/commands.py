@@ -246,6 +246,11 @@ _OTHERS = (
         " chunk.",
       ),
       switch(
+        "pareto",
+        "Only print which batches, remat and chunks fit, with their speed:"
+        " up to 21 compilations.",
+      ),
+      switch(
         "embed",
         "Plan the embed step too; --noembed: only the train step.",
         default=True,
