@@ -253,3 +253,58 @@ def _draws(
     )
     for number, histogram in enumerate(lengths.of_kinds)
   ]
+
+
+def figures(
+  config: ml_collections.ConfigDict,
+  limits: tuple[int, int],
+  devices: int,
+  lengths: Lengths | None,
+  rows: Rows | None,
+) -> dict[str, Any]:
+  """What is assumed of the texts of a train step, and the places they take.
+
+  Args:
+    config: configuration of the experiment.
+    limits: maximum tokens of a question and a passage.
+    devices: number of devices.
+    lengths: lengths of the texts; None = not known.
+    rows: rows of packed texts; None = padded.
+
+  Returns:
+    "source" (of the lengths; "" = full length), and if the lengths are known
+    "question_tokens" and "passage_tokens" (means), "useful_tokens" and "places"
+    (of a global batch), "places_ratio" (of both), and of packed rows "batches"
+    (drawn) and "rows" (per kind those of a device, their width, and [texts,
+    length] of their tiles).
+  """
+  if lengths is None:
+    return {"source": ""}
+  questions = config.train.batch_size
+  passages = questions * (1 + config.train.hard_negatives)
+  each = lengths.means()
+  useful = questions * each[0] + passages * each[1]
+  places = questions * limits[0] + passages * limits[1]
+  found: dict[str, Any] = {}
+  if rows is not None:
+    places = rows.places(devices)
+    found["batches"] = rows.batches
+    found["rows"] = {
+      kind: {
+        "rows": layout.rows,
+        "width": shapes.width,
+        "tiles": [[tile.slots, tile.length] for tile in shapes.tiles],
+      }
+      for kind, layout, shapes in zip(
+        packed_batches.KINDS, rows.layouts, rows.shapes, strict=True
+      )
+    }
+  return {
+    "source": lengths.source,
+    "question_tokens": each[0],
+    "passage_tokens": each[1],
+    "useful_tokens": useful,
+    "places": places,
+    "places_ratio": places / useful,
+    **found,
+  }

@@ -32,7 +32,7 @@ from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.inference import length_tiles
 from dpr_jax.models import dual_encoder, stacked_layers
 from dpr_jax.planning import chips, costs, hlo, sizes, text_lengths
-from dpr_jax.training import packed_batches, train_step
+from dpr_jax.training import train_step
 
 _QUIET = {
   "TPU_SKIP_MDS_QUERY": "1",
@@ -321,7 +321,9 @@ def plan(
     "hosts": topology.hosts,
     "config": config_lib.sections(config, "model", "train", "embed"),
     "quick": quick,
-    "texts": texts_report(config, topology.cores, lengths, rows),
+    "texts": text_lengths.figures(
+      config, sizes.limits(config), topology.cores, lengths, rows
+    ),
     "train": _figures(train),
   }
   if train.fits:
@@ -347,60 +349,6 @@ def plan(
         "chip_hours": hours * topology.cores,
       }
   return report
-
-
-def texts_report(
-  config: ml_collections.ConfigDict,
-  devices: int,
-  lengths: text_lengths.Lengths | None,
-  rows: text_lengths.Rows | None,
-) -> dict[str, Any]:
-  """What is assumed of the texts of a train step, and the places they take.
-
-  Args:
-    config: configuration of the experiment.
-    devices: number of devices.
-    lengths: lengths of the texts; None = not known.
-    rows: rows of packed texts; None = padded.
-
-  Returns:
-    "source" (of the lengths; "" = full length), and if the lengths are known
-    "question_tokens" and "passage_tokens" (means), "useful_tokens" and "places"
-    (of a global batch), "places_ratio" (of both), and of packed rows "batches"
-    (drawn) and "rows" (per kind those of a device, their width, and [texts,
-    length] of their tiles).
-  """
-  if lengths is None:
-    return {"source": ""}
-  questions = config.train.batch_size
-  passages = questions * (1 + config.train.hard_negatives)
-  each = lengths.means()
-  useful = questions * each[0] + passages * each[1]
-  limits = sizes.limits(config)
-  places = questions * limits[0] + passages * limits[1]
-  found: dict[str, Any] = {}
-  if rows is not None:
-    places = rows.places(devices)
-    found["batches"] = rows.batches
-    found["rows"] = {
-      kind: {
-        "rows": layout.rows,
-        "width": shapes.width,
-        "tiles": [[tile.slots, tile.length] for tile in shapes.tiles],
-      }
-      for kind, layout, shapes in zip(
-        packed_batches.KINDS, rows.layouts, rows.shapes, strict=True
-      )
-    }
-  return {
-    "source": lengths.source,
-    "question_tokens": each[0],
-    "passage_tokens": each[1],
-    "useful_tokens": useful,
-    "places": places,
-    "places_ratio": places / useful,
-    **found,
-  }
 
 
 def _figures(step: Step) -> dict[str, Any]:

@@ -90,14 +90,14 @@ def test_rows_places_and_ratios_by_hand():
   (tile,) = batch["passages"]["tiles"]
   assert tile["places"].shape == (4, 2, 2, 24)
   assert tile["lengths"].shape == (4, 2, 2)
-  found = tpu_plan.texts_report(config, 4, lengths, rows)
+  found = text_lengths.figures(config, (8, 32), 4, lengths, rows)
   assert found["useful_tokens"] == 8 * 5 + 16 * 20
   assert found["places"] == 4 * (16 + 2 * 40)
   assert found["places_ratio"] == 384 / 360
   shown = "\n".join(report._texts(found))
   assert "384 per step for 360 useful tokens, ratio 1.067" in shown
   assert "2 rows of 40 places per device, attention 2 x 24" in shown
-  padded = tpu_plan.texts_report(config, 4, lengths, None)
+  padded = text_lengths.figures(config, (8, 32), 4, lengths, None)
   assert padded["places"] == 8 * 8 + 16 * 32
 
 
