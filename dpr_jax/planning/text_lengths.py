@@ -132,7 +132,10 @@ def read(path: str, limits: tuple[int, int]) -> Lengths:
   Raises:
     InputError: there is no such file, or it has another form.
   """
-  values = workdir_lib.read_json(pathlib.Path(path).expanduser())
+  try:
+    values = workdir_lib.read_json(pathlib.Path(path).expanduser())
+  except errors.InputError as error:
+    raise errors.InputError(f"config.{KEY}={path!r}: {error}") from error
   if not isinstance(values, Mapping) or set(values) != set(
     packed_batches.KINDS
   ):

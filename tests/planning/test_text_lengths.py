@@ -59,6 +59,12 @@ def test_a_bad_file_is_refused(tmp_path, values, words):
   assert str(caught.value).startswith(f"config.plan.lengths={path!r}: ")
 
 
+def test_a_missing_file_is_named(tmp_path):
+  path = str(tmp_path / "none.json")
+  with pytest.raises(errors.InputError, match=r"plan\.lengths=.*No such file"):
+    text_lengths.read(path, (16, 32))
+
+
 def test_a_workdir_without_token_store_is_refused(tmp_path):
   config = _config()
   assert text_lengths.of_config(config, (8, 32)) is None
