@@ -73,6 +73,36 @@ def test_a_workdir_without_token_store_is_refused(tmp_path):
     text_lengths.of_config(config, (8, 32), where)
 
 
+def test_lengths_of_a_token_store(tmp_path, monkeypatch):
+  """Two questions of 5 and 9 tokens, three passages: one is cut to 32."""
+  where = workdir_lib.Workdir(tmp_path)
+  sizes_of = {"question_length": 16, "passage_length": 64}
+  manifests = {
+    where.tokens: {"parts": [{"lengths": {"10": 2, "40": 1}}]},
+    where.question_tokens: {"parts": [{}]},
+  }
+  for folder, manifest in manifests.items():
+    folder.mkdir(parents=True)
+    (folder / workdir_lib.MANIFEST).touch()
+    manifest["config"] = sizes_of
+  monkeypatch.setattr(
+    workdir_lib, "read_manifest", lambda folder, stage: manifests[folder]
+  )
+  np.save(where.question_tokens / "ids-00000.npy", np.zeros(14, np.uint16))
+  for kind, values in (
+    ("ends", [0, 5, 14]),
+    ("passages", []),
+    ("starts", [0, 0, 0, 0, 0]),
+  ):
+    array = np.array(values, np.int64)
+    np.save(where.question_tokens / f"{kind}-00000.npy", array)
+  found = text_lengths.of_workdir(where, (16, 32))
+  assert np.flatnonzero(found.questions).tolist() == [5, 9]
+  assert found.means() == (7.0, 52 / 3)
+  with pytest.raises(errors.InputError, match="questions are cut to 16 tokens"):
+    text_lengths.of_workdir(where, (32, 32))
+
+
 def test_rows_places_and_ratios_by_hand():
   """Texts of 5 and 20 tokens, 8 questions and 16 passages on 4 devices.
 
