@@ -227,10 +227,14 @@ _OTHERS = (
     "Predict memory and best possible speed on a TPU, without having one",
     "plan:plan",
     "--config=configs/nq.py --topology=v5e:16x16",
-    "--config=FILE --topology=CHIPS",
+    "--config=FILE --topology=CHIPS [--workdir=DIR]",
     processes=APART,
     flags=(
       f.CONFIG,
+      f.WORKDIR.saying(
+        "Plan for the lengths of this workdir's texts (those of its token"
+        " store, which train makes)."
+      ),
       Flag(
         "topology",
         "TPU type and grid of chips, for example v5e:16x16.",
@@ -240,6 +244,11 @@ _OTHERS = (
         "search",
         "Find the largest batch that fits; with the gradient cache, the largest"
         " chunk.",
+      ),
+      switch(
+        "pareto",
+        "Only print which batches, remat and chunks fit, with their speed:"
+        " up to 21 compilations.",
       ),
       switch(
         "embed",

@@ -375,5 +375,13 @@ PLAN = section(
       "passages",
       least=1,
     ),
+    Setting(
+      "lengths",
+      "",
+      "JSON file with the number of training questions and passages of each"
+      ' length in tokens, {"questions": {"9": 120}, "passages": {"134": 80}};'
+      ' "": those of the token store of `--workdir`, or full length',
+      path=True,
+    ),
   ],
 )

@@ -10,13 +10,14 @@ from collections.abc import Callable
 import ml_collections
 
 from dpr_jax.core import errors
-from dpr_jax.planning import chips, tpu_plan
+from dpr_jax.planning import chips, text_lengths, tpu_plan
 
 
 def largest(
   config: ml_collections.ConfigDict,
   topology: chips.Topology,
   *,
+  lengths: text_lengths.Lengths | None = None,
   quick: bool = True,
   say: Callable[[str], None] = lambda line: None,
 ) -> ml_collections.ConfigDict:
@@ -30,7 +31,8 @@ def largest(
 
   def fits(value: int) -> bool:
     changed = _with(config, value, topology.cores)
-    lowered, flops = tpu_plan.lower_train(changed, on)
+    rows = tpu_plan.packed_rows(changed, topology, lengths)
+    lowered, flops = tpu_plan.lower_train(changed, on, lengths, rows)
     step = tpu_plan.compile_step(lowered, topology, flops, quick=quick)
     say(
       f"{_name(config)}={_shown(config, value, topology.cores)}:"

@@ -22,6 +22,7 @@ def table(report: Mapping[str, Any]) -> str:
     f" loss {train['loss']}, optimizer"
     f" {'sharded' if train['shard_optimizer'] else 'replicated'}, gradients"
     f" reduced in {train['reduce_dtype']}",
+    *_texts(report["texts"]),
     *_step(report["train"]),
   ]
   if report["train"]["fits"]:
@@ -58,6 +59,39 @@ def table(report: Mapping[str, Any]) -> str:
 
 def _line(name: str, value: str) -> str:
   return f"  {name:<20}{value}"
+
+
+def _texts(texts: Mapping[str, Any]) -> list[str]:
+  if not texts["source"]:
+    return [
+      _line(
+        "texts",
+        "all of full length: give --workdir or config.plan.lengths for real"
+        " lengths",
+      )
+    ]
+  lines = [
+    _line(
+      "texts",
+      f"{texts['question_tokens']:.1f} tokens a question,"
+      f" {texts['passage_tokens']:.1f} a passage ({texts['source']})",
+    ),
+    _line(
+      "places",
+      f"{texts['places']:,} per step for {texts['useful_tokens']:,.0f} useful"
+      f" tokens, ratio {texts['places_ratio']:.3f}",
+    ),
+  ]
+  for kind, rows in texts.get("rows", {}).items():
+    tiles = ", ".join(f"{slots} x {length}" for slots, length in rows["tiles"])
+    lines.append(
+      _line(
+        f"packed {kind}",
+        f"{rows['rows']} row{'s' if rows['rows'] > 1 else ''} of"
+        f" {rows['width']} places per device, attention {tiles}",
+      )
+    )
+  return lines
 
 
 def _step(step: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@
 and no network.
 """
 
+import functools
 import pathlib
 from typing import Any
 
@@ -13,6 +14,7 @@ import ml_collections
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, setting_rules
+from dpr_jax.data import packing
 from dpr_jax.models import (
   bert,
   encoder_config,
@@ -20,6 +22,8 @@ from dpr_jax.models import (
   tower_sources,
 )
 from dpr_jax.models import flops as flops_lib
+from dpr_jax.planning import text_lengths
+from dpr_jax.training import packed_batches
 
 _XLM_R = encoder_config.RobertaConfig(
   model_type="xlm-roberta", vocab_size=250002, layer_norm_eps=1e-5
@@ -131,10 +135,45 @@ def texts(cores: int, rows: int, length: int) -> dict[str, Any]:
   }
 
 
-def batch(config: ml_collections.ConfigDict, cores: int) -> dict[str, Any]:
-  """Shapes of a batch of `batches.BatchSource`, split over the devices.
+def packed(
+  cores: int, layout: packed_batches.Layout, shapes: packing.Shapes
+) -> dict[str, Any]:
+  """Shapes of the packed texts of one kind in a batch."""
 
-  Questions and passages have one group each, of full length.
+  def numbers(*sizes: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((cores, layout.rows, *sizes), jnp.int32)
+
+  flat = ("token_ids", "positions", "slots", "sources")
+  return {name: numbers(shapes.width) for name in flat} | {
+    "tiles": tuple(
+      {
+        "places": numbers(tile.slots, tile.length),
+        "lengths": numbers(tile.slots),
+      }
+      for tile in shapes.tiles
+    )
+  }
+
+
+def limits(config: ml_collections.ConfigDict) -> tuple[int, int]:
+  """Maximum tokens of a question and of a passage in training."""
+  model = resolved(config.model)
+  length = config.train.passage_length or model.passage_length
+  return model.question_length, length
+
+
+def batch(
+  config: ml_collections.ConfigDict,
+  cores: int,
+  rows: text_lengths.Rows | None = None,
+) -> dict[str, Any]:
+  """Shapes of a batch, split over the devices.
+
+  Args:
+    config: configuration of the experiment.
+    cores: number of devices.
+    rows: rows of packed texts, as in `packed_batches`; None = questions and
+      passages have one group each, of full length (`batches.BatchSource`).
 
   Raises:
     InputError: the number of devices does not divide the batch size.
@@ -144,15 +183,23 @@ def batch(config: ml_collections.ConfigDict, cores: int) -> dict[str, Any]:
   setting_rules.divides(train.batch_size, cores)
   questions = train.batch_size // cores
   passages = questions * (1 + train.hard_negatives)
-  model = resolved(config.model)
-  length = train.passage_length or model.passage_length
+  if rows is None:
+    counts = questions, passages
+    of_texts = [
+      (texts(cores, count, length),)
+      for count, length in zip(counts, limits(config), strict=True)
+    ]
+  else:
+    of_texts = [
+      packed(cores, layout, shapes)
+      for layout, shapes in zip(rows.layouts, rows.shapes, strict=True)
+    ]
 
   def numbers(rows: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((cores, rows), dtype)
 
   found = {
-    "questions": (texts(cores, questions, model.question_length),),
-    "passages": (texts(cores, passages, length),),
+    **dict(zip(packed_batches.KINDS, of_texts, strict=True)),
     "question_rows": numbers(questions),
     "question_keys": numbers(questions),
     "labels": numbers(questions),
@@ -178,17 +225,31 @@ def encode_flops(encoder: Any, rows: int, length: int) -> int:
   )
 
 
-def train_flops(config: ml_collections.ConfigDict, encoder: Any) -> int:
-  """Model FLOPs of a train step, forward and backward, over all devices."""
+def train_flops(
+  config: ml_collections.ConfigDict,
+  encoder: Any,
+  lengths: text_lengths.Lengths | None = None,
+) -> int:
+  """Model FLOPs of a train step, forward and backward, over all devices.
+
+  Args:
+    config: configuration of the experiment.
+    encoder: structure of the towers.
+    lengths: texts have these lengths, and the mean of their FLOPs; None = all
+      are as long as they may be.
+  """
   train = config.train
   questions = train.batch_size
   passages = questions * (1 + train.hard_negatives)
-  model = resolved(config.model)
-  length = train.passage_length or model.passage_length
-  width = encoder.dim
+  of_text = [encode_flops(encoder, 1, limit) for limit in limits(config)]
+  if lengths is not None:
+    of_text = [
+      text_lengths.mean(each, functools.partial(encode_flops, encoder, 1))
+      for each in lengths.of_kinds
+    ]
   forward = (
-    encode_flops(encoder, questions, model.question_length)
-    + encode_flops(encoder, passages, length)
-    + 2 * questions * passages * width  # scores
+    questions * of_text[0]
+    + passages * of_text[1]
+    + 2 * questions * passages * encoder.dim  # scores
   )
-  return flops_lib.TRAINING * forward
+  return round(flops_lib.TRAINING * forward)

@@ -6,9 +6,10 @@ and the time of a step at the chip's peak figures.
 
 Differences from a training run: one process compiles for all devices of the
 topology, while on a pod every host compiles the same program for its own
-devices; length groups, whose shapes depend on the data, are planned at full
-length; device memory outside of the step (a second batch in transfer) is not
-counted.
+devices; the texts of packed rows are drawn from histograms of lengths
+(`text_lengths`), and without these, or with length groups, all texts have full
+length, as in the embed step; device memory outside of the step (a second batch
+in transfer) is not counted.
 """
 
 import copy
@@ -30,7 +31,7 @@ from dpr_jax.core import errors, jax_unstable, setting_rules
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.inference import length_tiles
 from dpr_jax.models import dual_encoder, stacked_layers
-from dpr_jax.planning import chips, costs, hlo, sizes
+from dpr_jax.planning import chips, costs, hlo, sizes, text_lengths
 from dpr_jax.training import train_step
 
 _QUIET = {
@@ -132,16 +133,47 @@ def train_steps(config: ml_collections.ConfigDict) -> int:
   return setting_rules.total_steps(0, train.epochs, questions, train.batch_size)
 
 
+def packed_rows(
+  config: ml_collections.ConfigDict,
+  topology: chips.Topology,
+  lengths: text_lengths.Lengths | None,
+) -> text_lengths.Rows | None:
+  """The rows that a training packs its texts into.
+
+  None = it pads texts, or their lengths are not known.
+
+  Raises:
+    InputError: the number of devices does not divide the batch, or a chunk size
+      not the texts of a device.
+  """
+  if lengths is None or not config.train.packing:
+    return None
+  setting_rules.divides(config.train.batch_size, topology.cores)
+  return text_lengths.rows_of(
+    config, lengths, topology.cores, topology.hosts, train_steps(config)
+  )
+
+
 def lower_train(
-  config: ml_collections.ConfigDict, on: list[Any]
+  config: ml_collections.ConfigDict,
+  on: list[Any],
+  lengths: text_lengths.Lengths | None = None,
+  rows: text_lengths.Rows | None = None,
 ) -> tuple[Any, int]:
-  """The train step, lowered for the devices `on`, and its model FLOPs."""
+  """The train step, lowered for the devices `on`, and its model FLOPs.
+
+  Args:
+    config: configuration of the experiment.
+    on: devices.
+    lengths: lengths of the texts, for the FLOPs; None = full length.
+    rows: rows of packed texts; None = padded texts of full length.
+  """
   model = sizes.model_of(config)
   steps = max(train_steps(config), config.train.warmup_steps + 1)
   built = train_step.build(config, model, steps, cores=len(on))
   state = built.shapes(model.params)
-  lowered = built.mapped(on).lower(state, sizes.batch(config, len(on)))
-  return lowered, sizes.train_flops(config, model.encoder)
+  lowered = built.mapped(on).lower(state, sizes.batch(config, len(on), rows))
+  return lowered, sizes.train_flops(config, model.encoder, lengths)
 
 
 def lower_embed(
@@ -262,6 +294,7 @@ def plan(
   config: ml_collections.ConfigDict,
   topology: chips.Topology,
   *,
+  lengths: text_lengths.Lengths | None = None,
   quick: bool = False,
   embed: bool = True,
   say: Callable[[str], None] = lambda line: None,
@@ -271,14 +304,16 @@ def plan(
   Args:
     config: the experiment.
     topology: TPU slice to plan for.
+    lengths: lengths of the texts of the training; None = full length.
     quick: see `compile_step`.
     embed: whether to plan the embed step as well.
     say: function that is called with progress messages.
   """
   config = resolved(config)
   on = devices(topology)
+  rows = packed_rows(config, topology, lengths)
   say(f"compiling the train step for {topology.name}")
-  lowered, flops = lower_train(config, on)
+  lowered, flops = lower_train(config, on, lengths, rows)
   train = compile_step(lowered, topology, flops, quick=quick)
   report: dict[str, Any] = {
     "topology": topology.name,
@@ -286,6 +321,9 @@ def plan(
     "hosts": topology.hosts,
     "config": config_lib.sections(config, "model", "train", "embed"),
     "quick": quick,
+    "texts": text_lengths.figures(
+      config, sizes.limits(config), topology.cores, lengths, rows
+    ),
     "train": _figures(train),
   }
   if train.fits:
@@ -299,14 +337,14 @@ def plan(
     }
   if embed:
     say(f"compiling the embed step for {topology.name}")
-    lowered, flops, rows = lower_embed(config, on)
+    lowered, flops, texts = lower_embed(config, on)
     encode = compile_step(lowered, topology, flops, quick=quick)
-    report["embed"] = _figures(encode) | {"passages_per_step": rows}
+    report["embed"] = _figures(encode) | {"passages_per_step": texts}
     if encode.fits:
-      hours = -(-config.plan.passages // rows) * encode.seconds["step"] / 3600
+      hours = -(-config.plan.passages // texts) * encode.seconds["step"] / 3600
       report["embed"] |= {
         "passages": config.plan.passages,
-        "passages_per_second": rows / encode.seconds["step"],
+        "passages_per_second": texts / encode.seconds["step"],
         "hours": hours,
         "chip_hours": hours * topology.cores,
       }

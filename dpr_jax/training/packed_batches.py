@@ -64,6 +64,37 @@ class Layout:
     return cls(texts // chunk, chunk)
 
 
+def layouts(
+  questions: int, passages: int, chunk: int, question_chunk: int
+) -> tuple[Layout, ...]:
+  """Rows of a device, of `KINDS`.
+
+  Args:
+    questions: questions of a device.
+    passages: passages of a question.
+    chunk: `config.train.chunk_size`.
+    question_chunk: `config.train.question_chunk_size`.
+
+  Raises:
+    InputError: a chunk size does not divide the texts of a device.
+  """
+  name = "question_chunk_size" if question_chunk else "chunk_size"
+  asked = Layout.of(questions, question_chunk or chunk, name)
+  return asked, Layout.of(questions * passages, chunk, "chunk_size")
+
+
+def are_dealt_together(texts: int, processes: int, masks: bool) -> bool:
+  """Whether texts are dealt to the devices of all processes.
+
+  Args:
+    texts: questions and passages of a global batch.
+    processes: number of processes.
+    masks: whether batches mask answers, for which the order of all passages
+      must be known.
+  """
+  return processes == 1 or masks or texts <= DEALT_TOGETHER
+
+
 @dataclasses.dataclass(frozen=True)
 class _Dealt:
   """A batch, or a process's part of it, dealt to rows.
@@ -114,10 +145,8 @@ class PackedSource:
       InputError: a chunk size does not divide the texts of a device.
     """
     questions = base.plan.batch_size // (base.processes * base.cores)
-    name = "question_chunk_size" if question_chunk else "chunk_size"
-    asked = Layout.of(questions, question_chunk or chunk, name)
-    passages = questions * base.sampler.per_question
-    return cls(base, (asked, Layout.of(passages, chunk, "chunk_size")))
+    each = base.sampler.per_question
+    return cls(base, layouts(questions, each, chunk, question_chunk))
 
   def with_shapes(self, counts: Iterable[packing.Counts]) -> "PackedSource":
     """The source with the shapes that hold these counts, of `KINDS`."""
@@ -132,12 +161,8 @@ class PackedSource:
     """Whether texts are dealt to the devices of all processes."""
     base = self.base
     texts = base.plan.batch_size * (1 + base.sampler.per_question)
-    # The masks of answers need the order of all passages of the batch.
-    return (
-      base.processes == 1
-      or base.answer_rows is not None
-      or texts <= DEALT_TOGETHER
-    )
+    masks = base.answer_rows is not None
+    return are_dealt_together(texts, base.processes, masks)
 
   def counted_by_me(self, steps: range) -> range:
     """Those of some steps that this process counts: all processes, all."""

@@ -258,4 +258,5 @@ FREE = {
   *("train.negatives_from", "train.best_metric", "index.factory"),
   "index.backend",
   *("reader.train", "reader.dev", "reader.checkpoint", "read.reader"),
+  "plan.lengths",
 }

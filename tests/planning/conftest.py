@@ -3,10 +3,11 @@
 import functools
 import importlib.util
 
+import numpy as np
 import pytest
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.planning import chips, tpu_plan
+from dpr_jax.planning import chips, text_lengths, tpu_plan
 
 
 def pytest_report_header() -> str:
@@ -26,10 +27,16 @@ def plan_devices():
 
 @pytest.fixture(scope="session")
 def compile_plan(plan_devices):
-  """`plan(topology, questions per core, **train settings)` of a small model."""
+  """`plan(topology, questions per core, **train settings)` of a small model.
+
+  With `lengths`, (question, passage) tokens, all texts have these and are
+  packed.
+  """
 
   @functools.cache
-  def compile_plan(name, questions, attention="plain", **settings):
+  def compile_plan(
+    name, questions, attention="plain", lengths=None, **settings
+  ):
     topology = chips.Topology.parse(name)
     config = config_lib.base_config()
     config.model.checkpoint = "random"
@@ -39,7 +46,13 @@ def compile_plan(plan_devices):
     config.model.attention = attention
     config.train.update(settings)
     config = tpu_plan.resolved(config)
-    lowered, flops = tpu_plan.lower_train(config, plan_devices(name))
+    if lengths is not None:
+      histograms = map(np.bincount, lengths)
+      lengths = text_lengths.Lengths(*histograms, "here")
+    rows = tpu_plan.packed_rows(config, topology, lengths)
+    lowered, flops = tpu_plan.lower_train(
+      config, plan_devices(name), lengths, rows
+    )
     return tpu_plan.compile_step(lowered, topology, flops, quick=True)
 
   return compile_plan

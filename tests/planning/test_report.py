@@ -22,12 +22,14 @@ def test_the_table_says_what_the_report_holds(compile_plan):
         "reduce_dtype": "float32",
       },
     },
+    "texts": {"source": ""},
     "train": tpu_plan._figures(step)
     | {"questions_per_second": 5.0, "steps": 7, "hours": 1, "chip_hours": 2},
   }
   text = report.table(found)
   assert "v5e:1x1: 1 device on 1 host\n" in text
   assert "fits                yes" in text
+  assert "all of full length: give --workdir or config.plan.lengths" in text
   assert "7 steps, 1.00 h, 2.0 chip-hours" in text
   found["train"] = tpu_plan._figures(
     tpu_plan.Step(False, {"total": 2**35}, 2**34, 1)
