@@ -37,7 +37,6 @@ def get_config(variant: str = ""):
   reader.learning_rate = 1e-4
   reader.warmup_steps = 100
   reader.dropout = 0.0
-  reader.length_step = 32
   reader.sort_batches = 32
   reader.dev_every = 400
   reader.dev_questions = 500

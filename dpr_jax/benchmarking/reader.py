@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 import rich.table
 
 from dpr_jax.benchmarking import harness
@@ -42,11 +43,11 @@ class Trainer:
     self.data = reader_data.examples(
       config.reader, workdir, self.reader.tokenizer, match=config.evaluate.match
     )
-    self.source = train_reader.make_source(
-      config.reader, config.seed, self.data
-    )
+    source = train_reader.make_source(config.reader, config.seed, self.data)
+    self.plan = source.plan
+    self.source = train_reader.batches_of(config.reader, source)()
     self._built = train_reader.build(
-      config.reader, config.seed, self.reader.structure, self.source
+      config.reader, config.seed, self.reader.structure, source
     )
     self.schedule = self._built.schedule
     self._step = self._built.mapped()
@@ -60,9 +61,9 @@ class Trainer:
   def shapes(self) -> dict[Any, int]:
     """The first step number of every batch shape in the training."""
     first: dict[Any, int] = {}
-    for step in range(self.source.steps):
-      widths = tuple(g["ids"].shape for g in self.source[step]["inputs"])
-      first.setdefault(widths, step)
+    for step in range(len(self.source)):
+      shapes = map(np.shape, jax.tree.leaves(self.source[step]))
+      first.setdefault(tuple(shapes), step)
     return first
 
   def step(self, number: int) -> tuple[float, float]:
@@ -114,7 +115,7 @@ def bench(
   for step in ours.shapes().values():
     ours.step(step)
   ours.restart()
-  plan = ours.source.plan
+  plan = ours.plan
 
   def peer_step(number: int) -> tuple[float, float]:
     indexes, _ = plan.rows(number)
@@ -126,13 +127,13 @@ def bench(
       harness.Contender(OURS, ours.step),
       harness.Contender(peer_lib.NAME, peer_step),
     ],
-    rounds=ours.source.steps,
+    rounds=len(ours.source),
     warmups=(),
   )
   report = {
     "machine": harness.machine(),
     "versions": harness.versions(),
-    "steps": ours.source.steps,
+    "steps": len(ours.source),
     "batch_size": plan.batch_size,
     "cores": jax.device_count(),
     "peer_threads": peer.threads,

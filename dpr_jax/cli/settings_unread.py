@@ -112,6 +112,7 @@ CONDITIONS: dict[str, Callable[[Any, Call], bool]] = {
     bool(config.reader.train) or not call.whole
   ),
   "reader.train or reader.dev is results": _results,
+  "reader.packing is False": _equals("reader.packing", False),
   "reader.max_steps is 0": _equals("reader.max_steps", 0),
   "reader.dev_questions > 0": _above("reader.dev_questions", 0),
 }

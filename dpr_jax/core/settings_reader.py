@@ -4,6 +4,7 @@ from dpr_jax.core.setting import Setting, section
 from dpr_jax.core.settings_retrieval import METHODS
 
 _DEV = ("reader.dev_questions > 0",)
+_PADDED = ("reader.packing is False",)
 _ENGINE = ("train-reader", "read", "retrieve")
 
 _SOURCES = [
@@ -122,7 +123,7 @@ _TRAINING = [
   Setting(
     "chunk_size",
     0,
-    "inputs read at once per device; 0 = a whole group",
+    "inputs read at once per device; 0 = all, or a whole length group",
     "inputs",
     least=0,
   ),
@@ -133,11 +134,18 @@ _TRAINING = [
     choices=("none", "inner", "layer"),
   ),
   Setting(
+    "packing",
+    True,
+    "inputs are read in rows without padding between them; False = they are"
+    " padded",
+  ),
+  Setting(
     "length_groups",
     1,
     "number of length groups, each padded to its own length",
     "groups",
     least=1,
+    when=_PADDED,
   ),
   Setting(
     "length_step",
@@ -145,11 +153,13 @@ _TRAINING = [
     "inputs are padded to a multiple of it; 0 = to `reader.length`",
     "tokens",
     least=0,
+    when=_PADDED,
   ),
   Setting(
     "sort_batches",
     1,
-    "number of batches whose questions are sorted by length together",
+    "number of batches whose questions are dealt to them anew: so that all have"
+    " about as many tokens, or, without packing, sorted by length",
     "batches",
     least=1,
   ),

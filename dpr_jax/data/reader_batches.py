@@ -6,27 +6,47 @@ sorted by length and dealt to its devices, and each group is padded to its own
 length; this does not change the loss, because every input has the index of its
 question.  With `sort_batches` the questions of several consecutive batches are
 sorted by length first, so that the inputs of a batch have similar lengths.
+`training/packed_reader_batches.py` packs the same inputs; then these questions
+are dealt so that all batches have about as many tokens.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from dpr_jax.data import batches, reader_examples, reader_tokenization
+from dpr_jax.data import (
+  batches,
+  packing,
+  reader_examples,
+  reader_tokenization,
+)
+
+NOTHING = reader_tokenization.ReaderInput(  # a missing negative
+  np.zeros(1, np.int32), 1, 1, reader_tokenization.Window(0, 0)
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Drawn:
-  """One passage of one question in a batch.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+  """One passage of one question in a batch, before its input is composed.
 
   Attributes:
-    input: the reader's input; None = a missing negative.
+    row: row of the passage in the store.
+    head: token ids before the passage.
+    question_end: see `reader_tokenization.ReaderInput`.
+    window: tokens of the passage that are read.
+    length: tokens of the input.
     spans: positions (first, last) of the answers in the input; () = a negative.
   """
 
-  input: reader_tokenization.ReaderInput | None
+  row: int
+  head: Int[np.ndarray, " head"]
+  question_end: int
+  window: reader_tokenization.Window
+  length: int
   spans: reader_examples.Spans = ()
 
 
@@ -43,8 +63,9 @@ class ReaderBatches:
     groups: maximum number of length groups.
     length_step: padded lengths are multiples of it; 0 = always the tokenizer's
       length.
-    sort_batches: number of batches whose questions are sorted together; 1 = no
-      sorting.
+    sort_batches: number of batches whose questions are sorted together, or
+      dealt; 1 = neither.
+    even: the questions of `sort_batches` batches are not sorted, but dealt.
     cores: devices of this process.
     process: index of this process.
     processes: number of processes.
@@ -58,10 +79,13 @@ class ReaderBatches:
   groups: int = 1
   length_step: int = 0
   sort_batches: int = 1
+  even: bool = False
   cores: int = 1
   process: int = 0
   processes: int = 1
-  _block: dict[int, list] = dataclasses.field(default_factory=dict, repr=False)
+  _block: dict[int, list] = dataclasses.field(
+    default_factory=dict, init=False, repr=False
+  )
 
   def __len__(self) -> int:
     return self.steps
@@ -82,7 +106,7 @@ class ReaderBatches:
       pairs = pairs[self.process * share : (self.process + 1) * share]
     flat = [one for pair in pairs for one in self.draw(*pair)]
     count = share * self.passages
-    lengths = np.array([len(o.input.ids) if o.input else 1 for o in flat])
+    lengths = lengths_of(flat)
     # [processes, inputs], or [1, inputs] where only this process's are drawn.
     shares = lengths.reshape(-1, count)
     each = count // self.cores
@@ -104,7 +128,7 @@ class ReaderBatches:
     return {
       "inputs": tuple(groups),
       "rows": (self.process * count + places).astype(np.int32),
-      "valid": np.array([mine[place].input is not None for place in places]),
+      "valid": np.array([mine[place] is not None for place in places]),
     }
 
   def _widths(
@@ -123,63 +147,87 @@ class ReaderBatches:
     steps = -(-longest // self.length_step)
     return np.minimum(steps * self.length_step, limit).tolist()
 
-  def _group(self, drawn: list[_Drawn], width: int) -> dict[str, np.ndarray]:
-    nothing = reader_tokenization.ReaderInput(
-      np.zeros(1, np.int32), 1, 1, reader_tokenization.Window(0, 0)
-    )
-    batch = self.data.tokenizer.pad([d.input or nothing for d in drawn], width)
-    places = np.zeros((2, len(drawn), self.spans), np.int32)
-    for row, one in enumerate(drawn):
-      if one.spans:
-        places[:, row, : len(one.spans)] = np.array(one.spans).T
-    counts = np.array([len(one.spans) for one in drawn], np.int32)
+  def _group(
+    self, drawn: list[Choice | None], width: int
+  ) -> dict[str, np.ndarray]:
+    batch = self.data.tokenizer.pad(self.inputs(drawn), width)
     return {
       **{
         field.name: getattr(batch, field.name)
         for field in dataclasses.fields(batch)
       },
-      "starts": places[0],
-      "ends": places[1],
-      "spans": counts,
+      **self.answers(drawn),
     }
 
-  def draw(self, question: int, epoch: int) -> list[_Drawn]:
-    """The inputs of a question in an epoch, the positive first.
+  def inputs(
+    self, drawn: Sequence[Choice | None]
+  ) -> list[reader_tokenization.ReaderInput]:
+    """The composed inputs; `NOTHING` for a missing negative."""
+    store, tokenizer = self.data.passages, self.data.tokenizer
+    return [
+      NOTHING
+      if one is None
+      else tokenizer.compose(
+        one.head, one.question_end, store.ids(one.row), one.window
+      )
+      for one in drawn
+    ]
+
+  def answers(self, drawn: Sequence[Choice | None]) -> dict[str, np.ndarray]:
+    """`starts`, `ends` [inputs, spans] and `spans` of a batch, as int32."""
+    places = np.zeros((2, len(drawn), self.spans), np.int32)
+    spans = [() if one is None else one.spans for one in drawn]
+    for row, some in enumerate(spans):
+      if some:
+        places[:, row, : len(some)] = np.array(some).T
+    counts = np.array([len(some) for some in spans], np.int32)
+    return {"starts": places[0], "ends": places[1], "spans": counts}
+
+  def drawn(self, step: int) -> list[Choice | None]:
+    """What is read in the global batch of a step, in the order of its rows."""
+    return [
+      one for pair in self._questions(int(step)) for one in self.draw(*pair)
+    ]
+
+  def draw(self, question: int, epoch: int) -> list[Choice | None]:
+    """What is read with a question in an epoch, the positive first.
 
     The positive is read in a window that holds one of its answers, negatives in
-    their first window.
+    their first window.  None = a missing negative.
     """
     example = self.data.examples[question]
     generator = np.random.default_rng((self.plan.seed, 5, epoch, question))
     positive = example.positives[generator.integers(len(example.positives))]
-    windows = self.data.windows(example.question, positive.row)
+    head, end, windows = self._read(example, positive.row)
     windows = [w for w in windows if any(map(w.holds, positive.spans))]
     window = windows[generator.integers(len(windows))]
-    read = self._input(example, positive.row, window)
     # From tokens of the passage to positions in the input.
-    shift = read.passage - window.first
+    shift = len(head) - window.first
     spans = tuple(
       (first + shift, last + shift)
       for first, last in positive.spans
       if window.holds((first, last))
     )
-    drawn = [_Drawn(read, spans)]
+    size = self.data.tokenizer.composed_length
+    length = size(len(head), window)
+    drawn: list[Choice | None] = [
+      Choice(positive.row, head, end, window, length, spans)
+    ]
     wanted = self.passages - 1
     some = generator.permutation(len(example.negatives))[:wanted]
     for row in example.negatives[some].tolist():
-      first = self.data.windows(example.question, row)[0]
-      drawn.append(_Drawn(self._input(example, row, first)))
-    return drawn + [_Drawn(None)] * (self.passages - len(drawn))
+      head, end, (window, *_) = self._read(example, row)
+      length = size(len(head), window)
+      drawn.append(Choice(row, head, end, window, length))
+    return drawn + [None] * (self.passages - len(drawn))
 
-  def _input(
-    self,
-    example: reader_examples.Example,
-    row: int,
-    window: reader_tokenization.Window,
-  ) -> reader_tokenization.ReaderInput:
+  def _read(
+    self, example: reader_examples.Example, row: int
+  ) -> tuple[np.ndarray, int, list[reader_tokenization.Window]]:
+    """Ids before a passage, end of the question in them, and the windows."""
     store, tokenizer = self.data.passages, self.data.tokenizer
     head, end = tokenizer.head(example.question, store.title(row))
-    return tokenizer.compose(head, end, store.ids(row), window)
+    return head, end, tokenizer.windows(len(head), len(store.ids(row)))
 
   def _questions(self, step: int) -> list[tuple[int, int]]:
     """(question, epoch) of every row of the global batch of a step."""
@@ -193,7 +241,7 @@ class ReaderBatches:
     return self._block[first][step - first]
 
   def _sorted(self, first: int) -> list[list[tuple[int, int]]]:
-    """`sort_batches` batches from `first` on, questions sorted by length.
+    """`sort_batches` batches from `first` on, sorted by length or dealt.
 
     The batches come in random order, so that lengths do not rise with the step.
     """
@@ -202,13 +250,20 @@ class ReaderBatches:
     for step in range(first, last):
       indexes, epochs = self.plan.rows(step)
       pairs += zip(indexes.tolist(), epochs.tolist(), strict=True)
-    lengths = [
-      max(len(one.input.ids) for one in self.draw(*pair) if one.input)
-      for pair in pairs
-    ]
-    order = np.argsort(lengths, kind="stable").reshape(last - first, -1)
+    lengths = [lengths_of(self.draw(*pair)) for pair in pairs]
+    if self.even:
+      sums = np.array([some.sum() for some in lengths])
+      order = packing.deal(sums, last - first)
+    else:
+      longest = [some.max() for some in lengths]
+      order = np.argsort(longest, kind="stable").reshape(last - first, -1)
     generator = np.random.default_rng((self.plan.seed, 7, first))
     return [
       [pairs[i] for i in order[batch]]
       for batch in generator.permutation(last - first)
     ]
+
+
+def lengths_of(drawn: Sequence[Choice | None]) -> Int[np.ndarray, " inputs"]:
+  """Tokens of each input; 1 for a missing negative."""
+  return np.array([1 if one is None else one.length for one in drawn], np.int64)

@@ -275,6 +275,15 @@ class ReaderTokenizer:
       windows.append(Window(first, min(size, count - first)))
     return windows
 
+  def composed_length(self, head: int, window: Window) -> int:
+    """Tokens of the input that `compose` builds.
+
+    Args:
+      head: number of tokens before the passage.
+      window: tokens of the passage.
+    """
+    return head + window.count + (self.layout == "squad")
+
   def compose(
     self,
     head: Int[np.ndarray, " head"],
@@ -295,20 +304,26 @@ class ReaderTokenizer:
     ids = np.full((len(inputs), length), padding, np.int32)
     for row, one in enumerate(inputs):
       ids[row, : len(one.ids)] = one.ids
+    lengths = np.array([len(each.ids) for each in inputs], np.int32)
+    return ReaderBatch(ids, lengths, **self.parts(inputs, length))
 
-    def numbers(values) -> np.ndarray:
-      return np.array(list(values), np.int32)
+  def parts(
+    self, inputs: Sequence[ReaderInput], length: int
+  ) -> dict[str, Int[np.ndarray, " rows"]]:
+    """`question_ends`, `passages` and `counts` of a `ReaderBatch`.
 
-    ends = (each.question_end for each in inputs)
+    Args:
+      inputs: inputs of at most `length`.
+      length: position after all tokens.
+    """
+    ends = [each.question_end for each in inputs]
     if self.layout == "dpr-hf":
-      ends = (length for _ in inputs)
-    return ReaderBatch(
-      ids,
-      numbers(len(each.ids) for each in inputs),
-      numbers(ends),
-      numbers(each.passage for each in inputs),
-      numbers(each.window.count for each in inputs),
-    )
+      ends = [length] * len(inputs)
+    return {
+      "question_ends": np.array(ends, np.int32),
+      "passages": np.array([each.passage for each in inputs], np.int32),
+      "counts": np.array([each.window.count for each in inputs], np.int32),
+    }
 
   def whole_words(
     self, ids: Int[np.ndarray, " tokens"], first: int, last: int

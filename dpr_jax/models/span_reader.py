@@ -3,8 +3,8 @@
 Three heads use the last hidden states (Karpukhin et al. 2020, section 6.1):
 start and end of the answer at every token, the passage's rank at [CLS].
 Parameters are `{"bert": tree, "span": {"kernel", "bias"}, "rank": {…}}`.  The
-input is padded rows of `data/reader_tokenization.py`, the output float32
-scores.
+inputs are those of `data/reader_tokenization.py`, padded (`Rows`) or packed
+(`PackedRows`), the output is float32 scores.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from dpr_jax.core import errors
-from dpr_jax.models import bert
+from dpr_jax.models import bert, packed_texts, text_layout
 
 IMPOSSIBLE = -1e9  # score of a position that cannot hold an answer
 
@@ -36,8 +36,18 @@ class Rows:
 
 
 @flax.struct.dataclass
+class PackedRows:
+  """Inputs in packed rows; per text the fields of `Rows`."""
+
+  texts: packed_texts.PackedTexts
+  question_ends: Int[ArrayLike, "*cores rows texts"]
+  passages: Int[ArrayLike, "*cores rows texts"]
+  counts: Int[ArrayLike, "*cores rows texts"]
+
+
+@flax.struct.dataclass
 class Scores:
-  """Scores of the three heads.
+  """Scores of the three heads for every input: of packed rows, by row and slot.
 
   Attributes:
     start: score of an answer that starts at a token; `IMPOSSIBLE` outside the
@@ -46,9 +56,9 @@ class Scores:
     rank: score of the passage.
   """
 
-  start: Float[Array, "*chunks rows length"]
-  end: Float[Array, "*chunks rows length"]
-  rank: Float[Array, "*chunks rows"]
+  start: Float[Array, "*chunks inputs length"]
+  end: Float[Array, "*chunks inputs length"]
+  rank: Float[Array, "*chunks inputs"]
 
 
 @flax.struct.dataclass
@@ -75,7 +85,8 @@ class SpanReader:
   Attributes:
     config: sizes of the BERT.
     dtype: dtype of the BERT's computation; the heads compute in float32.
-    chunk_size: rows that a device reads at once; 0 = all.
+    chunk_size: rows that a device reads at once; 0 = all.  Of packed inputs it
+      is one row.
     remat: see `bert.Bert`.
     attention: see `bert.Bert`.
   """
@@ -113,10 +124,12 @@ class SpanReader:
       for name, node in params.items()
     }
 
-  def scores(self, params: dict[str, Any], rows: Rows) -> Scores:
-    """The heads' scores of every row."""
-    count, size = rows.ids.shape[0], self.chunk_size
-    words = bert.look_up(params["bert"], rows.ids)
+  def scores(self, params: dict[str, Any], rows: Rows | PackedRows) -> Scores:
+    """The heads' scores of every input, as long as the longest tile."""
+    is_packed = isinstance(rows, PackedRows)
+    ids = rows.texts.token_ids if is_packed else rows.ids
+    count, size = ids.shape[0], 1 if is_packed else self.chunk_size
+    words = bert.look_up(params["bert"], ids)
     if not size or size >= count:
       return self._scores(params, rows, words)
     if count % size:
@@ -130,28 +143,44 @@ class SpanReader:
       lambda x: x.reshape(count // size, size, *x.shape[1:]), (rows, words)
     )
     scores = jax.lax.map(lambda chunk: self._scores(params, *chunk), chunks)
-    return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), scores)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), scores)
 
-  def _scores(self, params: dict[str, Any], rows: Rows, words: Array) -> Scores:
-    places = jnp.arange(rows.ids.shape[1])[None]
+  def _scores(
+    self, params: dict[str, Any], rows: Rows | PackedRows, words: Array
+  ) -> Scores:
+    layout: text_layout.Layout
+    if isinstance(rows, PackedRows):
+      ids, layout = rows.texts.token_ids, text_layout.Packed(rows.texts)
+      question_ends = rows.question_ends[0, rows.texts.slots]
+    else:
+      ids, question_ends = rows.ids, rows.question_ends[:, None]
+      mask = jnp.arange(ids.shape[1])[None] < rows.lengths[:, None]
+      layout = text_layout.Padded(mask, rows.dropout_keys)
     hidden = (
       bert.Bert(self.config, self.dtype, self.remat, self.attention)
       .apply(
         {"params": params["bert"]},
-        rows.ids,
-        places < rows.lengths[:, None],
-        token_types=(places >= rows.question_ends[:, None]).astype(jnp.int32),
-        dropout_keys=rows.dropout_keys,
+        ids,
+        layout,
+        token_types=(layout.positions >= question_ends).astype(jnp.int32),
         words=words,
       )
       .astype(jnp.float32)
     )
     spans = hidden @ params["span"]["kernel"] + params["span"]["bias"]
-    inside = in_passage(rows)
-    start, end = (
-      jnp.where(inside, spans[..., side], IMPOSSIBLE) for side in (0, 1)
-    )
-    rank = hidden[:, 0] @ params["rank"]["kernel"] + params["rank"]["bias"]
+    first, count = jnp.ravel(rows.passages), jnp.ravel(rows.counts)
+    tiles = [
+      _within(*tile, layout.longest)
+      for tile in zip(
+        layout.to_tiles(spans),
+        layout.split(first),
+        layout.split(count),
+        strict=True,
+      )
+    ]
+    start, end = jnp.moveaxis(jnp.concatenate(tiles), -1, 0)
+    firsts = layout.firsts(hidden)[:, 0]
+    rank = firsts @ params["rank"]["kernel"] + params["rank"]["bias"]
     return Scores(start, end, rank[:, 0])
 
   def best_spans(
@@ -183,8 +212,18 @@ class SpanReader:
     )
 
 
-def in_passage(rows: Rows) -> Bool[Array, "rows length"]:
-  """True at the tokens of the passage, the only ones that can be an answer."""
-  places = jnp.arange(rows.ids.shape[1])[None]
-  first = rows.passages[:, None]
-  return (places >= first) & (places < first + rows.counts[:, None])
+def _within(
+  scores: Float[Array, "inputs n two"],
+  first: Int[Array, " inputs"],
+  count: Int[Array, " inputs"],
+  length: int,
+) -> Float[Array, "inputs length two"]:
+  """Scores with `IMPOSSIBLE` outside the passage, and up to a length.
+
+  Only the passage's tokens, `count` from `first` on, can be an answer.
+  """
+  places = jnp.arange(scores.shape[1])
+  inside = (places >= first[:, None]) & (places < (first + count)[:, None])
+  scores = jnp.where(inside[..., None], scores, IMPOSSIBLE)
+  more = ((0, 0), (0, length - scores.shape[1]), (0, 0))
+  return jnp.pad(scores, more, constant_values=IMPOSSIBLE)

@@ -172,18 +172,20 @@ class Timer:
 
 def padding_share(batch: Mapping[str, Any]) -> float:
   """Share of a batch's token positions that hold no token, 0 to 1."""
+  kinds: list[Any] = [batch.get("questions"), batch.get("passages")]
   if "inputs" in batch:  # the reader's
-    groups = batch["inputs"]
-    tokens = sum(int(group["lengths"].sum()) for group in groups)
-    return 1.0 - tokens / sum(group["ids"].size for group in groups)
+    inputs = batch["inputs"]
+    kinds = [inputs["texts"] if isinstance(inputs, Mapping) else inputs]
   tokens = places = 0
-  for texts in (batch["questions"], batch["passages"]):
+  for texts in kinds:
     if isinstance(texts, Mapping):  # packed
       tokens += sum(int(tile["lengths"].sum()) for tile in texts["tiles"])
       places += texts["token_ids"].size
-    else:
-      tokens += sum(int(group["mask"].sum()) for group in texts)
-      places += sum(group["mask"].size for group in texts)
+      continue
+    for group in texts:
+      is_input = "lengths" in group
+      tokens += int(group["lengths" if is_input else "mask"].sum())
+      places += group["ids" if is_input else "mask"].size
   return 1.0 - tokens / places
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from dpr_jax.core import errors
 from dpr_jax.data import batches, other_positives, packing, run_texts
@@ -49,7 +49,7 @@ class Layout:
     Args:
       texts: texts of a device.
       chunk: texts of a row; 0 = all.
-      key: name of the setting `chunk`, for messages.
+      key: full name of the setting `chunk`, for messages.
 
     Raises:
       InputError: `chunk` does not divide `texts`.
@@ -58,7 +58,7 @@ class Layout:
       return cls(1, texts)
     if texts % chunk:
       raise errors.InputError(
-        f"config.train.{key}={chunk} does not divide the {texts} texts of a"
+        f"config.{key}={chunk} does not divide the {texts} texts of a"
         " device: choose a divisor, or 0 for all at once"
       )
     return cls(texts // chunk, chunk)
@@ -79,8 +79,8 @@ def layouts(
     InputError: a chunk size does not divide the texts of a device.
   """
   name = "question_chunk_size" if question_chunk else "chunk_size"
-  asked = Layout.of(questions, question_chunk or chunk, name)
-  return asked, Layout.of(questions * passages, chunk, "chunk_size")
+  asked = Layout.of(questions, question_chunk or chunk, f"train.{name}")
+  return asked, Layout.of(questions * passages, chunk, "train.chunk_size")
 
 
 def are_dealt_together(texts: int, processes: int, masks: bool) -> bool:
@@ -257,11 +257,13 @@ class PackedSource:
     labels = dealt.first * each + places[each * order]
     rows = dealt.first + order
     batch = {
-      "questions": self._packed(
-        [base.tokens.question(i) for i in dealt.indexes[order].tolist()], 0
+      "questions": pack(
+        [base.tokens.question(i) for i in dealt.indexes[order].tolist()],
+        self.shapes[0],
       ),
-      "passages": self._packed(
-        [base.tokens.passage(i) for i in dealt.texts[passages].tolist()], 1
+      "passages": pack(
+        [base.tokens.passage(i) for i in dealt.texts[passages].tolist()],
+        self.shapes[1],
       ),
       "question_rows": rows.astype(np.int32),
       "question_keys": dealt.keys[each * order].astype(np.int32),
@@ -286,24 +288,30 @@ class PackedSource:
       )
     return batch
 
-  def _packed(self, ids: Sequence[np.ndarray], kind: int) -> dict[str, Any]:
-    """Texts in rows, as a dict."""
-    shapes = self.shapes[kind]
-    packed = packed_texts.pack(
-      [
-        ids[first : first + shapes.slots]
-        for first in range(0, len(ids), shapes.slots)
-      ],
-      shapes.width,
-      [(tile.slots, tile.length) for tile in shapes.tiles],
-    )
-    return {
-      "token_ids": packed.token_ids,
-      "positions": packed.positions,
-      "slots": packed.slots,
-      "sources": packed.sources,
-      "tiles": tuple(
-        {"places": tile.places, "lengths": tile.lengths}
-        for tile in packed.tiles
-      ),
-    }
+
+def pack(
+  ids: Sequence[Integer[np.ndarray, " _"]], shapes: packing.Shapes
+) -> dict[str, Any]:
+  """Texts in rows, as a dict of the fields of `packed_texts.PackedTexts`.
+
+  Args:
+    ids: token ids of each text, in the order of rows, then slots.
+    shapes: shapes of the rows.
+  """
+  packed = packed_texts.pack(
+    [
+      ids[first : first + shapes.slots]
+      for first in range(0, len(ids), shapes.slots)
+    ],
+    shapes.width,
+    [(tile.slots, tile.length) for tile in shapes.tiles],
+  )
+  return {
+    "token_ids": packed.token_ids,
+    "positions": packed.positions,
+    "slots": packed.slots,
+    "sources": packed.sources,
+    "tiles": tuple(
+      {"places": tile.places, "lengths": tile.lengths} for tile in packed.tiles
+    ),
+  }

@@ -8,20 +8,21 @@ through the gather.  Span probabilities are over the passage's tokens only, not
 over those of the question.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.models import span_reader
 from dpr_jax.training import train_step
 
-_FIELDS = ("ids", "lengths", "question_ends", "passages", "counts")
+_PARTS = ("question_ends", "passages", "counts")
+_FIELDS = ("ids", "lengths", *_PARTS)
 _NEVER = -1e9  # score of what is masked
 
 
@@ -59,6 +60,26 @@ def rank_losses(
   return losses, jnp.argmax(ranks, axis=1) == 0
 
 
+def _read(
+  groups: dict[str, Any] | Sequence[dict[str, Array]],
+  keys: Key[Array, " inputs"] | None,
+) -> list[tuple[span_reader.Rows | span_reader.PackedRows, dict[str, Any]]]:
+  """Packed inputs or length groups with dropout keys, and their answers."""
+  if isinstance(groups, dict):
+    texts = train_step.packed(groups["texts"], keys)
+    return [
+      (span_reader.PackedRows(texts, *(groups[f] for f in _PARTS)), groups)
+    ]
+  read, first = [], 0
+  for group in groups:
+    count = group["ids"].shape[0]
+    own = None if keys is None else keys[first : first + count]
+    first += count
+    rows = span_reader.Rows(*(group[f] for f in _FIELDS), dropout_keys=own)
+    read.append((rows, group))
+  return read
+
+
 def make_reader_step(
   reader: span_reader.SpanReader,
   transformation: optax.GradientTransformation,
@@ -82,10 +103,10 @@ def make_reader_step(
 
   Returns:
     A function from a replicated state and one device's batch (see
-    `reader_batches.ReaderBatches`) to the new state and metrics of the global
-    batch: loss, rank_loss, span_loss (means over questions), accuracy
-    (share of questions whose positive ranks highest), gradient_norm (before
-    clipping), learning_rate.
+    `reader_batches`, `packed_reader_batches`) to the new state and metrics of
+    the global batch: loss, rank_loss, span_loss (means over questions),
+    accuracy (share of questions whose positive ranks highest), gradient_norm
+    (before clipping), learning_rate.
   """
   config = reader.config
   drops = max(config.hidden_dropout_prob, config.attention_probs_dropout_prob)
@@ -97,12 +118,8 @@ def make_reader_step(
       keys = jax.vmap(jax.random.fold_in, (None, 0))(base, batch["rows"])
 
     def loss_function(params):
-      ranks, spans, first = [], [], 0
-      for group in batch["inputs"]:
-        count = group["ids"].shape[0]
-        own = None if keys is None else keys[first : first + count]
-        first += count
-        rows = span_reader.Rows(*(group[f] for f in _FIELDS), dropout_keys=own)
+      ranks, spans = [], []
+      for rows, group in _read(batch["inputs"], keys):
         scores = reader.scores(params, rows)
         ranks.append(scores.rank)
         spans.append(

@@ -10,14 +10,12 @@ import time
 from collections.abc import Sequence
 
 import ml_collections
-import numpy as np
 from absl import logging
 
-from dpr_jax.core import collectives, multiprocess
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import batches, packing
 from dpr_jax.models import retriever_model
-from dpr_jax.training import packed_batches, retriever_batches
+from dpr_jax.training import packed_batches, retriever_batches, row_counts
 
 
 class RoundSources:
@@ -91,10 +89,7 @@ class RoundSources:
     ends = (*self._starts[1:], len(source))
     steps = range(self._starts[number], ends[number])
     began = time.monotonic()
-    counts, tokens = source.count(source.counted_by_me(steps))
-    counts = _of_all(counts)
-    # Each process has counted its steps, or its part of all steps.
-    tokens = int(collectives.gather(np.array([tokens], np.int64)).sum())
+    counts, tokens = row_counts.of_all(source, steps)
     if number:
       before = self._counted.get(number - 1) or self._counts(
         number - 1, self._base(number - 1)
@@ -106,27 +101,7 @@ class RoundSources:
           " step is recompiled",
           number + 1,
         )
-    places = source.with_shapes(counts).places() * len(steps)
-    logging.info(
-      "train: %d steps have %d tokens a step in %.3f times as many places"
-      " (counted in %.1f s)",
-      len(steps),
-      tokens / len(steps),
-      places / tokens,
-      time.monotonic() - began,
-    )
+    places = source.with_shapes(counts).places()
+    row_counts.log("train", len(steps), tokens, places, began)
     self._counted[number] = counts
     return counts
-
-
-def _of_all(counts: Sequence[packing.Counts]) -> tuple[packing.Counts, ...]:
-  """What holds the counts of all processes."""
-  multiprocess.barrier()  # the exchange has a time-out, counting has none
-  mine = [[each.width, *each.longest] for each in counts]
-  flat = np.array([number for each in mine for number in each], np.int64)
-  most, found = collectives.gather(flat).max(axis=0).tolist(), []
-  for each in mine:
-    width, *longest = most[: len(each)]
-    most = most[len(each) :]
-    found.append(packing.Counts(width, tuple(longest)))
-  return tuple(found)

@@ -30,14 +30,17 @@ FREE: Mapping[str, frozenset[str]] = {
   "train": _OFTEN
   | {"step_timeout", "gradient_cache", "chunk_size", "question_chunk_size"}
   | {"remat", "loss", "loss_tile", "layers", "shard_optimizer", "packing"},
-  "reader": _OFTEN | {"chunk_size", "remat"},
+  "reader": _OFTEN | {"chunk_size", "remat", "packing"},
   "model": frozenset({"attention"}),
 }
 # What older versions did where they had no such key yet.
-_BEFORE = {"train": {"packing": False}}
+_BEFORE = {"train": {"packing": False}, "reader": {"packing": False}}
 # With length groups, the chunk size decides to what length a text is padded.
 _CHUNKS = ("train.chunk_size", "train.question_chunk_size")
 _GROUPS = "train.length_groups"  # not read with packing
+_READER_GROUPS = ("reader.length_groups", "reader.length_step")  # likewise
+_PACKED = "reader.packing"
+_SORTED = "reader.sort_batches"  # packed into other batches than padded
 _TOTAL = ("train.max_steps", "train.epochs")  # the length of the run
 _WEIGHTS = "train.source_weights"  # of rounds that have not begun: free
 # Full names of settings that a stage records without their section.
@@ -83,6 +86,8 @@ class Claim(workdir_lib.Stage):
     """
     before, now = _flat(old["config"]), _flat(self.config)
     free = {*_free(before), *_free(now)}
+    if any(flat.get(_SORTED, 1) > 1 for flat in (before, now)):
+      free -= {_PACKED}
     if self._as_long_as(old):
       free |= {*_TOTAL}
     if self._weights_so_far_are(old):
@@ -362,6 +367,8 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 def _free(flat: Mapping[str, Any]) -> set[str]:
   """The keys that may change without making another run."""
   free = {f"{name}.{key}" for name, keys in FREE.items() for key in keys}
+  if flat.get(_PACKED):
+    free |= {*_READER_GROUPS}
   if flat.get("train.packing"):
     return free | {_GROUPS}
   return free if flat.get(_GROUPS, 1) == 1 else free - {*_CHUNKS}

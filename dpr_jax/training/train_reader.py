@@ -7,6 +7,7 @@ manifest.  Dev rows have exact match and F1 of the current reader's answers.
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Mapping
 
 import jax
@@ -23,8 +24,10 @@ from dpr_jax.training import (
   goodput,
   optimizer,
   optimizer_sharding,
+  packed_reader_batches,
   reader_data,
   reader_step,
+  row_counts,
   run_identity,
   train_step,
 )
@@ -125,6 +128,7 @@ def make_job(
     settings, workdir, reader.tokenizer, match=config.evaluate.match
   )
   source = make_source(settings, config.seed, data)
+  get_batches = batches_of(settings, source)
   ranks = reader.ranks or source.passages > 1
   built = build(settings, config.seed, reader.structure, source)
   setting_rules.profile_steps(
@@ -137,7 +141,7 @@ def make_job(
     name=reader_model.STAGE,
     folder=workdir.reader,
     steps=source.steps,
-    rounds=(job_lib.Round(0, lambda: source),),
+    rounds=(job_lib.Round(0, get_batches),),
     questions=settings.batch_size,
     passages=settings.batch_size * source.passages,
     built=built,
@@ -193,7 +197,7 @@ def check_before(
 def make_source(
   reader: ml_collections.ConfigDict, seed: int, data: reader_examples.Examples
 ) -> reader_batches.ReaderBatches:
-  """The source of batches.
+  """The source of padded batches, or of what `batches_of` packs.
 
   Args:
     reader: section `reader` of the config.
@@ -218,6 +222,40 @@ def make_source(
     process=jax.process_index(),
     processes=jax.process_count(),
   )
+
+
+def batches_of(
+  reader: ml_collections.ConfigDict, source: reader_batches.ReaderBatches
+) -> Callable[[], batches.Source]:
+  """Function that makes the batches of a run, packed or padded.
+
+  All processes call it at the same time: for packed rows it counts the tokens
+  of all steps.
+
+  Args:
+    reader: section `reader` of the config.
+    source: from `make_source`.
+
+  Raises:
+    InputError: the chunk size does not divide the inputs of a device.
+  """
+  if not reader.packing:
+    return lambda: source
+  packed = packed_reader_batches.PackedReaderBatches.of(
+    source, reader.chunk_size
+  )
+
+  def counted() -> batches.Source:
+    began = time.monotonic()
+    steps = range(len(packed))
+    counts, tokens = row_counts.of_all(packed, steps)
+    found = packed.with_shapes(counts)
+    row_counts.log(
+      reader_model.STAGE, len(steps), tokens, found.places(), began
+    )
+    return found
+
+  return counted
 
 
 def check(reader: ml_collections.ConfigDict) -> None:

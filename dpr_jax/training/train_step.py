@@ -71,17 +71,24 @@ def dropout_keys(
   return of_questions, fold(jax.random.fold_in(base, 1), passage_rows)
 
 
+def packed(
+  fields: dict[str, Any], keys: Key[Array, " texts"] | None
+) -> packed_texts.PackedTexts:
+  """A batch's packed texts of one kind, with their dropout keys."""
+  fields = dict(fields)
+  tiles = tuple(packed_texts.Tile(**tile) for tile in fields.pop("tiles"))
+  if keys is not None:
+    keys = keys.reshape(len(fields["token_ids"]), -1)  # [rows, texts]
+  return packed_texts.PackedTexts(tiles=tiles, dropout_keys=keys, **fields)
+
+
 def _texts(
   groups: dict[str, Any] | Sequence[dict[str, Array]],
   keys: Key[Array, " texts"] | None,
 ) -> list[dual_encoder.Texts | packed_texts.PackedTexts]:
   """The packed texts or length groups of one kind, with their dropout keys."""
   if isinstance(groups, dict):
-    fields = dict(groups)
-    tiles = tuple(packed_texts.Tile(**tile) for tile in fields.pop("tiles"))
-    if keys is not None:
-      keys = keys.reshape(len(fields["token_ids"]), -1)  # [rows, texts]
-    return [packed_texts.PackedTexts(tiles=tiles, dropout_keys=keys, **fields)]
+    return [packed(groups, keys)]
   texts, first = [], 0
   for group in groups:
     rows = group["ids"].shape[0]

@@ -41,6 +41,10 @@ CASES = {
     "train.scale_rule=sqrt",
   ),
   "train.packing is False": ("train.length_groups=4", "train.packing=False"),
+  "reader.packing is False": (
+    "reader.length_step=32 reader.train=results",
+    "reader.packing=False",
+  ),
   "train.loss is tiled or ring": ("train.loss_tile=16", "train.loss=ring"),
   "train.dev_questions > 0": (
     "train.dev_every=5 train.dev_questions=0",

@@ -213,6 +213,7 @@ VALUES = [
   rate("reader.dropout", "< 1", "1", "0"),
   count("reader.chunk_size", 0),
   choice("reader.remat", ["none", "inner", "layer"], "all"),
+  switch("reader.packing"),
   count("reader.length_groups", 1),
   count("reader.length_step", 0),
   count("reader.sort_batches", 1),

@@ -51,7 +51,7 @@ def test_squad_answers_stand_in_their_windows(reader_tokenizer, tmp_path):
       (drawn,) = source.draw(question, epoch)
       assert len(drawn.spans) == 1
       ((first, last),) = drawn.spans
-      ids = drawn.input.ids[first : last + 1].tolist()
+      ids = source.inputs([drawn])[0].ids[first : last + 1].tolist()
       assert reader_tokenizer.backend.decode(ids) == "city"
 
 
@@ -155,13 +155,12 @@ def test_positive_first_then_negatives_then_padding(data):
     drawn = source.draw(question, 0)
     assert drawn[0].spans
     missing = max(0, 3 - len(example.negatives))
-    assert [one.input is None for one in drawn] == [
+    assert [one is None for one in drawn] == [
       *[False] * (4 - missing),
       *[True] * missing,
     ]
   draws = {
-    tuple(len(d.input.ids) for d in source.draw(2, epoch) if d.input)
-    for epoch in range(8)
+    tuple(d.length for d in source.draw(2, epoch) if d) for epoch in range(8)
   }
   assert len(draws) > 1  # other negatives in other epochs
   assert np.all([len(source.draw(2, 0)) == 4])

@@ -78,6 +78,9 @@ def test_padding_of_the_readers_inputs():
     {"lengths": np.array([2]), "ids": np.zeros((1, 6))},
   )
   assert metrics.padding_share({"inputs": groups}) == 0.5
+  tiles = ({"lengths": np.array([[4], [3]])},)
+  packed = {"token_ids": np.zeros((2, 7)), "tiles": tiles}
+  assert metrics.padding_share({"inputs": {"texts": packed}}) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from dpr_jax.core import devices as devices_lib
-from dpr_jax.models import bert, span_reader
+from dpr_jax.data import packing
+from dpr_jax.models import bert, packed_texts, span_reader
 from dpr_jax.training import reader_step, train_step
 
 pytestmark = pytest.mark.compiles
@@ -68,7 +69,40 @@ def _deal(batch, cores, groups, order):
   }
 
 
-def _run(dropout, cores, groups=1, order=None, chunk_size=0):
+PARTS = ("question_ends", "passages", "counts")
+
+
+def _pack(batch, slots, width, tiles):
+  """The batch in packed rows: the longest inputs in slot 0."""
+  order = packing.deal(batch["lengths"], len(batch["rows"]) // slots)
+  texts = packed_texts.pack(
+    [[batch["ids"][i, : batch["lengths"][i]] for i in row] for row in order],
+    width,
+    tiles,
+  )
+  fields = {
+    name: getattr(texts, name)
+    for name in ("token_ids", "positions", "slots", "sources")
+  }
+  tiles = tuple(
+    {"places": tile.places, "lengths": tile.lengths} for tile in texts.tiles
+  )
+  own = order.reshape(-1)
+  return {
+    "inputs": {
+      "texts": {**fields, "tiles": tiles},
+      **{name: batch[name][order].astype(np.int32) for name in PARTS},
+      **{
+        name: batch[name][own].astype(np.int32)
+        for name in ("starts", "ends", "spans")
+      },
+    },
+    "rows": own.astype(np.int32),
+    "valid": batch["valid"][own],
+  }
+
+
+def _run(dropout, cores, groups=1, order=None, chunk_size=0, packed=None):
   """(metrics, update of the parameters) of one step of plain SGD."""
   reader = span_reader.SpanReader(_config(dropout), chunk_size=chunk_size)
   tower = bert.init_params(reader.config, jax.random.key(0))
@@ -88,7 +122,11 @@ def _run(dropout, cores, groups=1, order=None, chunk_size=0):
     np.int32(2), params, transformation.init(params)
   )
   order = np.arange(16) if order is None else order
-  batch = _deal(_global_batch(), cores, groups, order)
+  batch = _global_batch()
+  if packed:
+    batch = _pack(batch, **packed)
+  else:
+    batch = _deal(batch, cores, groups, order)
   new, reported = devices_lib.map_train_step(step, devices)(
     devices_lib.replicate(state, devices),
     devices_lib.split_over_cores(batch, devices),
@@ -143,6 +181,8 @@ def test_same_on_any_cores_in_any_order():
   for found, others in (
     _run(0.1, 8),
     _run(0.1, 4, groups=2, order=order, chunk_size=1),
+    # Four rows of four inputs of 8 to 10 tokens, on 2 devices.
+    _run(0.1, 2, packed={"slots": 4, "width": 40, "tiles": ((1, 16), (3, 12))}),
   ):
     for key, value in wanted.items():
       assert found[key] == pytest.approx(value, rel=1e-5, abs=1e-6), key

@@ -318,6 +318,7 @@ def test_the_reader_s_settings(tiny_config, fresh_workdir):
     "reader__profile_steps": (1, 2),
     "reader__best_metric": "dev_f1",
     "reader__remat": "layer",
+    "reader__packing": False,
   }
   changed = _changed(config, **free)
   train_reader.check_before(changed, fresh_workdir)
@@ -331,6 +332,33 @@ def test_the_reader_s_settings(tiny_config, fresh_workdir):
   changed = _changed(config, reader__batch_size=5, reader__passages=3)
   with pytest.raises(errors.InputError, match="reader.batch_size=5 questions"):
     train_reader.train_reader(changed, fresh_workdir)
+
+
+def test_padded_training_of_a_reader_resumes_packed(tiny_config, fresh_workdir):
+  """Of an older version; not if batches were sorted, which are others."""
+
+  def changed(before, **now):
+    old = train_reader.bare_claim(
+      _changed(tiny_config, **before), fresh_workdir
+    )
+    config = copy.deepcopy(old.config)
+    if "reader__packing" not in before:
+      del config["reader"]["packing"]
+    claim = train_reader.bare_claim(_changed(tiny_config, **now), fresh_workdir)
+    return claim.changed({"config": config, "inputs": {}})
+
+  groups = {"reader__length_groups": 2, "reader__length_step": 8}
+  padded, sort = {"reader__packing": False}, {"reader__sort_batches": 4}
+  assert changed(groups) == []
+  assert changed(sort) == [
+    "config.reader.packing was False, is True",
+    "config.reader.sort_batches was 4, is 1",
+  ]
+  assert changed(sort, **sort) == ["config.reader.packing was False, is True"]
+  assert changed(sort, **sort, **padded) == []
+  assert changed(padded, **padded, **sort) == [
+    "config.reader.sort_batches was 1, is 4"
+  ]
 
 
 def test_a_path_spelt_in_another_way_is_the_same_run(tmp_path):

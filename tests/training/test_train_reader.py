@@ -193,7 +193,7 @@ def test_the_reader_opens_without_what_it_started_from(
 
 
 def test_squad_then_results(config, retrieved, tmp_path):
-  """A reader from SQuAD's format, and one from results that starts from it."""
+  """Padded, from SQuAD's format; and from results, starting from that."""
   passages = ["The city of Ulm is old.", "Bern is a town in the Alps."] * 4
   qas = [
     {
@@ -215,6 +215,7 @@ def test_squad_then_results(config, retrieved, tmp_path):
   first = copy.deepcopy(config)
   first.reader.train = first.reader.dev = str(path)
   first.reader.passages, first.reader.max_steps = 1, 2
+  first.reader.packing, first.reader.length_groups = False, 2
   workdir_lib.write_json(place.root / "config.json", _plain(first))
   _train(first, place)
   reader = reader_model.trained(first, place)
