@@ -31,6 +31,8 @@ _SPEEDS = (
   "thread",
   "compil",
   "data_wait",
+  "goodput",
+  "mfu",
 )
 
 
