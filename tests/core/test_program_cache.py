@@ -30,6 +30,7 @@ def jax_settings(monkeypatch):
   opener = compilation_cache.get_file_cache
   jax.config.update("jax_compilation_cache_dir", None)
   jax.config.update("jax_compilation_cache_max_size", -1)
+  jax.config.update("jax_enable_compilation_cache", True)  # plans switch it off
   monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
   compilation_cache.reset_cache()
   yield jax.config

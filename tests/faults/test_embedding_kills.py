@@ -91,6 +91,7 @@ class Runs:
     """sha256 of the shards; nothing else is there."""
     files = vector_shards.open_vectors(self.folder).manifest["files"]
     names = {name for n in range(SHARDS) for name in vector_shards.names(n)}
+    names |= {vector_shards.digests_name(n) for n in range(SHARDS)}
     assert set(files) == names
     assert {p.name for p in self.folder.iterdir()} == names | {"manifest.json"}
     return files

@@ -100,7 +100,7 @@ def _params(encoder):
   return params
 
 
-def _batch(problem):
+def batch(problem):
   """A global batch with padding, copies of positives and masked answers."""
   generator = np.random.default_rng(problem.negatives)
   each = 1 + problem.negatives
@@ -202,15 +202,15 @@ def start(problem, way, texts, transformation, devices=None):
     train_step.TrainState(np.int32(7), params, transformation.init(params)),
     devices,
   )
-  batch = _batch(problem)
+  whole = batch(problem)
   if texts == "packed":
-    batch = _pack(batch, settings, len(devices or jax.devices()))
+    whole = _pack(whole, settings, len(devices or jax.devices()))
 
   def share(x):  # this process's
     return np.split(x, jax.process_count())[jax.process_index()]
 
-  batch = jax.tree.map(share, batch)
-  return step, state, devices_lib.split_over_cores(batch, devices)
+  own = jax.tree.map(share, whole)
+  return step, state, devices_lib.split_over_cores(own, devices)
 
 
 def compute(problem, way, texts, devices=None):

@@ -52,9 +52,7 @@ def _build(tiny_config, **settings):
 
 
 def _train(built, state, steps, first=0):
-  batch = equivalence._batch(
-    equivalence.Problem(1, 0.1, False), slice(0, equivalence.QUESTIONS)
-  )
+  batch = equivalence.batch(equivalence.Problem(1, 0.1, False))
   step, rows = built.mapped(), []
   for _ in range(first, steps):
     state, reported = step(state, devices_lib.split_over_cores(batch))
@@ -175,9 +173,7 @@ def test_nothing_recompiles_between_steps(tiny_config):
   built, model = _build(tiny_config, shard_optimizer=True, layers="scanned")
   state = built.place(0, *built.init(model.params))
   batch = devices_lib.split_over_cores(
-    equivalence._batch(
-      equivalence.Problem(1, 0.1, False), slice(0, equivalence.QUESTIONS)
-    )
+    equivalence.batch(equivalence.Problem(1, 0.1, False))
   )
   step, compiled = built.mapped(), []
 
