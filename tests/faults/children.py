@@ -1,5 +1,6 @@
 """Calls in forked children: bounded, measured, and unable to harm the tests."""
 
+import gc
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ def in_child(function, seconds=120):
     status = 1
     try:
       os.close(reading)
+      gc.freeze()  # the child must not free what is JAX's: its threads are gone
       signal.alarm(seconds)
       with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak is forgotten
