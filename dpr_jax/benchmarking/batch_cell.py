@@ -7,20 +7,17 @@ compiler predicts is available.  The peak is the process's resident set, without
 the peak of the compiler itself.
 """
 
-import json
 import pathlib
-import sys
 import time
 from typing import Any
 
 import jax
 import ml_collections
 
-from dpr_jax.benchmarking import harness, synthetic
+from dpr_jax.benchmarking import cells, harness, synthetic
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import devices as devices_lib
-from dpr_jax.core import errors, memory
-from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.core import memory
 from dpr_jax.models import retriever_model
 from dpr_jax.training import train_step
 
@@ -95,23 +92,17 @@ def _forget_peak() -> None:
     pass  # then the peak includes the compiler's: it is too high, never too low
 
 
-def main() -> None:
-  """Reads the JSON, measures, writes the JSON; exits with 2 on bad input."""
-  spec = json.load(sys.stdin)
+def run(spec: dict[str, Any]) -> dict[str, Any]:
+  """Measures the config of a task."""
   if spec["cpu_devices"]:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", spec["cpu_devices"])
-  try:
-    found = measure(
-      config_lib.read(spec["config"]),
-      repeats=spec["repeats"],
-      memory_share=spec["memory_share"],
-    )
-  except errors.InputError as error:
-    print(" ".join(str(error).split()), file=sys.stderr)
-    sys.exit(2)
-  workdir_lib.write_json(spec["result"], found)
+  return measure(
+    config_lib.read(spec["config"]),
+    repeats=spec["repeats"],
+    memory_share=spec["memory_share"],
+  )
 
 
 if __name__ == "__main__":
-  main()
+  cells.main(run)

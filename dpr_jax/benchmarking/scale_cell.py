@@ -4,61 +4,20 @@ Input: JSON on standard input (see `scale.py`).  Output: the JSON file `result`
 with the stage's seconds, peak memory, and the bytes of the folder it wrote.
 """
 
-import json
 import os
 import pathlib
-import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 
-from dpr_jax.benchmarking import scale_texts
+from dpr_jax.benchmarking import cells, scale_texts
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, memory
 from dpr_jax.core import workdir as workdir_lib
 
-_SAMPLE_SECONDS = 0.02
 DEPTH = 100  # passages retrieved per question
 Stage = Callable[[], Any]
-
-
-class TreeMemory:
-  """Measures the peak memory of this process and its children in the block.
-
-  Attributes:
-    anonymous: peak of the sum of the memory that is not mapped from files, in
-      bytes; the system cannot drop it.  None = not reported.
-    resident: largest resident set of this process, mapped files included.
-  """
-
-  def __enter__(self) -> "TreeMemory":
-    self.anonymous: int | None = None
-    self.resident: int | None = None
-    self._done = threading.Event()
-    self._thread = threading.Thread(target=self._watch, daemon=True)
-    self._thread.start()
-    return self
-
-  def _watch(self) -> None:
-    while not self._done.wait(_SAMPLE_SECONDS):
-      self._look()
-
-  def _look(self) -> None:
-    own = memory.status("RssAnon")
-    if own is not None:
-      total = own + sum(
-        memory.status("RssAnon", child) or 0 for child in memory.children()
-      )
-      self.anonymous = max(self.anonymous or 0, total)
-
-  def __exit__(self, *_) -> None:
-    self._look()
-    self._done.set()
-    self._thread.join()
-    self.resident = memory.status("VmHWM")
 
 
 def settings(texts: dict[str, str]) -> ml_collections.ConfigDict:
@@ -197,11 +156,11 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
 
   Returns:
     `seconds`, `cpu_seconds`, `anonymous_bytes`, `resident_bytes` (see
-    `TreeMemory`), `disk_bytes` of its folder, and `questions` of `ASKED`.
+    `cells.PeakMemory`), `disk_bytes` of its folder, and `questions` of `ASKED`.
   """
   cell, name = Cell(spec), spec["stage"]
   run = getattr(cell, name)()
-  with TreeMemory() as peak:
+  with cells.PeakMemory(children=True) as peak:
     cpu, started = _cpu_seconds(), time.perf_counter()
     run()
     seconds, cpu = time.perf_counter() - started, _cpu_seconds() - cpu
@@ -216,17 +175,6 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def main() -> None:
-  """Reads the JSON, measures, writes the JSON; exits with 2 on bad input."""
-  spec = json.load(sys.stdin)
-  os.environ.setdefault("JAX_PLATFORMS", "cpu")
-  try:
-    found = measure(spec)
-  except errors.InputError as error:
-    print(" ".join(str(error).split()), file=sys.stderr)
-    sys.exit(2)
-  workdir_lib.write_json(spec["result"], found)
-
-
 if __name__ == "__main__":
-  main()
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  cells.main(measure)

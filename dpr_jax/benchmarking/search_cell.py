@@ -5,57 +5,20 @@ time, bytes per vector, peak anonymous memory while building (pages of mapped
 files belong to the system), recall and speed; and a file of the rows found.
 """
 
-import json
 import os
 import pathlib
-import sys
 import tempfile
-import threading
 import time
 from typing import Any
 
 import faiss
 import numpy as np
 
-from dpr_jax.benchmarking import clusters
-from dpr_jax.core import errors, memory
-from dpr_jax.core import workdir as workdir_lib
+from dpr_jax.benchmarking import cells, clusters
 from dpr_jax.index import faiss_build, faiss_search, faiss_tune
 
 EXACT = "exact"  # exact search on the devices, in place of a factory string
 DEPTH = 100
-_SAMPLE_SECONDS = 0.02
-
-
-class PeakMemory:
-  """Measures the peak anonymous memory of this process inside the block.
-
-  Attributes:
-    bytes: peak minus the memory at the start; None = not reported.
-  """
-
-  def __enter__(self) -> "PeakMemory":
-    self._before = memory.status("RssAnon")
-    self._peak = self._before
-    self._done = threading.Event()
-    self._thread = threading.Thread(target=self._watch, daemon=True)
-    self._thread.start()
-    return self
-
-  def _watch(self) -> None:
-    while not self._done.wait(_SAMPLE_SECONDS):
-      self._look()
-
-  def _look(self) -> None:
-    now = memory.status("RssAnon")
-    if now is not None:
-      self._peak = max(self._peak, now)
-
-  def __exit__(self, *_) -> None:
-    self._look()
-    self._done.set()
-    self._thread.join()
-    self.bytes = None if self._before is None else self._peak - self._before
 
 
 def open_vectors(path: str) -> faiss_build.Vectors:
@@ -73,7 +36,7 @@ def measure_index(
   """Builds, writes, opens, tunes and measures a FAISS index."""
   vectors, questions = open_vectors(spec["vectors"]), np.load(spec["questions"])
   settings = faiss_build.Settings(**spec["settings"])
-  with PeakMemory() as peak:
+  with cells.PeakMemory() as peak:
     started = time.perf_counter()
     built = faiss_build.build_index(vectors, settings)
     seconds = time.perf_counter() - started
@@ -91,7 +54,7 @@ def measure_index(
   size = path.stat().st_size
   return {
     "build_seconds": seconds,
-    "peak_bytes": peak.bytes,
+    "peak_bytes": peak.grown,
     "bytes": size,
     "bytes_per_vector": size / len(vectors),
     "search": chosen,
@@ -107,7 +70,7 @@ def measure_exact(spec: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
   search = exact_search.ExactSearch(
     vectors, exact_search.Settings(storage=spec["storage"])
   )
-  with PeakMemory() as peak:
+  with cells.PeakMemory() as peak:
     started = time.perf_counter()
     search.search(questions[:1], DEPTH)  # copies vectors and compiles
     seconds = time.perf_counter() - started
@@ -118,7 +81,7 @@ def measure_exact(spec: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
   width = {"float32": 4, "bfloat16": 2}[spec["storage"]] * vectors.dim
   return {
     "build_seconds": seconds,
-    "peak_bytes": peak.bytes,
+    "peak_bytes": peak.grown,
     "bytes": width * len(vectors),
     "bytes_per_vector": width,
     "search": {},
@@ -130,9 +93,8 @@ def measure_exact(spec: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
   }, rows
 
 
-def main() -> None:
-  """Reads the JSON, measures, writes the JSON; exits with 2 on bad input."""
-  spec = json.load(sys.stdin)
+def measure(spec: dict[str, Any]) -> dict[str, Any]:
+  """Measures the index of a task; writes the rows found to its file `rows`."""
   if spec.get("speed_of") == "1 thread" and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
   if spec["factory"] == EXACT:
@@ -141,18 +103,13 @@ def main() -> None:
     jax.config.update("jax_platforms", spec["platform"])
     if spec["cpu_devices"]:
       jax.config.update("jax_num_cpu_devices", spec["cpu_devices"])
-  try:
-    if spec["factory"] == EXACT:
-      found, rows = measure_exact(spec)
-    else:
-      with tempfile.TemporaryDirectory(dir=spec["scratch"]) as folder:
-        found, rows = measure_index(spec, pathlib.Path(folder))
-  except errors.InputError as error:
-    print(" ".join(str(error).split()), file=sys.stderr)
-    sys.exit(2)
+    found, rows = measure_exact(spec)
+  else:
+    with tempfile.TemporaryDirectory(dir=spec["scratch"]) as folder:
+      found, rows = measure_index(spec, pathlib.Path(folder))
   np.save(spec["rows"], rows)
-  workdir_lib.write_json(spec["result"], found)
+  return found
 
 
 if __name__ == "__main__":
-  main()
+  cells.main(measure)

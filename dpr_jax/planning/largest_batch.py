@@ -31,14 +31,11 @@ def largest(
 
   def fits(value: int) -> bool:
     changed = _with(config, value, topology.cores)
-    rows = tpu_plan.packed_rows(changed, topology, lengths)
-    lowered, flops = tpu_plan.lower_train(changed, on, lengths, rows)
-    step = tpu_plan.compile_step(lowered, topology, flops, quick=quick)
-    say(
-      f"{_name(config)}={_shown(config, value, topology.cores)}:"
-      f" {step.memory['total'] / 2**30:.2f} GiB,"
-      f" {'fits' if step.fits else 'does not fit'}"
+    step, _ = tpu_plan.compile_train(
+      changed, topology, on, lengths, quick=quick
     )
+    shown = _shown(config, value, topology.cores)
+    say(f"{_name(config)}={shown}: {step.said()}")
     return step.fits
 
   best = last_that_fits(_candidates(config, topology.cores), fits)

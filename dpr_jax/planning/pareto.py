@@ -123,13 +123,10 @@ def outcomes(
       changed.train.chunk_size = choice.chunk
       changed.train.question_chunk_size = 0
       changed.train.gradient_cache = choice.chunk > 0
-    rows = tpu_plan.packed_rows(changed, topology, lengths)
-    lowered, flops = tpu_plan.lower_train(changed, on, lengths, rows)
-    step = tpu_plan.compile_step(lowered, topology, flops, quick=quick)
-    say(
-      f"{_named(choice)}: {step.memory['total'] / 2**30:.2f} GiB,"
-      f" {'fits' if step.fits else 'does not fit'}"
+    step, _ = tpu_plan.compile_train(
+      changed, topology, on, lengths, quick=quick
     )
+    say(f"{_named(choice)}: {step.said()}")
     return step
 
   questions = max(1, config.train.batch_size // topology.cores)

@@ -82,6 +82,11 @@ class Step:
   seconds: dict[str, float] = dataclasses.field(default_factory=dict)
   compile_seconds: float = 0.0
 
+  def said(self) -> str:
+    """Memory, and whether it fits, in words."""
+    fits = "fits" if self.fits else "does not fit"
+    return f"{self.memory['total'] / 2**30:.2f} GiB, {fits}"
+
   def flops_ratio(self) -> float:
     """Ratio of compiled to model FLOPs."""
     return self.compiled_flops / self.model_flops
@@ -174,6 +179,31 @@ def lower_train(
   state = built.shapes(model.params)
   lowered = built.mapped(on).lower(state, sizes.batch(config, len(on), rows))
   return lowered, sizes.train_flops(config, model.encoder, lengths)
+
+
+def compile_train(
+  config: ml_collections.ConfigDict,
+  topology: chips.Topology,
+  on: list[Any],
+  lengths: text_lengths.Lengths | None,
+  *,
+  quick: bool,
+) -> tuple[Step, text_lengths.Rows | None]:
+  """The compiled train step, and the rows of its packed texts.
+
+  Args:
+    config: configuration of the experiment.
+    topology: TPU slice to plan for.
+    on: its devices.
+    lengths: lengths of the texts; None = full length.
+    quick: see `compile_step`.
+
+  Raises:
+    InputError: see `packed_rows`.
+  """
+  rows = packed_rows(config, topology, lengths)
+  lowered, flops = lower_train(config, on, lengths, rows)
+  return compile_step(lowered, topology, flops, quick=quick), rows
 
 
 def lower_embed(
@@ -311,10 +341,8 @@ def plan(
   """
   config = resolved(config)
   on = devices(topology)
-  rows = packed_rows(config, topology, lengths)
   say(f"compiling the train step for {topology.name}")
-  lowered, flops = lower_train(config, on, lengths, rows)
-  train = compile_step(lowered, topology, flops, quick=quick)
+  train, rows = compile_train(config, topology, on, lengths, quick=quick)
   report: dict[str, Any] = {
     "topology": topology.name,
     "cores": topology.cores,

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from dpr_jax.benchmarking import batch, batch_cell
+from dpr_jax.benchmarking import batch, batch_cell, cells
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import workdir as workdir_lib
 
@@ -24,7 +24,7 @@ def test_bad_input_in_a_cell(cell_base, tmp_path, monkeypatch, capsys):
   }
   monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(spec)))
   with pytest.raises(SystemExit, match="2"):
-    batch_cell.main()
+    cells.main(batch_cell.run)
   last = capsys.readouterr().err.strip().splitlines()[-1]
   assert "config.model.pooling='sum': must be one of" in last
   assert not (tmp_path / "out.json").exists()

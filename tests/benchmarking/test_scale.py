@@ -7,7 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from dpr_jax.benchmarking import harness, scale, scale_cell, scale_texts
+from dpr_jax.benchmarking import (
+  cells,
+  harness,
+  scale,
+  scale_cell,
+  scale_texts,
+)
 from dpr_jax.core import errors, memory
 from dpr_jax.core import workdir as workdir_lib
 
@@ -186,6 +192,6 @@ def test_memory_of_children_is_counted(monkeypatch):
   monkeypatch.setattr(
     memory, "status", lambda name, process="self": sizes.get(process)
   )
-  with scale_cell.TreeMemory() as peak:
+  with cells.PeakMemory(children=True) as peak:
     pass
   assert peak.anonymous == 123  # 8 has ended
