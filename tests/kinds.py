@@ -9,9 +9,6 @@ A test is `quick`, and in `make quick`, unless one of these markers is on it:
 - `compiles`: it compiles more than a layer, or trains, or works through much
   data.  Put on by itself where the test uses one of `COMPILING`.
 
-Apart from these, `torch` is put on by itself on the tests of a file of which
-some are skipped without PyTorch.  `make compare` runs these files alone.
-
 At the end of a run of quick tests those are listed that took long.
 """
 
@@ -19,7 +16,6 @@ import _posixsubprocess
 import collections
 import functools
 import pathlib
-import re
 import resource
 import sys
 
@@ -28,12 +24,6 @@ import pytest
 
 # Fixtures that stand for models of several layers.
 COMPILING = {"compile_plan", "flow", "starter_folder"}
-# Tests are skipped by this function, or by one of these helpers of theirs.
-_TORCH = re.compile(
-  r'importorskip\(\s*"(torch|sentence_transformers)\b'
-  r"|^from tests(\.models)? import .*(layout_writers|families)",
-  re.MULTILINE,
-)
 SLOW_SECONDS = 3.0  # of CPU, in a quick test
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _FOLDERS = pytest.StashKey[dict[str, int]]()
@@ -58,7 +48,6 @@ def pytest_configure(config: pytest.Config) -> None:
     "processes: starts a process or forks",
     "compiles: compiles more than a layer, trains, or works through much data",
     "quick: none of these; put on by itself",
-    "torch: its file compares with PyTorch; put on by itself",
   ):
     config.addinivalue_line("markers", line)
   global _watched
@@ -92,12 +81,6 @@ def is_quick(item: pytest.Item) -> bool:
   return not any(item.get_closest_marker(name) for name in others)
 
 
-@functools.cache
-def compares_with_torch(path: pathlib.Path) -> bool:
-  """True for a file of which some tests are skipped without PyTorch."""
-  return bool(_TORCH.search(path.read_text(encoding="utf-8")))
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
   config: pytest.Config, items: list[pytest.Item]
@@ -115,8 +98,6 @@ def pytest_collection_modifyitems(
       item.add_marker("compiles")
     if is_quick(item):
       item.add_marker("quick")
-    if compares_with_torch(item.path):
-      item.add_marker("torch")
     folder = item.path.parent.relative_to(_REPOSITORY).as_posix()
     folders[folder] += is_quick(item)
   config.stash[_FOLDERS] = folders

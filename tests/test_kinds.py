@@ -59,23 +59,6 @@ def test_is_quick():
     assert not kinds.is_quick(Item("fault_row", marker))
 
 
-@pytest.mark.parametrize(
-  ("text", "expected"),
-  [
-    ('x = pytest.importorskip("torch", reason="no torch")', True),
-    ('m = pytest.importorskip(\n  "sentence_transformers.x")', True),
-    ("import os\nfrom tests.models import layout_writers as writers", True),
-    ("from tests import families", True),
-    ('pytest.importorskip("torchless")', False),
-    ('name = "torch"', False),
-  ],
-)
-def test_files_that_compare_with_torch(tmp_path, text, expected):
-  path = tmp_path / "test_it.py"
-  path.write_text(text)
-  assert kinds.compares_with_torch(path) == expected
-
-
 def test_markers_that_put_themselves_on(request, environment):
   """`environment` is for processes, so this is no quick test."""
   del environment

@@ -373,7 +373,7 @@ def sections_handed_on(tree: ast.Module) -> set[str]:
 def keys_read() -> set[tuple[str, str]]:
   """(owner, key pattern) of every attribute and item that our code reads.
 
-  An item is `owner[key]` or `owner.get(key, ...)`.
+  An item is `owner[key]` or `owner.get("key", ...)`.
   """
   found = set()
   for path in SOURCES:
@@ -390,8 +390,9 @@ def keys_read() -> set[tuple[str, str]]:
       if node.value.isidentifier()
     }
     for node in ast.walk(tree):
-      if isinstance(node, ast.Call) and node.args:
-        if last_name(node.func) == "get":
+      if isinstance(node, ast.Call):
+        gets = last_name(node.func) == "get" and node.args
+        if gets and isinstance(node.args[0], ast.Constant):
           owner = last_name(node.func.value)
           found.add((owner, subscript_pattern(node.args[0], strings)))
         continue

@@ -1,16 +1,17 @@
 """The table of all commands: name, help, function and flags of each.
 
-To add a command, add one row here and one module with its function, which
-takes an `Invocation`.  Usage, `COMMAND --help`, flag checks, "did you mean",
-the order of `run` and the setup before a command follow from the rows.  A
-command's module is imported only when the command is called.
+To add a command, add one row, here or in the tables of the stages
+(`commands_stages.py`) and benchmarks (`commands_bench.py`), and one module with
+its function, which takes an `Invocation`.  Usage, `COMMAND --help`, checks of
+flags, "did you mean", the order of `run` and the setup before a command follow
+from the rows.  A command's module is imported only when the command is called.
 """
 
 from typing import Any
 
+from dpr_jax.cli import commands_bench, commands_stages
 from dpr_jax.cli import flags as f
 from dpr_jax.cli.command import (
-  ALWAYS,
   APART,
   FIRST,
   NONE,
@@ -25,177 +26,9 @@ from dpr_jax.cli.command import (
 )
 from dpr_jax.cli.flags import Flag, switch
 
-_STAGE = (*f.EXPERIMENT, *f.DEVICES, f.OVERWRITE)
 _INT8 = switch("int8", "With onnx: also write graphs with int8 weights.")
-_BENCH = (*f.EXPERIMENT, *f.DEVICES, f.JSON)
 
-_STAGES = (
-  Command(
-    "prepare",
-    "Read the corpus and the questions into the workdir",
-    "stages:prepare",
-    processes=FIRST,
-    in_run=ALWAYS,
-    flags=_STAGE,
-  ),
-  Command(
-    "mine",
-    "Find hard negatives, with BM25 or with the trained towers",
-    "stages:mine",
-    "--workdir=W --from=model",
-    in_run=WITH_TRAINING,
-    devices=lambda values: values["from"] == "model",
-    uses=lambda values: (TOWERS,) if values["from"] == "model" else (),
-    flags=(
-      *_STAGE,
-      f.FROM.saying(
-        "bm25, or model: the trained towers of this workdir and their index;"
-        " default: bm25.",
-        shown="bm25|model",
-      ),
-    ),
-  ),
-  Command(
-    "train",
-    "Train the two towers",
-    "stages:train",
-    in_run=WITH_TRAINING,
-    devices=True,
-    flags=_STAGE,
-  ),
-  Command(
-    "embed",
-    "Encode the corpus into vectors",
-    "stages:embed",
-    "--workdir=W",
-    in_run=ALWAYS,
-    devices=True,
-    uses=(TOWERS, START),
-    flags=(*_STAGE, f.MODEL),
-  ),
-  Command(
-    "index",
-    "Build a FAISS index of the vectors",
-    "stages:index",
-    "--workdir=W --config.index.factory=HNSW32 --tune",
-    in_run=ALWAYS,
-    devices=lambda values: not values["plan"],
-    uses=(TOWERS,),
-    flags=(
-      *_STAGE,
-      f.MODEL,
-      f.BACKEND,
-      f.TUNE.saying(
-        "Choose the fastest search that reaches config.index.recall_target."
-      ),
-      Flag(
-        "shard",
-        "Build only shard N of config.index.shards, counted from 0.",
-        "N",
-        kind=int,
-      ),
-      switch(
-        "plan",
-        "Print memory, disk space and time needed, and recommend a factory;"
-        " builds nothing.",
-      ),
-      f.VECTORS.saying(
-        "With --plan: the number of vectors; default: the workdir's."
-      ),
-      f.DIM,
-    ),
-  ),
-  Command(
-    "retrieve",
-    "Retrieve passages for a set of questions",
-    "stages:retrieve",
-    "--workdir=W --method=dense,hybrid --questions=q.qa.csv --name=mine",
-    in_run=ALWAYS,
-    devices=True,
-    uses=lambda values: (TOWERS, READER) if values["rerank"] else (TOWERS,),
-    flags=(
-      *_STAGE,
-      f.QUESTIONS.saying("A *.qa.csv or DPR JSON; default: the dev set."),
-      f.NAME,
-      f.METHOD,
-      f.BACKEND,
-      f.QRELS.saying("Retrieve only for the questions judged in this file."),
-      f.TUNE.saying(
-        "Choose the weight of the dense scores in hybrid on the dev set."
-      ),
-      Flag(
-        "rerank",
-        "Also reorder the first config.read.rerank_depth passages with the"
-        " reader's passage ranker (and config.read.retriever_weight), stored"
-        " as a further method.",
-        choices=("reader",),
-      ),
-    ),
-  ),
-  Command(
-    "train-reader",
-    "Train the span reader",
-    "stages:train_reader",
-    in_run=WITH_READER,
-    devices=True,
-    uses=(TOWERS,),
-    flags=_STAGE,
-  ),
-  Command(
-    "read",
-    "Extract answers from retrieved passages",
-    "stages:read",
-    "--workdir=W --method=dense",
-    processes=FIRST,
-    in_run=WITH_READER,
-    devices=True,
-    uses=(TOWERS, READER),
-    flags=(
-      *_STAGE,
-      f.QUESTIONS.saying(
-        "A file in SQuAD's format; default: the retrieved results."
-      ),
-      f.NAME,
-      f.METHOD,
-      f.TUNE.saying(
-        "Choose the weight of the retriever's score on these questions."
-      ),
-    ),
-  ),
-  Command(
-    "evaluate",
-    "Measure top-k accuracy, and exact match and F1 of answers",
-    "stages:evaluate",
-    "--workdir=W --qrels=gold --compare=dense,bm25",
-    processes=FIRST,
-    in_run=ALWAYS,
-    uses=(TOWERS,),
-    flags=(
-      *_STAGE,
-      f.NAME,
-      f.MATCH,
-      f.QRELS.saying(
-        "Judgements in BEIR's or TREC's format, or gold: the positives of the"
-        " questions; adds nDCG, recall, MRR and MAP."
-      ),
-      Flag(
-        "judged",
-        "With --qrels: average over the judged questions that were retrieved"
-        " for (asked, the default), or over all judged questions (all), where"
-        " the others count as 0.",
-        choices=("asked", "all"),
-      ),
-      Flag(
-        "compare",
-        "Test whether two methods differ significantly, and list the questions"
-        " that only one of them answers.",
-        "METHOD,METHOD",
-        kind=tuple,
-      ),
-    ),
-  ),
-)
-STAGES = tuple(row.name for row in _STAGES)
+STAGES = tuple(row.name for row in commands_stages.STAGES)
 
 _OTHERS = (
   Command(
@@ -434,146 +267,11 @@ _OTHERS = (
   ),
 )
 
-_BENCHES = (
-  Command(
-    "bench train",
-    "Measure speed and memory of training",
-    "bench:train",
-    "--config=configs/nq_100k.py --workdir=W --against=sentence-transformers",
-    devices=True,
-    processes=ONE,
-    settings=("train",),
-    flags=(
-      *(*_BENCH, f.REPEATS),
-      f.AGAINST.saying(
-        "A library to compare with: sentence-transformers, or"
-        " sentence-transformers-cached (its gradient cache, in mini-batches of"
-        " 4,096 tokens); needs dpr-jax[bench].",
-        shown="LIBRARY",
-      ),
-      switch(
-        "separate",
-        "Train two towers instead of a shared one.",
-      ),
-    ),
-  ),
-  Command(
-    "bench encode",
-    "Measure speed and memory of encoding passages",
-    "bench:encode",
-    "--config=configs/nq_100k.py --workdir=W --against=sentence-transformers",
-    devices=True,
-    processes=ONE,
-    settings=("embed",),
-    uses=(TOWERS,),
-    flags=(
-      *(*_BENCH, f.REPEATS),
-      f.AGAINST.saying(
-        "A library to compare with: sentence-transformers,"
-        " sentence-transformers-bfloat16 or sentence-transformers-onnx-int8;"
-        " needs dpr-jax[bench].",
-        shown="LIBRARY",
-      ),
-    ),
-  ),
-  Command(
-    "bench batch",
-    "Measure speed and memory of training for several batch sizes",
-    "bench:batch",
-    "--config=configs/nq_100k.py --batch_sizes=128,1024 --cpu_devices=8",
-    "--config=FILE",
-    devices=True,
-    processes=ONE,
-    flags=(
-      *(f.CONFIG, *f.DEVICES, f.JSON, f.REPEATS),
-      Flag(
-        "batch_sizes",
-        "Global batch sizes to measure, in questions; default: 128,1024,8192.",
-        "N[,N]",
-        kind=tuple,
-        default=("128", "1024", "8192"),
-      ),
-    ),
-  ),
-  Command(
-    "bench search",
-    "Measure speed, memory and recall of search for several indexes",
-    "bench:search",
-    "--config=configs/nq_100k.py --vectors=1000000 --dim=768",
-    "--config=FILE (--workdir=DIR | --vectors=N)",
-    devices=True,
-    processes=ONE,
-    settings=("index", "retrieve"),
-    uses=(TOWERS,),
-    flags=(
-      *(*_BENCH, f.REPEATS),
-      f.VECTORS.saying(
-        "Number of synthetic vectors, in clusters; default: the workdir's"
-        " vectors."
-      ),
-      f.DIM,
-      Flag(
-        "factories",
-        'FAISS factory strings separated by semicolons; "exact" is exact search'
-        " on the devices; default: one factory of each kind.",
-        "LIST",
-        default="",
-      ),
-      f.AGAINST.saying(
-        "A library to compare with: bm25s, or bm25s-numba (compiled).",
-        shown="LIBRARY",
-      ),
-    ),
-  ),
-  Command(
-    "bench scale",
-    "Measure how time, memory and disk of all stages grow with the corpus",
-    "bench:scale",
-    "--passages=100000,300000,1000000 --out=DIR",
-    "--out=DIR",
-    processes=ONE,
-    config=NONE,
-    flags=(
-      f.OUT.saying(
-        "A folder for the generated corpora and their workdirs; one of an"
-        " earlier run is resumed."
-      ),
-      Flag(
-        "passages",
-        "Numbers of passages; default: 100000,300000.",
-        "N[,N]",
-        kind=tuple,
-        default=("100000", "300000"),
-      ),
-      Flag(
-        "count",
-        "Number of questions, train and dev each; default: 1000.",
-        "N",
-        kind=int,
-        default=1000,
-        least=1,
-      ),
-      f.JSON,
-    ),
-  ),
-  Command(
-    "bench reader",
-    "Measure speed and memory of the span reader",
-    "bench:reader",
-    "--config=configs/squad.py:bench --workdir=W --against=transformers",
-    devices=True,
-    processes=ONE,
-    settings=("train-reader",),
-    flags=(
-      *_BENCH,
-      f.AGAINST.saying(
-        "A library to compare with: transformers.", shown="LIBRARY"
-      ),
-    ),
-  ),
+COMMANDS = (
+  *commands_stages.STAGES,
+  *_OTHERS,
+  *commands_bench.BENCHES,
 )
-
-COMMANDS = (*_STAGES, *_OTHERS, *_BENCHES)
 BY_NAME = {row.name: row for row in COMMANDS}
 FLAGS = (*f.LOG, *(flag for row in COMMANDS for flag in row.flags))
 EVERYWHERE = tuple({x.name: x for x in FLAGS if x.everywhere}.values())
@@ -586,7 +284,9 @@ def stages_of(config: Any) -> tuple[str, ...]:
     left_out.add(WITH_READER)
   if config.data.train == "none":
     left_out.add(WITH_TRAINING)
-  return tuple(row.name for row in _STAGES if row.in_run not in left_out)
+  return tuple(
+    row.name for row in commands_stages.STAGES if row.in_run not in left_out
+  )
 
 
 def taken_by(flag: str) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Flags of the command line: their declarations and their values in a call.
 
-A row of `commands.py` lists its flags.  A flag that several commands share is
-declared here, and a row may change its help text (`NAME.saying(...)`).  A flag
-of a single command is declared in its row: `Flag("loud", kind=bool, ...)`.
+A row of the table of commands lists its flags.  A flag that several commands
+share is declared here, and a row may change its help text
+(`NAME.saying(...)`).  A flag of a single command is declared in its row:
+`Flag("loud", kind=bool, ...)`.
 """
 
 import dataclasses

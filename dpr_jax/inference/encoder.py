@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors, forks
@@ -205,40 +205,25 @@ class Encoder(tiled_encoder.TiledEncoder):
       self._devices[:1],
     )
 
-  def stream(
+  def _encode(
     self,
     kind: str,
     tokens: Tokens,
     lengths: Int[np.ndarray, " texts"],
-    widths: Sequence[int],
-    first: int = 0,
-    wanted: Bool[np.ndarray, " texts"] | None = None,
-  ) -> Iterator[tuple[Int[np.ndarray, " rows"], Float[np.ndarray, "rows dim"]]]:
-    """Yields (rows, their vectors), as `TiledEncoder.stream`."""
-    self._home.check(self)
-    if not len(lengths):
-      return
+    tiles: Sequence[length_tiles.Tile],
+    first: int,
+  ) -> Iterator[
+    tuple[Int[np.ndarray, " rows"], Float[np.ndarray, "rows dim"], Work]
+  ]:
+    """See `TiledEncoder`."""
     devices, params = self._devices, self._params
-    if len(lengths) == 1:  # least latency: one row on one device
+    if len(lengths) == 1:  # one row on one device
       devices, params = devices[:1], self._first_params
 
     def call(some: list[length_tiles.Tile]):
       return self._call(kind, tokens, lengths, some, first, devices, params)
 
-    tiles = self.tiles(lengths, widths)
-    if wanted is not None:
-      tiles = length_tiles.only(tiles, wanted)
-    for rows, vectors, work in length_tiles.run(tiles, len(devices), call):
-      self.work.tokens += work.tokens
-      self.work.padded_tokens += work.padded_tokens
-      yield rows, vectors
-
-  def tiles(
-    self, lengths: Int[np.ndarray, " texts"], widths: Sequence[int]
-  ) -> list[length_tiles.Tile]:
-    """The tiles in which `stream` encodes texts of these lengths."""
-    size = 1 if len(lengths) == 1 else self._tokens
-    return length_tiles.plan(lengths, widths, size)
+    return length_tiles.run(tiles, len(devices), call)
 
   def _call(self, kind, tokens, lengths, tiles, first, devices, params):
     """Encodes one tile on each device."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from dpr_jax.core import forks, memory, setting_rules
 from dpr_jax.data import arguments
@@ -80,24 +80,26 @@ class OnnxEncoder(tiled_encoder.TiledEncoder):
     """All multiples of 8 that occur: no shape has to be compiled."""
     return length_tiles.choose_widths(histogram, len(histogram))
 
-  def stream(
+  def _encode(
     self,
     kind: str,
     tokens: tiled_encoder.Tokens,
     lengths: Int[np.ndarray, " texts"],
-    widths: Sequence[int],
-    first: int = 0,
-    wanted: Bool[np.ndarray, " texts"] | None = None,
-  ) -> Iterator[tuple[Int[np.ndarray, " rows"], Float[np.ndarray, "rows dim"]]]:
-    """Yields (rows, their vectors), as `TiledEncoder.stream`."""
-    self._home.check(self)
-    if not len(lengths):
-      return
+    tiles: Sequence[length_tiles.Tile],
+    first: int,
+  ) -> Iterator[
+    tuple[
+      Int[np.ndarray, " rows"],
+      Float[np.ndarray, "rows dim"],
+      tiled_encoder.Work,
+    ]
+  ]:
+    """See `TiledEncoder`."""
     session = self._session(kind)
     padding = self.model.tokenizer.padding
 
-    def call(tiles: list[length_tiles.Tile]):
-      rows = tiles[0].rows
+    def call(some: list[length_tiles.Tile]):
+      rows = some[0].rows
       counts = lengths[rows]
       mask = np.arange(counts.max())[None] < counts[:, None]
       ids = np.full(mask.shape, padding, np.int64)
@@ -108,20 +110,7 @@ class OnnxEncoder(tiled_encoder.TiledEncoder):
       vectors = session.run([onnx_graph.VECTOR], names)[0]
       return rows, vectors, tiled_encoder.Work(int(counts.sum()), ids.size)
 
-    tiles = self.tiles(lengths, widths)
-    if wanted is not None:
-      tiles = [tile for tile in tiles if wanted[tile.rows].any()]
-    workers = memory.usable_cpus()
-    for rows, vectors, work in length_tiles.run(tiles, 1, call, workers):
-      self.work.tokens += work.tokens
-      self.work.padded_tokens += work.padded_tokens
-      yield rows, vectors
-
-  def tiles(
-    self, lengths: Int[np.ndarray, " texts"], widths: Sequence[int]
-  ) -> list[length_tiles.Tile]:
-    """The tiles in which `stream` encodes texts of these lengths."""
-    return length_tiles.plan(lengths, widths, self._tokens)
+    return length_tiles.run(tiles, 1, call, memory.usable_cpus())
 
   def _session(self, kind: str) -> Any:
     """The graph of a tower, loaded once; towers may share it."""

@@ -1,7 +1,7 @@
 """What encoders of all backends share: texts and vectors around the tiles.
 
 A backend (`encoder.py`: JAX, `onnx_encoder.py`: ONNX Runtime) computes tiles in
-`stream`; everything here is built on it.
+`_encode`; everything here is built on it.
 """
 
 import abc
@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from dpr_jax.core import forks
 from dpr_jax.data import arguments
 from dpr_jax.inference import encoder_calls, length_tiles
 from dpr_jax.models import retriever_model
@@ -65,8 +66,9 @@ class TiledEncoder(encoder_calls.Calls, abc.ABC):
   compiles: bool
   independent: bool
   _length_step: int
+  _tokens: int  # of a tile
+  _home: forks.Home
 
-  @abc.abstractmethod
   def stream(
     self,
     kind: str,
@@ -87,12 +89,41 @@ class TiledEncoder(encoder_calls.Calls, abc.ABC):
       wanted: rows to encode, in tiles of the shapes they have among all; None =
         all rows.  If vectors are not `independent`, all rows of a tile or none.
     """
+    self._home.check(self)
+    if not len(lengths):
+      return
+    tiles = self.tiles(lengths, widths)
+    if wanted is not None and self.independent:
+      tiles = length_tiles.only(tiles, wanted)
+    elif wanted is not None:
+      tiles = [tile for tile in tiles if wanted[tile.rows].any()]
+    for rows, vectors, work in self._encode(
+      kind, tokens, lengths, tiles, first
+    ):
+      self.work.tokens += work.tokens
+      self.work.padded_tokens += work.padded_tokens
+      yield rows, vectors
 
   @abc.abstractmethod
+  def _encode(
+    self,
+    kind: str,
+    tokens: Tokens,
+    lengths: Int[np.ndarray, " texts"],
+    tiles: Sequence[length_tiles.Tile],
+    first: int,
+  ) -> Iterator[
+    tuple[Int[np.ndarray, " rows"], Float[np.ndarray, "rows dim"], Work]
+  ]:
+    """Yields (rows, their vectors, tokens); arguments as in `stream`."""
+
   def tiles(
     self, lengths: Int[np.ndarray, " texts"], widths: Sequence[int]
   ) -> list[length_tiles.Tile]:
     """The tiles in which `stream` encodes texts of these lengths."""
+    # A single text has the least latency in a tile of its own.
+    size = 1 if len(lengths) == 1 else self._tokens
+    return length_tiles.plan(lengths, widths, size)
 
   @property
   def programs(self) -> int:
