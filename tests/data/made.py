@@ -19,3 +19,17 @@ def hit(identifier, text, title="page"):
 def entry(answers, *hits, question="where was it"):
   """A question with its hits."""
   return {"question": question, "answers": answers, "ctxs": list(hits)}
+
+
+def of_many_lengths():
+  """Entries of 14 questions, with 2 to 4 passages without their answer."""
+  words = "abcdefghijklmnop"
+  return [
+    entry(
+      ["city"],
+      hit(f"p{n}", " ".join(words[: n % 7 + 1]) + " city"),
+      *(hit(f"n{n}.{i}", " ".join(words[i:])) for i in range(2 + n % 3)),
+      question=" ".join(words[n:]),
+    )
+    for n in range(14)
+  ]

@@ -62,17 +62,7 @@ def _source(data, batch_size, steps, **settings):
 
 @pytest.fixture(scope="module")
 def data(reader_tokenizer):
-  words = "abcdefghijklmnop"
-  entries = [
-    made.entry(
-      ["city"],
-      made.hit(f"p{n}", " ".join(words[: n % 7 + 1]) + " city"),
-      *(made.hit(f"n{n}.{i}", " ".join(words[i:])) for i in range(2 + n % 3)),
-      question=" ".join(words[n:]),
-    )
-    for n in range(14)
-  ]
-  return reader_examples.from_results(entries, reader_tokenizer)
+  return reader_examples.from_results(made.of_many_lengths(), reader_tokenizer)
 
 
 def _rows(source, step):

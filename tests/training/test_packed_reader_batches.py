@@ -23,20 +23,10 @@ STEPS = range(5)
 @pytest.fixture(scope="module")
 def base(tiny_checkpoint):
   """Batches of 8 questions with 4 passages, some of them missing."""
-  words = "abcdefghijklmnop"
-  entries = [
-    made.entry(
-      ["city"],
-      made.hit(f"p{n}", " ".join(words[: n % 7 + 1]) + " city"),
-      *(made.hit(f"n{n}.{i}", " ".join(words[i:])) for i in range(2 + n % 3)),
-      question=" ".join(words[n:]),
-    )
-    for n in range(14)
-  ]
   tokenizer = reader_tokenization.ReaderTokenizer(
     tokenization.load_tokenizer(tiny_checkpoint), 32, 12, 6
   )
-  data = reader_examples.from_results(entries, tokenizer)
+  data = reader_examples.from_results(made.of_many_lengths(), tokenizer)
   plan = batches.Plan(3, len(data.examples), 8)
   return reader_batches.ReaderBatches(plan, len(STEPS), data, passages=4)
 
