@@ -19,8 +19,8 @@ INPUTS := setup.py pyproject.toml $(CONSTRAINTS) dpr_jax/version.py
 SHELL_SCRIPTS := $(wildcard launch/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help venv parity peers planner demo quick lowest test equivalence \
-  faults lint format reference clean
+.PHONY: help venv parity peers planner demo quick lowest torch test \
+  equivalence faults lint format reference clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets.
@@ -94,6 +94,9 @@ quick: $(VENV)/.test ## Run the quick tests, for every edit: three minutes.
 test: $(VENV)/.test parity planner ## Run all tests (PARITY=0: without torch, libtpu).
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	  --no-loadscope-reorder $(PYTEST_ARGS)
+
+torch: parity ## Run the tests that compare with PyTorch.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m torch $(PYTEST_ARGS)
 
 # The lower end of every range in setup.py.
 lowest: ## Run the quick tests with constraints-lowest.txt, in .venv-lowest.

@@ -29,7 +29,7 @@ RUNTIME = [
   "bm25s>=0.3.12,<0.4",
   "faiss-cpu>=1.15,<2",  # older ones read hostile index files without limits
   "filelock>=3.18,<5",
-  "flax>=0.12,<0.13",
+  "flax>=0.12.7,<0.13",  # older ones call what jax 0.10 no longer has
   "grain>=0.2.12,<0.3",
   "huggingface_hub>=1.3,<3",
   "ijson>=3.4,<4",
@@ -41,7 +41,7 @@ RUNTIME = [
   "numpy>=2.1,<3",
   "optax>=0.2.5,<0.3",
   "orbax-checkpoint>=0.11.24,<0.13",
-  "PyStemmer>=3.0,<4",
+  "PyStemmer>=3.1,<4",
   "regex>=2025.7.34,<2027",
   "requests>=2.32.3,<3",
   "rich>=14.0,<16",
@@ -50,7 +50,7 @@ RUNTIME = [
   "tensorflow-datasets>=4.9.10,<5",  # needs no TensorFlow as we use it
   "tokenizers>=0.22.2,<0.24",
   "tqdm>=4.67,<5",
-  "transformers>=5.0,<6",  # tokenizers and configs; needs no torch
+  "transformers>=5.3,<6",  # tokenizers and configs; needs no torch
   "urllib3>=2.2,<3",  # its errors, which requests does not wrap
 ]
 

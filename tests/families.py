@@ -112,9 +112,20 @@ def tokenizer(kind: str):
   if kind == "byte-level":
     model = _trained(kind)
     merges = [tuple(pair) for pair in model["merges"]]
-    return transformers.RobertaTokenizerFast(
-      vocab=model["vocab"], merges=merges
+    backend = tokenizers.Tokenizer(
+      tokenizers.models.BPE(vocab=model["vocab"], merges=merges)
     )
+    # transformers before 5.18 leaves these out where it makes the backend.
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+      add_prefix_space=False
+    )
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.post_processor = tokenizers.processors.RobertaProcessing(
+      ("</s>", model["vocab"]["</s>"]),
+      ("<s>", model["vocab"]["<s>"]),
+      add_prefix_space=False,
+    )
+    return transformers.RobertaTokenizerFast(tokenizer_object=backend)
   if kind == "unigram":
     pieces = [tuple(piece) for piece in _trained(kind)["vocab"]]
     return transformers.XLMRobertaTokenizerFast(vocab=pieces)

@@ -9,6 +9,9 @@ A test is `quick`, and in `make quick`, unless one of these markers is on it:
 - `compiles`: it compiles more than a layer, or trains, or works through much
   data.  Put on by itself where the test uses one of `COMPILING`.
 
+Besides, `torch` is on every test of a file that is skipped, in part or whole,
+without PyTorch, for `make torch`.
+
 At the end of a run of quick tests those are listed that took long.
 """
 
@@ -16,6 +19,7 @@ import _posixsubprocess
 import collections
 import functools
 import pathlib
+import re
 import resource
 import sys
 
@@ -29,6 +33,10 @@ _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _FOLDERS = pytest.StashKey[dict[str, int]]()
 _BEGAN = pytest.StashKey[float]()
 _CPU = "cpu_seconds"
+# Calls that skip a test, and the two modules of tests that write with PyTorch.
+_NEEDS_TORCH = re.compile(
+  r'importorskip\(\s*"torch"|\blayout_writers\b|\bfamilies\.write\b'
+)
 # Audit events of Python; https://docs.python.org/3/library/audit_events.html
 _STARTS = {
   "os.fork",
@@ -48,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     "processes: starts a process or forks",
     "compiles: compiles more than a layer, trains, or works through much data",
     "quick: none of these; put on by itself",
+    "torch: in a file that needs PyTorch; put on by itself",
   ):
     config.addinivalue_line("markers", line)
   global _watched
@@ -98,6 +107,8 @@ def pytest_collection_modifyitems(
       item.add_marker("compiles")
     if is_quick(item):
       item.add_marker("quick")
+    if _needs_torch(item.path):
+      item.add_marker("torch")
     folder = item.path.parent.relative_to(_REPOSITORY).as_posix()
     folders[folder] += is_quick(item)
   config.stash[_FOLDERS] = folders
@@ -105,6 +116,11 @@ def pytest_collection_modifyitems(
     item.path for item in items if item.get_closest_marker("slow")
   )
   items.sort(key=lambda item: -slow[item.path])
+
+
+@functools.cache
+def _needs_torch(path: pathlib.Path) -> bool:
+  return _NEEDS_TORCH.search(path.read_text("utf-8")) is not None
 
 
 def quick_tests(config: pytest.Config) -> dict[str, int]:
