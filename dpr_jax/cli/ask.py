@@ -6,6 +6,7 @@ stdin that cannot be answered does not end the session; with --json it prints
 `null`, so that line n of the output belongs to line n of the input.
 """
 
+import gc
 import json
 from collections.abc import Iterator, Sequence
 
@@ -36,24 +37,35 @@ def ask(call: Invocation) -> None:
       f"--json={call.flags['json']}: ask prints its answers: use --json without"
       " a value"
     )
-  questions, workdir = questions_of(call.words), call.workdir
-  from dpr_jax.reading import answerer as answerer_lib
-
-  config = None
-  if call.has_config:
-    config = experiment.settled(call, call.command)
-  answerer = answerer_lib.Answerer.load(
-    workdir.root,
-    method=(call.flags["method"] or [""])[0],
-    k=call.flags["k"],
-    config=config,
-  )
+  questions = questions_of(call.words)
+  # Imports make a million objects that stay; to search them for garbage again
+  # and again takes a tenth of the time.
+  gc.disable()
+  try:
+    answerer = _load(call)
+  finally:
+    gc.enable()
   if questions:
     for question in questions:
       _print(_answer(answerer, question, as_json))
     return
   for line in _lines(answerer, as_json):
     _print(line)
+
+
+def _load(call: Invocation):
+  """The `Answerer` of the workdir."""
+  from dpr_jax.reading import answerer as answerer_lib
+
+  config = None
+  if call.has_config:
+    config = experiment.settled(call, call.command)
+  return answerer_lib.Answerer.load(
+    call.workdir.root,
+    method=(call.flags["method"] or [""])[0],
+    k=call.flags["k"],
+    config=config,
+  )
 
 
 def _lines(answerer, as_json: bool) -> Iterator[str]:

@@ -14,8 +14,9 @@ import pathlib
 import re
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ from dpr_jax.core import workdir as workdir_lib
 _SUMS = re.compile(r"(\d+)\.sha256\.json")
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # Orbax's name while it writes
 _LIBRARIES = ("/orbax/", "/tensorstore/", "/asyncio/")  # see `_quiet`
+_TURN = threading.RLock()
 
 
 def sums_path(folder: pathlib.Path, step: int) -> pathlib.Path:
@@ -155,8 +157,18 @@ def read(
   return jax.tree.map(np.asarray, dict(trees_read))
 
 
-def problem(folder: pathlib.Path, step: int) -> str | None:
-  """Why a checkpoint must not be used; None where it is complete and valid."""
+def problem(
+  folder: pathlib.Path, step: int, trees: Sequence[str] | None = None
+) -> str | None:
+  """Why a checkpoint must not be used; None where it is complete and valid.
+
+  Args:
+    folder: folder of the checkpoints.
+    step: training step of the checkpoint.
+    trees: names of the trees that will be read; None = all.  Of the files of
+      the others, only the names are compared: the optimizer's state is as
+      large as the parameters, and only training reads it.
+  """
   path, record = folder / str(step), sums_path(folder, step)
   if not path.is_dir():
     return f"{path} is missing"
@@ -171,8 +183,13 @@ def problem(folder: pathlib.Path, step: int) -> str | None:
     return f"{path} cannot be checked: {error}"
   if not isinstance(recorded, dict) or not recorded:
     return f"{path} cannot be checked: {record} holds no checksums"
+  skipped = {
+    name: recorded[name]
+    for name in recorded
+    if trees is not None and "/" in name and name.split("/")[0] not in trees
+  }
   try:
-    sums = _sums(path)
+    sums = _sums(path, skipped)
   except errors.InputError as error:
     return f"{path} is damaged: {error}"
   return _differences(path, recorded, sums) or _foreign(folder, step)
@@ -224,11 +241,18 @@ def _differences(
   return f"{path} is damaged: {'; '.join(wrong)}" if wrong else None
 
 
-def _sums(folder: pathlib.Path) -> dict[str, str]:
-  return {
-    str(path.relative_to(folder)): workdir_lib.fingerprint_file(path)
+def _sums(
+  folder: pathlib.Path, known: Mapping[str, str] | None = None
+) -> dict[str, str]:
+  """The sha256 of every file in a folder; `known` ones are not computed."""
+  names = [
+    str(path.relative_to(folder))
     for path in sorted(folder.rglob("*"))
     if path.is_file()
+  ]
+  return {
+    name: (known or {}).get(name) or workdir_lib.fingerprint_file(folder / name)
+    for name in names
   }
 
 
@@ -272,23 +296,25 @@ def _quiet() -> Iterator[None]:
 
   On a full disk Orbax, asyncio and tensorstore would each log tracebacks,
   hundreds of lines.  Where the block succeeds their log records are shown.
-  After a failure they stay hidden: the libraries' threads log late.
+  After a failure they stay hidden: the libraries' threads log late.  Threads
+  take turns, because the filters and the hook are those of the process.
   """
-  held = _Held()
-  handlers = {*py_logging.root.handlers, logging.get_absl_handler()}
-  hook = sys.unraisablehook
+  with _TURN:
+    held = _Held()
+    handlers = {*py_logging.root.handlers, logging.get_absl_handler()}
+    hook = sys.unraisablehook
 
-  def closed_loop_is_no_news(unraisable: Any) -> None:
-    # tensorstore reports to a loop that the failed save has closed already.
-    if str(unraisable.exc_value) != "Event loop is closed":
-      hook(unraisable)
+    def closed_loop_is_no_news(unraisable: Any) -> None:
+      # tensorstore reports to a loop that the failed save has closed already.
+      if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
 
-  for handler in handlers:
-    handler.addFilter(held)
-  sys.unraisablehook = closed_loop_is_no_news
-  yield
-  sys.unraisablehook = hook
-  for handler in handlers:
-    handler.removeFilter(held)
-  for record in held.records:
-    py_logging.getLogger(record.name).handle(record)
+    for handler in handlers:
+      handler.addFilter(held)
+    sys.unraisablehook = closed_loop_is_no_news
+    yield
+    sys.unraisablehook = hook
+    for handler in handlers:
+      handler.removeFilter(held)
+    for record in held.records:
+      py_logging.getLogger(record.name).handle(record)

@@ -26,6 +26,7 @@ from dpr_jax.models import (
 )
 
 SELECTED = "selected.json"
+_PARAMS = "params"  # name of the tree that later stages read
 
 
 class Checkpoints:
@@ -360,10 +361,10 @@ def load_params(
   mean = None
   for step in steps:
     logging.info("loading checkpoint %s", folder / str(step))
-    why = checkpoint_files.problem(folder, step)
+    why = checkpoint_files.problem(folder, step, [_PARAMS])
     if why:
       raise errors.InputError(f"checkpoint {why}; {_way_on(folder, there)}")
-    params = checkpoint_files.read(folder, step, {"params": None})["params"]
+    params = checkpoint_files.read(folder, step, {_PARAMS: None})[_PARAMS]
     # The mean, one checkpoint at a time: two trees are in memory, not all.
     share = jax.tree.map(
       lambda x: x if len(steps) == 1 else x / len(steps), params

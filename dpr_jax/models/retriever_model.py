@@ -82,7 +82,8 @@ def _update(digest: Any, params: Any) -> None:
   """Adds names and bytes of all parameters to a hash."""
   for path, value in jax.tree.leaves_with_path(params):
     digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(value).tobytes())
+    # A view as bytes, not a copy of them: hashing is half of the time.
+    digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
 
 
 def weights_digest(params: Any) -> str:

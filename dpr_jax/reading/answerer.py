@@ -5,6 +5,7 @@ The reply has the answer, the passage with the answer marked, the scores, and
 the duration of every step.
 """
 
+import concurrent.futures
 import dataclasses
 import json
 import time
@@ -129,13 +130,15 @@ class Answerer:
     if not method and not len(config.read.methods):
       raise errors.InputError("config.read.methods is empty: give --method")
     method = method or config.read.methods[0]
-    reader = read_lib.load_reader(config, workdir)
-    return cls(
-      api.Retriever.load(workdir.root, method, config=config),
-      read_lib.make_engine(config, reader),
-      k,
-      retriever_weight.weight(config, workdir, method, reader),
-    )
+    # At once: both read and hash hundreds of MB without Python.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      retriever = pool.submit(
+        api.Retriever.load, workdir.root, method, config=config
+      )
+      reader = read_lib.load_reader(config, workdir)
+      engine = read_lib.make_engine(config, reader)
+    weight = retriever_weight.weight(config, workdir, method, reader)
+    return cls(retriever.result(), engine, k, weight)
 
   def ask(self, question: arguments.Text) -> Reply:
     """Answers a question from its first k passages.

@@ -25,9 +25,10 @@ def _save(folder, *steps, keep=2):
   saved.finish()
 
 
-def _flip(folder, step):
-  """Flips one bit in the largest file of a checkpoint."""
-  files = [path for path in (folder / str(step)).rglob("*") if path.is_file()]
+def _flip(folder, step, tree="params"):
+  """Flips one bit in the largest file of a tree of a checkpoint."""
+  part = folder / str(step) / tree
+  files = [path for path in part.rglob("*") if path.is_file()]
   path = max(files, key=lambda path: path.stat().st_size)
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 1
@@ -50,6 +51,26 @@ def test_round_trip_and_keep(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, params, wanted[0])
   step, params = checkpoints.load_params(tmp_path, 5)
   jax.tree.map(np.testing.assert_array_equal, params, _state(5.0)[0])
+
+
+def test_only_what_is_read_is_hashed(tmp_path):
+  """Who wants the parameters does not wait for the optimizer's checksums."""
+  _save(tmp_path, 5)
+  _flip(tmp_path, 5, "optimizer")
+  step, params = checkpoints.load_params(tmp_path)
+  assert step == 5
+  jax.tree.map(np.testing.assert_array_equal, params, _state(5.0)[0])
+  assert "optimizer/" in checkpoint_files.problem(tmp_path, 5)
+  wrong = checkpoints.Checkpoints(tmp_path).wrong()
+  assert "5 is damaged: optimizer/" in wrong[5]
+
+
+def test_a_missing_file_is_named_though_it_is_not_read(tmp_path):
+  """A copy that ended early: the parameters may be next."""
+  _save(tmp_path, 5)
+  (tmp_path / "5" / "optimizer" / "manifest.ocdbt").unlink()
+  with pytest.raises(errors.InputError, match=r"missing: optimizer/manifest"):
+    checkpoints.load_params(tmp_path)
 
 
 def test_a_flipped_bit_is_found(tmp_path):
