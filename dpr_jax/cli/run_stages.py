@@ -71,14 +71,18 @@ def demo(call: Invocation) -> None:
   from dpr_jax.reading import answerer as answerer_lib
   from dpr_jax.retrieval import api
 
-  question = "Where was Einstein born?"
-  hits = api.Retriever.load(workdir.root).search([question], k=3)[0]
+  question, answerer = "Where was Einstein born?", None
+  if config.reader.train:
+    answerer = answerer_lib.Answerer.load(workdir.root, "dense", k=3)
+    retriever = answerer.retriever
+  else:
+    retriever = api.Retriever.load(workdir.root)
+  hits = retriever.search([question], k=3)[0]
   print(f"\n{question}")
   for rank, hit in enumerate(hits, start=1):
     print(f"  {rank}. {hit.score:8.4f}  {hit.title}: {hit.text}")
-  if config.reader.train:
-    reply = answerer_lib.Answerer.load(workdir.root, k=3).ask(question)
-    print(f"\n{reply.text()}")
+  if answerer is not None:
+    print(f"\n{answerer.ask(question).text()}")
   print(f"\nEverything is in {workdir.root}")
 
 

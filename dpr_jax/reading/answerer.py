@@ -79,7 +79,11 @@ class Reply:
 
 
 class Answerer:
-  """A retriever and a reader, to answer questions one by one."""
+  """A retriever and a reader, to answer questions one by one.
+
+  Attributes:
+    retriever: finds the passages of a question.
+  """
 
   def __init__(
     self,
@@ -96,7 +100,7 @@ class Answerer:
       k: number of passages to read.
       weight: weight of the retriever's score; see `passage_reader.choose`.
     """
-    self._retriever, self._engine = retriever, engine
+    self.retriever, self._engine = retriever, engine
     self._k = arguments.count("k", k)
     self._weight = arguments.number("weight", weight)
 
@@ -148,14 +152,14 @@ class Answerer:
     """
     question = arguments.text("question", question)
     began = time.perf_counter()
-    (hits,) = self._retriever.search([question], self._k)
+    (hits,) = self.retriever.search([question], self._k)
     retrieved = time.perf_counter()
     passages = [records.Passage(hit.id, hit.title, hit.text) for hit in hits]
     (readings,) = self._engine.read([question], [passages])
     answer = reader_answers.answer(
       passages, [hit.score for hit in hits], readings, self._weight
     )
-    seconds = dict(self._retriever.seconds) or {"retrieve": retrieved - began}
+    seconds = dict(self.retriever.seconds) or {"retrieve": retrieved - began}
     seconds["read"] = time.perf_counter() - retrieved
     tokenizer = self._engine.reader.tokenizer
     (ids,) = tokenizer.question_ids([question])
