@@ -161,12 +161,7 @@ class PassageTable(_Table[records.Passage]):
     )
     if not wanted.size:
       return np.zeros(0, np.int64)
-    # Cast to the width of the stored ids: otherwise NumPy would copy all of
-    # them to the width of the wanted ones.
-    keys = wanted.astype(self._ids.dtype)
-    places = np.searchsorted(self._ids, keys, sorter=self._order)
-    rows = np.asarray(self._order[np.minimum(places, len(self) - 1)])
-    return np.where(self._ids[rows] == wanted, rows, -1).astype(np.int64)
+    return find_ids(self._ids, self._order, wanted)
 
 
 class QuestionTable(_Table[records.Question]):
@@ -184,6 +179,24 @@ class QuestionTable(_Table[records.Question]):
     )
     answers = tuple(answer.decode("utf-8") for answer in row["answers"])
     return records.Question(row["question"].decode("utf-8"), answers, *lists)
+
+
+def find_ids(
+  ids: np.ndarray, order: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+  """The int64 row of every wanted id among `ids`; -1 for an unknown one.
+
+  Args:
+    ids: ids in row order, as `tfds_builders.IDS`.
+    order: rows in the order of their ids, as `tfds_builders.ID_ORDER`.
+    wanted: ids in UTF-8, of any width.
+  """
+  # Cast to the width of the stored ids: otherwise NumPy would copy all of them
+  # to the width of the wanted ones.
+  keys = wanted.astype(ids.dtype)
+  places = np.searchsorted(ids, keys, sorter=order)
+  rows = np.asarray(order[np.minimum(places, len(ids) - 1)])
+  return np.where(ids[rows] == wanted, rows, -1).astype(np.int64)
 
 
 def _passage(identifier: bytes, title: bytes, text: bytes) -> records.Passage:

@@ -26,6 +26,7 @@ from dpr_jax.data import (
   kept_rows,
   kept_splits,
   own_passages,
+  passage_digests,
   passage_sources,
   question_sources,
   same_passages,
@@ -92,7 +93,10 @@ def prepare(
       [gold for kept in splits.values() for gold in kept.gold],
       passage_sources.Reading(quoting, data.title_line),
     )
-    tfds_builders.write_passages(corpus, folder / "passages")
+    collector = passage_digests.Collector()
+    tfds_builders.write_passages(collector.collect(corpus), folder / "passages")
+    np.save(folder / passage_digests.FILE, collector.digests())
+    changes = passage_digests.compare(folder, workdir.data)
     copies = corpus.finder.copies()
     np.save(folder / same_passages.FILE, copies)
     counts = {**corpus.counts, "passages_copies": len(copies)}
@@ -112,8 +116,11 @@ def prepare(
       quoting=corpus.quoting,
       sources={split: kept.manifest() for split, kept in splits.items()}
       | {"passages": corpus.manifest()},
+      **({} if changes is None else {"changes": changes}),
     )
   corpus.log()
+  if changes is not None:
+    passage_digests.log(changes)
   for kept in splits.values():
     kept.log()
   corpus.warn()
