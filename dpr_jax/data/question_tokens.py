@@ -26,6 +26,7 @@ from dpr_jax.data import (
   datasets,
   negative_sampling,
   records,
+  token_blocks,
   token_store,
   tokenization,
 )
@@ -296,7 +297,7 @@ def _block(
   flat = itertools.chain.from_iterable(ids)
   counts = [len(each) for each in lists]
   return {
-    "ids": np.fromiter(flat, token_store.id_dtype(tokenizer)),
+    "ids": np.fromiter(flat, token_blocks.id_dtype(tokenizer)),
     "ends": np.cumsum([0, *map(len, ids)]),
     "passages": places,
     "starts": np.cumsum([0, *counts]),

@@ -5,38 +5,41 @@ Input: the corpus and a tokenizer.  Output: memory-mapped blocks of ids
 passage (`ends-*.npy`), and a manifest.  Embedding and training of all models
 with the same tokenizer and text format read passages from here; a model with a
 smaller passage length gets the passages cut to it.
+
+If the corpus changes, only new and changed passages are tokenized; the ids of
+the others are copied from the earlier store, which is found by the digests of
+its rows (`digests-*.npy`, see `passage_digests`).
 """
 
-import concurrent.futures
 import dataclasses
 import functools
-import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tokenizers
 from absl import logging
-from jaxtyping import Int, UInt
+from jaxtyping import Int, UInt, UInt64
 
 from dpr_jax.core import (
-  child_processes,
+  earlier_output,
   errors,
-  memory,
-  progress,
+  manifests,
+  multiprocess,
   sharded_output,
 )
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import datasets, special_tokens, tokenization
+from dpr_jax.data import (
+  datasets,
+  passage_digests,
+  special_tokens,
+  token_blocks,
+  tokenization,
+)
 
 STAGE = "tokens"
 BLOCK = 32_768  # passages
-_PIECE = 1024  # passages tokenized at once
-# Passages that one process tokenizes in the seconds that another takes to
-# start: with fewer, a further process is not worth it.
-_WORTH_A_PROCESS = 20_000
 _MOST_UNKNOWN = 0.05  # share of unknown tokens in texts that is a warning
 
 
@@ -61,7 +64,7 @@ class TokenStore:
   def _blocks(self) -> list[tuple[np.ndarray, np.ndarray]]:
     return [
       tuple(
-        np.load(self.folder / _name(kind, number), mmap_mode="r")
+        np.load(self.folder / token_blocks.name(kind, number), mmap_mode="r")
         for kind in ("ids", "ends")
       )
       for number in range(len(self.manifest["parts"]))
@@ -87,6 +90,19 @@ class TokenStore:
     ids, ends = self._blocks[number]
     tokens = ids[ends[place] : ends[place + 1]]
     return cut(tokens, self.limit, self.manifest["separator"])
+
+  def digests(self) -> UInt64[np.ndarray, " rows"]:
+    """Digests of the passages, see `passage_digests`.
+
+    Raises:
+      OSError: an older version made the store.
+    """
+    numbers = range(len(self.manifest["parts"]))
+    names = (
+      self.folder / token_blocks.name(token_blocks.DIGESTS, number)
+      for number in numbers
+    )
+    return np.concatenate([np.load(name) for name in names])
 
   def histogram(self) -> Int[np.ndarray, " lengths"]:
     """Number of passages of each length from 0 to `limit`."""
@@ -130,17 +146,30 @@ def make(
   )
   found = find_stored(stage, ("passage_length",))
   if found is not None and not overwrite:
+    if process == 0:
+      earlier_output.discard(stage)  # if the last run was killed before it did
     return TokenStore(stage.folder, found, tokenizer.passage_length)
+  if not overwrite:
+    multiprocess.first_alone(lambda: _set_aside(stage))
   blocks = sharded_output.Parts(
     stage,
     -(-len(passages) // BLOCK),
-    ("ids-*.npy", "ends-*.npy"),
+    tuple(f"{kind}-*.npy" for kind in token_blocks.KINDS),
     process,
     processes,
   )
   blocks.begin(overwrite, replace=True)
+  earlier = None if overwrite else _earlier(stage, tokenizer)
+  work = token_blocks.Work(
+    stage.folder,
+    passages,
+    tokenizer,
+    BLOCK,
+    earlier,
+    passage_digests.load(where),
+  )
   started = time.monotonic()
-  done = _tokenize(blocks, passages, tokenizer, workers)
+  done, copied = token_blocks.make(blocks, work, workers)
   seconds = time.monotonic() - started
   records = blocks.collect()
   if records is not None:
@@ -154,11 +183,13 @@ def make(
       unknown_share=_unknown_share(records),
       passages_per_second=round(done / seconds, 1),
     )
+    earlier_output.discard(stage)
   logging.info(
-    "tokens: %d passages in %.0f s, %.0f passages/s",
+    "tokens: %d passages in %.0f s, %.0f passages/s%s",
     done,
     seconds,
     done / seconds,
+    f"; {copied} are those of the earlier corpus" if copied else "",
   )
   manifest = workdir_lib.read_record(stage.manifest)
   unknown = special_tokens.unknown(tokenizer.backend)
@@ -238,106 +269,40 @@ def cut(
   return tokens
 
 
-def id_dtype(tokenizer: tokenization.TextTokenizer) -> type[np.unsignedinteger]:
-  """The smallest dtype of token ids."""
-  small = tokenizer.backend.get_vocab_size() <= 1 << 16
-  return np.uint16 if small else np.uint32
+def _set_aside(stage: workdir_lib.Stage) -> None:
+  """Moves the store of an earlier corpus aside, if it can be reused."""
+  manifest = _reusable(stage, stage.folder)
+  if manifest and earlier_output.is_of_another_corpus(stage, manifest):
+    earlier_output.set_aside(stage, manifest)
 
 
-def _name(kind: str, number: int) -> str:
-  return f"{kind}-{number:05d}.npy"
+def _reusable(
+  stage: workdir_lib.Stage, folder: pathlib.Path
+) -> dict[str, Any] | None:
+  """The manifest of a store with the same ids, and with digests; or None."""
+  try:
+    manifest = workdir_lib.read_manifest(folder, STAGE)
+  except errors.InputError:  # missing, or damaged: of no use
+    return None
+  if (
+    token_blocks.name(token_blocks.DIGESTS, 0) in manifest["files"]
+    and manifest["inputs"].get("tokenizer") == stage.inputs["tokenizer"]
+    and manifest["config"]["passage_length"] >= stage.config["passage_length"]
+  ):
+    return manifest
+  return None
 
 
-def _tokenize(
-  blocks: sharded_output.Parts,
-  passages: datasets.PassageTable,
-  tokenizer: tokenization.TextTokenizer,
-  workers: int,
-) -> int:
-  """Makes the missing blocks; returns the number of passages in them."""
-  missing = [number for number in blocks.mine if blocks.find(number) is None]
-  rows = {
-    number: range(number * BLOCK, min((number + 1) * BLOCK, len(passages)))
-    for number in missing
-  }
-  total = sum(map(len, rows.values()))
-  if not workers:
-    workers = min(
-      memory.usable_cpus(), len(missing), 1 + total // _WORTH_A_PROCESS
-    )
-  folder = blocks.stage.folder
-  with progress.Progress(total, "tokenize", "passages") as bar:
-    if workers <= 1:
-      for number in missing:
-        record = _make_block(folder, number, rows[number], passages, tokenizer)
-        blocks.finish(number, **record)
-        bar.update(len(rows[number]))
-      return total
-    settings = tokenizer.text_format()
-    start = (passages.folder, tokenizer.backend.to_str(), settings)
-    with child_processes.pool(workers, _start_worker, start) as pool:
-      futures = {
-        pool.submit(_work, folder, number, rows[number]): number
-        for number in missing
-      }
-      for future in concurrent.futures.as_completed(futures):
-        blocks.finish(futures[future], **future.result())
-        bar.update(len(rows[futures[future]]))
-  return total
-
-
-_worker: dict[
-  str, Any
-] = {}  # of a process that tokenizes: its table, tokenizer
-
-
-def _start_worker(
-  folder: pathlib.Path, backend: str, settings: dict[str, Any]
-) -> None:
-  """Opens the corpus in a child process."""
-  os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are parallel
-  _worker["passages"] = datasets.PassageTable.open(folder)
-  _worker["tokenizer"] = tokenization.TextTokenizer(
-    tokenizers.Tokenizer.from_str(backend), **settings
-  )
-
-
-def _work(folder: pathlib.Path, number: int, rows: range) -> dict[str, Any]:
-  return _make_block(folder, number, rows, **_worker)
-
-
-def _make_block(
-  folder: pathlib.Path,
-  number: int,
-  rows: range,
-  passages: datasets.PassageTable,
-  tokenizer: tokenization.TextTokenizer,
-) -> dict[str, Any]:
-  """Writes one block; returns its record for `Parts.finish`."""
-  pieces, ends = [], [0]
-  for first in range(0, len(rows), _PIECE):
-    texts = passages.take(rows[first : first + _PIECE])
-    lists = tokenizer.passage_ids(texts)
-    ends += [len(ids) for ids in lists]
-    pieces.append(
-      np.fromiter((i for ids in lists for i in ids), id_dtype(tokenizer))
-    )
-  ids = np.concatenate(pieces)
-  special = sorted(tokenizer.special.all)
-  unknown = special_tokens.unknown(tokenizer.backend)
-  lengths, counts = np.unique(ends[1:], return_counts=True)
-  ends = np.cumsum(ends).astype(np.uint32)
-  files = {
-    _name(kind, number): sharded_output.write_array(
-      folder / _name(kind, number), array
-    )
-    for kind, array in (("ids", ids), ("ends", ends))
-  }
-  histogram = zip(lengths.tolist(), counts.tolist(), strict=True)
-  return {
-    "files": files,
-    "tokens": int(ends[-1]),
-    "text_tokens": int(np.isin(ids, special, invert=True).sum()),
-    "unknown": 0 if unknown is None else int((ids == unknown).sum()),
-    "lengths": {str(length): count for length, count in histogram},
-  }
+def _earlier(
+  stage: workdir_lib.Stage, tokenizer: tokenization.TextTokenizer
+) -> TokenStore | None:
+  """The store that was set aside; None, with a warning, if it is damaged."""
+  folder = earlier_output.folder_of(stage)
+  manifest = _reusable(stage, folder)
+  if manifest is None:
+    return None
+  wrong = manifests.damaged_files(folder, manifest["files"])
+  for name, what in wrong.items():
+    logging.warning("tokens: not reused: %s %s", folder / name, what)
+  limit = tokenizer.passage_length
+  return None if wrong else TokenStore(folder, manifest, limit)

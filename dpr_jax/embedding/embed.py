@@ -16,6 +16,7 @@ from absl import logging
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import (
+  earlier_output,
   errors,
   multiprocess,
   progress,
@@ -107,7 +108,7 @@ def embed(
     shapes=config.embed.shapes,
     overwrite=overwrite,
   )
-  multiprocess.first_alone(lambda: vector_reuse.discard(stage))
+  multiprocess.first_alone(lambda: earlier_output.discard(stage))
   if copied and not model_files.is_sealed(stored):
     keep()  # an older version made the vectors
 

@@ -6,34 +6,22 @@ ids, the shape of the tile that it is encoded in (sums in another shape have
 another order), and the backend; where a vector depends on the other texts of
 its tile (`embed.backend=onnx-int8`), all of these.  If the corpus changes and
 the model does not, the vectors are set aside, and a new run copies those with
-the same digest: rows may have been added, removed or moved.  The result is that
-of a fresh run.
+the same digest (`core.earlier_output`).  The result is that of a fresh run.
 """
 
-import functools
 import hashlib
-import os
 import pathlib
-import shutil
 from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import logging
 from jaxtyping import Int, UInt64
 
-from dpr_jax.core import errors
+from dpr_jax.core import earlier_output, errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.embedding import vector_shards
 from dpr_jax.inference import length_tiles, tiled_encoder
 from dpr_jax.models import model_settings
-
-_CORPUS = "passages"  # name of the corpus among the inputs of vectors
-
-
-def folder_of(stage: workdir_lib.Stage) -> pathlib.Path:
-  """Where the earlier vectors of a stage are set aside."""
-  return stage.folder.with_name(f"{stage.folder.name}-before")
 
 
 def set_aside(stage: workdir_lib.Stage) -> None:
@@ -44,29 +32,13 @@ def set_aside(stage: workdir_lib.Stage) -> None:
   manifest = _manifest(stage.folder)
   if manifest is None or vector_shards.is_imported(manifest):
     return
-  theirs, ours = dict(manifest["inputs"]), dict(stage.inputs)
-  changed = theirs.pop(_CORPUS, None) != ours.pop(_CORPUS, None)
-  same = theirs == ours and manifest["config"] == stage.config
-  if not (changed and same and vector_shards.digests_of(manifest)):
-    return
-  known = {*manifest["files"], workdir_lib.MANIFEST, model_settings.FOLDER}
-  if {path.name for path in stage.folder.iterdir()} - known:
-    return  # files of the user: the stage refuses or keeps them
-  discard(stage)
-  with workdir_lib.writing(stage.folder):
-    os.replace(stage.folder, folder_of(stage))
-  logging.info(
-    "%s: the corpus has changed: reusing the vectors of passages that have not",
-    stage.name,
-  )
-
-
-def discard(stage: workdir_lib.Stage) -> None:
-  """Removes the vectors that were set aside, if there are any."""
-  folder = folder_of(stage)
-  if _manifest(folder) is not None:
-    with workdir_lib.writing(folder):
-      shutil.rmtree(folder)
+  if (
+    earlier_output.is_of_another_corpus(stage, manifest)
+    and manifest["config"] == stage.config
+    and vector_shards.digests_of(manifest)
+  ):
+    # With files of the user in it, the stage refuses or keeps the folder.
+    earlier_output.set_aside(stage, manifest, (model_settings.FOLDER,))
 
 
 def _manifest(folder: pathlib.Path) -> dict | None:
@@ -86,34 +58,26 @@ class Earlier:
       InputError: a file of the earlier vectors is damaged.
     """
     self._vectors = None
-    manifest = _manifest(folder_of(stage))
+    self._rows = earlier_output.RowsByDigest(np.zeros(0, np.uint64))
+    folder = earlier_output.folder_of(stage)
+    manifest = _manifest(folder)
     if (
       manifest is None
       or manifest["inputs"].get("model") != stage.inputs["model"]
       or manifest["config"] != stage.config
     ):
       return
-    self._vectors = vector_shards.open_vectors(folder_of(stage))
-
-  @functools.cached_property
-  def _digests(self) -> UInt64[np.ndarray, " rows"]:
-    vectors = self._vectors
-    names = vector_shards.digests_of(vectors.manifest)
-    return np.concatenate([np.load(vectors.folder / name) for name in names])
-
-  @functools.cached_property
-  def _order(self) -> Int[np.ndarray, " rows"]:
-    return np.argsort(self._digests, kind="stable")
+    self._vectors = vector_shards.open_vectors(folder)
+    names = vector_shards.digests_of(manifest)
+    self._rows = earlier_output.RowsByDigest(
+      np.concatenate([np.load(folder / name) for name in names])
+    )
 
   def find(
     self, digests: UInt64[np.ndarray, " rows"]
   ) -> Int[np.ndarray, " rows"]:
     """The earlier row with each digest; -1 = none."""
-    if self._vectors is None:
-      return np.full(len(digests), -1)
-    places = np.searchsorted(self._digests, digests, sorter=self._order)
-    rows = self._order[np.minimum(places, len(self._order) - 1)]
-    return np.where(self._digests[rows] == digests, rows, -1)
+    return self._rows.find(digests)
 
   def take(self, rows: Int[np.ndarray, " some"]) -> np.ndarray:
     """Vectors of earlier rows, in float32, exact in the stored dtype."""

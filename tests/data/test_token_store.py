@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import prepare, token_store
+from dpr_jax.data import prepare, token_blocks, token_store
 from dpr_jax.models import retriever_model
 
 
@@ -59,16 +59,16 @@ def test_only_what_is_missing_is_made(fresh_workdir, tokenizer, small_blocks):
   """A killed run, a damaged block, another tokenizer, a longer cut."""
   passages, made = prepare.open_passages(fresh_workdir), []
   power = iter([True, True, False])
-  make_block = token_store._make_block
+  make_block = token_blocks._make_block
 
-  def dies(folder, number, *rest):
-    made.append(number)
+  def dies(work, block):
+    made.append(block.number)
     if not next(power, True):
       raise RuntimeError("power cut")
-    return make_block(folder, number, *rest)
+    return make_block(work, block)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(token_store, "_make_block", dies)
+    patch.setattr(token_blocks, "_make_block", dies)
 
     def make(tokenizer, **options):
       made.clear()

@@ -1,0 +1,104 @@
+"""Reuse of a stage's output for an earlier state of the corpus.
+
+Outputs with a part per range of rows store a 64-bit digest per row, of all that
+the row's output depends on.  If only the corpus has changed, the folder is set
+aside, and the next run copies what has the same digest: rows may have been
+added, removed or moved.  At the end it is removed.  A killed run leaves it
+complete, for the next one.
+"""
+
+import functools
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jaxtyping import Int, UInt64
+
+from dpr_jax.core import errors
+from dpr_jax.core import workdir as workdir_lib
+
+CORPUS = "passages"  # name of the corpus among the inputs of a stage
+
+
+class RowsByDigest:
+  """Finds the rows of an earlier corpus by their digests."""
+
+  def __init__(self, digests: UInt64[np.ndarray, " rows"]):
+    """`digests` are those of the earlier rows; they are sorted when needed."""
+    self._digests = digests
+
+  @functools.cached_property
+  def _order(self) -> Int[np.ndarray, " rows"]:
+    return np.argsort(self._digests, kind="stable")
+
+  def find(
+    self, digests: UInt64[np.ndarray, " some"]
+  ) -> Int[np.ndarray, " some"]:
+    """The first earlier row with each digest; -1 = none."""
+    if not len(self._digests):
+      return np.full(len(digests), -1)
+    places = np.searchsorted(self._digests, digests, sorter=self._order)
+    rows = self._order[np.minimum(places, len(self._order) - 1)]
+    return np.where(self._digests[rows] == digests, rows, -1)
+
+
+def folder_of(stage: workdir_lib.Stage) -> pathlib.Path:
+  """Where the earlier output of a stage is set aside."""
+  return stage.folder.with_name(f"{stage.folder.name}-before")
+
+
+def is_of_another_corpus(
+  stage: workdir_lib.Stage, manifest: Mapping[str, Any]
+) -> bool:
+  """Whether the corpus, and no other input, differs from a manifest's."""
+  theirs, ours = dict(manifest["inputs"]), dict(stage.inputs)
+  return theirs.pop(CORPUS, None) != ours.pop(CORPUS, None) and theirs == ours
+
+
+def set_aside(
+  stage: workdir_lib.Stage,
+  manifest: Mapping[str, Any],
+  ours: Iterable[str] = (),
+) -> bool:
+  """Moves a stage's folder aside, unless it has files of the user.
+
+  Args:
+    stage: the stage.
+    manifest: manifest in the folder, of an output that can be reused.
+    ours: names of files and folders of ours that the manifest does not list.
+
+  Returns:
+    Whether the folder was moved.
+  """
+  known = {*manifest["files"], workdir_lib.MANIFEST, *ours}
+  if {path.name for path in stage.folder.iterdir()} - known:
+    return False
+  discard(stage)
+  with workdir_lib.writing(stage.folder):
+    os.replace(stage.folder, folder_of(stage))
+  logging.info(
+    "%s: the corpus has changed: reusing the output for passages that have not",
+    stage.name,
+  )
+  return True
+
+
+def discard(stage: workdir_lib.Stage) -> None:
+  """Removes what was set aside, if there is anything."""
+  folder = folder_of(stage)
+  try:
+    workdir_lib.read_manifest(folder, stage.name)
+  except errors.InputError:  # there is nothing, or it is not ours
+    return
+  with workdir_lib.writing(folder):
+    for path in folder.iterdir():
+      # The manifest goes last: without it a killed run would leave the rest.
+      if path.is_dir():
+        shutil.rmtree(path)
+      elif path.name != workdir_lib.MANIFEST:
+        path.unlink()
+    shutil.rmtree(folder)
