@@ -21,6 +21,7 @@ from jaxtyping import Int, UInt64
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 
+_BLOCK = 1 << 20  # digests searched at once, to save memory
 CORPUS = "passages"  # name of the corpus among the inputs of a stage
 
 
@@ -39,11 +40,16 @@ class RowsByDigest:
     self, digests: UInt64[np.ndarray, " some"]
   ) -> Int[np.ndarray, " some"]:
     """The first earlier row with each digest; -1 = none."""
+    found = np.full(len(digests), -1)
     if not len(self._digests):
-      return np.full(len(digests), -1)
-    places = np.searchsorted(self._digests, digests, sorter=self._order)
-    rows = self._order[np.minimum(places, len(self._order) - 1)]
-    return np.where(self._digests[rows] == digests, rows, -1)
+      return found
+    for first in range(0, len(digests), _BLOCK):
+      some = digests[first : first + _BLOCK]
+      places = np.searchsorted(self._digests, some, sorter=self._order)
+      rows = self._order[np.minimum(places, len(self._order) - 1)]
+      same = self._digests[rows] == some
+      found[first : first + len(some)] = np.where(same, rows, -1)
+    return found
 
 
 def folder_of(stage: workdir_lib.Stage) -> pathlib.Path:

@@ -23,45 +23,16 @@ from jaxtyping import Float, Int
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.retrieval import bm25_build, bm25_parts, text_analysis
+from dpr_jax.retrieval import (
+  bm25_build,
+  bm25_parameters,
+  bm25_parts,
+  bm25_reuse,
+  text_analysis,
+)
+from dpr_jax.retrieval.bm25_parameters import Parameters
 
-PARAMETERS = "parameters.json"
 _MOST_WITHOUT_HITS = 0.05  # share of questions without a hit, for a warning
-
-
-@dataclasses.dataclass(frozen=True)
-class Parameters:
-  """Everything that BM25 scores depend on, besides the corpus.
-
-  Attributes:
-    k1: saturation of repeated words, >= 0; 0 = repetitions do not count.
-    b: penalty of long passages, 0 (none) to 1 (full).
-    stopwords: name of a bm25s stop word list; "" = none.
-    stemmer: name of a Snowball stemmer; "" = none.
-    one_letter_words: whether words of one letter count.
-    words: version of `text_analysis` that split the texts.
-  """
-
-  k1: float
-  b: float
-  stopwords: str
-  stemmer: str
-  one_letter_words: bool = False
-  words: str = text_analysis.VERSION
-
-  def __post_init__(self):
-    if not self.k1 >= 0:
-      raise errors.InputError(f"config.bm25.k1={self.k1}: must be >= 0")
-    if not 0 <= self.b <= 1:
-      raise errors.InputError(f"config.bm25.b={self.b}: must be 0 to 1")
-
-  def splitter(self) -> text_analysis.Splitter:
-    """The splitter of texts; `InputError` for an unknown list or stemmer."""
-    return text_analysis.Splitter(
-      stopwords=self.stopwords,
-      stemmer=self.stemmer,
-      one_letter_words=self.one_letter_words,
-    )
 
 
 class BM25Index:
@@ -114,12 +85,11 @@ class BM25Index:
     stopwords: str,
     stemmer: str,
     one_letter_words: bool = False,
-    folder: str | os.PathLike | None = None,
   ) -> "BM25Index":
     """Indexes `title text` of every passage; row i is passage i.
 
     The vocabulary is sorted, so that the same corpus always gives the same
-    bytes.
+    bytes.  The files are temporary, and removed when they have been opened.
 
     Args:
       passages: the corpus.
@@ -128,37 +98,16 @@ class BM25Index:
       stopwords: see `k1`.
       stemmer: see `k1`.
       one_letter_words: see `k1`.
-      folder: existing empty folder of the files; None = a temporary one, which
-        is removed when the files have been opened.
 
     Raises:
       InputError: no passages, passages without words, or a bad parameter.
     """
-    if folder is None:
-      with tempfile.TemporaryDirectory(prefix="dpr-jax-bm25-") as temporary:
-        return cls.build(
-          passages,
-          k1=k1,
-          b=b,
-          stopwords=stopwords,
-          stemmer=stemmer,
-          one_letter_words=one_letter_words,
-          folder=temporary,
-        )
     parameters = Parameters(
       float(k1), float(b), stopwords, stemmer, one_letter_words
     )
-    bm25_build.build(
-      pathlib.Path(folder),
-      passages,
-      parameters.splitter(),
-      k1=parameters.k1,
-      b=parameters.b,
-    )
-    workdir_lib.write_json(
-      pathlib.Path(folder) / PARAMETERS, dataclasses.asdict(parameters)
-    )
-    return cls.load(folder)
+    with tempfile.TemporaryDirectory(prefix="dpr-jax-bm25-") as temporary:
+      write(pathlib.Path(temporary), passages, parameters)
+      return cls.load(temporary)
 
   @classmethod
   def load(cls, folder: str | os.PathLike) -> "BM25Index":
@@ -167,7 +116,7 @@ class BM25Index:
     Raises:
       InputError: a file is missing or is not what `build` writes.
     """
-    stored = workdir_lib.read_json(pathlib.Path(folder) / PARAMETERS)
+    stored = workdir_lib.read_json(pathlib.Path(folder) / bm25_parameters.FILE)
     if isinstance(stored, dict) and "words" not in stored:
       stored["words"] = "of an older version"
     try:
@@ -240,6 +189,37 @@ class BM25Index:
     return rows, scores
 
 
+def write(
+  folder: pathlib.Path,
+  passages: bm25_build.Passages,
+  parameters: Parameters,
+  **reuse: Any,
+) -> int:
+  """Writes an index into an existing, empty folder.
+
+  Args:
+    folder: the folder.
+    passages: the corpus.
+    parameters: parameters of the index.
+    **reuse: `digests` and `earlier` of `bm25_build.build`.
+
+  Returns:
+    The number of passages that were split into words.
+  """
+  split = bm25_build.build(
+    folder,
+    passages,
+    parameters.splitter(),
+    k1=parameters.k1,
+    b=parameters.b,
+    **reuse,
+  )
+  workdir_lib.write_json(
+    folder / bm25_parameters.FILE, dataclasses.asdict(parameters)
+  )
+  return split
+
+
 def depends_on(
   config: ml_collections.ConfigDict,
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -273,7 +253,7 @@ def build_or_load(
     InputError: no corpus in the workdir, a bad parameter, or files that differ
       from the manifest.
   """
-  from dpr_jax.data import prepare
+  from dpr_jax.data import passage_digests, prepare
 
   folder = workdir.bm25
   recorded, words = depends_on(config)
@@ -286,30 +266,47 @@ def build_or_load(
   if stage.is_current(overwrite):
     return _load(folder)  # `is_current` has just compared its files
   settings = config.bm25
+  parameters = Parameters(
+    float(settings.k1),
+    float(settings.b),
+    settings.stopwords,
+    settings.stemmer,
+    settings.one_letter_words,
+  )
+  passages = prepare.open_passages(workdir)
   with workdir_lib.replace_folder(folder, "bm25") as temporary:
-    index = BM25Index.build(
-      prepare.open_passages(workdir),
-      k1=settings.k1,
-      b=settings.b,
-      stopwords=settings.stopwords,
-      stemmer=settings.stemmer,
-      one_letter_words=settings.one_letter_words,
-      folder=temporary,
+    split = write(
+      temporary,
+      passages,
+      parameters,
+      digests=passage_digests.load(workdir),
+      earlier=None
+      if overwrite
+      else bm25_reuse.find(folder, parameters.splitting()),
     )
+    index = BM25Index.load(temporary)
     files = {
       path.name: workdir_lib.fingerprint_file(path)
       for path in sorted(temporary.iterdir())
     }
     stage.finish(
-      {"passages": len(index), "words": len(index.vocabulary)},
+      {
+        "passages": len(index),
+        "words": len(index.vocabulary),
+        "split_in_this_run": split,
+      },
       folder=temporary,
       files=files,
     )
   logging.info(
-    "bm25: indexed %d passages with k1 %g and b %g",
+    "bm25: indexed %d passages with k1 %g and b %g%s",
     len(index),
     settings.k1,
     settings.b,
+    f"; {split} of them were split into words, the counts of the others are"
+    " those of the earlier index"
+    if split < len(index)
+    else "",
   )
   return index
 

@@ -7,7 +7,8 @@
 3. Parts of 8 units are scored and written (`bm25_parts.py`), in parallel.
 
 The files depend only on the corpus and the parameters, not on the number of
-processes; the scores are those of the library bm25s, to the last bit.
+processes, nor on what is reused of an earlier index (`bm25_reuse.py`); the
+scores are those of the library bm25s, to the last bit.
 """
 
 import array
@@ -24,11 +25,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Int, UInt64
 
-from dpr_jax.core import child_processes, errors, memory, progress
+from dpr_jax.core import (
+  child_processes,
+  errors,
+  memory,
+  progress,
+  sharded_output,
+)
 from dpr_jax.data import records
-from dpr_jax.retrieval import bm25_parts, text_analysis
+from dpr_jax.retrieval import bm25_parts, bm25_reuse, text_analysis
 
 UNIT = 16_384  # passages split at once
 PART_UNITS = 8  # units of a part
@@ -38,6 +45,7 @@ _WORTH_A_PROCESS = 20_000
 _MEMORY_OF_A_PROCESS = 1 << 30  # bytes, at most
 _UNITS = "units"  # folder of the temporary files
 _IDF = "idf.npy"
+_BEFORE = "before.npy"
 
 
 @runtime_checkable
@@ -67,6 +75,8 @@ class _Work:
     k1: as in `bm25.Parameters`.
     b: the same.
     unit: passages of a unit.
+    earlier: an index of which to reuse counts; the earlier row of each passage
+      is in a temporary file; None = none.
   """
 
   folder: pathlib.Path
@@ -75,6 +85,7 @@ class _Work:
   k1: float
   b: float
   unit: int
+  earlier: bm25_reuse.Earlier | None
 
   def rows(self, unit: int) -> range:
     """The rows of a unit."""
@@ -115,7 +126,9 @@ def build(
   b: float,
   unit: int = UNIT,
   workers: int = 0,
-) -> None:
+  digests: UInt64[np.ndarray, " rows"] | None = None,
+  earlier: bm25_reuse.Earlier | None = None,
+) -> int:
   """Writes the index of `title text` of every passage; row i is passage i.
 
   Args:
@@ -126,6 +139,12 @@ def build(
     b: the same.
     unit: passages of a unit.
     workers: child processes; 0 = one per CPU, and none for a small corpus.
+    digests: digest of each passage; None = the index cannot be reused.
+    earlier: index to reuse, made with the same splitter; None = none.
+
+  Returns:
+    The number of passages that were split into words; the counts of the others
+    are those of `earlier`.
 
   Raises:
     InputError: no passages, or passages without words.
@@ -134,15 +153,23 @@ def build(
     raise errors.InputError(
       "BM25: the corpus has no passages; check config.data.passages"
     )
-  work = _Work(folder, passages, splitter, k1, b, unit)
+  if digests is None:
+    earlier = None
+  else:
+    sharded_output.write_array(folder / bm25_parts.DIGESTS, digests)
+  work = _Work(folder, passages, splitter, k1, b, unit, earlier)
   (folder / _UNITS).mkdir()
+  if earlier is not None:
+    np.save(folder / _UNITS / _BEFORE, earlier.find(digests))
   units = range(-(-len(passages) // unit))
+  split = 0
   with _processes(work, units, workers) as run:
     with progress.Progress(
       len(passages), "bm25: splitting into words", "passages"
     ) as bar:
-      for done in run(_split, units):
-        bar.update(done)
+      for rows, of_them_split in run(_count, units):
+        split += of_them_split
+        bar.update(rows)
     corpus, words = _join(work, units)
     logging.info(
       "bm25: computing the scores of %d distinct words in %d passages",
@@ -161,6 +188,7 @@ def build(
     folder, [everything[part * size : (part + 1) * size] for part in parts]
   )
   shutil.rmtree(folder / _UNITS)
+  return split
 
 
 _worker: dict[str, _Work] = {}  # of a child process
@@ -199,9 +227,48 @@ def _processes(
     yield run
 
 
-def _split(work: _Work, unit: int) -> int:
-  """Writes the words of a unit; returns its number of passages."""
+def _count(work: _Work, unit: int) -> tuple[int, int]:
+  """Writes the words of a unit.
+
+  Returns:
+    The number of its passages, and how many of them were split into words.
+  """
   rows = work.rows(unit)
+  counted, lengths = [], np.full(len(rows), -1, np.int32)
+  if work.earlier is not None:
+    before = np.load(work.folder / _UNITS / _BEFORE, mmap_mode="r")
+    counted, lengths = work.earlier.take(
+      np.array(before[rows.start : rows.stop])
+    )
+  new = np.flatnonzero(lengths < 0)
+  if len(new):
+    some, lengths[new] = _split(work, new + rows.start, new)
+    counted.append(some)
+  merged = bm25_reuse.merge(counted)
+  work.words(unit).write_bytes(b"\n".join(merged.vocabulary))
+  for kind, values in (
+    ("words", merged.words),
+    ("rows", merged.rows),
+    ("counts", merged.counts),
+    ("lengths", lengths),
+  ):
+    np.save(work.path(unit, kind), np.asarray(values, np.int32))
+  return len(rows), len(new)
+
+
+def _split(
+  work: _Work, rows: Int[np.ndarray, " rows"], of_unit: Int[np.ndarray, " rows"]
+) -> tuple[bm25_reuse.Counts, Int[np.ndarray, " rows"]]:
+  """Splits passages into words.
+
+  Args:
+    work: the corpus and the splitter.
+    rows: rows of the corpus, ascending.
+    of_unit: their rows in the unit.
+
+  Returns:
+    The counts, and the number of words of each passage.
+  """
   numbers: dict[str, int] = collections.defaultdict(lambda: len(numbers))
   tokens, lengths = array.array("i"), array.array("i")
   for first in range(0, len(rows), _BLOCK):
@@ -215,19 +282,13 @@ def _split(work: _Work, unit: int) -> int:
     (order[word.encode()] for word in numbers), np.int64, len(numbers)
   )
   ids = places[np.asarray(tokens)]
-  of_row = np.repeat(np.arange(len(rows)), np.asarray(lengths))
+  of_row = np.repeat(of_unit, np.asarray(lengths))
   # One key for each word of each passage: sorted by word, then by passage.
-  keys, counts = np.unique(ids * len(rows) + of_row, return_counts=True)
-  words_of, rows_of = np.divmod(keys, len(rows))
-  work.words(unit).write_bytes(b"\n".join(encoded))
-  for kind, values in (
-    ("words", words_of),
-    ("rows", rows_of),
-    ("counts", counts),
-    ("lengths", lengths),
-  ):
-    np.save(work.path(unit, kind), np.asarray(values, np.int32))
-  return len(rows)
+  keys, counts = np.unique(ids * work.unit + of_row, return_counts=True)
+  return (
+    bm25_reuse.Counts(encoded, *np.divmod(keys, work.unit), counts),
+    np.asarray(lengths),
+  )
 
 
 def _join(work: _Work, units: Sequence[int]) -> tuple[_Corpus, int]:
@@ -327,5 +388,7 @@ def _score(mean_length: float, work: _Work, part: int) -> None:
       "starts": np.append(starts, len(words)),
       "rows": rows,
       "scores": scores.astype(np.float32),
+      "counts": counts.astype(np.min_scalar_type(counts.max(initial=0))),
+      "lengths": joined["lengths"],
     },
   )

@@ -6,11 +6,14 @@ A part holds the scores of the words in its rows, by word:
   starts-00000.npy   int64 [w + 1]: where the passages of each word begin in
   rows-00000.npy     int32 [n]: rows from the part's first, ascending per word
   scores-00000.npy   float32 [n]: the word's share of the row's BM25 score
+  counts-00000.npy   uint8 [n], or wider: how often the row has the word
+  lengths-00000.npy  int32 [rows]: words of each row
 
-`words.npy` and `word_ends.npy` hold the vocabulary in the order of its UTF-8
-bytes, where a word's place is its number; `parts.json` the rows of each part.
-An index of an older version, which is that of the library bm25s, is one part
-with all words.
+The last two are for `bm25_reuse.py` alone, as is `digests.npy`, uint64 [all
+rows]: the digest of each passage.  `words.npy` and `word_ends.npy` hold the
+vocabulary in the order of its UTF-8 bytes, where a word's place is its number;
+`parts.json` the rows of each part.  An index of an older version, which is that
+of the library bm25s, is one part with all words.
 """
 
 import bisect
@@ -28,7 +31,9 @@ from dpr_jax.core import workdir as workdir_lib
 
 PARTS = "parts.json"
 _VOCABULARY = ("words.npy", "word_ends.npy")
+DIGESTS = "digests.npy"
 _KINDS = ("words", "starts", "rows", "scores")
+_COUNTS = ("counts", "lengths")
 _OLD = {  # files of bm25s; it has no "words": all words, in order
   "starts": "indptr.csc.index.npy",
   "rows": "indices.csc.index.npy",
@@ -141,7 +146,7 @@ class Vocabulary(collections.abc.Mapping):
     return len(self._ends)
 
   def __iter__(self) -> Iterator[str]:
-    return (self._word(number).decode() for number in range(len(self)))
+    return (self.word(number).decode() for number in range(len(self)))
 
   def __getitem__(self, word: str) -> int:
     number = self._number(word)
@@ -154,18 +159,19 @@ class Vocabulary(collections.abc.Mapping):
 
   def _search(self, word: str) -> int | None:
     wanted = word.encode()
-    number = bisect.bisect_left(range(len(self)), wanted, key=self._word)
-    found = number < len(self) and self._word(number) == wanted
+    number = bisect.bisect_left(range(len(self)), wanted, key=self.word)
+    found = number < len(self) and self.word(number) == wanted
     return number if found else None
 
-  def _word(self, number: int) -> bytes:
+  def word(self, number: int) -> bytes:
+    """The word with a number, in UTF-8."""
     begin = self._ends[number - 1] if number else 0
     return bytes(self._text[begin : self._ends[number]])
 
 
 def names(number: int) -> dict[str, str]:
   """Names of a part's files by kind."""
-  return {kind: f"{kind}-{number:05d}.npy" for kind in _KINDS}
+  return {kind: f"{kind}-{number:05d}.npy" for kind in (*_KINDS, *_COUNTS)}
 
 
 def write_part(
@@ -205,7 +211,7 @@ def open_folder(
     Part(
       stored["first_row"],
       stored["rows"],
-      **{kind: _array(folder / name) for kind, name in names(number).items()},
+      **{kind: _array(folder / names(number)[kind]) for kind in _KINDS},
     )
     for number, stored in enumerate(
       workdir_lib.read_json(folder / PARTS)["parts"]

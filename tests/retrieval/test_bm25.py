@@ -16,7 +16,13 @@ from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, records
 from dpr_jax.evaluation import evaluate as evaluate_lib
-from dpr_jax.retrieval import bm25, bm25_parts, mine, text_analysis
+from dpr_jax.retrieval import (
+  bm25,
+  bm25_parameters,
+  bm25_parts,
+  mine,
+  text_analysis,
+)
 
 DEFAULTS = {"k1": 0.9, "b": 0.4, "stopwords": "en", "stemmer": "english"}
 PLAIN = {**DEFAULTS, "stopwords": "", "stemmer": ""}
@@ -132,7 +138,9 @@ def test_a_question_without_known_words_has_no_hits(make_table):
 
 def test_saved_index_finds_the_same(make_table, tmp_path):
   texts = ["aa bb", "", "cc aa \u00e9t\u00e9", "bb bb \u6771\u4eac"]
-  index = _build(make_table, texts, folder=tmp_path)
+  index = _build(make_table, texts)
+  passages = make_table(records.Passage("", "", text) for text in texts)
+  assert bm25.write(tmp_path, passages, bm25.Parameters(**PLAIN)) == 4
   loaded = bm25.BM25Index.load(tmp_path)
   assert loaded.parameters == index.parameters
   assert len(loaded) == 4
@@ -177,7 +185,7 @@ def test_import_leaves_jax_alone(repository):
 @pytest.mark.processes
 def test_the_bytes_do_not_depend_on_the_process(tmp_path, repository):
   code = """
-import sys
+import pathlib, sys
 from dpr_jax.data import records
 from dpr_jax.retrieval import bm25, mine, text_analysis
 class Table(list):
@@ -186,8 +194,8 @@ class Table(list):
 words = "one two three four five six seven eight nine ten eleven".split()
 table = Table(
   records.Passage("", "", " ".join(words[i % 4 :])) for i in range(9))
-bm25.BM25Index.build(
-  table, k1=0.9, b=0.4, stopwords="en", stemmer="english", folder=sys.argv[1])
+parameters = bm25.Parameters(0.9, 0.4, "en", "english")
+assert bm25.write(pathlib.Path(sys.argv[1]), table, parameters) == 9
 """
   for seed in "01":
     (tmp_path / seed).mkdir()
@@ -206,9 +214,9 @@ def test_build_or_load_builds_once(world, monkeypatch):
   manifest = workdir_lib.read_manifest(world.workdir.bm25, "bm25")
   assert manifest["config"]["bm25"]["k1"] == 0.9
   assert manifest["counts"]["passages"] == len(world.passages)
-  assert set(manifest["files"]) >= {bm25.PARAMETERS, "words.npy"}
+  assert set(manifest["files"]) >= {bm25_parameters.FILE, "words.npy"}
   with monkeypatch.context() as patch:
-    patch.setattr(bm25.BM25Index, "build", None)
+    patch.setattr(bm25, "write", None)
     loaded = bm25.build_or_load(world.config, world.workdir)
   for ours, theirs in zip(
     index.search(["capital of France"], 5),
@@ -253,14 +261,14 @@ def test_an_index_of_another_corpus_is_refused(world):
 
 
 def test_load_of_something_else_is_refused(tmp_path):
-  with pytest.raises(errors.InputError, match=bm25.PARAMETERS):
+  with pytest.raises(errors.InputError, match=bm25_parameters.FILE):
     bm25.BM25Index.load(tmp_path)
   parameters = {"k1": 1.0, "b": 0.4, "stopwords": "", "stemmer": ""}
   parameters["words"] = text_analysis.VERSION
-  workdir_lib.write_json(tmp_path / bm25.PARAMETERS, parameters)
+  workdir_lib.write_json(tmp_path / bm25_parameters.FILE, parameters)
   with pytest.raises(errors.InputError, match="not a BM25 index"):
     bm25.BM25Index.load(tmp_path)
-  workdir_lib.write_json(tmp_path / bm25.PARAMETERS, [1])
+  workdir_lib.write_json(tmp_path / bm25_parameters.FILE, [1])
   with pytest.raises(errors.InputError, match="not a BM25 index"):
     bm25.BM25Index.load(tmp_path)
 
@@ -269,7 +277,7 @@ def _as_an_older_version_left_it(folder, stage):
   """Of one that split texts at spaces, and recorded no text analysis."""
   manifest = workdir_lib.read_manifest(folder, stage)
   del manifest["inputs"]["text_analysis"]
-  path = folder / bm25.PARAMETERS
+  path = folder / bm25_parameters.FILE
   if path.exists():
     older = workdir_lib.read_json(path)
     del older["words"], older["one_letter_words"]

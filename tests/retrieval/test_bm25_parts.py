@@ -6,7 +6,7 @@ import pytest
 from dpr_jax.benchmarking import bm25_peer
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records
-from dpr_jax.retrieval import bm25, bm25_build, bm25_parts
+from dpr_jax.retrieval import bm25, bm25_build, bm25_parameters, bm25_parts
 
 PARAMETERS = bm25.Parameters(0.9, 0.4, "", "")
 
@@ -84,7 +84,7 @@ def test_child_processes_write_the_same_bytes(tmp_path, make_table):
   _write(tmp_path / "alone", passages, unit=5, workers=1)
   _write(tmp_path / "together", passages, unit=5, workers=2)
   files = sorted(path.name for path in (tmp_path / "alone").iterdir())
-  assert len(files) == 3 * 4 + 3  # three parts; no temporary files
+  assert len(files) == 3 * 6 + 3  # three parts; no temporary files
   for name in files:
     ours, theirs = (tmp_path / f / name for f in ("alone", "together"))
     assert ours.read_bytes() == theirs.read_bytes()
@@ -101,7 +101,7 @@ def test_an_index_of_the_library_opens(tmp_path):
   bm25_peer.index(passages, vocabulary, PARAMETERS).save(
     old, show_progress=False
   )
-  workdir_lib.write_json(old / bm25.PARAMETERS, vars(PARAMETERS))
+  workdir_lib.write_json(old / bm25_parameters.FILE, vars(PARAMETERS))
   opened = bm25.BM25Index.load(old)
   assert len(opened) == 50
   for ours, theirs in zip(
