@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import tempfile
 import types
 import zlib
 
@@ -15,8 +16,8 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records
 from dpr_jax.embedding import vector_shards
 from dpr_jax.index import faiss_stage, faiss_tune
+from dpr_jax.retrieval import bm25, retrievers
 from dpr_jax.retrieval import retrieve as retrieve_lib
-from dpr_jax.retrieval import retrievers
 
 TEXTS = [
   ("p0", "Paris", "Paris is the capital of France on the Seine."),
@@ -29,6 +30,13 @@ TEXTS = [
   ("p7", "Paris", "Paris is the capital of  France on the seine."),
   ("p8", "Capitals", "A capital of a state is where it is governed from."),
 ]
+
+
+def bm25_index(passages, **parameters):
+  """The BM25 index of passages; its files are gone when they are open."""
+  with tempfile.TemporaryDirectory() as folder:
+    bm25.write(pathlib.Path(folder), passages, bm25.Parameters(**parameters))
+    return bm25.BM25Index.load(folder)
 
 
 class Table(list):

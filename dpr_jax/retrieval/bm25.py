@@ -2,16 +2,15 @@
 
 Input: the passages of `data/passages`.  Output: the folder `bm25/`, and from it
 the best rows for a question.  `bm25_build.py` writes the files, which
-`bm25_parts.py` describes; this file has the parameters, the search, the order
-of equal scores, and the checks.  BM25 scores depend on k1 and b, which are
-therefore stored with the index.
+`bm25_parts.py` describes; this file has the search, the order of equal scores,
+and the checks.  BM25 scores depend on k1 and b, which are therefore stored with
+the index (`bm25_parameters.py`).
 """
 
 import dataclasses
 import functools
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +35,7 @@ _MOST_WITHOUT_HITS = 0.05  # share of questions without a hit, for a warning
 
 
 class BM25Index:
-  """A BM25 index on disk, made by `build`, opened by `load`.
+  """A BM25 index on disk, made by `write`, opened by `load`.
 
   Attributes:
     parameters: what its scores depend on besides the corpus.
@@ -49,7 +48,7 @@ class BM25Index:
     parts: Sequence[bm25_parts.Part],
     parameters: Parameters,
   ):
-    """Callers use `build` or `load`."""
+    """Callers use `load`."""
     self.parameters = parameters
     self.vocabulary = vocabulary
     self._parts = parts
@@ -76,45 +75,11 @@ class BM25Index:
     return sum(part.count for part in self._parts)
 
   @classmethod
-  def build(
-    cls,
-    passages: bm25_build.Passages,
-    *,
-    k1: float | int,
-    b: float | int,
-    stopwords: str,
-    stemmer: str,
-    one_letter_words: bool = False,
-  ) -> "BM25Index":
-    """Indexes `title text` of every passage; row i is passage i.
-
-    The vocabulary is sorted, so that the same corpus always gives the same
-    bytes.  The files are temporary, and removed when they have been opened.
-
-    Args:
-      passages: the corpus.
-      k1: this and the others as in `Parameters`.
-      b: see `k1`.
-      stopwords: see `k1`.
-      stemmer: see `k1`.
-      one_letter_words: see `k1`.
-
-    Raises:
-      InputError: no passages, passages without words, or a bad parameter.
-    """
-    parameters = Parameters(
-      float(k1), float(b), stopwords, stemmer, one_letter_words
-    )
-    with tempfile.TemporaryDirectory(prefix="dpr-jax-bm25-") as temporary:
-      write(pathlib.Path(temporary), passages, parameters)
-      return cls.load(temporary)
-
-  @classmethod
   def load(cls, folder: str | os.PathLike) -> "BM25Index":
-    """Opens what `build` wrote, also of an older version; nothing is unpickled.
+    """Opens what `write` wrote, also of an older version; nothing is unpickled.
 
     Raises:
-      InputError: a file is missing or is not what `build` writes.
+      InputError: a file is missing or is not what `write` writes.
     """
     stored = workdir_lib.read_json(pathlib.Path(folder) / bm25_parameters.FILE)
     if isinstance(stored, dict) and "words" not in stored:
@@ -195,16 +160,22 @@ def write(
   parameters: Parameters,
   **reuse: Any,
 ) -> int:
-  """Writes an index into an existing, empty folder.
+  """Writes the index of `title text` of every passage; row i is passage i.
+
+  The vocabulary is sorted, so that the same corpus always gives the same bytes.
 
   Args:
-    folder: the folder.
+    folder: existing empty folder.
     passages: the corpus.
     parameters: parameters of the index.
     **reuse: `digests` and `earlier` of `bm25_build.build`.
 
   Returns:
     The number of passages that were split into words.
+
+  Raises:
+    InputError: no passages, passages without words, or an unknown stemmer or
+      stop word list.
   """
   split = bm25_build.build(
     folder,

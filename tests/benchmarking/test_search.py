@@ -10,6 +10,7 @@ from dpr_jax.benchmarking import clusters, harness, search, search_cell
 from dpr_jax.core import errors
 from dpr_jax.data import records
 from dpr_jax.retrieval import bm25
+from tests import retrieval_world
 
 
 @pytest.mark.slow
@@ -76,7 +77,7 @@ def test_turns_with_bm25s(against, tiny_config, tmp_path, monkeypatch):
     records.Passage(str(i), f"title {i}", f"word{i % 7} and word{i % 5}")
     for i in range(120)
   )
-  sparse = bm25.BM25Index.build(
+  sparse = retrieval_world.bm25_index(
     passages, k1=0.9, b=0.4, stopwords="en", stemmer=""
   )
   monkeypatch.setattr(bm25, "build_or_load", lambda *_: sparse)

@@ -23,6 +23,7 @@ from dpr_jax.retrieval import (
   mine,
   text_analysis,
 )
+from tests import retrieval_world
 
 DEFAULTS = {"k1": 0.9, "b": 0.4, "stopwords": "en", "stemmer": "english"}
 PLAIN = {**DEFAULTS, "stopwords": "", "stemmer": ""}
@@ -32,7 +33,7 @@ def _build(make_table, texts, **parameters):
   passages = make_table(
     records.Passage(str(i), "", text) for i, text in enumerate(texts)
   )
-  return bm25.BM25Index.build(passages, **(PLAIN | parameters))
+  return retrieval_world.bm25_index(passages, **(PLAIN | parameters))
 
 
 def _by_hand(documents, question, k1, b):
@@ -69,7 +70,7 @@ _WORDS = ["aa", "bb", "cc", "dd", "ee", "ff"]
 def test_scores_are_those_of_the_formula(documents, question, k1, b):
   texts = [" ".join(document) for document in documents]
   table = _Passages(records.Passage("", "", text) for text in texts)
-  index = bm25.BM25Index.build(table, **(PLAIN | {"k1": k1, "b": b}))
+  index = retrieval_world.bm25_index(table, **(PLAIN | {"k1": k1, "b": b}))
   rows, scores = index.search([" ".join(question)], 10)
   expected = _by_hand(texts, " ".join(question), k1, b)
   assert rows.shape == scores.shape == (1, len(documents))
@@ -93,7 +94,7 @@ def test_title_is_searched_and_words_are_stemmed(make_table):
       records.Passage("b", "", "the other one"),
     ]
   )
-  index = bm25.BM25Index.build(passages, **DEFAULTS)
+  index = retrieval_world.bm25_index(passages, **DEFAULTS)
   rows, scores = index.search(["Who RUNS?", "the", "others"], 2)
   assert rows.tolist() == [[0, -1], [-1, -1], [1, -1]]
   assert scores[0, 0] > 0
@@ -387,7 +388,7 @@ def test_figures_on_real_data(data_folder):
   path = data_folder / "nq" / "nq-dev.json.gz"
   with gzip.open(path, "rt", encoding="utf-8") as file:
     questions = json.load(file)
-  index = bm25.BM25Index.build(passages, **DEFAULTS)
+  index = retrieval_world.bm25_index(passages, **DEFAULTS)
   rows, _ = index.search([entry["question"] for entry in questions], 100)
   matcher = answer_matching.AnswerMatcher()
   answer_ranks, gold_ranks = [], []

@@ -9,7 +9,8 @@ from hypothesis import strategies
 
 from dpr_jax.core import errors
 from dpr_jax.data import records
-from dpr_jax.retrieval import bm25, text_analysis
+from dpr_jax.retrieval import text_analysis
+from tests import retrieval_world
 
 ENGLISH = {"stopwords": "en", "stemmer": "english"}
 PLAIN = {"stopwords": "", "stemmer": ""}
@@ -139,7 +140,7 @@ WORLD = {
 
 def _index(make_table, texts, **settings):
   passages = make_table(records.Passage("", "", text) for text in texts)
-  return bm25.BM25Index.build(passages, k1=0.9, b=0.4, **settings)
+  return retrieval_world.bm25_index(passages, k1=0.9, b=0.4, **settings)
 
 
 @pytest.mark.parametrize("language", WORLD)
