@@ -154,6 +154,16 @@ _COMPUTATION = [
     stages=("train",),
   ),
   Setting(
+    "packed_widths",
+    2,
+    "widths of packed rows that steps choose from, at most; each is a program"
+    " of its own, compiled before the first step",
+    "widths",
+    least=1,
+    stages=("train",),
+    when=("train.packing is True",),
+  ),
+  Setting(
     "length_groups",
     1,
     "number of length groups, each padded to its own length",

@@ -383,6 +383,18 @@ class Source(Protocol):
     ...
 
 
+@runtime_checkable
+class ShapedSource(Source, Protocol):
+  """A source that knows the shapes of its batches before it makes them."""
+
+  def first_of_each_shape(self, steps: range) -> list[int]:
+    """The first of some steps with each shape that one of them has.
+
+    The same in all processes.
+    """
+    ...
+
+
 def in_background(
   source: Source, first_step: int, buffer: int = 4
 ) -> Iterator[dict[str, np.ndarray]]:

@@ -29,8 +29,9 @@ _OFTEN = frozenset(
 FREE: Mapping[str, frozenset[str]] = {
   "train": _OFTEN
   | {"step_timeout", "gradient_cache", "chunk_size", "question_chunk_size"}
-  | {"remat", "loss", "loss_tile", "layers", "shard_optimizer", "packing"},
-  "reader": _OFTEN | {"chunk_size", "remat", "packing"},
+  | {"remat", "loss", "loss_tile", "layers", "shard_optimizer"}
+  | {"packing", "packed_widths"},
+  "reader": _OFTEN | {"chunk_size", "remat", "packing", "packed_widths"},
   "model": frozenset({"attention"}),
 }
 # What older versions did where they had no such key yet.

@@ -209,7 +209,7 @@ def test_a_training_that_never_began_blocks_nothing(
     raise RuntimeError("before step 1")
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop.Loop, "_next_batch", fails)
+    patch.setattr(loop.Loop, "_with_signal", fails)
     with pytest.raises(RuntimeError, match="before step 1"):
       train_retriever.train(wrong, fresh_workdir)
   metrics = fresh_workdir.training / "metrics.jsonl"
