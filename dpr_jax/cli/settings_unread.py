@@ -87,7 +87,6 @@ CONDITIONS: dict[str, Callable[[Any, Call], bool]] = {
   ),
   "train.scale_rule is not none": _not(_equals("train.scale_rule", "none")),
   "train.packing is True": _equals("train.packing", True),
-  "train.packing is False": _equals("train.packing", False),
   "train.loss is tiled or ring": _equals("train.loss", "tiled", "ring"),
   "train.dev_questions > 0": _above("train.dev_questions", 0),
   "the corpus is embedded": _embeds,

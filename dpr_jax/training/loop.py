@@ -218,9 +218,8 @@ class Loop:
 
     Of a source that does not know them, each is compiled at its first step.
     """
-    firsts = []
-    if isinstance(source, batches.ShapedSource):
-      firsts = source.first_of_each_shape(steps)
+    known = isinstance(source, batches.ShapedSource)
+    firsts = source.first_of_each_shape(steps) if known else []
     if steps.start == self.first:
       compilations.announce(self.job.name, len(firsts))
     with self._apart("compile"):

@@ -56,13 +56,11 @@ class RoundSources:
 
   def source(self, number: int) -> batches.Source:
     """The source of a round, with its shapes and the tokens of its texts."""
-    train = self._config.train
     base = self._base(number)
-    if train.packing:
-      _, shapes = self._shapes(number, base)
-      return dataclasses.replace(self._packed(base), shapes=shapes)
-    # All rounds use the groups of the first, so that nothing is recompiled.
-    return retriever_batches.with_groups(base, train, sample=self._first)
+    if not self._config.train.packing:
+      return base
+    _, shapes = self._shapes(number, base)
+    return dataclasses.replace(self._packed(base), shapes=shapes)
 
   def _packed(self, base: batches.BatchSource) -> packed_batches.PackedSource:
     train = self._config.train

@@ -44,7 +44,6 @@ CASES = {
     "train.packed_widths=3 train.packing=False",
     "train.packing=True",
   ),
-  "train.packing is False": ("train.length_groups=4", "train.packing=False"),
   "reader.packing is True": (
     "reader.packed_widths=1 reader.packing=False reader.train=results",
     "reader.packing=True",

@@ -119,7 +119,6 @@ VALUES = [
   count("train.passage_length", 0),
   switch("train.packing"),
   count("train.packed_widths", 1),
-  count("train.length_groups", 1),
   count("train.chunk_size", 0),
   count("train.question_chunk_size", 0),
   switch("train.gradient_cache"),

@@ -21,7 +21,7 @@ import optax
 import pytest
 
 from dpr_jax.core import devices as devices_lib
-from dpr_jax.data import packing, run_texts
+from dpr_jax.data import packing
 from dpr_jax.models import retriever_model
 from dpr_jax.training import packed_batches, retriever_batches, train_step
 from tests.training import equivalence, packed_sources
@@ -96,17 +96,6 @@ def test_a_batch_can_be_learnt():
   assert losses[-1] < losses[0] / 10, losses
 
 
-class _Cut(run_texts.RunTexts):
-  """Passages of many lengths, from those that all have the longest."""
-
-  def passage_lengths(self, texts):
-    return np.maximum(super().passage_lengths(texts) - 8 * (texts % 5), 4)
-
-  def passage(self, text):
-    (length,) = self.passage_lengths(np.array([text]))
-    return super().passage(text)[:length]
-
-
 @pytest.mark.compiles
 def test_a_run_in_rows_of_two_widths(tiny_config, mined_workdir, monkeypatch):
   """Its steps have the losses of the padded run, whichever width they have."""
@@ -115,12 +104,7 @@ def test_a_run_in_rows_of_two_widths(tiny_config, mined_workdir, monkeypatch):
   config.train.chunk_size = 2
   model = retriever_model.start(config)
   padded = retriever_batches.make_source(config, mined_workdir, model)
-  tokens = padded.tokens
-  padded = dataclasses.replace(
-    padded,
-    tokens=_Cut(tokens.corpus, tokens.questions, tokens.empty),
-    cores=2,
-  )
+  padded = packed_sources.cut(dataclasses.replace(padded, cores=2))
   steps = range(len(padded))
   packed = packed_batches.PackedSource.of(padded, 2, 0)
   (packed,) = packed_sources.with_shapes([packed], steps, most=2)

@@ -62,13 +62,13 @@ def _texts(packed):
 
 def _by_row(batch, kind):
   """Texts and figures of a batch, by the row of the global batch."""
-  if isinstance(batch[f"{kind}s"], dict):
-    texts = _texts(batch[f"{kind}s"])
+  texts = batch[f"{kind}s"]
+  if "tiles" in texts:
+    texts = _texts(texts)
   else:
-    (group,) = batch[f"{kind}s"]
     texts = [
       ids[mask].tolist()
-      for ids, mask in zip(group["ids"], group["mask"], strict=True)
+      for ids, mask in zip(texts["ids"], texts["mask"], strict=True)
     ]
   names = {"question": ["question_keys"]}.get(
     kind, ["passage_valid", "passage_keys"]
@@ -120,10 +120,11 @@ def test_the_texts_are_those_of_the_padded_batch(base, chunk):
   }
 
 
-@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize("most", [1, 2])
 def test_two_processes_share_the_rows_of_one(base, most, monkeypatch):
   """2 x 4 devices: the arrays one after the other are those of 1 x 8."""
   monkeypatch.setattr(packing, "_PROGRAM", 0)
+  base = packed_sources.cut(base)
   whole = _packed(base, most=most)
   assert len(whole.shapes.shapes) == most
   halves = [_packed(base, process=p, processes=2, most=most) for p in range(2)]
@@ -166,10 +167,9 @@ def test_places_and_tokens(base):
   assert rows == (16, 16)
   places = 16 * (asked.width + read.width)
   assert source.shapes.places(range(1), rows) == places
-  groups = [base[step] for step in STEPS]
   tokens = sum(
-    int(batch[kind][0]["mask"].sum())
-    for batch in groups
+    int(base[step][kind]["mask"].sum())
+    for step in STEPS
     for kind in packed_batches.KINDS
   )
   assert sum(source.count(step)[1] for step in STEPS) == tokens
