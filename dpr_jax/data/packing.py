@@ -280,6 +280,8 @@ def choose_widths(
     options = best[:, None] + added + _PROGRAM * places[-1]
     before = options.argmin(axis=0)
     found = options.min(axis=0)
+    if (found >= best).all():
+      break
     befores.append(np.where(found < best, before, np.arange(len(cells))))
     best = np.minimum(found, best)
   chosen = [len(cells) - 1]
