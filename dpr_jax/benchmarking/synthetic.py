@@ -67,7 +67,7 @@ class RandomTokenizer(tokenization.TextTokenizer):
 def make_source(
   config: ml_collections.ConfigDict, model: retriever_model.Towers
 ) -> batches.BatchSource:
-  """Batches of the sizes in `config.train`, in one length group."""
+  """Padded batches of the sizes in `config.train`."""
   train = config.train
   size, count = train.batch_size, train.hard_negatives
   config_lib.at_least("train.batch_size", size, 1)

@@ -4,8 +4,10 @@ Both sides use the same checkpoint, the same batches of real questions with
 positives and hard negatives, and the same pooling, temperature, optimizer and
 learning rates, in float32.  The time includes everything from texts to new
 parameters, also tokenizing (on our side also reading the texts from the
-workdir, as in training).  Before the measurement both sides compute the loss of
-the same batch without dropout, and the benchmark fails if the losses differ.
+workdir; training reads tokens).  Our side packs texts unless
+`train.packing=False`, in rows that hold the measured batches.  Before the
+measurement both sides compute the loss of the same batch without dropout, and
+the benchmark fails if the losses differ.
 """
 
 import copy
@@ -19,75 +21,19 @@ from absl import logging
 
 from dpr_jax.benchmarking import harness, training_texts
 from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
+from dpr_jax.benchmarking import trainer as trainer_lib
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.evaluation import tables
 from dpr_jax.models import checkpoint_sources, retriever_model
 from dpr_jax.models import flops as flops_lib
 from dpr_jax.training import compilations as compilations_lib
-from dpr_jax.training import retriever_batches, train_step
 
 OURS = "dpr-jax"
-_KEYS = ("question_keys", "question_positives", "passage_keys")
 PEERS = (peer_lib.NAME, peer_lib.CACHED)
 REPEATS = 5
 TOLERANCE = 1e-4
-
-
-class Trainer:
-  """Our side: the step of `dpr-jax train`.
-
-  Attributes:
-    learning_rate: learning rate of the last step.
-  """
-
-  def __init__(
-    self, config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
-  ):
-    """Loads the checkpoint; the step compiles at its first run."""
-    self.model = retriever_model.start(config)
-    self.source = retriever_batches.with_groups(
-      retriever_batches.make_source(config, workdir, self.model, store=False),
-      config.train,
-    )
-    built = train_step.build(config, self.model, self.source.steps)
-    self._mapped = built.mapped()
-    self._state = built.place(0, *built.init(self.model.params))
-    self.learning_rate = float(built.schedule(0))
-
-  def step(
-    self, round_: training_texts.Round, *, mask_copies: bool = True
-  ) -> float:
-    """Runs one training step, from texts to new parameters.
-
-    Args:
-      round_: the batch; its texts are read from the workdir, as in training.
-      mask_copies: whether to mask copies of a question's positive among the
-        in-batch negatives, as training does.
-
-    Returns:
-      The loss before the step.
-    """
-    batch = self.source[round_.step]
-    if not mask_copies:
-      for name in {*_KEYS} & {*batch}:
-        batch[name] = np.full_like(batch[name], -1)
-    self._state, reported = self._mapped(
-      self._state, devices_lib.split_over_cores(batch)
-    )
-    loss = float(reported["loss"])
-    self.learning_rate = float(reported["learning_rate"])
-    jax.block_until_ready(self._state)
-    return loss
-
-  def masks(self, round_: training_texts.Round) -> list[np.ndarray]:
-    """Masks of the arrays that `step` computes on."""
-    batch = self.source[round_.step]
-    return [
-      group["mask"] for group in (*batch["questions"], *batch["passages"])
-    ]
 
 
 def bench(
@@ -121,8 +67,8 @@ def bench(
     )
   config = _comparable(config, separate)
   peer = _make_peer(config, against) if against else None
-  ours = Trainer(config, workdir)
-  rounds = training_texts.choose(ours.source, repeats or REPEATS)
+  ours = trainer_lib.Trainer(config, workdir, repeats or REPEATS)
+  rounds = ours.rounds
   report = _header(config, rounds, separate, peak_size)
   compilations, compiled = compilations_lib.Compilations(), []
 
@@ -132,7 +78,8 @@ def bench(
     return loss
 
   contenders = [harness.Contender(OURS, step)]
-  masks = {OURS: ours.masks}
+  works = {OURS: ours.work}
+  bert_config = ours.model.encoder.config
   if peer is not None:
     report["settings"]["towers"][peer.name] = 1
     report["settings"]["peer_threads"] = peer.threads
@@ -145,22 +92,24 @@ def bench(
         ),
       )
     )
-    masks[peer.name] = lambda r: peer.masks(r.questions, r.columns)
-  warmups = _shapes(ours, rounds)
+    works[peer.name] = lambda r: flops_lib.training_work(
+      bert_config, peer.masks(r.questions, r.columns)
+    )
+  # Before the measurement, so that it includes no compilation.
+  warmups = ours.first_of_each_shape()
   try:
     outcome = harness.contest(contenders, rounds=len(rounds), warmups=warmups)
   finally:
     compilations.close()
   # Above 0, the time of a measured round includes compilation.
   report["compiled_in_rounds"] = compiled[-1] - compiled[len(warmups) - 1]
-  bert_config = ours.model.encoder.config
   report["contenders"] = {}
   for name, seconds in outcome.seconds.items():
-    works = [
-      flops_lib.training_work(bert_config, masks[name](each)) for each in rounds
-    ]
     found = figures(
-      seconds, works, config.train.batch_size, report["matrix_peak_gflops"]
+      seconds,
+      [works[name](each) for each in rounds],
+      config.train.batch_size,
+      report["matrix_peak_gflops"],
     )
     report["contenders"][name] = found | {"losses": outcome.results[name]}
   if peer is not None:
@@ -238,7 +187,7 @@ def _make_peer(config: ml_collections.ConfigDict, name: str) -> peer_lib.Peer:
 def compare_losses(
   config: ml_collections.ConfigDict,
   workdir: workdir_lib.Workdir,
-  ours: Trainer,
+  ours: trainer_lib.Trainer,
   peer: peer_lib.Peer,
   round_: training_texts.Round,
 ) -> dict[str, float]:
@@ -253,7 +202,7 @@ def compare_losses(
   if config.model.dropout != 0:
     config = copy.deepcopy(config)
     config.model.dropout = 0.0
-    ours = Trainer(config, workdir)
+    ours = trainer_lib.Trainer(config, workdir, 1)
     peer.set_dropout(0.0)
   loss = ours.step(round_, mask_copies=False)
   theirs = peer.step(round_.questions, round_.columns, ours.learning_rate)
@@ -270,18 +219,6 @@ def compare_losses(
     "peer_first_loss": theirs,
     "relative_difference": difference,
   }
-
-
-def _shapes(ours: Trainer, rounds: list[training_texts.Round]) -> list[int]:
-  """Numbers of the first rounds with each batch shape.
-
-  They are run before the measurement, to compile the step for every shape.
-  """
-  first: dict[Any, int] = {}
-  for number, round_ in enumerate(rounds):
-    shapes = tuple(mask.shape for mask in ours.masks(round_))
-    first.setdefault(shapes, number)
-  return list(first.values())
 
 
 def figures(

@@ -1,13 +1,18 @@
 """The texts of training batches, for libraries that tokenize themselves.
 
 Input: the `batches.BatchSource` of a run.  Output: the first batches that any
-library can train on, as texts: questions, and passages by column.
+library can train on, as texts: questions, and passages by column.  For our side
+`BatchTokens` tokenizes them batch by batch as well.
 """
 
 import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
 
 from dpr_jax.core import errors
-from dpr_jax.data import batches
+from dpr_jax.data import batches, records, run_texts
 
 LOOKED_AT = 200  # number of batches that are searched for suitable ones
 Text = str | tuple[str, str]  # a pair is joined by [SEP]
@@ -72,3 +77,63 @@ def _texts(source: batches.BatchSource, step: int) -> Round | None:
     [tokenizer.question_text(question.question) for question in questions],
     [texts[column::each] for column in range(each)],
   )
+
+
+class BatchTokens:
+  """Token ids of one batch, as `batches.Tokens`; the next replaces them.
+
+  Training reads them from stores (`run_texts.RunTexts`).  Here they are made
+  when the passages of a batch are asked for, from texts.
+  """
+
+  def __init__(self, source: batches.BatchSource):
+    """Tokenizes nothing yet.
+
+    Args:
+      source: source of the run's texts, without tokens.
+    """
+    self._source = source
+    (self._empty,) = source.tokenizer.passage_ids([records.Passage("", "", "")])
+    self._questions: dict[int, list[int]] = {}
+    self._passages: list[list[int]] = []
+
+  def passages_of_batch(
+    self,
+    sampler: Any,
+    indexes: Int[np.ndarray, " batch"],
+    epochs: Int[np.ndarray, " batch"],
+  ) -> tuple[
+    Int[np.ndarray, "batch columns"], Int[np.ndarray, "batch columns"]
+  ]:
+    """Keys and text numbers of the passages of some questions."""
+    tokenizer = self._source.tokenizer
+    questions = self._source.questions.take(indexes)
+    passages, keys = sampler.passages_of_batch(questions, indexes, epochs)
+    ids = tokenizer.question_ids([each.question for each in questions])
+    self._questions = dict(zip(indexes.tolist(), ids, strict=True))
+    there = np.array([passage is not None for passage in passages])
+    self._passages = tokenizer.passage_ids([p for p in passages if p])
+    texts = np.where(there, np.cumsum(there) - 1, run_texts.NONE)
+    shape = (len(indexes), -1)
+    return np.asarray(keys).reshape(shape), texts.reshape(shape)
+
+  def question_lengths(
+    self, indexes: Int[np.ndarray, "*shape"]
+  ) -> Int[np.ndarray, "*shape"]:
+    """Number of tokens of questions of the batch."""
+    return np.array([len(self._questions[i]) for i in indexes.tolist()])
+
+  def passage_lengths(
+    self, texts: Int[np.ndarray, "*shape"]
+  ) -> Int[np.ndarray, "*shape"]:
+    """Number of tokens of passages of the batch."""
+    return np.array([len(self.passage(text)) for text in texts.tolist()])
+
+  def question(self, index: int) -> Int[np.ndarray, " _"]:
+    """Token ids of a question of the batch."""
+    return np.array(self._questions[index], np.int32)
+
+  def passage(self, text: int) -> Int[np.ndarray, " _"]:
+    """Token ids of a passage of the batch."""
+    ids = self._empty if text == run_texts.NONE else self._passages[text]
+    return np.array(ids, np.int32)

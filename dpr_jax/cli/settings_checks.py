@@ -19,7 +19,14 @@ from dpr_jax.cli.settings_hints import closest, did_you_mean, settings_like
 from dpr_jax.core import errors, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.core.settings_retrieval import METHODS
-from dpr_jax.core.settings_table import ALL, BY_KEY, SECTIONS, value_of
+from dpr_jax.core.settings_table import (
+  ALL,
+  BY_KEY,
+  REMOVED,
+  SECTIONS,
+  removed,
+  value_of,
+)
 
 _MOST = 3  # most bad values named in one line
 _ANY_WIDTH = 768  # dimension to try if that of the vectors is not known
@@ -54,6 +61,8 @@ def check_keys(config: Any) -> None:
         f"config.{key}={config[key]!r}: it is a section: leave it as it is, and"
         " change settings of it"
       )
+    if key in REMOVED:
+      raise errors.InputError(removed(key))
     names = [f"config.{each}" for each in settings_like(key)]
     raise errors.InputError(
       f"config.{key}: there is no such setting{did_you_mean(names)}"
@@ -137,8 +146,7 @@ def _training(config: Any, call: Call) -> None:
       )
   if call.cores:
     setting_rules.divides(train.batch_size, call.cores)
-    grouped = not train.packing and train.length_groups > 1
-    if call.processes == 1 and not grouped:
+    if call.processes == 1:
       _chunks(train, call.cores)
 
 

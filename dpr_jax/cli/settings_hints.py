@@ -12,7 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dpr_jax.core import errors
 from dpr_jax.core.setting import Setting
-from dpr_jax.core.settings_table import ALL, BY_KEY, SECTIONS
+from dpr_jax.core.settings_table import (
+  ALL,
+  BY_KEY,
+  REMOVED,
+  SECTIONS,
+  removed,
+)
 
 _CLOSE = 0.6  # least difflib ratio for a part of a key
 _CLOSE_FLAG = 0.72  # least difflib ratio for a flag
@@ -148,6 +154,8 @@ def _override(name: str, value: str | None, rest: list[str]) -> str:
     raise errors.InputError(
       f"--config.{key} is a section: name a setting of it, as --config.{first}"
     )
+  if key in REMOVED:
+    raise errors.InputError(f"--{removed(key)}")
   if key not in BY_KEY:
     names = [f"--config.{each}" for each in settings_like(key)]
     raise errors.InputError(
@@ -181,6 +189,9 @@ def in_a_file(error: Exception) -> str:
   if not found:
     return message
   name = found[1] or found[2]
+  for key in REMOVED:
+    if key.rpartition(".")[2] == name:
+      return removed(key)
   near = closest(name, SECTIONS) or settings_like(name)
   names = did_you_mean([f"config.{key}" for key in near])
   return f"there is no setting {name!r}{names}"

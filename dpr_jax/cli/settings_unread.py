@@ -86,7 +86,7 @@ CONDITIONS: dict[str, Callable[[Any, Call], bool]] = {
     _kinds(config) & {*_MINED, "given"}
   ),
   "train.scale_rule is not none": _not(_equals("train.scale_rule", "none")),
-  "train.packing is False": _equals("train.packing", False),
+  "train.packing is True": _equals("train.packing", True),
   "train.loss is tiled or ring": _equals("train.loss", "tiled", "ring"),
   "train.dev_questions > 0": _above("train.dev_questions", 0),
   "the corpus is embedded": _embeds,
@@ -112,6 +112,7 @@ CONDITIONS: dict[str, Callable[[Any, Call], bool]] = {
     bool(config.reader.train) or not call.whole
   ),
   "reader.train or reader.dev is results": _results,
+  "reader.packing is True": _equals("reader.packing", True),
   "reader.packing is False": _equals("reader.packing", False),
   "reader.max_steps is 0": _equals("reader.max_steps", 0),
   "reader.dev_questions > 0": _above("reader.dev_questions", 0),

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+from absl import logging
 
 from dpr_jax.core import errors, settings_table
 from dpr_jax.core import workdir as workdir_lib
@@ -48,6 +49,7 @@ def read(path: str | os.PathLike) -> ml_collections.ConfigDict:
   config = base_config()
   try:
     values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    values = _without_removed(path, values)
     if unknown := _unknown(values):
       raise errors.InputError(
         f"{path} is not a config of this version: it does not know"
@@ -76,6 +78,23 @@ def read(path: str | os.PathLike) -> ml_collections.ConfigDict:
       f"{path} is not a config of this version: {error}"
     ) from error
   return config
+
+
+def _without_removed(path: str | os.PathLike, values: Any) -> dict[str, Any]:
+  """A stored config without settings of older versions.
+
+  Values that had an effect are warned of.
+  """
+  values = dict(values)
+  for key, (default, _) in settings_table.REMOVED.items():
+    section, _, name = key.partition(".")
+    inner = values.get(section)
+    if isinstance(inner, dict) and name in inner:
+      values[section] = {n: v for n, v in inner.items() if n != name}
+      if inner[name] != default:
+        then = f"its value {inner[name]!r} has no effect"
+        logging.warning("%s: %s", path, settings_table.removed(key, then))
+  return values
 
 
 def _unknown(values: Any) -> list[str]:

@@ -4,6 +4,7 @@ from dpr_jax.core.setting import Setting, section
 from dpr_jax.core.settings_retrieval import METHODS
 
 _DEV = ("reader.dev_questions > 0",)
+_PACKED = ("reader.packing is True",)
 _PADDED = ("reader.packing is False",)
 _ENGINE = ("train-reader", "read", "retrieve")
 
@@ -138,6 +139,14 @@ _TRAINING = [
     True,
     "inputs are read in rows without padding between them; False = they are"
     " padded",
+  ),
+  Setting(
+    "packed_widths",
+    2,
+    "widths of packed rows, as `train.packed_widths`",
+    "widths",
+    least=1,
+    when=_PACKED,
   ),
   Setting(
     "length_groups",

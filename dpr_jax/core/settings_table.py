@@ -36,6 +36,25 @@ ALL: tuple[Setting, ...] = (
 BY_KEY: dict[str, Setting] = {each.key: each for each in ALL}
 SECTIONS = tuple(dict.fromkeys(each.section for each in ALL if each.section))
 
+# Settings of older versions: the value that changed nothing, and what replaces
+# them.
+REMOVED: dict[str, tuple[Any, str]] = {
+  "train.length_groups": (
+    1,
+    "texts are packed into rows without padding (config.train.packing)",
+  ),
+}
+
+
+def removed(key: str, then: str = "leave it out") -> str:
+  """The message for a removed setting.
+
+  Args:
+    key: of `REMOVED`.
+    then: what is done, or to be done.
+  """
+  return f"config.{key} was removed: {REMOVED[key][1]}; {then}"
+
 
 def defaults() -> dict[str, Any]:
   """All settings at their defaults, as nested dicts."""

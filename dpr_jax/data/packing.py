@@ -5,7 +5,7 @@ its end only.  The texts of a row are sorted by length, the longest in slot 0.
 Attention is computed in tiles: a tile is a group of consecutive slots, whose
 texts are padded to one length (see `models.packed_texts`).  `deal` makes the
 rows equally full, `count` and `Shapes.of` give the smallest shapes that hold
-every batch of a run.
+every batch of a run, `choose_widths` a few widths that its steps choose from.
 """
 
 import dataclasses
@@ -20,6 +20,10 @@ _UNIT = 8  # widths and lengths are multiples of it
 # Costs of a tile, in pairs of tokens that attend to each other: of copying a
 # token to the tile and back, and of one more computation.
 _COPY, _TILE = 32, 4096
+# Each width is a program of its own; one more must save as many places as so
+# many steps have, about what compiling it costs.
+_PROGRAM = 2
+_CANDIDATES = 32  # widths of a kind of text that are compared
 _PASSES = 16  # over all rows, in each of which every row may swap a text
 _SWAPS = 256  # single swaps after these, between the fullest row and others
 _COMPARED = 32  # slots, up to which any two texts of two rows may be swapped
@@ -205,6 +209,14 @@ class Shapes:
     """Texts of a row."""
     return sum(tile.slots for tile in self.tiles)
 
+  def holds(self, counts: Counts) -> bool:
+    """Whether rows of these shapes hold the counted batches."""
+    lengths = [tile.length for tile in self.tiles for _ in range(tile.slots)]
+    return counts.width <= self.width and all(
+      text <= length
+      for text, length in zip(counts.longest, lengths, strict=True)
+    )
+
 
 def _tiles(longest: Sequence[int], most: int) -> tuple[Tile, ...]:
   """Groups slots with the least cost: attention, copies and computations."""
@@ -234,3 +246,55 @@ def _tiles(longest: Sequence[int], most: int) -> tuple[Tile, ...]:
       tiles.append(Tile(int(cut[first]) - first, int(lengths[first])))
       first = int(cut[first])
   return tuple(tiles)
+
+
+def choose_widths(
+  widths: Int[np.ndarray, "steps kinds"], rows: Sequence[int], most: int
+) -> Int[np.ndarray, "shapes kinds"]:
+  """The widths of rows that hold all steps in the fewest places.
+
+  A step takes the first widths that hold it, in all kinds of text together.
+
+  Args:
+    widths: width that each step needs, of each kind of text.
+    rows: number of rows in a step, of each kind of text.
+    most: number of widths at most; one that saves less than `_PROGRAM` steps'
+      places is left out.
+
+  Returns:
+    Widths in ascending order, of all kinds; the last hold every step.
+  """
+  values = [_candidates(each) for each in widths.T]
+  cells = np.stack(np.meshgrid(*values, indexing="ij"), -1)
+  cells = cells.reshape(-1, len(values))
+  places = cells @ np.asarray(rows, np.int64)
+  held = np.array([(widths <= cell).all(axis=1).sum() for cell in cells])
+  # Dynamic program over the number of widths, which are cells of a grid.
+  # best[cell]: least places of the steps that the cell holds, if the cell is
+  # the widest; before: the next narrower one, the cell itself for none.  In the
+  # widest cell are the steps that the narrower ones do not hold.
+  fits = (cells[:, None] <= cells).all(axis=-1)  # [narrower, wider]
+  added = np.where(fits, (held - held[:, None]) * places, np.int64(2**60))
+  best, befores = held * places, []
+  for _ in range(most - 1):
+    options = best[:, None] + added + _PROGRAM * places[-1]
+    before = options.argmin(axis=0)
+    found = options.min(axis=0)
+    if (found >= best).all():
+      break
+    befores.append(np.where(found < best, before, np.arange(len(cells))))
+    best = np.minimum(found, best)
+  chosen = [len(cells) - 1]
+  for before in reversed(befores):  # follow the choices from the widest
+    if before[chosen[-1]] != chosen[-1]:
+      chosen.append(int(before[chosen[-1]]))
+  return cells[chosen[::-1]]
+
+
+def _candidates(
+  widths: Int[np.ndarray, " steps"],
+) -> Int[np.ndarray, " candidates"]:
+  """The widths that occur, or evenly spread ones with the widest."""
+  found = np.unique(widths)
+  picked = np.linspace(0, len(found) - 1, min(len(found), _CANDIDATES))
+  return found[np.round(picked).astype(int)]

@@ -119,3 +119,34 @@ def training_work(
       padded_flops=TRAINING * rows * encoding_flops(config, length),
     )
   return total
+
+
+def packed_training_work(
+  config: bert.BertConfig,
+  tiles: Sequence[tuple[Integer[np.ndarray, "_ _"], int]],
+  places: int,
+) -> Work:
+  """Work of a train step on packed texts (`packed_texts`); counts layers only.
+
+  Args:
+    config: sizes of the model.
+    tiles: tokens of each text [rows, texts], and the length that attention pads
+      them to.
+    places: places of all rows.
+  """
+  lengths = np.concatenate([each.ravel() for each, _ in tiles])
+  number = range(config.num_hidden_layers)
+  # Of one token: all layers without attention to others.
+  alone = encoding_flops(config, 1) - sum(
+    layer_flops(config, 1, n) - layer_flops(config, 0, n) for n in number
+  )
+  attention = sum(
+    each.size * (encoding_flops(config, length) - length * alone)
+    for each, length in tiles
+  )
+  return Work(
+    tokens=int(lengths.sum()),
+    padded_tokens=places,
+    flops=training_flops(config, lengths),
+    padded_flops=TRAINING * (places * alone + attention),
+  )

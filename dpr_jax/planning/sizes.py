@@ -127,7 +127,7 @@ def model_of(config: ml_collections.ConfigDict) -> retriever_model.Towers:
 
 
 def texts(cores: int, rows: int, length: int) -> dict[str, Any]:
-  """Shapes of one length group of a batch, `rows` texts per device."""
+  """Shapes of the padded texts of one kind, `rows` texts per device."""
   shape = (cores, rows, length)
   return {
     "ids": jax.ShapeDtypeStruct(shape, jnp.int32),
@@ -172,8 +172,8 @@ def batch(
   Args:
     config: configuration of the experiment.
     cores: number of devices.
-    rows: rows of packed texts, as in `packed_batches`; None = questions and
-      passages have one group each, of full length (`batches.BatchSource`).
+    rows: rows of packed texts, as in `packed_batches`; None = texts are padded
+      to full length (`batches.BatchSource`).
 
   Raises:
     InputError: the number of devices does not divide the batch size.
@@ -186,7 +186,7 @@ def batch(
   if rows is None:
     counts = questions, passages
     of_texts = [
-      (texts(cores, count, length),)
+      texts(cores, count, length)
       for count, length in zip(counts, limits(config), strict=True)
     ]
   else:

@@ -7,7 +7,7 @@ and the time of a step at the chip's peak figures.
 Differences from a training run: one process compiles for all devices of the
 topology, while on a pod every host compiles the same program for its own
 devices; the texts of packed rows are drawn from histograms of lengths
-(`text_lengths`), and without these, or with length groups, all texts have full
+(`text_lengths`), and without these, or without packing, all texts have full
 length, as in the embed step; device memory outside of the step (a second batch
 in transfer) is not counted.
 """

@@ -10,6 +10,25 @@ import jax
 from absl import logging
 
 
+def announce(stage: str, shapes: int) -> None:
+  """Logs that the first step will take longer.
+
+  Args:
+    stage: name of the stage.
+    shapes: number of batch shapes that the step is compiled for; 0 = unknown.
+  """
+  kept = "kept for next time"
+  if not jax.config.jax_compilation_cache_dir:
+    kept = "set JAX_COMPILATION_CACHE_DIR to keep it for next time"
+  logging.info(
+    "%s: compiling the step for %d devices%s (may take minutes; %s)",
+    stage,
+    jax.device_count(),
+    f" and {shapes} batch shapes" if shapes > 1 else "",
+    kept,
+  )
+
+
 class Compilations:
   """Programs that this process compiles or loads, from now on.
 

@@ -162,14 +162,15 @@ class Loop:
     with self._apart("start" if done == self.first else "round"):
       source = part.source()  # may tokenize the corpus
     loader = batches.in_background(source, done)
+    self._compile_shapes(source, range(done, end), asked)
     if done == self.first:
-      self._announce_compilation()
       self.log.start_clock(self.compilations.seconds_of_all())
       self.goodput.begin()
     for step in range(done + 1, end + 1):
       # This process's share of the batch, split over its devices.
       with self.goodput.waiting(self.pending and self.pending[1]):
-        batch = self._next_batch(loader, asked)
+        batch = self.timer.wait_for(loader)
+      batch = self._with_signal(batch, asked)
       self.goodput.sent(batch)
       self.watch.begin(step)
       self.profiler.before(step)
@@ -177,7 +178,7 @@ class Loop:
       # Dispatches step N: the call returns before the devices have done it.
       with self._compilations_of(step):
         if multiprocess.count() > 1:
-          self._compile_together(shares)
+          self._compile_for(shares)
         self.state, reported = self.step(self.state, shares)
       self.profiler.after(step, reported)
       self.saved.look()  # raises if saving in the background has failed
@@ -210,28 +211,32 @@ class Loop:
       params = devices_lib.local(self.state.params)
       multiprocess.first_alone(lambda: part.before(params))
 
-  def _announce_compilation(self) -> None:
-    """Logs that the first step will take longer."""
-    kept = "kept for next time"
-    if not jax.config.jax_compilation_cache_dir:
-      kept = "set JAX_COMPILATION_CACHE_DIR to keep it for next time"
-    logging.info(
-      "%s: compiling the step for %d devices (may take minutes; %s)",
-      self.job.name,
-      jax.device_count(),
-      kept,
-    )
+  def _compile_shapes(
+    self, source: batches.Source, steps: range, asked: signals.Request
+  ) -> None:
+    """Compiles the step for all batch shapes of some steps.
 
-  def _next_batch(self, loader: Iterator, asked: signals.Request) -> dict:
-    """The next batch; with several processes, it carries a received signal.
+    Of a source that does not know them, each is compiled at its first step.
+    """
+    known = isinstance(source, batches.ShapedSource)
+    firsts = source.first_of_each_shape(steps) if known else []
+    if steps.start == self.first:
+      compilations.announce(self.job.name, len(firsts))
+    with self._apart("compile"):
+      for step in firsts:
+        batch = self._with_signal(source[step], asked)
+        self._compile_for(devices_lib.split_over_cores(batch))
+
+  def _with_signal(self, batch: dict, asked: signals.Request) -> dict:
+    """The batch; with several processes, it carries a received signal.
 
     The step returns the largest signal number over all processes, so that all
     of them end after the same step.
     """
-    batch = self.timer.wait_for(loader)
-    if multiprocess.count() > 1:
-      batch["asked"] = np.full(devices_lib.cores(), asked.number or 0, np.int32)
-    return batch
+    if multiprocess.count() == 1:
+      return batch
+    number = np.full(devices_lib.cores(), asked.number or 0, np.int32)
+    return {**batch, "asked": number}
 
   @contextlib.contextmanager
   def _compilations_of(self, step: int) -> Iterator[None]:
@@ -244,7 +249,7 @@ class Loop:
     ):
       yield
 
-  def _compile_together(self, shares: Any) -> None:
+  def _compile_for(self, shares: Any) -> None:
     """Returns when all processes have compiled the step for this batch shape.
 
     One process may compile for a minute while another has the program in its
@@ -253,7 +258,7 @@ class Loop:
     """
     shapes = str(jax.tree.map(lambda x: (x.shape, str(x.dtype)), shares))
     if shapes not in self.compiled_for:
-      # The call that follows reuses this program.
+      # The calls that follow reuse this program.
       self.step.lower(self.state, shares).compile()
       multiprocess.barrier()
       self.compiled_for.add(shapes)

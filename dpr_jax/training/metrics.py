@@ -178,14 +178,17 @@ def padding_share(batch: Mapping[str, Any]) -> float:
     kinds = [inputs["texts"] if isinstance(inputs, Mapping) else inputs]
   tokens = places = 0
   for texts in kinds:
-    if isinstance(texts, Mapping):  # packed
-      tokens += sum(int(tile["lengths"].sum()) for tile in texts["tiles"])
-      places += texts["token_ids"].size
-      continue
-    for group in texts:
-      is_input = "lengths" in group
-      tokens += int(group["lengths" if is_input else "mask"].sum())
-      places += group["ids" if is_input else "mask"].size
+    # Of the reader's padded inputs there are several groups.
+    for part in [texts] if isinstance(texts, Mapping) else texts:
+      if "tiles" in part:  # packed
+        tokens += sum(int(tile["lengths"].sum()) for tile in part["tiles"])
+        places += part["token_ids"].size
+      elif "lengths" in part:
+        tokens += int(part["lengths"].sum())
+        places += part["ids"].size
+      else:
+        tokens += int(part["mask"].sum())
+        places += part["mask"].size
   return 1.0 - tokens / places
 
 

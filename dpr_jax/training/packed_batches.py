@@ -1,11 +1,11 @@
 """Training batches of packed rows, as a pure function of (seed, step, process).
 
-Input: a `batches.BatchSource` with the tokens of the run, and the shapes of its
-rows.  Output: batches as `models.packed_texts` describes them.  The lengths of
-all texts of a global batch are known to every process, so all of them deal its
-texts to the rows of all devices in the same way, and each makes its own rows.
-The loss does not depend on the order: every question has the index of its
-positive, which may be on another device or process.
+Input: a `batches.BatchSource` with the tokens of the run, and the shapes of the
+rows of each step.  Output: batches as `models.packed_texts` describes them.
+The lengths of all texts of a global batch are known to every process, so all of
+them deal its texts to the rows of all devices in the same way, and each makes
+its own rows.  The loss does not depend on the order: every question has the
+index of its positive, which may be on another device or process.
 
 For very large batches, looking up a global batch in every process would cost
 more than it saves: then every process deals the texts of its own questions
@@ -13,7 +13,7 @@ more than it saves: then every process deals the texts of its own questions
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from jaxtyping import Int, Integer
 from dpr_jax.core import errors
 from dpr_jax.data import batches, other_positives, packing, run_texts
 from dpr_jax.models import packed_texts
+from dpr_jax.training import row_counts
 
 # Questions and passages of a global batch that are dealt to the devices of all
 # processes.  More are dealt within each process: then the fullest row of any
@@ -123,12 +124,13 @@ class PackedSource:
   Attributes:
     base: the questions and their passages; with `tokens`.
     layouts: rows of a device, of `KINDS`.
-    shapes: shapes of the rows, of `KINDS`; () = not known yet, see `count`.
+    shapes: shapes of the rows of each step, of `KINDS`; None = not known yet,
+      see `row_counts`.
   """
 
   base: batches.BatchSource
   layouts: tuple[Layout, ...]
-  shapes: tuple[packing.Shapes, ...] = ()
+  shapes: row_counts.StepShapes | None = None
 
   @classmethod
   def of(
@@ -147,11 +149,6 @@ class PackedSource:
     questions = base.plan.batch_size // (base.processes * base.cores)
     each = base.sampler.per_question
     return cls(base, layouts(questions, each, chunk, question_chunk))
-
-  def with_shapes(self, counts: Iterable[packing.Counts]) -> "PackedSource":
-    """The source with the shapes that hold these counts, of `KINDS`."""
-    shapes = tuple(map(packing.Shapes.of, counts))
-    return dataclasses.replace(self, shapes=shapes)
 
   def __len__(self) -> int:
     return self.base.steps
@@ -174,37 +171,30 @@ class PackedSource:
     """The counts of no step, of `KINDS`."""
     return tuple(packing.Counts.none(each.slots) for each in self.layouts)
 
-  def count(
-    self, steps: Iterable[int]
-  ) -> tuple[tuple[packing.Counts, ...], int]:
-    """What the rows must hold in some steps, of `KINDS`; tokens of the texts.
+  def count(self, step: int) -> tuple[tuple[packing.Counts, ...], int]:
+    """What the rows must hold in a step, of `KINDS`; tokens of the texts.
 
-    The tokens are those of all steps and both kinds, in what is dealt together.
+    The tokens are those of both kinds, in what is dealt together.
     """
-    counts, tokens = list(self.none()), 0
-    for step in steps:
-      _, indexes, _, texts = self._part(step)
-      lengths = self._lengths(indexes, texts)
-      for number, (some, rows) in enumerate(
-        zip(lengths, self._rows(), strict=True)
-      ):
-        counts[number] |= packing.count(some, rows)
-        tokens += int(some.sum())
-    return tuple(counts), tokens
+    _, indexes, _, texts = self._part(step)
+    lengths = self._lengths(indexes, texts)
+    counts = tuple(map(packing.count, lengths, self._dealt_rows()))
+    return counts, sum(int(each.sum()) for each in lengths)
 
-  def places(self) -> int:
-    """Places of a global batch."""
+  @property
+  def rows(self) -> tuple[int, ...]:
+    """Rows of all devices in a step, of `KINDS`."""
     devices = self.base.cores * self.base.processes
-    return sum(
-      devices * layout.rows * shapes.width
-      for layout, shapes in zip(self.layouts, self.shapes, strict=True)
-    )
+    return tuple(devices * layout.rows for layout in self.layouts)
 
-  def _rows(self) -> list[int]:
+  def first_of_each_shape(self, steps: range) -> list[int]:
+    """See `batches.ShapedSource`."""
+    return self.shapes.first_of_each(steps)
+
+  def _dealt_rows(self) -> tuple[int, ...]:
     """Rows that texts are dealt to, of `KINDS`."""
-    base = self.base
-    devices = base.cores * (base.processes if self.together else 1)
-    return [devices * layout.rows for layout in self.layouts]
+    parts = 1 if self.together else self.base.processes
+    return tuple(rows // parts for rows in self.rows)
 
   def _part(self, step: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     """What is dealt: its first row, questions, and passages' keys and texts."""
@@ -229,7 +219,7 @@ class PackedSource:
   def _dealt(self, step: int) -> _Dealt:
     first, indexes, keys, texts = self._part(step)
     lengths = self._lengths(indexes, texts)
-    tables = map(packing.deal, lengths, self._rows())
+    tables = map(packing.deal, lengths, self._dealt_rows())
     return _Dealt(first, indexes, keys, texts, *tables)
 
   def _mine(self, table: np.ndarray, layout: Layout) -> np.ndarray:
@@ -248,6 +238,7 @@ class PackedSource:
       `batches.BatchSource`, in the order of rows, then slots.
     """
     base, dealt = self.base, self._dealt(step)
+    shapes = self.shapes.of_step(int(step))
     each = base.sampler.per_question
     asked = self._mine(dealt.questions, self.layouts[0])
     read = self._mine(dealt.passages, self.layouts[1])
@@ -259,11 +250,11 @@ class PackedSource:
     batch = {
       "questions": pack(
         [base.tokens.question(i) for i in dealt.indexes[order].tolist()],
-        self.shapes[0],
+        shapes[0],
       ),
       "passages": pack(
         [base.tokens.passage(i) for i in dealt.texts[passages].tolist()],
-        self.shapes[1],
+        shapes[1],
       ),
       "question_rows": rows.astype(np.int32),
       "question_keys": dealt.keys[each * order].astype(np.int32),

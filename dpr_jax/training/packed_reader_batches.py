@@ -1,21 +1,20 @@
 """The reader's batches in packed rows, as a pure function of (seed, step).
 
-Input: `reader_batches.ReaderBatches`, and the shapes of the rows.  Output:
-batches as `models.packed_texts` describes them.  Every process draws the inputs
-of the global batch and deals them to the rows of all devices in the same way;
-each composes those of its own rows.  With `sort_batches`, batches are about as
-full as one another, so that rows that hold them all are hardly wider.
+Input: `reader_batches.ReaderBatches`, and the shapes of the rows of each step.
+Output: batches as `models.packed_texts` describes them.  Every process draws
+the inputs of the global batch and deals them to the rows of all devices in the
+same way; each composes those of its own rows.  With `sort_batches`, batches are
+about as full as one another, so that rows that hold them all are hardly wider.
 """
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from dpr_jax.data import packing, reader_batches
-from dpr_jax.training import packed_batches
+from dpr_jax.training import packed_batches, row_counts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,12 +24,13 @@ class PackedReaderBatches:
   Attributes:
     base: the inputs; `groups` and `length_step` are not read.
     layout: rows of a device.
-    shapes: shapes of a row; None = not known yet, see `count`.
+    shapes: shapes of the rows of each step; None = not known yet, see
+      `row_counts`.
   """
 
   base: reader_batches.ReaderBatches
   layout: packed_batches.Layout
-  shapes: packing.Shapes | None = None
+  shapes: row_counts.StepShapes | None = None
 
   @classmethod
   def of(
@@ -51,20 +51,21 @@ class PackedReaderBatches:
     layout = packed_batches.Layout.of(each, chunk, "reader.chunk_size")
     return cls(base, layout)
 
-  def with_shapes(
-    self, counts: Iterable[packing.Counts]
-  ) -> "PackedReaderBatches":
-    """The source with the shapes that hold these counts."""
-    (shapes,) = map(packing.Shapes.of, counts)
-    return dataclasses.replace(self, shapes=shapes)
-
   def __len__(self) -> int:
     return self.base.steps
 
   @property
-  def _rows(self) -> int:
-    """Rows of all devices."""
-    return self.base.cores * self.base.processes * self.layout.rows
+  def rows(self) -> tuple[int, ...]:
+    """Rows of all devices in a step; of one kind of text."""
+    return (self.base.cores * self.base.processes * self.layout.rows,)
+
+  def none(self) -> tuple[packing.Counts, ...]:
+    """The counts of no step."""
+    return (packing.Counts.none(self.layout.slots),)
+
+  def first_of_each_shape(self, steps: range) -> list[int]:
+    """See `batches.ShapedSource`."""
+    return self.shapes.first_of_each(steps)
 
   def counted_by_me(self, steps: range) -> range:
     """Those of some steps that this process counts: all processes, all."""
@@ -72,20 +73,10 @@ class PackedReaderBatches:
     each = -(-len(steps) // self.base.processes)
     return steps[self.base.process * each :][:each]
 
-  def count(
-    self, steps: Iterable[int]
-  ) -> tuple[tuple[packing.Counts, ...], int]:
-    """What the rows must hold in some steps, and tokens of the inputs."""
-    counts, tokens = packing.Counts.none(self.layout.slots), 0
-    for step in steps:
-      lengths = reader_batches.lengths_of(self.base.drawn(step))
-      counts |= packing.count(lengths, self._rows)
-      tokens += int(lengths.sum())
-    return (counts,), tokens
-
-  def places(self) -> int:
-    """Places of a global batch."""
-    return self._rows * self.shapes.width
+  def count(self, step: int) -> tuple[tuple[packing.Counts, ...], int]:
+    """What the rows must hold in a step, and tokens of the inputs."""
+    lengths = reader_batches.lengths_of(self.base.drawn(step))
+    return (packing.count(lengths, *self.rows),), int(lengths.sum())
 
   def __getitem__(self, step: int) -> dict[str, Any]:
     """The batch of a step: inputs in packed rows, device by device.
@@ -99,7 +90,8 @@ class PackedReaderBatches:
     """
     base = self.base
     drawn = base.drawn(step)
-    dealt = packing.deal(reader_batches.lengths_of(drawn), self._rows)
+    (shapes,) = self.shapes.of_step(int(step))
+    dealt = packing.deal(reader_batches.lengths_of(drawn), *self.rows)
     mine = base.cores * self.layout.rows
     dealt = dealt[base.process * mine :][:mine]
     order: Int[np.ndarray, " inputs"] = dealt.reshape(-1)
@@ -108,7 +100,7 @@ class PackedReaderBatches:
     parts = tokenizer.parts(inputs, tokenizer.length)
     return {
       "inputs": {
-        "texts": packed_batches.pack([one.ids for one in inputs], self.shapes),
+        "texts": packed_batches.pack([one.ids for one in inputs], shapes),
         **{name: part.reshape(dealt.shape) for name, part in parts.items()},
         **base.answers(own),
       },

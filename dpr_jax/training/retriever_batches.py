@@ -8,7 +8,6 @@ import dataclasses
 
 import jax
 import ml_collections
-import numpy as np
 from absl import logging
 
 from dpr_jax.core import config as config_lib
@@ -33,8 +32,6 @@ from dpr_jax.data import (
 from dpr_jax.models import retriever_model
 from dpr_jax.training import answer_masks, retriever_inputs
 
-_SAMPLE = 2000  # questions whose text lengths determine the length groups
-
 
 def make_source(
   config: ml_collections.ConfigDict,
@@ -44,7 +41,7 @@ def make_source(
   *,
   store: bool = True,
 ) -> batches.BatchSource:
-  """The source of padded batches in one length group.
+  """The source of padded batches.
 
   Args:
     config: configuration of the experiment.
@@ -108,8 +105,7 @@ def check(train: ml_collections.ConfigDict, match: str) -> None:
     train: section `train` of the config.
     match: rule for finding answers, `evaluate.match`.
   """
-  for name in ("batch_size", "length_groups"):
-    config_lib.at_least(f"train.{name}", train[name], 1)
+  config_lib.at_least("train.batch_size", train.batch_size, 1)
   setting_rules.divides(train.batch_size, jax.device_count())
   retriever_inputs.mixture(train, 0)
   setting_rules.answer_masks(train.mask_answers, match)
@@ -158,69 +154,6 @@ def with_tokens(
     tuple(empty),
   )
   return dataclasses.replace(source, tokens=tokens)
-
-
-def with_groups(
-  source: batches.BatchSource,
-  train_config: ml_collections.ConfigDict,
-  sample: batches.BatchSource | None = None,
-) -> batches.BatchSource:
-  """Adds length groups, chosen from the lengths of the first training texts.
-
-  Args:
-    source: source of padded batches.
-    train_config: section `train` of the config.
-    sample: source of these texts; None = `source`.
-  """
-  wanted = train_config.length_groups
-  if wanted > 1 and source.processes > 1:
-    # A batch that does not fit the groups gets another shape; with several
-    # processes each would have to know the shapes of all others.
-    logging.warning(
-      "train: length_groups=%d needs a single process: all texts are padded to"
-      " the maximum length",
-      wanted,
-    )
-    wanted = 1
-  if wanted == 1:
-    return source
-  sample = sample or source
-  rows = np.arange(min(len(source.questions), _SAMPLE))
-  questions = source.questions.take(rows)
-  passages, _ = sample.sampler.passages_of_batch(
-    questions, rows, np.zeros_like(rows)
-  )
-  tokenizer = source.tokenizer
-  share = source.plan.batch_size // source.processes
-  groups = [
-    batches.length_groups(
-      np.array([len(row) for row in ids]),
-      rows=count,
-      cores=source.cores,
-      groups=most,
-      chunk=chunk,
-      limit=limit,
-    )
-    for ids, count, limit, most, chunk in (
-      (
-        tokenizer.question_ids([q.question for q in questions]),
-        share,
-        tokenizer.question_length,
-        min(wanted, 2),  # questions are short: more groups save nothing
-        train_config.question_chunk_size or train_config.chunk_size,
-      ),
-      (
-        tokenizer.passage_ids([p for p in passages if p is not None]),
-        share * source.sampler.per_question,
-        tokenizer.passage_length,
-        wanted,
-        train_config.chunk_size,
-      ),
-    )
-  ]
-  return dataclasses.replace(
-    source, question_groups=groups[0], passage_groups=groups[1]
-  )
 
 
 def _sampler(

@@ -2,10 +2,11 @@
 
 Input: the source of the first round, before any text is tokenized.  Output, for
 each round: packed batches, whose shapes hold all steps of the round, or padded
-ones.  Shapes do not shrink from round to round; if they grow, the step is
-recompiled when the round begins.
+ones.  A round has the shapes of the one before if they hold its steps; else the
+step is recompiled when the round begins.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ import ml_collections
 from absl import logging
 
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import batches, packing
+from dpr_jax.data import batches
 from dpr_jax.models import retriever_model
 from dpr_jax.training import packed_batches, retriever_batches, row_counts
 
@@ -46,19 +47,20 @@ class RoundSources:
     """
     self._config, self._workdir, self._model = config, workdir, model
     self._starts, self._first = tuple(starts), first
-    self._counted: dict[int, tuple[packing.Counts, ...]] = {}
+    # Of each round: counts of its steps and those before, and its shapes.
+    self._counted: dict[
+      int, tuple[row_counts.Counted, row_counts.StepShapes]
+    ] = {}
     if config.train.packing:
       self._packed(first)
 
   def source(self, number: int) -> batches.Source:
     """The source of a round, with its shapes and the tokens of its texts."""
-    train = self._config.train
     base = self._base(number)
-    if train.packing:
-      counts = self._counts(number, base)
-      return self._packed(base).with_shapes(counts)
-    # All rounds use the groups of the first, so that nothing is recompiled.
-    return retriever_batches.with_groups(base, train, sample=self._first)
+    if not self._config.train.packing:
+      return base
+    _, shapes = self._shapes(number, base)
+    return dataclasses.replace(self._packed(base), shapes=shapes)
 
   def _packed(self, base: batches.BatchSource) -> packed_batches.PackedSource:
     train = self._config.train
@@ -75,10 +77,10 @@ class RoundSources:
       )
     return retriever_batches.with_tokens(source, self._workdir, self._model)
 
-  def _counts(
+  def _shapes(
     self, number: int, base: batches.BatchSource
-  ) -> tuple[packing.Counts, ...]:
-    """What the rows must hold in a round, and in those before it.
+  ) -> tuple[row_counts.Counted, row_counts.StepShapes]:
+    """Counts of a round with those before it, and the shapes of its steps.
 
     A resumed run counts the rounds before, too, so that its shapes are those of
     a run that was not interrupted.
@@ -89,19 +91,21 @@ class RoundSources:
     ends = (*self._starts[1:], len(source))
     steps = range(self._starts[number], ends[number])
     began = time.monotonic()
-    counts, tokens = row_counts.of_all(source, steps)
+    counted = whole = row_counts.of_all(source, steps)
+    before = None
     if number:
-      before = self._counted.get(number - 1) or self._counts(
+      earlier, before = self._counted.get(number - 1) or self._shapes(
         number - 1, self._base(number - 1)
       )
-      counts = tuple(a | b for a, b in zip(before, counts, strict=True))
-      if counts != before:
-        logging.info(
-          "train: the texts of round %d need larger rows than those before: the"
-          " step is recompiled",
-          number + 1,
-        )
-    places = source.with_shapes(counts).places()
-    row_counts.log("train", len(steps), tokens, places, began)
-    self._counted[number] = counts
-    return counts
+      whole = earlier + counted
+    most = self._config.train.packed_widths
+    shapes = row_counts.StepShapes.of(whole, source.rows, most, before)
+    if before is not None and shapes.shapes != before.shapes:
+      logging.info(
+        "train: the texts of round %d need larger rows than those before: the"
+        " step is recompiled",
+        number + 1,
+      )
+    row_counts.log("train", counted, shapes, source.rows, began)
+    self._counted[number] = whole, shapes
+    return whole, shapes

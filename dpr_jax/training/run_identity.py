@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors
+from dpr_jax.core import errors, settings_table
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import checkpoint_files, checkpoints, retriever_model
 
@@ -29,16 +29,15 @@ _OFTEN = frozenset(
 FREE: Mapping[str, frozenset[str]] = {
   "train": _OFTEN
   | {"step_timeout", "gradient_cache", "chunk_size", "question_chunk_size"}
-  | {"remat", "loss", "loss_tile", "layers", "shard_optimizer", "packing"},
-  "reader": _OFTEN | {"chunk_size", "remat", "packing"},
+  | {"remat", "loss", "loss_tile", "layers", "shard_optimizer"}
+  | {"packing", "packed_widths"},
+  "reader": _OFTEN | {"chunk_size", "remat", "packing", "packed_widths"},
   "model": frozenset({"attention"}),
 }
 # What older versions did where they had no such key yet.
 _BEFORE = {"train": {"packing": False}, "reader": {"packing": False}}
-# With length groups, the chunk size decides to what length a text is padded.
-_CHUNKS = ("train.chunk_size", "train.question_chunk_size")
-_GROUPS = "train.length_groups"  # not read with packing
-_READER_GROUPS = ("reader.length_groups", "reader.length_step")  # likewise
+# Not read with packing.
+_READER_GROUPS = ("reader.length_groups", "reader.length_step")
 _PACKED = "reader.packing"
 _SORTED = "reader.sort_batches"  # packed into other batches than padded
 _TOTAL = ("train.max_steps", "train.epochs")  # the length of the run
@@ -338,7 +337,8 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
   """Values by full key (`train.epochs`), with "auto" and 0 resolved.
 
   A key that an older version did not have gets the value that this version has
-  to give to do the same: its default, or that of `_BEFORE`.
+  to give to do the same: its default, or that of `_BEFORE`.  Removed settings
+  changed how, not what, was computed: they are left out.
   """
   defaults = config_lib.plain(config_lib.base_config())
   flat: dict[str, Any] = {}
@@ -351,6 +351,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
           **_BEFORE.get(name, {}),
           **values,
         }.items()
+        if f"{name}.{key}" not in settings_table.REMOVED
       }
     else:
       flat[_NAMES.get(name, name)] = values
@@ -367,11 +368,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 def _free(flat: Mapping[str, Any]) -> set[str]:
   """The keys that may change without making another run."""
   free = {f"{name}.{key}" for name, keys in FREE.items() for key in keys}
-  if flat.get(_PACKED):
-    free |= {*_READER_GROUPS}
-  if flat.get("train.packing"):
-    return free | {_GROUPS}
-  return free if flat.get(_GROUPS, 1) == 1 else free - {*_CHUNKS}
+  return free | {*_READER_GROUPS} if flat.get(_PACKED) else free
 
 
 def _differences(

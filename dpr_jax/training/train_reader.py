@@ -248,12 +248,12 @@ def batches_of(
   def counted() -> batches.Source:
     began = time.monotonic()
     steps = range(len(packed))
-    counts, tokens = row_counts.of_all(packed, steps)
-    found = packed.with_shapes(counts)
-    row_counts.log(
-      reader_model.STAGE, len(steps), tokens, found.places(), began
+    counted = row_counts.of_all(packed, steps)
+    shapes = row_counts.StepShapes.of(
+      counted, packed.rows, reader.packed_widths
     )
-    return found
+    row_counts.log(reader_model.STAGE, counted, shapes, packed.rows, began)
+    return dataclasses.replace(packed, shapes=shapes)
 
   return counted
 

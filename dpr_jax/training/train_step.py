@@ -7,7 +7,7 @@ the order of the passages.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -83,26 +83,19 @@ def packed(
 
 
 def _texts(
-  groups: dict[str, Any] | Sequence[dict[str, Array]],
-  keys: Key[Array, " texts"] | None,
-) -> list[dual_encoder.Texts | packed_texts.PackedTexts]:
-  """The packed texts or length groups of one kind, with their dropout keys."""
-  if isinstance(groups, dict):
-    return [packed(groups, keys)]
-  texts, first = [], 0
-  for group in groups:
-    rows = group["ids"].shape[0]
-    own = None if keys is None else keys[first : first + rows]
-    texts.append(dual_encoder.Texts(group["ids"], group["mask"], own))
-    first += rows
-  return texts
+  fields: dict[str, Any], keys: Key[Array, " texts"] | None
+) -> dual_encoder.Texts | packed_texts.PackedTexts:
+  """The padded or packed texts of one kind, with their dropout keys."""
+  if "mask" in fields:
+    return dual_encoder.Texts(fields["ids"], fields["mask"], keys)
+  return packed(fields, keys)
 
 
-def _tokens(groups: dict[str, Any] | Sequence[dict[str, Array]]) -> Array:
+def _tokens(fields: dict[str, Any]) -> Array:
   """Number of tokens of one kind of text on this device."""
-  if isinstance(groups, dict):
-    return sum(jnp.sum(tile["lengths"]) for tile in groups["tiles"])
-  return sum(jnp.sum(group["mask"]) for group in groups)
+  if "mask" in fields:
+    return jnp.sum(fields["mask"])
+  return sum(jnp.sum(tile["lengths"]) for tile in fields["tiles"])
 
 
 def make_train_step(
@@ -162,10 +155,10 @@ def make_train_step(
 
     def loss_function(params):
       question_vectors, passage_vectors = (
-        jnp.concatenate([encode(params, texts) for texts in groups])
-        for encode, groups in (
-          (encoder.encode_questions, _texts(batch["questions"], keys[0])),
-          (encoder.encode_passages, _texts(batch["passages"], keys[1])),
+        encode(params, _texts(batch[kind], own))
+        for encode, kind, own in (
+          (encoder.encode_questions, "questions", keys[0]),
+          (encoder.encode_passages, "passages", keys[1]),
         )
       )
       return objectives.in_batch_loss(

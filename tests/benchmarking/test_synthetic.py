@@ -10,13 +10,13 @@ def test_synthetic_batches(cell_base):
   cell.train.hard_negatives = 2
   source = synthetic.make_source(cell, retriever_model.start(cell))
   one, other = source[0], source[0]
-  assert one["questions"][0]["ids"].shape == (16, 8)
-  assert one["passages"][0]["ids"].shape == (48, 12)
+  assert one["questions"]["ids"].shape == (16, 8)
+  assert one["passages"]["ids"].shape == (48, 12)
   assert len(set(one["passage_keys"].tolist())) == 48
   assert one["passage_valid"].all()
   for kind in ("questions", "passages"):
-    group = one[kind][0]
-    lengths = group["mask"].sum(axis=1)
-    assert lengths.min() >= group["mask"].shape[1] // 2
-    assert (group["ids"] == other[kind][0]["ids"]).all()
-    assert group["ids"][group["mask"]].min() > 0
+    texts = one[kind]
+    lengths = texts["mask"].sum(axis=1)
+    assert lengths.min() >= texts["mask"].shape[1] // 2
+    assert (texts["ids"] == other[kind]["ids"]).all()
+    assert texts["ids"][texts["mask"]].min() > 0

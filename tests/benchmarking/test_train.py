@@ -1,18 +1,22 @@
 """`bench train` on the tiny fixtures: agreement and structure, no seconds."""
 
 import copy
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from dpr_jax.benchmarking import sentence_transformers_peer as peer_lib
 from dpr_jax.benchmarking import train, training_texts
+from dpr_jax.benchmarking import trainer as trainer_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.models import flops as flops_lib
 from dpr_jax.models import retriever_model
-from dpr_jax.training import retriever_batches
+from dpr_jax.training import packed_batches, retriever_batches
+from tests.training import packed_sources
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +111,9 @@ def test_both_sides_learn_alike(torch, tiny_config, mined_workdir, name):
   config.train.max_steps = 50
   config.train.weight_decay = 0.1
   config.train.clip_norm = 0.5
-  trainer = train.Trainer(config, mined_workdir)
+  trainer = trainer_lib.Trainer(config, mined_workdir, 4)
   peer = train._make_peer(config, name)
-  chosen = training_texts.choose(trainer.source, 4)
+  chosen = trainer.rounds
   losses = [
     (
       trainer.step(round_, mask_copies=False),
@@ -128,9 +132,9 @@ def test_masks_of_the_cached_peer_are_what_its_model_gets(
 ):
   """Each mini-batch twice: for the vectors, then for the gradients."""
   monkeypatch.setattr(peer_lib, "CACHED_TOKENS", 200)
-  trainer = train.Trainer(tiny_config, mined_workdir)
+  trainer = trainer_lib.Trainer(tiny_config, mined_workdir, 1)
   peer = train._make_peer(tiny_config, peer_lib.CACHED)
-  (round_,) = training_texts.choose(trainer.source, 1)
+  (round_,) = trainer.rounds
   texts = (round_.questions, round_.columns)
   seen = []
   hook = peer._model.register_forward_pre_hook(
@@ -165,9 +169,9 @@ def test_other_losses_are_refused(theirs, tiny_config, monkeypatch):
   config = copy.deepcopy(tiny_config)
   config.model.dropout = 0.0
   trainer, peer = (
-    object.__new__(kind) for kind in (train.Trainer, peer_lib.Peer)
+    object.__new__(kind) for kind in (trainer_lib.Trainer, peer_lib.Peer)
   )
-  monkeypatch.setattr(train.Trainer, "step", lambda *_, mask_copies: 2.0)
+  monkeypatch.setattr(trainer_lib.Trainer, "step", lambda *_, mask_copies: 2.0)
   peer.name = peer_lib.NAME
   trainer.learning_rate = 0.1
   monkeypatch.setattr(peer_lib.Peer, "step", lambda *_: theirs)
@@ -208,6 +212,31 @@ def test_rounds_are_whole_batches_or_none(tiny_config, mined_workdir):
   for each in chosen:
     assert len(each.questions) == 16
     assert [len(column) for column in each.columns] == [16, 16]
+
+
+@pytest.mark.parametrize("kind", ["given:1,random:1", "bm25:2"])
+def test_texts_are_tokenized_as_for_the_stores(
+  tiny_config, mined_workdir, kind
+):
+  """Packed batches of ids made for each batch are those of the stores."""
+  config = copy.deepcopy(tiny_config)
+  config.train.negatives, config.train.hard_negatives = kind, 2
+  model = retriever_model.start(config)
+  texts = retriever_batches.make_source(
+    config, mined_workdir, model, store=False
+  )
+  stored = retriever_batches.with_tokens(texts, mined_workdir, model)
+  made = dataclasses.replace(texts, tokens=training_texts.BatchTokens(texts))
+  sources = [
+    packed_batches.PackedSource.of(each, 0, 0) for each in (stored, made)
+  ]
+  found = packed_sources.with_shapes(sources[:1], range(2), most=1)
+  shapes = found[0].shapes
+  for step in range(2):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      *(dataclasses.replace(each, shapes=shapes)[step] for each in sources),
+    )
 
 
 def test_random_weights_have_no_peer(tiny_config, mined_workdir):

@@ -340,15 +340,11 @@ def test_a_checkpoint_is_whole(tiny, tmp_path):
 
 
 def test_chunks_only_where_their_number_is_known(tiny):
-  """With several processes, or groups by length, the step itself says so."""
+  """With several processes the step itself says so."""
   tiny.train.chunk_size = 3  # of 2 * 2 passages on each of 8 cores
   assert "does not divide the 4 passages" in _refused(tiny, _call("train"))
   settings_checks.check(tiny, Call("train"))
   settings_checks.check(tiny, Call("train", cores=8, processes=0))
-  tiny.train.length_groups = 2  # not read where texts are packed
-  assert "does not divide the 4 passages" in _refused(tiny, _call("train"))
-  tiny.train.packing = False
-  settings_checks.check(tiny, _call("train"))
 
 
 def test_the_readers_needs_of_retrieval(tiny, tmp_path):

@@ -121,6 +121,11 @@ def test_did_you_mean(names, end):
       "there is no setting 'fatory': did you mean config.index.factory?",
     ),
     (
+      lambda config: setattr(config.train, "length_groups", 4),
+      "config.train.length_groups was removed: texts are packed into rows"
+      " without padding (config.train.packing); leave it out",
+    ),
+    (
       lambda config: config.trian.batch_size,
       "there is no setting 'trian': did you mean config.train?",
     ),

@@ -40,7 +40,14 @@ CASES = {
     "train.scale_reference=64",
     "train.scale_rule=sqrt",
   ),
-  "train.packing is False": ("train.length_groups=4", "train.packing=False"),
+  "train.packing is True": (
+    "train.packed_widths=3 train.packing=False",
+    "train.packing=True",
+  ),
+  "reader.packing is True": (
+    "reader.packed_widths=1 reader.packing=False reader.train=results",
+    "reader.packing=True",
+  ),
   "reader.packing is False": (
     "reader.length_step=32 reader.train=results",
     "reader.packing=False",

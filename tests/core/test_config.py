@@ -74,6 +74,21 @@ def test_a_config_of_another_version(tmp_path):
       config_lib.read(path)
 
 
+def test_a_removed_setting_is_left_out(tmp_path, caplog):
+  """Every older config has it; one line where its value had an effect."""
+  path = tmp_path / "config.json"
+  for value in (1, 4):
+    path.write_text(json.dumps({"train": {"length_groups": value}}))
+    found = config_lib.plain(config_lib.read(path))
+    assert found == config_lib.plain(config_lib.base_config())
+    assert bool(caplog.records) == (value == 4)
+  (record,) = caplog.records
+  assert record.getMessage() == (
+    f"{path}: config.train.length_groups was removed: texts are packed into"
+    " rows without padding (config.train.packing); its value 4 has no effect"
+  )
+
+
 def test_checks_name_the_key():
   """One line with key, value and what is allowed."""
   with pytest.raises(errors.InputError, match=r"config.a.b='x': .* y, z"):

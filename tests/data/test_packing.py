@@ -111,3 +111,78 @@ def test_no_other_tiles_cost_less(longest, most):
   shapes = packing.Shapes.of(packing.Counts(8, tuple(longest)), most)
   found = [(tile.slots, tile.length) for tile in shapes.tiles]
   assert cost(found) == min(map(cost, options()))
+
+
+def test_a_few_widths_hold_all_steps():
+  """Nine steps of 8 places and ten of 16 and 24, in rows of 2.
+
+  One width: 19 * 48 = 912 places.  Two: 9 * 16 + 10 * 48 = 624, or 14 * 32 + 5
+  * 48 = 688.  Another width must save 2 * 48 = 96 places: a third one, 9 * 16 +
+  5 * 32 + 5 * 48 = 544, saves 80.
+  """
+  widths = np.repeat([8, 16, 24], [9, 5, 5])[:, None]
+  found = [
+    packing.choose_widths(widths, [2], most).tolist() for most in (1, 2, 3)
+  ]
+  assert found == [[[24]], [[8], [24]], [[8], [24]]]
+  widths = np.repeat([8, 16, 24], [9, 6, 6])[:, None]  # saves 96
+  assert len(packing.choose_widths(widths, [2], 3)) == 2
+  widths = np.repeat([8, 16, 24], [9, 7, 5])[:, None]  # saves 112
+  assert packing.choose_widths(widths, [2], 3).tolist() == [[8], [16], [24]]
+
+
+def test_kinds_of_text_have_widths_together(monkeypatch):
+  """Passages of 16 come with questions of 8 and 16; 3 rows and 1."""
+  monkeypatch.setattr(packing, "_PROGRAM", 0)
+  widths = np.array([[8, 16]] * 4 + [[16, 16]] * 2 + [[8, 32]] * 3)
+  # Alone, the widest take 9 * (3 * 16 + 32) = 720 places.  With (8, 16) it is
+  # 4 * 40 + 5 * 80 = 560, with (16, 16) 6 * 64 + 3 * 80 = 624, with (8, 32)
+  # 7 * 56 + 2 * 80 = 552.
+  found = packing.choose_widths(widths, [3, 1], 2)
+  assert found.tolist() == [[8, 32], [16, 32]]
+  found = packing.choose_widths(widths, [3, 1], 3)
+  assert found.tolist() == [[8, 16], [8, 32], [16, 32]]
+
+
+@hypothesis.given(
+  widths=strategies.lists(
+    strategies.tuples(strategies.integers(1, 4), strategies.integers(1, 4)),
+    min_size=1,
+    max_size=8,
+  ),
+  most=strategies.integers(1, 3),
+)
+@hypothesis.settings(max_examples=60)
+def test_no_other_widths_take_fewer_places(widths, most):
+  """Compared with all ascending widths, a program costing two steps."""
+  widths, rows = np.array(widths), [5, 3]
+  widest = widths.max(axis=0)
+
+  def cost(shapes):
+    """Places; each step is in the first shapes that hold it."""
+    held = (widths[:, None] <= shapes).all(axis=-1)
+    assert held[:, -1].all()
+    places = np.array(shapes) @ rows
+    return places[held.argmax(axis=1)].sum() + 2 * len(shapes) * places[-1]
+
+  cells = list(itertools.product(range(1, 5), repeat=2))
+  options = [
+    [*inner, tuple(widest)]
+    for count in range(most)
+    for inner in itertools.combinations(cells, count)
+    if all(
+      all(a <= b for a, b in zip(one, other, strict=True))
+      for one, other in itertools.pairwise([*inner, tuple(widest)])
+    )
+  ]
+  found = packing.choose_widths(widths, rows, most)
+  assert len(found) <= most
+  assert cost(found) == min(map(cost, options))
+
+
+def test_of_many_widths_some_are_compared():
+  """The widest is one of them, and every step is held."""
+  widths = np.arange(1, 1001)[:, None]
+  found = packing.choose_widths(widths, [1], 2)
+  # 31 steps of 999 / 31; halves are the best.
+  assert found[:, 0].tolist() == [1 + round(15 * 999 / 31), 1000]

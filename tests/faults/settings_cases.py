@@ -36,6 +36,7 @@ TYPOS = [
   ("--conifg=c", ["did you mean --config?"]),
   ("--cpu_device=2", ["did you mean --cpu_devices?"]),
   ("--overwite", ["did you mean --overwrite?"]),
+  ("--config.train.length_groups=4", ["was removed: texts are packed"]),
   ("--config.fly=1", ["unknown setting --config.fly: `dpr-jax config"]),
   ("--fly", ["unknown flag --fly"]),
 ]

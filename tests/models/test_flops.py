@@ -39,6 +39,18 @@ def test_padding_is_counted_apart():
   assert found.padded_flops == 3 * 3 * 24 * each[8]
 
 
+def test_packed_rows_pad_attention_alone():
+  """Two rows of 12 places, 3 + 8 and 2 + 5 tokens in tiles of 8 and 4."""
+  tiles = [(np.array([[8], [5]]), 8), (np.array([[3], [2]]), 4)]
+  found = flops_lib.packed_training_work(CONFIG, tiles, 24)
+  assert (found.tokens, found.padded_tokens) == (18, 24)
+  each = {n: flops_lib.layer_flops(CONFIG, n) for n in (0, 2, 3, 5, 8)}
+  useful = sum(n * each[n] for n in (8, 5, 3, 2))
+  assert found.flops == 3 * 3 * useful
+  # Scores and their sum: 4 * 16 FLOPs a pair, of 2 * 8 * 8 and 2 * 4 * 4.
+  assert found.padded_flops == 3 * 3 * (24 * each[0] + 64 * (128 + 32))
+
+
 def test_the_compiler_counts_about_the_same():
   """Forward, on full rows; elementwise work makes the small difference."""
   rows, length = 4, 12

@@ -76,8 +76,8 @@ def test_shapes_and_flops_of_a_batch(tiny_config):
     **{f"passage_{name}": (4, 6) for name in ("rows", "valid", "keys")},
     "excluded": (4, 2, 24),
   }
-  assert found["questions"][0]["ids"].shape == (4, 2, 16)
-  assert found["passages"][0]["mask"].shape == (4, 6, 48)
+  assert found["questions"]["ids"].shape == (4, 2, 16)
+  assert found["passages"]["mask"].shape == (4, 6, 48)
   encoder = sizes.model_of(config).encoder
   forward = (
     sizes.encode_flops(encoder, 8, 16)

@@ -119,8 +119,8 @@ def batch(problem):
   excluded = generator.random((QUESTIONS, count)) > 0.95
   labels = each * np.arange(QUESTIONS, dtype=np.int32)
   return {
-    "questions": (texts(QUESTIONS, 6),),
-    "passages": (texts(count, 10),),
+    "questions": texts(QUESTIONS, 6),
+    "passages": texts(count, 10),
     "question_rows": np.arange(QUESTIONS, dtype=np.int32),
     "question_keys": keys[::each],
     "labels": labels,
@@ -131,17 +131,17 @@ def batch(problem):
   }
 
 
-def _deal(group, per_row):
-  """Packs a group: (fields of the packed texts, order of their texts).
+def _deal(texts, per_row):
+  """Packs padded texts: (fields of the packed texts, order of their texts).
 
   Dealt by length over the rows of all devices: the n-th slot has the n-th
   longest text of a row.  Tiles: the first slot, and the others.
   """
-  lengths = group["mask"].sum(axis=1)
+  lengths = texts["mask"].sum(axis=1)
   order = np.argsort(-lengths, kind="stable").reshape(per_row, -1).T
   first, *others = lengths[order].max(axis=0).tolist()
   packed = packed_texts.pack(
-    [[group["ids"][n, : lengths[n]] for n in row] for row in order],
+    [[texts["ids"][n, : lengths[n]] for n in row] for row in order],
     # So that every row has an unused place.
     1 + int(lengths[order].sum(axis=1).max()),
     [(1, first), *([(len(others), others[0])] if others else [])],
@@ -153,7 +153,7 @@ def _deal(group, per_row):
 
 def _pack(batch, settings, devices):
   """The same batch packed: its texts are on other devices, in other places."""
-  (questions,), (passages,) = batch["questions"], batch["passages"]
+  questions, passages = batch["questions"], batch["passages"]
   size = settings.get("chunk_size", 0)
   per_question_row = settings.get("question_chunk_size", size)
   asked, question_order = _deal(

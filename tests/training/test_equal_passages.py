@@ -58,7 +58,6 @@ def prepared(tiny_config, tmp_path):
         **{
           "learning_rate": 5e-3,
           "max_steps": 60,
-          "length_groups": 1,
           "negatives": "random",
         },
         **train,

@@ -8,6 +8,8 @@ of its norm of what one device computes of padded texts in the plainest way.
 of values occurs.
 """
 
+import copy
+import dataclasses
 import functools
 import itertools
 import subprocess
@@ -18,7 +20,11 @@ import numpy as np
 import optax
 import pytest
 
-from tests.training import equivalence
+from dpr_jax.core import devices as devices_lib
+from dpr_jax.data import packing
+from dpr_jax.models import retriever_model
+from dpr_jax.training import packed_batches, retriever_batches, train_step
+from tests.training import equivalence, packed_sources
 
 CORES_PER_PROCESS, PROCESSES = 4, 2
 
@@ -88,6 +94,32 @@ def test_a_batch_can_be_learnt():
     state, reported = step(state, batch)
     losses.append(float(reported["loss"]))
   assert losses[-1] < losses[0] / 10, losses
+
+
+@pytest.mark.compiles
+def test_a_run_in_rows_of_two_widths(tiny_config, mined_workdir, monkeypatch):
+  """Its steps have the losses of the padded run, whichever width they have."""
+  monkeypatch.setattr(packing, "_PROGRAM", 0)
+  config = copy.deepcopy(tiny_config)
+  config.train.chunk_size = 2
+  model = retriever_model.start(config)
+  padded = retriever_batches.make_source(config, mined_workdir, model)
+  padded = packed_sources.cut(dataclasses.replace(padded, cores=2))
+  steps = range(len(padded))
+  packed = packed_batches.PackedSource.of(padded, 2, 0)
+  (packed,) = packed_sources.with_shapes([packed], steps, most=2)
+  assert set(packed.shapes.chosen[:-1]) == {0, 1}, packed.shapes.chosen
+  devices, runs = jax.devices()[:2], []
+  for source in (padded, packed):
+    built = train_step.build(config, model, len(steps))
+    step = built.mapped(devices)
+    state = built.place(0, *built.init(model.params), devices)
+    runs.append([])
+    for number in steps:
+      batch = devices_lib.split_over_cores(source[number], devices)
+      state, reported = step(state, batch)
+      runs[-1].append((reported["loss"], reported["gradient_norm"]))
+  np.testing.assert_allclose(*np.array(runs), rtol=1e-5)
 
 
 def test_every_pair_of_values_has_a_cell():

@@ -41,8 +41,8 @@ def _batch(questions, passages):
   """Three questions, and a positive and another passage of each."""
   rows, others = np.arange(3, dtype=np.int32), np.arange(6, dtype=np.int32)
   batch = {
-    "questions": [dict(zip(("ids", "mask"), questions, strict=True))],
-    "passages": [dict(zip(("ids", "mask"), passages, strict=True))],
+    "questions": dict(zip(("ids", "mask"), questions, strict=True)),
+    "passages": dict(zip(("ids", "mask"), passages, strict=True)),
     "question_rows": rows,
     "question_keys": 2 * rows,
     "labels": 2 * rows,

@@ -42,6 +42,19 @@ class _Batches:
     return {"value": self._scale * (step + 1) * ones, "inputs": (text,)}
 
 
+class _OfTwoShapes(_Batches):
+  """Step 3 has a wider text."""
+
+  def __getitem__(self, step):
+    batch = super().__getitem__(step)
+    (text,) = batch["inputs"]
+    ids = np.repeat(text["ids"], 2 if step == 3 else 1, axis=1)
+    return {**batch, "inputs": ({**text, "ids": ids},)}
+
+  def first_of_each_shape(self, steps):
+    return sorted({steps[0], *({3} & {*steps})})
+
+
 def _add(state, batch):
   """Adds a batch's value to the parameter."""
   value = jax.lax.pmean(batch["value"].mean(), devices_lib.AXIS)
@@ -282,6 +295,16 @@ def test_others_go_on_from_where_the_first_does(tmp_path, monkeypatch):
   loop.close()
 
 
+def test_all_shapes_compile_before_the_first_step(tmp_path, caplog):
+  """A step in the middle then finds its program."""
+  job = _job(tmp_path, dev=None, rounds=(job_lib.Round(0, _OfTwoShapes),))
+  with caplog.at_level("INFO", logger="absl"):
+    _run(job)
+  assert "compiling the step for 8 devices and 2 batch shapes" in caplog.text
+  assert "had a new batch shape" not in caplog.text
+  assert _sum(job) == (6, 21)
+
+
 def test_all_have_compiled_before_one_begins_a_step(monkeypatch):
   """Compile, meet, step; the step finds the program, and compiles no other."""
   order = []
@@ -303,7 +326,7 @@ def test_all_have_compiled_before_one_begins_a_step(monkeypatch):
   before = compilations.programs
   for width in (2, 2, 3):  # the third batch has another shape
     shares = np.ones((jax.device_count(), width), np.float32)
-    run._compile_together(shares)
+    run._compile_for(shares)
     run.state, total = run.step(run.state, shares)
     order.append(("stepped", compilations.programs))
     assert float(total) == jax.device_count() * width

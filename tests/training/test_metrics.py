@@ -28,8 +28,8 @@ def test_speed_and_waiting_of_each_step(clock):
     while True:
       clock[0] += 1
       yield {
-        "questions": (_batch([2, 4], 4),),
-        "passages": (_batch([3, 1], 8), _batch([2], 2)),
+        "questions": _batch([2, 4], 4),
+        "passages": _batch([3, 1, 2], 6),
       }
 
   batches = loader()

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from dpr_jax.core import errors
+from dpr_jax.data import packing
 from dpr_jax.models import retriever_model
 from dpr_jax.training import packed_batches, retriever_batches
+from tests.training import packed_sources
 
 STEPS = range(6)
 
@@ -29,7 +31,7 @@ def base(tiny_config, mined_workdir, model):
   return retriever_batches.make_source(config, mined_workdir, model)
 
 
-def _packed(base, chunk=3, process=0, processes=1):
+def _packed(base, chunk=3, process=0, processes=1, most=1):
   """A process's source; the shapes are those that all processes find."""
   shares = [
     packed_batches.PackedSource.of(
@@ -41,11 +43,7 @@ def _packed(base, chunk=3, process=0, processes=1):
     )
     for number in range(processes)
   ]
-  counts = shares[0].none()
-  for source in shares:
-    found, _ = source.count(source.counted_by_me(STEPS))
-    counts = [a | b for a, b in zip(counts, found, strict=True)]
-  return shares[process].with_shapes(counts)
+  return packed_sources.with_shapes(shares, STEPS, most)[process]
 
 
 def _texts(packed):
@@ -64,13 +62,13 @@ def _texts(packed):
 
 def _by_row(batch, kind):
   """Texts and figures of a batch, by the row of the global batch."""
-  if isinstance(batch[f"{kind}s"], dict):
-    texts = _texts(batch[f"{kind}s"])
+  texts = batch[f"{kind}s"]
+  if "tiles" in texts:
+    texts = _texts(texts)
   else:
-    (group,) = batch[f"{kind}s"]
     texts = [
       ids[mask].tolist()
-      for ids, mask in zip(group["ids"], group["mask"], strict=True)
+      for ids, mask in zip(texts["ids"], texts["mask"], strict=True)
     ]
   names = {"question": ["question_keys"]}.get(
     kind, ["passage_valid", "passage_keys"]
@@ -122,10 +120,14 @@ def test_the_texts_are_those_of_the_padded_batch(base, chunk):
   }
 
 
-def test_two_processes_share_the_rows_of_one(base):
+@pytest.mark.parametrize("most", [1, 2])
+def test_two_processes_share_the_rows_of_one(base, most, monkeypatch):
   """2 x 4 devices: the arrays one after the other are those of 1 x 8."""
-  whole = _packed(base)
-  halves = [_packed(base, process=p, processes=2) for p in range(2)]
+  monkeypatch.setattr(packing, "_PROGRAM", 0)
+  base = packed_sources.cut(base)
+  whole = _packed(base, most=most)
+  assert len(whole.shapes.shapes) == most
+  halves = [_packed(base, process=p, processes=2, most=most) for p in range(2)]
   assert halves[0].shapes == halves[1].shapes == whole.shapes
   for step in STEPS:
     parts = jax.tree.map(
@@ -140,6 +142,7 @@ def test_large_batches_are_dealt_within_a_process(base, monkeypatch):
   base = dataclasses.replace(base, answer_rows=None)
   halves = [_packed(base, process=p, processes=2) for p in range(2)]
   assert not halves[0].together
+  assert halves[0].shapes == halves[1].shapes
   for step in STEPS:
     first, second = (half[step] for half in halves)
     wanted = base[step]
@@ -159,18 +162,19 @@ def test_large_batches_are_dealt_within_a_process(base, monkeypatch):
 def test_places_and_tokens(base):
   """Rows of all devices times their widths; tokens of all texts."""
   source = _packed(base)
-  asked, read = source.shapes
+  (asked, read), rows = source.shapes.of_step(0), source.rows
   # Per device 2 questions, one in each row, and 6 passages in rows of 3.
-  assert source.places() == 8 * (2 * asked.width + 2 * read.width)
-  groups = [base[step] for step in STEPS]
+  assert rows == (16, 16)
+  places = 16 * (asked.width + read.width)
+  assert source.shapes.places(range(1), rows) == places
   tokens = sum(
-    int(batch[kind][0]["mask"].sum())
-    for batch in groups
+    int(base[step][kind]["mask"].sum())
+    for step in STEPS
     for kind in packed_batches.KINDS
   )
-  assert source.count(STEPS)[1] == tokens
-  (half,) = [_packed(base, processes=2)]
-  assert half.places() == source.places()
+  assert sum(source.count(step)[1] for step in STEPS) == tokens
+  half = _packed(base, processes=2)
+  assert (half.rows, half.shapes) == (rows, source.shapes)
   assert half.counted_by_me(STEPS) == range(0, 6, 2)
 
 

@@ -16,6 +16,7 @@ from dpr_jax.data import (
 )
 from dpr_jax.training import packed_reader_batches
 from tests.data import made
+from tests.training import packed_sources
 
 STEPS = range(5)
 
@@ -42,11 +43,7 @@ def _packed(base, chunk=2, process=0, processes=1):
     )
     for number in range(processes)
   ]
-  (counts,), _ = shares[0].count(())
-  for source in shares:
-    (found,), _ = source.count(source.counted_by_me(STEPS))
-    counts |= found
-  return shares[process].with_shapes([counts])
+  return packed_sources.with_shapes(shares, STEPS, most=1)[process]
 
 
 def _by_row(batch):
@@ -94,7 +91,7 @@ def test_the_inputs_are_those_of_the_padded_batch(base, chunk):
   assert len(shapes) == 1
   rows = 8 * (2 if chunk else 1)
   assert source[0]["inputs"]["texts"]["token_ids"].shape[0] == rows
-  assert source.places() == rows * source.shapes.width
+  assert source.rows == (rows,)
 
 
 def test_batches_are_equally_full(base):

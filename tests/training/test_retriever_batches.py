@@ -152,12 +152,8 @@ def test_given_negatives_have_rows(
 @pytest.mark.parametrize("kind", ["bm25", "random"])
 def test_answers_are_masked(tiny_config, mined_workdir, model, kind):
   """As the matcher says, for every pair of a batch; labels stay."""
-  config = _config(
-    tiny_config, negatives=kind, mask_answers=True, length_groups=2
-  )
-  source = retriever_batches.with_groups(
-    retriever_batches.make_source(config, mined_workdir, model), config.train
-  )
+  config = _config(tiny_config, negatives=kind, mask_answers=True)
+  source = retriever_batches.make_source(config, mined_workdir, model)
   matcher = answer_matching.AnswerMatcher()
   masked = 0
   for step in range(2):

@@ -49,7 +49,7 @@ FREE = {
   "train__chunk_size": 2,
   "train__question_chunk_size": 1,
   "train__packing": False,
-  "train__length_groups": 2,  # not read where texts are packed
+  "train__packed_widths": 3,
   "train__remat": "layer",
   "train__loss": "tiled",
   "train__loss_tile": 4,
@@ -114,33 +114,19 @@ def test_what_decides_figures_is_refused_by_its_key(
   assert "--overwrite=train" in str(refused.value)
 
 
-def test_chunks_decide_where_texts_are_grouped_by_length(
-  tiny_config, fresh_workdir
-):
-  """To what length a text is padded; so do the groups."""
-  config = _changed(tiny_config, train__packing=False, train__length_groups=2)
-  _begun(config, fresh_workdir)
-  for key, value, message in (
-    ("train__chunk_size", 2, "chunk_size was 0, is 2"),
-    ("train__length_groups", 3, "length_groups was 2, is 3"),
-  ):
-    changed = _changed(config, **{key: value})
-    with pytest.raises(errors.InputError, match=message):
-      retriever_inputs.claim(changed, fresh_workdir).check()
-
-
 def test_a_padded_run_of_an_older_version_resumes_packed(
   tiny_config, fresh_workdir, caplog
 ):
   """Its record has no such key; rounding aside, the result is the same."""
-  _begun(_changed(tiny_config, train__length_groups=4), fresh_workdir)
+  _begun(tiny_config, fresh_workdir)
   path = fresh_workdir.training / "started.json"
   record = workdir_lib.read_record(path)
   del record["config"]["train"]["packing"]
+  record["config"]["train"]["length_groups"] = 4  # removed since
   workdir_lib.write_record(path, record)
   with caplog.at_level("INFO", logger="absl"):
     retriever_inputs.claim(tiny_config, fresh_workdir).check()
-  assert "length_groups 4 -> 1, packing False -> True" in caplog.text
+  assert "do not change the result: packing False -> True\n" in caplog.text
 
 
 def test_a_longer_training_is_another_one(tiny_config, fresh_workdir):
@@ -209,7 +195,7 @@ def test_a_training_that_never_began_blocks_nothing(
     raise RuntimeError("before step 1")
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop.Loop, "_next_batch", fails)
+    patch.setattr(loop.Loop, "_with_signal", fails)
     with pytest.raises(RuntimeError, match="before step 1"):
       train_retriever.train(wrong, fresh_workdir)
   metrics = fresh_workdir.training / "metrics.jsonl"
@@ -297,7 +283,6 @@ def test_checks_come_before_tokens(tiny_config, fresh_workdir, monkeypatch):
     {"train__profile_steps": (2, 9)},
     {"train__rounds": 9, "train__negatives": "model"},
     {"train__mask_answers": True, "evaluate__match": "regex"},
-    {"train__length_groups": 0},
     {"train__hard_negatives_from_top": 0},
     {"train__dev_topk_passages": 1},
     {"model__pooling": "median"},
