@@ -36,6 +36,7 @@ RUNTIME = [
   "ir-measures>=0.4.2,<0.5",  # brings pytrec-eval-terrier, and no torch
   "jax>=0.10,<0.13",  # from 0.11 on only with Python 3.12 and later
   "jaxtyping>=0.3.2,<0.4",
+  "matplotlib>=3.10,<4",
   "ml_collections>=1.1,<2",
   "ml_dtypes>=0.5.1,<0.7",  # bfloat16 in NumPy
   "numpy>=2.1,<3",
@@ -135,6 +136,7 @@ setuptools.setup(
   package_data={
     "dpr_jax": ["py.typed"],  # its annotations are for users' type checkers
     "dpr_jax.data.sample": ["*.tsv", "*.json", "*.csv", "README.md"],
+    "dpr_jax.reporting": ["page/*.html", "page/*.css", "page/*.js"],
   },
   install_requires=RUNTIME,
   extras_require=EXTRAS,

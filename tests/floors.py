@@ -14,6 +14,7 @@ import sys
 # Top down: a folder imports those below it, and its own.
 FLOORS = (
   *("cli", "serving", "integrations", "benchmarking", "planning"),
+  "reporting",
   *("training", "reading"),
   *("retrieval", "index", "embedding", "inference", "evaluation", "models"),
   *("data", "core"),

@@ -249,6 +249,25 @@ _OTHERS = (
     ),
   ),
   Command(
+    "report",
+    "Write one HTML page that shows a workdir: verdict, curves, questions won"
+    " and lost, data, settings",
+    "report:report",
+    "--workdir=W --against=W2",
+    "--workdir=DIR",
+    processes=FIRST,
+    config=NONE,
+    flags=(
+      *(f.WORKDIR, f.NAME, f.MATCH),
+      f.AGAINST.saying(
+        "A second workdir, shown beside the first, with tests of the"
+        " differences.",
+        shown="DIR",
+      ),
+      f.OUT.saying("The folder for the page; default: report in the workdir."),
+    ),
+  ),
+  Command(
     "check",
     "Check that a workdir is complete, undamaged and consistent; exit status 2"
     " if not",

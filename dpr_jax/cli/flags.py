@@ -165,13 +165,7 @@ FORMAT = Flag(
 )
 JSON = Flag("json", "Also write the report to this file.", "FILE")
 JSON_ALONE = JSON.saying("Print JSON.", shown="", alone="-")
-AGAINST = Flag(
-  "against",
-  choices=(
-    *("sentence-transformers", "sentence-transformers-bfloat16"),
-    *("bm25s", "bm25s-numba", "transformers"),
-  ),
-)
+AGAINST = Flag("against")  # a library or a workdir: each command checks it
 REPEATS = Flag(
   "repeats",
   "Number of measured rounds; 0 = the benchmark's own default.",

@@ -7,7 +7,7 @@ from importlib import resources as importlib_resources
 import ml_collections
 from absl import logging
 
-from dpr_jax.cli import command, commands, experiment
+from dpr_jax.cli import command, commands, experiment, report
 from dpr_jax.cli.invocation import Invocation
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import multiprocess
@@ -46,6 +46,9 @@ def _do(call: Invocation, stages: tuple[command.Command, ...]) -> None:
     settled = call.with_config(experiment.settled(call, row))
     with experiment.remembered(call.config, call.workdir):
       row.call(settled)
+  if call.command not in stages:
+    logging.info("== report")
+    report.at_the_end(call)
 
 
 def _check_trainings(call: Invocation) -> None:

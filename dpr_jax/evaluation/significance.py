@@ -6,7 +6,9 @@ accuracy, a paired permutation test of the mean reciprocal rank, and all
 questions that only one of the methods answers.
 """
 
+import math
 import pathlib
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,8 @@ import numpy as np
 import rich.table
 
 RESAMPLES = 9999  # permutations
-_LEVEL = 0.95  # confidence level of the interval
+_LEVEL = 0.95  # confidence level of all intervals
+_Z = statistics.NormalDist().inv_cdf((1 + _LEVEL) / 2)
 # Smallest two-sided p of a permutation test: 1 of RESAMPLES + 1 in each tail.
 FLOOR = 2 / (RESAMPLES + 1)
 NOTE = (
@@ -26,13 +29,34 @@ NOTE = (
 Rank = int | None  # from 0; None = no hit
 
 
+def share_interval(hits: int, questions: int) -> tuple[float, float]:
+  """Wilson's score interval of a share of questions, at 95 %.
+
+  Args:
+    hits: questions that count.
+    questions: all questions, at least one.
+
+  Raises:
+    ValueError: there are no questions.
+  """
+  if questions < 1:
+    raise ValueError("an interval of no questions is not defined")
+  share, square = hits / questions, _Z * _Z
+  middle = (share + square / (2 * questions)) / (1 + square / questions)
+  variance = share * (1 - share) / questions + square / (4 * questions**2)
+  half = _Z * math.sqrt(variance) / (1 + square / questions)
+  return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def mcnemar(
   one: Sequence[bool] | np.ndarray, other: Sequence[bool] | np.ndarray
 ) -> dict[str, Any]:
   """Exact McNemar test of paired hits and misses, two-sided.
 
   Only questions with exactly one hit matter: under the null hypothesis each
-  method has half of these hits, a binomial distribution.
+  method has half of these hits, a binomial distribution.  The interval of the
+  difference, at 95 %, is Wald's with one hit added to either method's own
+  (Bonett and Price 2012), which also holds where no question differs.
   """
   import scipy.stats  # takes a second, and is rarely needed
 
@@ -48,7 +72,16 @@ def mcnemar(
     "only_one": only_one,
     "only_other": only_other,
     "p": float(p_value),
+    "interval": _paired_interval(only_one, only_other, len(one)),
   }
+
+
+def _paired_interval(only_one: int, only_other: int, total: int) -> list[float]:
+  first, second = (only_one + 1) / (total + 2), (only_other + 1) / (total + 2)
+  middle = first - second
+  variance = (first + second - middle**2) / (total + 2)
+  half = _Z * math.sqrt(max(0.0, variance))
+  return [max(-1.0, middle - half), min(1.0, middle + half)]
 
 
 def permutation(

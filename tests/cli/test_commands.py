@@ -51,7 +51,8 @@ def test_who_leaves_devices_alone():
 def test_how_commands_run_on_several_processes():
   """Only stages that compute together run in every process."""
   ways = {
-    command.FIRST: "prepare read evaluate ask export publish check fetch",
+    command.FIRST: "prepare read evaluate ask export publish check fetch"
+    " report",
     command.TOGETHER: "mine train embed index retrieve train-reader run",
     command.ONE: "demo import",
     command.APART: "plan config",
