@@ -88,16 +88,13 @@ def is_judged(answers: Sequence[str], impossible: bool) -> bool:
   return impossible or bool(answers)
 
 
-def exact_matches(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
-  """Exact match of each row of an answers file; None = no known result."""
+def exact_matches(rows: Sequence[Mapping[str, Any]]) -> list[bool | None]:
+  """Whether each row of an answers file is correct; None = not known."""
   impossible = [bool(row.get(IMPOSSIBLE)) for row in rows]
-  is_v2 = any(impossible)
   return [
-    None
-    if not is_judged(row["answers"], none)
-    else v2_scores(row["prediction"], [] if none else row["answers"])[0]
-    if is_v2
-    else exact_match.exact_match(row["prediction"], row["answers"])
+    means([row["prediction"]], [row["answers"]], [none])["em"] == 1.0
+    if is_judged(row["answers"], none)
+    else None
     for row, none in zip(rows, impossible, strict=True)
   ]
 

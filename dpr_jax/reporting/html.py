@@ -130,23 +130,23 @@ def definition(values: Mapping[str, Any]) -> str:
   )
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | int | None) -> str:
   """78.4; an en dash for None."""
   return "–" if share is None else f"{100 * share:.1f}"
 
 
-def points(difference: float) -> str:
+def points(difference: float | int) -> str:
   """+1.9 or −1.9: a difference of shares, in points."""
   return f"{100 * difference:+.1f}".replace("-", "−")
 
 
-def interval(bounds: Sequence[float], signed: bool = False) -> str:
+def interval(bounds: Sequence[float | int], signed: bool = False) -> str:
   """76.1 to 80.5, as `percent` or (signed) as `points`."""
   show = points if signed else percent
   return f"{show(bounds[0])} to {show(bounds[1])}"
 
 
-def probability(p: float) -> str:
+def probability(p: float | int) -> str:
   """0.034, or <0.001."""
   return "<0.001" if p < 0.001 else f"{p:.3f}"
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from dpr_jax.reporting.html import clean, text
 
+Numbers = Sequence[float | int]
 _INK, _FAINT = "#0a0b0c", "#0a0b0d"
 _SERIES = tuple(f"#0a0b1{number}" for number in range(6))
 _COLOURS = {_INK: "currentColor", _FAINT: "var(--line)"} | {
@@ -62,10 +63,10 @@ class Series:
   """
 
   label: str
-  x: Sequence[float]
-  y: Sequence[float]
-  low: Sequence[float] = ()
-  high: Sequence[float] = ()
+  x: Numbers
+  y: Numbers
+  low: Numbers = ()
+  high: Numbers = ()
   style: int | None = None
   points: bool = False
 
@@ -77,7 +78,7 @@ def curves(
   x: str,
   y: str,
   log_x: bool = False,
-  most: float | None = None,
+  most: float | int | None = None,
 ) -> str:
   """A figure with curves.
 
@@ -150,8 +151,8 @@ def bars(title: str, groups: Sequence[Series], *, x: str, y: str) -> str:
 
 
 def histogram(
-  values: Sequence[float], low: float, high: float
-) -> tuple[list[float], list[float]]:
+  values: Numbers, low: float | int, high: float | int
+) -> tuple[Numbers, Numbers]:
   """Lower ends of equally wide bins, and the share of the values in each.
 
   Args:

@@ -41,7 +41,7 @@ class Questions:
   fingerprints: dict[str, str]
 
 
-def most_different(one: Ranks, other: Ranks | None) -> list[int]:
+def most_different(one: Ranks, other: Ranks | None = None) -> list[int]:
   """Rows of all questions, the largest difference in reciprocal rank first.
 
   Wins come before losses of the same size, and equal differences in the order

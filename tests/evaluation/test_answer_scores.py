@@ -83,3 +83,16 @@ def test_questions_without_answers_are_counted(tmp_path, caplog):
   found = _scores(tmp_path, _row("Ulm", "Ulm"), _row("x"))
   assert found == {"questions_not_scored": 1, "em": 1.0, "f1": 1.0}
   assert "1 of 2 questions have no accepted answers" in caplog.text
+
+
+def test_which_rows_are_correct():
+  """One row each: right, wrong, not known, rightly and wrongly no answer."""
+  rows = [
+    _row("the Ulm", "Ulm"),
+    _row("Bern", "Ulm"),
+    _row("Bern"),
+    _row("", impossible=True),
+    _row("Bern", impossible=True),
+  ]
+  expected = [True, False, None, True, False]
+  assert answer_scores.exact_matches(rows) == expected

@@ -20,6 +20,32 @@ def test_mcnemar_counts_coins():
   assert significance.mcnemar(one, one)["p"] == 1.0
 
 
+def test_interval_of_a_share():
+  """Wilson's, as in Newcombe (1998), table I: 81 of 263, 0 of 20, 1 of 29."""
+  for hits, total, low, high in (
+    (81, 263, 0.2553, 0.3662),
+    (15, 148, 0.0624, 0.1605),
+    (0, 20, 0.0, 0.1611),
+    (1, 29, 0.0061, 0.1718),
+  ):
+    found = significance.share_interval(hits, total)
+    assert found == pytest.approx((low, high), abs=5e-5)
+  assert significance.share_interval(20, 20)[1] == 1.0
+  with pytest.raises(ValueError, match="no questions"):
+    significance.share_interval(0, 0)
+
+
+def test_interval_of_paired_shares():
+  """9 and 1 of 20 apart: 8 / 22, plus and minus 1.96 standard errors."""
+  one = [True] * 9 + [False] + [True] * 5 + [False] * 5
+  other = [False] * 9 + [True] + [True] * 5 + [False] * 5
+  half = 1.959964 * math.sqrt((12 / 22 - (8 / 22) ** 2) / 22)
+  found = significance.mcnemar(one, other)["interval"]
+  assert found == pytest.approx([8 / 22 - half, 8 / 22 + half], abs=1e-6)
+  low, high = significance.mcnemar(one, one)["interval"]
+  assert low == -high < 0
+
+
 def test_permutation_equals_all_sign_changes():
   """Few questions: every swap is tried, so p is exact."""
   one = [0.9, 0.8, 0.7, 0.9, 0.6, 0.8]

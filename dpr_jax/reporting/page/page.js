@@ -177,11 +177,12 @@ function markContents() {
       if (isIntersecting) seen.add(target.id); else seen.delete(target.id);
     }
     const current = [...links.keys()].find((id) => seen.has(id));
+    if (!current) return;
     links.forEach((a, id) => {
       if (id === current) a.setAttribute("aria-current", "true");
       else a.removeAttribute("aria-current");
     });
-  });
+  }, { rootMargin: "-15% 0px -80% 0px" });
   document.querySelectorAll("section").forEach((section) => observer.observe(section));
 }
 
