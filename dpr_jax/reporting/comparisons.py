@@ -178,7 +178,9 @@ def accuracy_table(systems: Sequence[System], ks: Sequence[int]) -> str:
       for each in systems
     )
   ]
-  head = ["percent", *(f"{kind} top-{k}" for kind in kinds for k in ks)]
+  # A hyphen at which no line is broken.
+  names = (f"{kind} top\u2011{k}" for kind in kinds for k in ks)
+  head = ["percent", *names]
   return html.table(
     head,
     [

@@ -112,6 +112,8 @@ def curves(
   if log_x:
     axes.set_xscale("log")
     _plain_numbers(axes.xaxis)
+  elif all(isinstance(at, int) for each in series for at in each.x):
+    axes.locator_params(axis="x", integer=True)
   if most is not None and axes.get_ylim()[1] > most:
     axes.set_ylim(top=most + 0.01 * (most - axes.get_ylim()[0]))
   if len(series) > 1:

@@ -46,6 +46,7 @@ def test_run_does_everything(finished):
     "results/dev.dense.json",
     "results/dev.bm25.trec",
     "evaluation/dev.json",
+    "report/dev.html",
   ):
     assert (workdir / name).exists(), name
   evaluation = json.loads((workdir / "evaluation/dev.json").read_text())
@@ -56,6 +57,7 @@ def test_run_does_everything(finished):
   assert evaluation["bm25"]["top20"] > 0.5
   assert "dense-start" in done.stdout
   assert "gold top-1" in done.stdout
+  assert done.stdout.splitlines()[-1] == f"report: {workdir}/report/dev.html"
   assert "orbax" not in done.stderr.lower()
   temporary = [path for path in workdir.rglob("*.tmp-*")]
   assert not temporary
@@ -90,6 +92,7 @@ def test_run_again_skips_everything(forked_call, finished, config_file):
   assert again.returncode == 0, again.stderr
   for stage in ("prepare", "mine", "train", "embed", "index", "retrieve"):
     assert f"{stage}: done and unchanged, skipped" in again.stderr
+  assert "report: nothing has changed, skipped" in again.stderr
   other = forked_call(
     "retrieve",
     f"--config={config_file}",

@@ -55,8 +55,8 @@ def test_figures_are_those_of_evaluate(page, small):
   head, *rows = page.tables[
     "Share of questions, with its 95 % interval (Wilson)"
   ]
-  assert head == ["percent", *(f"answer top-{k}" for k in (1, 3))] + [
-    f"gold top-{k}" for k in (1, 3)
+  assert head == ["percent", *(f"answer top\u2011{k}" for k in (1, 3))] + [
+    f"gold top\u2011{k}" for k in (1, 3)
   ]
   assert [row[0] for row in rows] == ["dense", "dense-start", "bm25"]
   assert rows[0][1] == "50.0 15.0 to 85.0"
