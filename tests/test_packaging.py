@@ -179,7 +179,11 @@ def test_a_wheel_holds_configs_sample_and_licence(tmp_path):
     names = set(archive.namelist())
   ours = {
     str(path.relative_to(REPOSITORY))
-    for path in [*SOURCES, *(PACKAGE / "data" / "sample").glob("*.*")]
+    for path in [
+      *SOURCES,
+      *(PACKAGE / "data" / "sample").glob("*.*"),
+      *(PACKAGE / "reporting" / "page").glob("*.*"),
+    ]
   }
   ours |= {
     f"dpr_jax/configs/{path.name}"

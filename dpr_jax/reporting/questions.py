@@ -9,13 +9,14 @@ small enough for a browser.
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching
 from dpr_jax.evaluation import answer_scores
-from dpr_jax.evaluation.ranked_results import Ranks, read_results, sidecar_of
+from dpr_jax.evaluation.ranked_results import Ranks, read_results
 from dpr_jax.reporting.html import clean
 from dpr_jax.reporting.runs import Run, System
 from dpr_jax.retrieval import text_analysis
@@ -145,7 +146,7 @@ class _Finder:
   ):
     self._systems, self._entries, self._texts = systems, entries, texts
     self._match = run.match
-    self._gold = sidecar_of(systems[0].path).get("gold", [])
+    self._gold = systems[0].sidecar.get("gold", [])
     bm25 = run.manifests.get("bm25", {}).get("config", {}).get("bm25", {})
     self._splitter = text_analysis.Splitter(
       stopwords=bm25.get("stopwords", "en"),
@@ -182,7 +183,7 @@ class _Finder:
       [
         self._number(key, hit),
         list(_spans(answers, clean(key[1]), self._match)),
-        sorted(asked & set(self._splitter.words(f"{hit['title']} {key[1]}"))),
+        sorted(asked & set(self._splitter.words(f"{_title(hit)} {key[1]}"))),
         int(key[0] in gold),
         places[key],
       ]
@@ -192,10 +193,14 @@ class _Finder:
   def _number(self, key: tuple[str, str], hit: Mapping[str, Any]) -> int:
     if key not in self._numbers:
       self._numbers[key] = len(self.passages)
-      passage = [clean(str(part)) for part in (key[0], hit["title"], key[1])]
+      passage = [clean(part) for part in (key[0], _title(hit), key[1])]
       self.passages.append(passage)
       self.bytes += sum(len(ascii(part)) for part in passage)
     return self._numbers[key]
+
+
+def _title(hit: Mapping[str, Any]) -> str:
+  return str(hit.get("title") or "")
 
 
 def _first_hit(hits: Sequence[Mapping[str, Any]]) -> int | None:
@@ -206,9 +211,10 @@ def _first_hit(hits: Sequence[Mapping[str, Any]]) -> int | None:
 
 def _score(score: Any) -> float | None:
   try:
-    return round(float(score), 4)
+    rounded = round(float(score), 4)
   except (TypeError, ValueError):
     return None
+  return rounded if math.isfinite(rounded) else None  # JSON has no others
 
 
 def _spans(

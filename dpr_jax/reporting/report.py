@@ -59,6 +59,10 @@ def write(
   for place, flag in ((workdir, "workdir"), (against, "against")):
     if place is not None:
       check_workdir(place, flag)
+  if against is not None and against.root.samefile(workdir.root):
+    raise errors.InputError(
+      f"--against={against.root} is --workdir itself: name another workdir"
+    )
   workdir_lib.check_name("--name", name)
   folder = workdir.root / "report" if out is None else out
   suffix = "" if against is None else ".against"

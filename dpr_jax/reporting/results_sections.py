@@ -146,6 +146,33 @@ def accuracy(runs: Sequence[Run], systems: Sequence[System]) -> str:
   return (
     f'<div class="figures large">{"".join(figures)}</div>'
     + comparisons.accuracy_table(systems, runs[0].ks)
+    + _judged(runs)
+  )
+
+
+def _judged(runs: Sequence[Run]) -> str:
+  """Measures over judged passages, if `evaluate --qrels` has written some."""
+  measures = {
+    f"{method} ({run.label})" if len(runs) > 1 else method: found
+    for run in runs
+    for method, found in run.measures.items()
+    if any("@" in key for key in found)
+  }
+  keys = list(dict.fromkeys(k for of in measures.values() for k in of))
+  keys = [key for key in keys if "@" in key]
+  if not keys:
+    return ""
+  return html.table(
+    ["percent", *keys, "judged questions"],
+    [
+      [
+        label,
+        *(html.percent(found.get(key)) for key in keys),
+        html.number(found.get("judged_questions", 0)),
+      ]
+      for label, found in measures.items()
+    ],
+    "Over judged passages, as evaluate --qrels has measured",
   )
 
 

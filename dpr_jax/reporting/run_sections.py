@@ -86,6 +86,8 @@ def indexes(runs: Sequence[Run]) -> str:
 def _tuned(label: str, tuning: Mapping[str, Any]) -> str:
   """Recall of everything that `index --tune` tried, by the effort."""
   tried = tuning["tried"]
+  if not tried:
+    return ""
   effort = next(
     (name for name in ("nprobe", "ef_search") if name in tried[0]), None
   )

@@ -15,7 +15,7 @@ import ml_collections
 from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, settings_table
+from dpr_jax.core import errors, settings_table, temporary_names
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.evaluation import answer_scores, evaluate, staleness
 from dpr_jax.evaluation.ranked_results import Ranks, read_ranks, sidecar_of
@@ -35,12 +35,14 @@ class System:
     method: name of the method.
     path: path of the results file.
     ranks: first ranks, per question.
+    sidecar: manifest of the file; {} = it is from other software.
   """
 
   label: str
   method: str
   path: pathlib.Path
   ranks: Ranks
+  sidecar: Mapping[str, Any]
 
 
 @dataclasses.dataclass
@@ -53,6 +55,7 @@ class Run:
     name: name of the question set.
     match: how answers were matched, "string" or "regex".
     systems: results by method.
+    measures: what `evaluate` has written, by method.
     scores: scores of the answers by method, as `answer_scores.file_scores`.
     answers: paths of the answers by method.
     training: rows of `training/metrics.jsonl`.
@@ -68,6 +71,9 @@ class Run:
   name: str
   match: str = "string"
   systems: dict[str, System] = dataclasses.field(default_factory=dict)
+  measures: dict[str, dict[str, float | int]] = dataclasses.field(
+    default_factory=dict
+  )
   scores: dict[str, dict[str, float | int]] = dataclasses.field(
     default_factory=dict
   )
@@ -130,7 +136,8 @@ def read(
   run.match = match or (run.config.evaluate.match if run.config else "string")
   for path in sorted(workdir.root.rglob(f"*{workdir_lib.MANIFEST}")):
     below = path.relative_to(workdir.root)
-    if below.parts[0] in workdir_lib.FOLDERS:
+    temporary = any(map(temporary_names.is_temporary, (path, *path.parents)))
+    if below.parts[0] in workdir_lib.FOLDERS and not temporary:
       key = below.as_posix().removesuffix(workdir_lib.MANIFEST).strip("/.")
       if record := run.attempt(lambda path=path: _record(path), None):
         run.manifests[key] = record
@@ -144,6 +151,8 @@ def read(
       lambda method=method, path=path: _scores(run, method, path), None
     ):
       run.scores[method], run.answers[method] = scores, path
+  if (file := workdir.evaluation(name)).exists():
+    run.measures = run.attempt(lambda: workdir_lib.read_json(file), {})
   run.training = _rows(run, workdir.training / "metrics.jsonl")
   run.reader = _rows(run, workdir.reader / "metrics.jsonl")
   if not run.manifests and not run.systems and not run.training:
@@ -163,7 +172,8 @@ def _record(path: pathlib.Path) -> dict[str, Any]:
 def _system(run: Run, method: str, path: pathlib.Path) -> System:
   sidecar = sidecar_of(path)
   staleness.check_results(run.workdir, run.name, method, sidecar)
-  return System(method, method, path, read_ranks(path, sidecar, run.match))
+  ranks = read_ranks(path, sidecar, run.match)
+  return System(method, method, path, ranks, sidecar)
 
 
 def _scores(

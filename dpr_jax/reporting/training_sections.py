@@ -262,11 +262,14 @@ def negatives(runs: Sequence[Run]) -> str:
 def _mined(run: Run, ranker: str, method: str) -> dict[str, Any]:
   """Ranks and scores of mined dev negatives in the results of their ranker.
 
-  {} = the results or the negatives are not there, or are of other questions.
+  {} = the results or the negatives are not there, are of other questions, or
+  the results are from other software.
   """
   path = run.workdir.negatives / mined_negatives.files(ranker)["dev"]
   system = run.systems.get(method)
   if system is None or run.name != "dev" or not path.exists():
+    return {}
+  if not system.sidecar:
     return {}
   mined = mined_negatives.read(path)
   if len(mined) != len(system.ranks.answer):

@@ -180,7 +180,7 @@ def test_two_runs_side_by_side(page_of_two):
   assert page.tables["EM"][1] == [
     *("dense", "50.0", "0.0", "+50.0", "−26.3 to +93.0", "0.500"),
   ]
-  assert page.tables["count"][1][-1] == "0"
+  assert page.tables["count"][1][-1] == "+0"
   assert page.questions["systems"][:2] == ["dense (small)", "dense (second)"]
 
 
@@ -196,6 +196,34 @@ def test_other_questions_are_not_compared(small, second, results):
   assert page.questions["systems"] == [
     f"{method} (small)" for method in ("dense", "dense-start", "bm25")
   ]
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_judged_measures_and_results_of_other_software(small):
+  """Scores may be missing or infinite there, and titles too."""
+  measures = {"dense": {"top1": 0.5, "nDCG@10": 0.625, "judged_questions": 3}}
+  small.evaluation("dev").parent.mkdir()
+  workdir_lib.write_json(small.evaluation("dev"), measures)
+  path = small.results("dev", "bm25")
+  path.with_suffix(".manifest.json").unlink()
+  rows = json.loads(path.read_text())
+  for row in rows:
+    row["ctxs"] = [
+      {"id": hit["id"], "text": hit["text"], "score": "inf"}
+      for hit in row["ctxs"]
+    ]
+  path.write_text(json.dumps(rows))
+  page, _ = written(small)
+  (judged,) = [
+    rows for name, rows in page.tables.items() if name.startswith("Over judged")
+  ]
+  assert judged == [
+    ["percent", "nDCG@10", "judged questions"],
+    ["dense", "62.5", "3"],
+  ]
+  places = [hit[4][2] for hit in page.questions["hits"]["1"]]
+  assert [1, None] in places
+  assert "Infinity" not in page.scripts["question-data"]
 
 
 @pytest.mark.usefixtures("without_plots")
@@ -298,6 +326,8 @@ def test_bad_input_is_refused(small, tmp_path):
     report.write(empty)
   with pytest.raises(errors.InputError, match="--against=.*no such folder"):
     report.write(small, against=empty)
+  with pytest.raises(errors.InputError, match="is --workdir itself"):
+    report.write(small, against=small)
   empty.root.mkdir()
   with pytest.raises(errors.InputError, match="holds nothing to report"):
     report.write(empty)
