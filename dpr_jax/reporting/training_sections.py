@@ -230,7 +230,6 @@ def _paired(runs: Sequence[Run]) -> str:
 
 def negatives(runs: Sequence[Run]) -> str:
   """How many were mined, their ranks and scores, and what was excluded."""
-  run = runs[0]
   if not any(each.counts("negatives") for each in runs):
     return html.missing("No hard negatives were mined.", _command("mine", runs))
   rows = []
@@ -250,11 +249,19 @@ def negatives(runs: Sequence[Run]) -> str:
               html.number(counts[f"{split}_without_negatives"]),
             ]
           )
-  head = ["source", "questions", "fewer than mine.keep", "none at all"]
+  head = ["negatives", "questions", "fewer than mine.keep", "none at all"]
   sources = {
-    ranker: found
+    f"{ranker} ({run.label})" if len(runs) > 1 else ranker: found
+    for run in runs
     for ranker, method in (("bm25", "bm25"), ("model", "dense"))
-    if (found := run.attempt(lambda r=ranker, m=method: _mined(run, r, m), {}))
+    if (
+      found := run.attempt(
+        lambda run=run, ranker=ranker, method=method: _mined(
+          run, ranker, method
+        ),
+        {},
+      )
+    )
   }
   return html.table(head, rows) + _histograms(sources)
 

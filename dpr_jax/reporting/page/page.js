@@ -68,7 +68,7 @@ function passages(row) {
   const holder = element("div");
   const [, , , read] = data.questions[row];
   if (read) {
-    const line = element("p", "why", `Read in the passages of ${data.systems[0]}: `);
+    const line = element("p", "why", `The reader's answer, from the passages of ${data.systems[0]}: `);
     line.append(isolated(read[0] || "no answer"), read[1] ? " (correct)" : " (not an accepted answer)");
     holder.append(line);
   }
