@@ -182,7 +182,7 @@ function markContents() {
       if (id === current) a.setAttribute("aria-current", "true");
       else a.removeAttribute("aria-current");
     });
-  }, { rootMargin: "-15% 0px -80% 0px" });
+  }, { rootMargin: "-20px 0px -80% 0px" });
   document.querySelectorAll("section").forEach((section) => observer.observe(section));
 }
 
