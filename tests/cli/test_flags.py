@@ -49,3 +49,17 @@ def test_what_is_refused(command, word, message):
   """Nothing is done again by a slip."""
   with pytest.raises(errors.InputError, match=message):
     parsed(command, word)
+
+
+@pytest.mark.parametrize(
+  ("line", "value"),
+  [
+    ("bench train --against=sentence-transformers-cached", None),
+    ("bench encode --against=sentence-transformers-onnx-int8", None),
+    ("report --against=/some/workdir", "/some/workdir"),
+  ],
+)
+def test_what_to_compare_with_is_checked_by_the_command(line, value):
+  """A library that a benchmark names in its help, or a workdir."""
+  call = main_lib.invocation(["dpr-jax", *line.split()])
+  assert call.flags["against"] == (value or line.partition("=")[2])
