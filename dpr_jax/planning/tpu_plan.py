@@ -104,7 +104,7 @@ def devices(topology: chips.Topology) -> list[Any]:
   # TPU programs cannot be loaded from the compilation cache without a TPU.
   jax_unstable.stop_compilation_cache()
   options: dict[str, Any] = {"chip_config_name": topology.chip.config}
-  if topology.cores < 4 or topology.hosts == 1:
+  if topology.chips < 4 or topology.hosts == 1:
     options["chips_per_host_bounds"] = topology.host
   try:
     return jax_unstable.topology_devices(topology.name, options)
@@ -361,7 +361,7 @@ def plan(
       "steps": steps,
       "questions_per_second": config.train.batch_size / train.seconds["step"],
       "hours": hours,
-      "chip_hours": hours * topology.cores,
+      "chip_hours": hours * topology.chips,
     }
   if embed:
     say(f"compiling the embed step for {topology.name}")
@@ -374,7 +374,7 @@ def plan(
         "passages": config.plan.passages,
         "passages_per_second": texts / encode.seconds["step"],
         "hours": hours,
-        "chip_hours": hours * topology.cores,
+        "chip_hours": hours * topology.chips,
       }
   return report
 

@@ -105,11 +105,10 @@ def test_the_kernel_compiles_and_keeps_scores_on_the_chip(compile_plan):
 
 
 @pytest.mark.parametrize(
-  "name", ["v4:2x2x1", "v4:2x2x4", "v5e:2x4", "v5p:2x2x1", "v6e:4x4"]
+  "name",
+  ["v4:2x2x1", "v4:2x2x4", "v5e:2x4", "v5p:2x2x1", "v6e:4x4", "tpu7x:2x2x1"],
 )
-def test_a_chip_is_one_core_with_the_memory_that_its_compiler_knows(
-  plan_devices, name
-):
+def test_a_device_has_the_memory_that_its_compiler_knows(plan_devices, name):
   """Both cores of a v4 or v5p chip work as one; "fits" is the compiler's."""
   topology = chips.Topology.parse(name)
   on = plan_devices(name)
