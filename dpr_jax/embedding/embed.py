@@ -81,9 +81,12 @@ def embed(
     workdir_lib.dataset_inputs(workdir, "passages")
     | {"model": loaded.fingerprint},
   )
-  if not overwrite:
+  replace = False
+  if overwrite:
+    multiprocess.first_alone(lambda: earlier_output.discard(stage))
+  else:
     _check_settings(stage, copied, loaded)
-    multiprocess.first_alone(lambda: vector_reuse.set_aside(stage))
+    replace = multiprocess.first_alone(lambda: vector_reuse.set_aside(stage))
   stored = stage.folder / model_settings.FOLDER
 
   def keep() -> None:
@@ -107,6 +110,7 @@ def embed(
     label=f"embed {model}",
     shapes=config.embed.shapes,
     overwrite=overwrite,
+    replace=replace,
   )
   multiprocess.first_alone(lambda: earlier_output.discard(stage))
   if copied and not model_files.is_sealed(stored):
