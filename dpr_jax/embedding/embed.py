@@ -201,7 +201,11 @@ def embed_corpus(
     jax.process_index() if process is None else process,
     jax.process_count() if processes is None else processes,
   )
-  if shards.begin(overwrite, replace):
+  whole = shards.begin(overwrite, replace)
+  # Otherwise a late process might find the shards of the others complete, and
+  # skip their exchanges in `token_store.make`.
+  multiprocess.barrier()
+  if whole:
     return
   encoder = make()
   tokens = token_store.make(

@@ -135,6 +135,30 @@ def test_a_corpus_that_changes_again_after_a_killed_run(corpora, monkeypatch):
 
 
 @pytest.mark.compiles
+def test_processes_look_at_the_shards_before_one_is_made(corpora, monkeypatch):
+  """A late one would find them complete, and skip exchanges of the others."""
+  order = []
+  barrier, make = embed.multiprocess.barrier, embed.token_store.make
+  begin = embed.sharded_output.Parts.begin
+
+  def noted(name, function):
+    return lambda *args, **options: (
+      order.append(name) or function(*args, **options)
+    )
+
+  monkeypatch.setattr(embed.multiprocess, "barrier", noted("wait", barrier))
+  monkeypatch.setattr(embed.token_store, "make", noted("tokens", make))
+  monkeypatch.setattr(
+    embed.sharded_output.Parts, "begin", noted("begin", begin)
+  )
+  corpora("grown", ROWS[:40])
+  assert order[:3] == ["begin", "wait", "tokens"]
+  order.clear()
+  corpora("grown", ROWS[:40])
+  assert order == ["begin", "wait"]
+
+
+@pytest.mark.compiles
 @pytest.mark.parametrize("kind", ["vectors", "digests"])
 def test_damaged_shards_are_not_reused(corpora, caplog, kind):
   folder = corpora("grown", ROWS).folder
