@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int, UInt64
 
-from dpr_jax.core import errors
+from dpr_jax.core import errors, sharded_output
 from dpr_jax.core import workdir as workdir_lib
 
 _BLOCK = 1 << 20  # digests searched at once, to save memory
@@ -53,8 +53,25 @@ class RowsByDigest:
 
 
 def folder_of(stage: workdir_lib.Stage) -> pathlib.Path:
-  """Where the earlier output of a stage is set aside."""
-  return stage.folder.with_name(f"{stage.folder.name}-before")
+  """Where the earlier output of a stage is set aside.
+
+  If the stage's folder is a symbolic link, it is beside the link's target, on
+  the same disk.
+  """
+  folder = _target(stage)
+  return folder.with_name(f"{folder.name}-before")
+
+
+def _target(stage: workdir_lib.Stage) -> pathlib.Path:
+  folder = stage.folder
+  return folder.resolve() if folder.is_symlink() else folder
+
+
+def restore_target(stage: workdir_lib.Stage) -> None:
+  """Makes the target of a symbolic link, if `set_aside` was killed before."""
+  if stage.folder.is_symlink() and folder_of(stage).exists():
+    with workdir_lib.writing(stage.folder):
+      _target(stage).mkdir(exist_ok=True)
 
 
 def is_of_another_corpus(
@@ -72,6 +89,8 @@ def set_aside(
 ) -> bool:
   """Moves a stage's folder aside, unless it has files of the user.
 
+  The target of a symbolic link is moved, not the link.
+
   Args:
     stage: the stage.
     manifest: manifest in the folder, of an output that can be reused.
@@ -81,11 +100,15 @@ def set_aside(
     Whether the folder was moved.
   """
   known = {*manifest["files"], workdir_lib.MANIFEST, *ours}
+  # Of a run that was killed after it had written the manifest.
+  known |= {path.name for path in sharded_output.Parts(stage, 0, ()).records()}
+  known.add(sharded_output.STARTED)
   if {path.name for path in stage.folder.iterdir()} - known:
     return False
   discard(stage)
   with workdir_lib.writing(stage.folder):
-    os.replace(stage.folder, folder_of(stage))
+    os.replace(_target(stage), folder_of(stage))
+  restore_target(stage)
   logging.info(
     "%s: the corpus has changed: reusing the output for passages that have not",
     stage.name,
@@ -95,6 +118,7 @@ def set_aside(
 
 def discard(stage: workdir_lib.Stage) -> None:
   """Removes what was set aside, if there is anything."""
+  restore_target(stage)
   folder = folder_of(stage)
   try:
     workdir_lib.read_manifest(folder, stage.name)

@@ -161,7 +161,7 @@ class Parts:
 
   def _is_ours(self) -> bool:
     """True if the folder has part records; older versions wrote no others."""
-    return bool(self._records())
+    return bool(self.records())
 
   def find(self, number: int) -> dict[str, Any] | None:
     """The record of a complete, undamaged part; None = to be made."""
@@ -180,6 +180,11 @@ class Parts:
         what,
       )
     return None if wrong else record
+
+  def unfinished(self) -> list[dict[str, Any]]:
+    """The undamaged records of parts that no manifest has yet."""
+    read = map(self._read_part, self.records())
+    return [record for record in read if record is not None]
 
   def _read_part(self, path: pathlib.Path) -> dict[str, Any] | None:
     """A part's record; None, with a warning, if it is damaged."""
@@ -278,7 +283,7 @@ class Parts:
     }
     self.stage.finish(counts, files=files, parts=records, **extra)
     with workdir_lib.writing(self.stage.folder):
-      for path in (*self._records(), self.stage.folder / STARTED):
+      for path in (*self.records(), self.stage.folder / STARTED):
         path.unlink(missing_ok=True)
 
   def _identity(self) -> dict[str, Any]:
@@ -289,7 +294,7 @@ class Parts:
 
   def _changed(self) -> list[str]:
     """Inputs and settings that differ from those of the existing parts."""
-    there = self._records()
+    there = self.records()
     if self.stage.manifest.exists():
       there.append(self.stage.manifest)
     for path in there:
@@ -317,12 +322,15 @@ class Parts:
     return []
 
   def _clear(self) -> None:
-    """Removes this process's parts; process 0 also removes the manifest."""
+    """Removes this process's parts; process 0 also removes the manifest.
+
+    The records go last: a killed run leaves those of what is still there.
+    """
+    for path, _ in reversed(list(self._files_of_mine())):
+      path.unlink(missing_ok=True)
     if self.process == 0:
       for path in (self.stage.manifest, self.stage.folder / STARTED):
         path.unlink(missing_ok=True)
-    for path, _ in self._files_of_mine():
-      path.unlink(missing_ok=True)
 
   def _remove_temporaries(self) -> None:
     """Removes temporary files of killed runs.
@@ -340,7 +348,7 @@ class Parts:
     for path in left:
       path.unlink(missing_ok=True)
 
-  def _records(self) -> list[pathlib.Path]:
+  def records(self) -> list[pathlib.Path]:
     """Paths of the existing records of all processes."""
     found = self.stage.folder.glob(_record("*"))
     named = ((path, _NAME.fullmatch(path.name)) for path in found)

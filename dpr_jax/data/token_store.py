@@ -144,13 +144,14 @@ def make(
     workdir_lib.dataset_inputs(where, "passages")
     | {"tokenizer": fingerprint(tokenizer)},
   )
+  # Before anything that another process may change: all processes ask the first
+  # one equally often, or they would read each other's next answers.
+  multiprocess.first_alone(lambda: _set_aside(stage, overwrite))
   found = find_stored(stage, ("passage_length",))
   if found is not None and not overwrite:
     if process == 0:
       earlier_output.discard(stage)  # if the last run was killed before it did
     return TokenStore(stage.folder, found, tokenizer.passage_length)
-  if not overwrite:
-    multiprocess.first_alone(lambda: _set_aside(stage))
   blocks = sharded_output.Parts(
     stage,
     -(-len(passages) // BLOCK),
@@ -159,7 +160,7 @@ def make(
     processes,
   )
   blocks.begin(overwrite, replace=True)
-  earlier = None if overwrite else _earlier(stage, tokenizer)
+  earlier = _earlier(stage, tokenizer)
   work = token_blocks.Work(
     stage.folder,
     passages,
@@ -269,8 +270,12 @@ def cut(
   return tokens
 
 
-def _set_aside(stage: workdir_lib.Stage) -> None:
+def _set_aside(stage: workdir_lib.Stage, overwrite: bool) -> None:
   """Moves the store of an earlier corpus aside, if it can be reused."""
+  if overwrite:
+    earlier_output.discard(stage)
+    return
+  earlier_output.restore_target(stage)
   manifest = _reusable(stage, stage.folder)
   if manifest and earlier_output.is_of_another_corpus(stage, manifest):
     earlier_output.set_aside(stage, manifest)
@@ -284,8 +289,13 @@ def _reusable(
     manifest = workdir_lib.read_manifest(folder, STAGE)
   except errors.InputError:  # missing, or damaged: of no use
     return None
+  digests = {
+    token_blocks.name(token_blocks.DIGESTS, number)
+    for number in range(len(manifest.get("parts", ())))
+  }
   if (
-    token_blocks.name(token_blocks.DIGESTS, 0) in manifest["files"]
+    digests
+    and digests <= manifest["files"].keys()
     and manifest["inputs"].get("tokenizer") == stage.inputs["tokenizer"]
     and manifest["config"]["passage_length"] >= stage.config["passage_length"]
   ):

@@ -81,9 +81,12 @@ def embed(
     workdir_lib.dataset_inputs(workdir, "passages")
     | {"model": loaded.fingerprint},
   )
-  if not overwrite:
+  replace = False
+  if overwrite:
+    multiprocess.first_alone(lambda: earlier_output.discard(stage))
+  else:
     _check_settings(stage, copied, loaded)
-    multiprocess.first_alone(lambda: vector_reuse.set_aside(stage))
+    replace = multiprocess.first_alone(lambda: vector_reuse.set_aside(stage))
   stored = stage.folder / model_settings.FOLDER
 
   def keep() -> None:
@@ -107,6 +110,7 @@ def embed(
     label=f"embed {model}",
     shapes=config.embed.shapes,
     overwrite=overwrite,
+    replace=replace,
   )
   multiprocess.first_alone(lambda: earlier_output.discard(stage))
   if copied and not model_files.is_sealed(stored):
@@ -197,7 +201,11 @@ def embed_corpus(
     jax.process_index() if process is None else process,
     jax.process_count() if processes is None else processes,
   )
-  if shards.begin(overwrite, replace):
+  whole = shards.begin(overwrite, replace)
+  # Otherwise a late process might find the shards of the others complete, and
+  # skip their exchanges in `token_store.make`.
+  multiprocess.barrier()
+  if whole:
     return
   encoder = make()
   tokens = token_store.make(

@@ -11,34 +11,65 @@ the same digest (`core.earlier_output`).  The result is that of a fresh run.
 
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jaxtyping import Int, UInt64
 
-from dpr_jax.core import earlier_output, errors
+from dpr_jax.core import earlier_output, errors, manifests, sharded_output
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.embedding import vector_shards
 from dpr_jax.inference import length_tiles, tiled_encoder
 from dpr_jax.models import model_settings
 
 
-def set_aside(stage: workdir_lib.Stage) -> None:
+def set_aside(stage: workdir_lib.Stage) -> bool:
   """Moves the vectors in a stage's folder aside, if it can reuse them.
 
   They must be complete, of the same model and settings, and of another corpus.
+
+  Returns:
+    Whether the folder may have unfinished vectors of another corpus, which are
+    to be replaced: complete ones that can be reused were set aside before.
   """
+  earlier_output.restore_target(stage)
+  if not stage.manifest.exists():
+    return _reusable(stage) is not None and all(
+      _is_of_same_model(stage, record)
+      for record in sharded_output.Parts(stage, 0, ()).unfinished()
+    )
   manifest = _manifest(stage.folder)
-  if manifest is None or vector_shards.is_imported(manifest):
-    return
   if (
-    earlier_output.is_of_another_corpus(stage, manifest)
+    manifest is not None
+    and not vector_shards.is_imported(manifest)
+    and earlier_output.is_of_another_corpus(stage, manifest)
     and manifest["config"] == stage.config
     and vector_shards.digests_of(manifest)
   ):
     # With files of the user in it, the stage refuses or keeps the folder.
     earlier_output.set_aside(stage, manifest, (model_settings.FOLDER,))
+  return False
+
+
+def _is_of_same_model(
+  stage: workdir_lib.Stage, record: Mapping[str, Any]
+) -> bool:
+  """Whether vectors have the model and settings of a stage."""
+  return record["config"] == stage.config and (
+    record["inputs"] == stage.inputs
+    or earlier_output.is_of_another_corpus(stage, record)
+  )
+
+
+def _reusable(stage: workdir_lib.Stage) -> dict | None:
+  """The manifest of vectors that were set aside; None = none of this model."""
+  manifest = _manifest(earlier_output.folder_of(stage))
+  if manifest is None or not _is_of_same_model(stage, manifest):
+    return None
+  return manifest
 
 
 def _manifest(folder: pathlib.Path) -> dict | None:
@@ -52,25 +83,27 @@ class Earlier:
   """Vectors that were set aside, by digest; perhaps none."""
 
   def __init__(self, stage: workdir_lib.Stage):
-    """Opens and checks what `set_aside` left of the same model.
+    """Opens what `set_aside` left of the same model.
 
-    Raises:
-      InputError: a file of the earlier vectors is damaged.
+    Shards with a damaged file are not reused, and named in a warning.
     """
-    self._vectors = None
-    self._rows = earlier_output.RowsByDigest(np.zeros(0, np.uint64))
     folder = earlier_output.folder_of(stage)
-    manifest = _manifest(folder)
-    if (
-      manifest is None
-      or manifest["inputs"].get("model") != stage.inputs["model"]
-      or manifest["config"] != stage.config
-    ):
-      return
-    self._vectors = vector_shards.open_vectors(folder)
-    names = vector_shards.digests_of(manifest)
-    self._rows = earlier_output.RowsByDigest(
-      np.concatenate([np.load(folder / name) for name in names])
+    manifest = _reusable(stage)
+    digests, shards, count = [np.zeros(0, np.uint64)], [], 0
+    names = [] if manifest is None else vector_shards.digests_of(manifest)
+    for number, name in enumerate(names):
+      shard = manifest["shards"][number]
+      files = {each: manifest["files"][each] for each in (shard["file"], name)}
+      if wrong := manifests.damaged_files(folder, files):
+        for file, what in wrong.items():
+          logging.warning("embed: not reused: %s %s", folder / file, what)
+        continue
+      digests.append(np.load(folder / name))
+      shards.append({**shard, "first_row": count})
+      count += shard["rows"]
+    self._rows = earlier_output.RowsByDigest(np.concatenate(digests))
+    self._vectors = vector_shards.Vectors(
+      folder, {**(manifest or {}), "shards": shards, "count": count}
     )
 
   def find(

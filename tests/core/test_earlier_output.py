@@ -84,3 +84,34 @@ def test_a_folder_of_the_user_is_kept(stage, tmp_path):
   (tmp_path / "out-before" / "manifest.json").write_text("{}")
   earlier_output.discard(stage)
   assert _names(tmp_path / "out-before") == ["manifest.json"]
+
+
+def test_the_target_of_a_link_is_moved(stage, tmp_path, monkeypatch):
+  """Also if the run is killed before there is a new target."""
+  disk = tmp_path / "disk"
+  disk.mkdir()
+  stage.folder.rename(disk / "big")
+  stage.folder.symlink_to(disk / "big")
+  manifest = workdir_lib.read_manifest(stage.folder, "embed")
+  with monkeypatch.context() as patch:
+    patch.setattr(earlier_output, "restore_target", lambda stage: None)
+    assert earlier_output.set_aside(stage, manifest)
+  assert _names(tmp_path) == ["disk", "out"]
+  assert _names(disk) == ["big-before"]
+  earlier_output.restore_target(stage)
+  assert _names(disk) == ["big", "big-before"]
+  assert stage.folder.is_symlink()
+  assert _names(stage.folder) == []
+  stage.finish({}, files={})
+  earlier_output.discard(stage)
+  assert _names(disk) == ["big"]
+  assert _names(stage.folder) == ["manifest.json"]
+
+
+def test_records_of_a_killed_run_are_no_files_of_the_user(stage, tmp_path):
+  """It had written the manifest, and not removed the records of its parts."""
+  for name in ("part-00000.json", "started.json"):
+    (stage.folder / name).write_text("{}")
+  manifest = workdir_lib.read_manifest(stage.folder, "embed")
+  assert earlier_output.set_aside(stage, manifest)
+  assert _names(tmp_path) == ["out-before"]

@@ -1,6 +1,7 @@
 """Parts: dealt out, found again, refused, mended."""
 
 import os
+import pathlib
 import shutil
 import subprocess
 
@@ -88,6 +89,33 @@ def test_others_are_refused_with_the_reason(tmp_path, complete):
   _make(other, range(5))
   _close(other)
   assert not other.begin(overwrite=True)
+  assert [path.name for path in tmp_path.iterdir()] == ["started.json"]
+
+
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_killed_replacement_is_completed(
+  tmp_path, monkeypatch, complete, after
+):
+  """Killed after some files: the rest is still known as ours, and goes."""
+  some = _parts(tmp_path)
+  some.begin()
+  _make(some, range(5 if complete else 2))
+  if complete:
+    _close(some)
+  unlink, left = pathlib.Path.unlink, iter(range(after))
+
+  def killed(path, **options):
+    if next(left, None) is None:
+      raise RuntimeError("killed")
+    unlink(path, **options)
+
+  other = _parts(tmp_path, "b", count=1)
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, "unlink", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+      other.begin(replace=True)
+  assert not other.begin(replace=True)
   assert [path.name for path in tmp_path.iterdir()] == ["started.json"]
 
 

@@ -44,6 +44,11 @@ def corpora(tmp_path, tiny_config, tokenizer, monkeypatch):
     place = workdir_lib.Workdir(tmp_path / name)
     if rows is not None:
       chosen = [lines[row] for row in rows]
+      if len(set(rows)) < len(rows):  # copies have ids of their own
+        chosen = [
+          "\t".join([str(9000 + place), *line.split("\t")[1:]])
+          for place, line in enumerate(chosen)
+        ]
       for row in changed:
         number, text, title = chosen[row].split("\t")
         chosen[row] = f"{number}\t{text} and more\t{title}"
@@ -154,3 +159,79 @@ def test_what_was_set_aside_goes_with_the_next_start(corpora):
   corpora("grown")
   assert corpora.tokenized == 0
   assert not before.exists()
+
+
+def test_blocks_of_an_older_version_have_no_digests(corpora):
+  """Of these, one was made again by this version; none is reused."""
+  store = corpora("grown", ROWS[:50])
+  manifest = dict(store.manifest)
+  del manifest["files"]["digests-00001.npy"]
+  workdir_lib.write_record(store.folder / "manifest.json", manifest)
+  (store.folder / "digests-00001.npy").unlink()
+  corpora("grown", ROWS[:60])
+  assert corpora.tokenized == 60
+
+
+def test_a_corpus_that_changes_twice_and_back(corpora):
+  """Runs are killed; to overwrite is to forget what was set aside."""
+  corpora("grown", ROWS[:50])
+  make_block = token_blocks._make_block
+
+  def killed(*args, **options):
+    with pytest.MonkeyPatch.context() as patch:
+      power = iter([True])
+
+      def dies(work, block):
+        if not next(power, False):
+          raise RuntimeError("power cut")
+        return make_block(work, block)
+
+      patch.setattr(token_blocks, "_make_block", dies)
+      with pytest.raises(RuntimeError, match="power cut"):
+        corpora(*args, **options)
+
+  killed("grown", ROWS[:60])
+  killed("grown", ROWS[5:70])
+  store = corpora("grown", ROWS[:50])
+  assert corpora.tokenized == 0
+  assert _files(store) == _files(corpora("fresh", ROWS[:50]))
+  killed("grown", ROWS[:60])
+  killed("grown", overwrite=True)
+  corpora("grown")
+  assert corpora.tokenized == 60 - 25  # a block is done
+
+
+def test_a_corpus_of_one_passage_then_of_copies(corpora):
+  """Other ids, equal texts: nothing is tokenized."""
+  corpora("grown", ROWS)
+  store = corpora("grown", [7])
+  assert (len(store), corpora.tokenized) == (1, 0)
+  copies = corpora("grown", [7] * 30)
+  assert (len(copies), corpora.tokenized) == (30, 0)
+  assert len({tuple(copies.ids(row).tolist()) for row in range(30)}) == 1
+
+
+def test_a_store_on_another_disk_stays_there(corpora, tmp_path):
+  """The folder is a symbolic link."""
+  store = corpora("grown", ROWS[:50])
+  store.folder.rename(tmp_path / "disk")
+  store.folder.symlink_to(tmp_path / "disk")
+  corpora("grown", ROWS[:60])
+  assert corpora.tokenized == 10
+  assert store.folder.is_symlink()
+  assert (tmp_path / "disk" / "manifest.json").exists()
+  assert not (tmp_path / "disk-before").exists()
+  corpora("grown")
+  assert corpora.tokenized == 0
+
+
+def test_processes_ask_the_first_one_equally_often(corpora, monkeypatch):
+  """One that comes later finds the store of the others complete."""
+  asked = []
+  monkeypatch.setattr(
+    token_store.multiprocess, "first_alone", lambda do: asked.append(do())
+  )
+  corpora("grown", ROWS[:30])
+  assert len(asked) == 1
+  corpora("grown")
+  assert len(asked) == 2

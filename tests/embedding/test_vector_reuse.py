@@ -24,7 +24,7 @@ def corpora(tmp_path, tiny_config):
   gold_free.data.max_passages = 0
   gold_free.data.passages = str(tmp_path / "passages.tsv")
 
-  def make(name, rows, changed=(), backend="jax"):
+  def make(name, rows, changed=(), backend="jax", overwrite=False):
     gold_free.embed.backend = backend
     chosen = [lines[row] for row in rows]
     for place in changed:
@@ -35,7 +35,7 @@ def corpora(tmp_path, tiny_config):
     )
     place = workdir_lib.Workdir(tmp_path / name)
     prepare.prepare(gold_free, place)
-    embed.embed(gold_free, place, model=START)
+    embed.embed(gold_free, place, model=START, overwrite=overwrite)
     return vector_shards.open_vectors(place.embeddings(START))
 
   return make
@@ -102,6 +102,71 @@ def test_an_interrupted_run_still_reuses(corpora, monkeypatch):
   monkeypatch.setattr(embed, "_encode_rows", counts)
   corpora("grown", ROWS[:100])
   assert encoded == [0, 0]  # whole shards of the same passages
+
+
+@pytest.mark.compiles
+def test_a_corpus_that_changes_again_after_a_killed_run(corpora, monkeypatch):
+  """What it began is replaced; to overwrite is to reuse nothing."""
+  first = corpora("grown", ROWS)
+  write_shard = embed._write_shard
+
+  def killed(rows, **options):
+    with monkeypatch.context() as patch:
+      power = iter([True])
+
+      def dies(*args):
+        if not next(power, False):
+          raise RuntimeError("power cut")
+        write_shard(*args)
+
+      patch.setattr(embed, "_write_shard", dies)
+      with pytest.raises(RuntimeError, match="power cut"):
+        corpora("grown", rows, **options)
+
+  killed(ROWS[:110])
+  killed(ROWS[:100])
+  back = corpora("grown", ROWS)
+  assert back.manifest["counts"]["encoded_in_this_run"] == 0
+  assert back.manifest["files"] == first.manifest["files"]
+  killed(ROWS[:100])
+  killed(ROWS[:100], overwrite=True)
+  again = corpora("grown", ROWS[:100])
+  assert again.manifest["counts"]["encoded_in_this_run"] == 50
+
+
+@pytest.mark.compiles
+def test_processes_look_at_the_shards_before_one_is_made(corpora, monkeypatch):
+  """A late one would find them complete, and skip exchanges of the others."""
+  order = []
+  barrier, make = embed.multiprocess.barrier, embed.token_store.make
+  begin = embed.sharded_output.Parts.begin
+
+  def noted(name, function):
+    return lambda *args, **options: (
+      order.append(name) or function(*args, **options)
+    )
+
+  monkeypatch.setattr(embed.multiprocess, "barrier", noted("wait", barrier))
+  monkeypatch.setattr(embed.token_store, "make", noted("tokens", make))
+  monkeypatch.setattr(
+    embed.sharded_output.Parts, "begin", noted("begin", begin)
+  )
+  corpora("grown", ROWS[:40])
+  assert order[:3] == ["begin", "wait", "tokens"]
+  order.clear()
+  corpora("grown", ROWS[:40])
+  assert order == ["begin", "wait"]
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("kind", ["vectors", "digests"])
+def test_damaged_shards_are_not_reused(corpora, caplog, kind):
+  folder = corpora("grown", ROWS).folder
+  path = folder / f"{kind}-00000.npy"
+  path.write_bytes(path.read_bytes()[:-8])
+  grown = corpora("grown", [*ROWS[50:100], *ROWS[:50]])
+  assert f"-before/{kind}-00000.npy is not the file" in caplog.text
+  assert grown.manifest["counts"]["encoded_in_this_run"] == 50
 
 
 @pytest.mark.compiles
