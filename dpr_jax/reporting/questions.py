@@ -33,8 +33,8 @@ class Questions:
   Attributes:
     value: for the page's script; {} = no questions.
     shown: number of questions with passages.
-    fingerprints: of the question texts, by the label of a system; systems with
-      the same one can be compared.
+    fingerprints: of the questions and their answers, by the label of a system;
+      systems with the same one can be compared.
   """
 
   value: dict[str, Any]
@@ -93,9 +93,9 @@ def read(
     kept = entries[system.label] = {}
     for row, entry in enumerate(read_results(system.path)):
       question = str(entry.get("question", ""))
-      digest.update(f"{len(question)} {question}".encode("utf-8", "replace"))
+      answers = [str(answer) for answer in entry.get("answers") or ()]
+      digest.update(ascii([question, sorted(answers)]).encode())
       if system is systems[0]:
-        answers = [str(answer) for answer in entry.get("answers") or ()]
         texts.append((question, answers))
       if row in wanted:
         kept[row] = entry

@@ -44,8 +44,17 @@ def test_passages_without_ids_and_questions_without_texts(small):
   page = page_of(small)
   assert page.questions["systems"] == ["dense", "dense-start"]
   assert "dense against dense-start, 4 questions" in page.tables
-  said = "dense is not compared with bm25: their questions differ"
+  said = "dense is not compared with bm25: their questions or"
   assert said in page.sections["verdict"]
+
+
+def test_other_answers_to_the_same_questions_are_not_compared(small):
+  edit_results(small, "bm25", lambda row: row["answers"].append("more"))
+  edit_results(small, "dense-start", lambda row: None)
+  page = page_of(small)
+  said = "dense is not compared with bm25: their questions or answers differ"
+  assert said in page.sections["verdict"]
+  assert "dense against dense-start, 4 questions" in page.tables
 
 
 def test_a_shallow_method_hides_no_figures_of_the_others(small):
