@@ -120,9 +120,7 @@ def evaluate(
   for method, path in answered.items():
     staleness.check_answers(workdir, name, method, sidecar_of(path, "read"))
   inputs = {
-    method: workdir_lib.fingerprint(
-      [workdir_lib.fingerprint_file(path), sidecars[method]]
-    )
+    method: results_fingerprint(path, sidecars[method])
     for method, path in paths.items()
   }
   inputs |= {
@@ -174,6 +172,11 @@ def evaluate(
   if pair:
     _compare(paths, sidecars, match, ks, pair, output)
   return measures
+
+
+def results_fingerprint(path: pathlib.Path, sidecar: Mapping[str, Any]) -> str:
+  """Fingerprint of a results file and its manifest ({} = none)."""
+  return workdir_lib.fingerprint([workdir_lib.fingerprint_file(path), sidecar])
 
 
 def _name_missing(

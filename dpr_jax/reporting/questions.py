@@ -33,8 +33,8 @@ class Questions:
   Attributes:
     value: for the page's script; {} = no questions.
     shown: number of questions with passages.
-    fingerprints: of the question texts, by the label of a system; systems with
-      the same one can be compared.
+    fingerprints: of the questions and their answers, by the label of a system;
+      systems with the same one can be compared.
   """
 
   value: dict[str, Any]
@@ -92,10 +92,10 @@ def read(
     digest = hashlib.sha256()
     kept = entries[system.label] = {}
     for row, entry in enumerate(read_results(system.path)):
-      question = str(entry["question"])
-      digest.update(f"{len(question)} {question}".encode("utf-8", "replace"))
+      question = str(entry.get("question", ""))
+      answers = [str(answer) for answer in entry.get("answers") or ()]
+      digest.update(ascii([question, sorted(answers)]).encode())
       if system is systems[0]:
-        answers = [str(answer) for answer in entry.get("answers") or ()]
         texts.append((question, answers))
       if row in wanted:
         kept[row] = entry
@@ -113,11 +113,13 @@ def read(
     details[row] = finder.hits(row)
     used = finder.bytes
   ranks = [_ranks(each.ranks) for each in same]
+  depths = [each.ranks.depth for each in same]
   read_answers = _predictions(run, systems[0].method, len(texts))
   value = {
     "systems": [each.label for each in same],
-    "depths": [each.ranks.depth for each in same],
-    "ks": run.ks or [1],
+    "depths": depths,
+    # A miss beyond a system's depth is not known to be one.
+    "ks": [k for k in run.ks if k <= min(depths)] or [1],
     "questions": [
       [
         clean(question),
@@ -171,7 +173,7 @@ class _Finder:
       hits = self._entries[system.label].get(row, {}).get("ctxs", [])
       top = {*range(_TOP), _first_hit(hits)}
       for rank, hit in enumerate(hits):
-        key = str(hit["id"]), str(hit["text"])
+        key = str(hit.get("id", "")), str(hit["text"])
         places.setdefault(key, [None] * len(self._systems))[number] = [
           rank + 1,
           _score(hit.get("score")),
@@ -221,13 +223,14 @@ def _spans(
   answers: Sequence[str], passage: str, match: str
 ) -> Iterator[tuple[int, int]]:
   """Answers in a passage, not overlapping, in UTF-16 units."""
-  end = 0
+  end = units = 0  # the same place, in characters and in units
   spans = answer_matching.answer_spans(answers, passage, match=match)
   for start, stop in spans:
     start = max(start, end)
     if start < stop:
-      yield _units(passage[:start]), _units(passage[:stop])
-      end = stop
+      first = units + _units(passage[end:start])
+      end, units = stop, first + _units(passage[start:stop])
+      yield first, units
 
 
 def _units(passage: str) -> int:

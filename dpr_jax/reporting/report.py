@@ -7,6 +7,7 @@ that would make it.
 """
 
 import base64
+import contextlib
 import hashlib
 import pathlib
 import string
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from absl import logging
 
 from dpr_jax import version
+from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.reporting import (
@@ -68,7 +70,8 @@ def write(
   suffix = "" if against is None else ".against"
   path = folder / f"{name}{suffix}.html"
   start = _start_of_ours(path)
-  state = _state([workdir] if against is None else [workdir, against])
+  workdirs = [workdir] if against is None else [workdir, against]
+  state = _state(workdirs, match)
   if not overwrite and state in start:
     logging.info("report: nothing has changed, skipped")
     return path
@@ -112,15 +115,19 @@ def _start_of_ours(path: pathlib.Path) -> str:
   return start
 
 
-def _state(workdirs: Sequence[workdir_lib.Workdir]) -> str:
+def _state(workdirs: Sequence[workdir_lib.Workdir], match: str | None) -> str:
   """Fingerprint of names, sizes and times of what a report is made from."""
   found = {}
   for workdir in workdirs:
+    paths = [workdir.root / config_lib.FILE]
     for name in workdir_lib.FOLDERS:
-      for path in (workdir.root / name).rglob("*.json*"):
+      paths += (workdir.root / name).rglob("*.json*")
+    for path in paths:
+      # A stage that runs may have removed its temporary file.
+      with contextlib.suppress(FileNotFoundError):
         status = path.stat()
         found[str(path)] = [status.st_mtime_ns, status.st_size]
-  return workdir_lib.fingerprint([version.__version__, found])
+  return workdir_lib.fingerprint([version.__version__, match, found])
 
 
 def page_of(run: Run, other: Run | None = None, state: str = "") -> str:

@@ -67,7 +67,7 @@ def verdict(
       left.append(
         html.paragraph(
           f"{one.label} is not compared with {other.label}: their questions"
-          " differ, or nothing tells which passages are right.",
+          " or answers differ, or nothing tells which passages are right.",
           "missing",
         )
       )

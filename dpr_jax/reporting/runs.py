@@ -92,8 +92,8 @@ class Run:
 
   @property
   def ks(self) -> list[int]:
-    """Values of k that all systems have, those of `evaluate.ranks`."""
-    depth = min((each.ranks.depth for each in self.systems.values()), default=0)
+    """Values of `evaluate.ranks` that some system has."""
+    depth = max((each.ranks.depth for each in self.systems.values()), default=0)
     ranks = settings_table.defaults()["evaluate"]["ranks"]
     if self.config is not None:
       ranks = self.config.evaluate.ranks
@@ -107,9 +107,10 @@ class Run:
     """What `read` returns; `otherwise` and a warning if it is refused."""
     try:
       return read()
-    except errors.InputError as error:
+    except (errors.InputError, OSError) as error:
       logging.warning("report: left out: %s", error)
-      self.warnings.append(str(error))
+      if str(error) not in self.warnings:
+        self.warnings.append(str(error))
       return otherwise
 
 
@@ -151,10 +152,14 @@ def read(
       lambda method=method, path=path: _scores(run, method, path), None
     ):
       run.scores[method], run.answers[method] = scores, path
-  if (file := workdir.evaluation(name)).exists():
-    run.measures = run.attempt(lambda: workdir_lib.read_json(file), {})
-  run.training = _rows(run, workdir.training / "metrics.jsonl")
-  run.reader = _rows(run, workdir.reader / "metrics.jsonl")
+  if workdir.evaluation(name).exists():
+    run.measures = run.attempt(lambda: _measures(run), {})
+  for rows, folder in (
+    (run.training, workdir.training),
+    (run.reader, workdir.reader),
+  ):
+    file = folder / "metrics.jsonl"
+    rows += run.attempt(lambda file=file: _rows(run, file), [])
   if not run.manifests and not run.systems and not run.training:
     raise errors.InputError(
       f"--workdir={workdir.root}: holds nothing to report: run `dpr-jax run`"
@@ -184,6 +189,41 @@ def _scores(
   return answer_scores.file_scores(path)
 
 
+def _measures(run: Run) -> dict[str, dict[str, float | int]]:
+  """What `evaluate` has written of the results as they are now."""
+  path = run.workdir.evaluation(run.name)
+  measures = workdir_lib.read_json(path)
+  again = f"run `dpr-jax evaluate --name={run.name}` again"
+  if not isinstance(measures, dict) or not all(
+    isinstance(found, dict) for found in measures.values()
+  ):
+    raise errors.InputError(f"{path} has no measures by method; {again}")
+  manifest = path.with_suffix(_SUFFIX)
+  if not manifest.exists():
+    return measures
+  record = workdir_lib.read_record(manifest)
+  workdir_lib.check_files(path.parent, record, [path.name])
+  changed = [
+    method
+    for method, found in measures.items()
+    if any("@" in key for key in found)
+    and not _is_measured(run, method, record.get("inputs", {}))
+  ]
+  if changed:
+    run.warnings.append(
+      f"{path}, measures over judged passages: the results of"
+      f" {', '.join(changed)} have changed since; {again}, with --qrels"
+    )
+  return {key: measures[key] for key in measures if key not in changed}
+
+
+def _is_measured(run: Run, method: str, inputs: Mapping[str, str]) -> bool:
+  system = run.systems.get(method)
+  return system is not None and inputs.get(method) == (
+    evaluate.results_fingerprint(system.path, system.sidecar)
+  )
+
+
 def _rows(run: Run, path: pathlib.Path) -> list[dict[str, Any]]:
   """Rows of a metrics file; a line that is not one is left out, and said."""
   rows = []
@@ -194,6 +234,6 @@ def _rows(run: Run, path: pathlib.Path) -> list[dict[str, Any]]:
     try:
       row = json.loads(line)
       rows.append({"step": int(row["step"]), **row})
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
       run.warnings.append(f"{path}, line {number} is not a row of metrics")
   return rows

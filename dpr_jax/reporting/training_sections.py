@@ -33,9 +33,17 @@ _TRAINING = {
   "useful_tokens": ("Useful tokens of a step, without padding", "tokens"),
   "padding_share": ("Share of padding in the batches", "share of places"),
 }
-_READER = (
-  *("loss", "dev_em", "accuracy", "learning_rate", "questions_per_second"),
-)
+_READER = {
+  **{column: _TRAINING[column] for column in ("loss", "dev_em")},
+  "accuracy": (
+    "Training questions whose positive passage ranks first",
+    "share of questions",
+  ),
+  **{
+    column: _TRAINING[column]
+    for column in ("learning_rate", "questions_per_second")
+  },
+}
 
 
 def training(runs: Sequence[Run]) -> str:
@@ -44,9 +52,7 @@ def training(runs: Sequence[Run]) -> str:
     return html.missing("The towers were not trained.", _command("train", runs))
   rows = {run.label: run.training for run in runs if run.training}
   return (
-    _summary(rows, runs, "training")
-    + _curves(rows, tuple(_TRAINING))
-    + _time(rows)
+    _summary(rows, runs, "training") + _curves(rows, _TRAINING) + _time(rows)
   )
 
 
@@ -86,10 +92,12 @@ def _summary(
 
 
 def _curves(
-  rows: Mapping[str, list[dict[str, Any]]], columns: Sequence[str]
+  rows: Mapping[str, list[dict[str, Any]]],
+  columns: Mapping[str, tuple[str, str]],
 ) -> str:
+  """Figures of the columns of `rows`, with their titles and units."""
   figures = []
-  for column in columns:
+  for column, (title, unit) in columns.items():
     series = []
     for number, (label, found) in enumerate(rows.items()):
       points = [
@@ -101,8 +109,8 @@ def _curves(
         x, y = zip(*points, strict=True)
         series.append(plots.Series(label, x, y, style=number))
     if series and any(len(each.x) > 1 for each in series):
-      title, unit = _TRAINING[column]
-      figures.append(plots.curves(title, series, x="step", y=unit))
+      most = 1 if unit.startswith("share") else None
+      figures.append(plots.curves(title, series, x="step", y=unit, most=most))
   return f'<div class="figures">{"".join(figures)}</div>'
 
 
