@@ -98,6 +98,9 @@ def set_aside(
 
   Returns:
     Whether the folder was moved.
+
+  Raises:
+    InputError: its place is taken by a folder that `discard` does not know.
   """
   known = {*manifest["files"], workdir_lib.MANIFEST, *ours}
   # Of a run that was killed after it had written the manifest.
@@ -106,8 +109,15 @@ def set_aside(
   if {path.name for path in stage.folder.iterdir()} - known:
     return False
   discard(stage)
+  before = folder_of(stage)
+  if before.exists() and any(before.iterdir()):
+    raise errors.InputError(
+      f"{before} has no manifest of {stage.name}, so it is not removed, but"
+      f" {stage.folder} has to be set aside there: move it away, or use"
+      " --overwrite"
+    )
   with workdir_lib.writing(stage.folder):
-    os.replace(_target(stage), folder_of(stage))
+    os.replace(_target(stage), before)
   restore_target(stage)
   logging.info(
     "%s: the corpus has changed: reusing the output for passages that have not",

@@ -27,7 +27,7 @@ _PARTS_OF_A_UNIT = 32
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-  """How often words are in some passages; sorted by word, then by row.
+  """How often words are in some passages; of each word, rows ascend.
 
   Attributes:
     vocabulary: the words in UTF-8, sorted.

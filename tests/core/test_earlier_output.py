@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dpr_jax.core import earlier_output
+from dpr_jax.core import earlier_output, errors
 from dpr_jax.core import workdir as workdir_lib
 
 
@@ -84,6 +84,10 @@ def test_a_folder_of_the_user_is_kept(stage, tmp_path):
   (tmp_path / "out-before" / "manifest.json").write_text("{}")
   earlier_output.discard(stage)
   assert _names(tmp_path / "out-before") == ["manifest.json"]
+  manifest = workdir_lib.read_manifest(stage.folder, "embed")
+  with pytest.raises(errors.InputError, match="out-before has no manifest"):
+    earlier_output.set_aside(stage, manifest)
+  assert _names(stage.folder) == ["a.npy", "manifest.json"]
 
 
 def test_the_target_of_a_link_is_moved(stage, tmp_path, monkeypatch):
