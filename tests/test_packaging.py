@@ -311,14 +311,14 @@ def test_the_pinned_libtpu_is_the_one_of_the_pinned_jax():
 
 def test_lowest_constraints_are_the_lower_ends_of_setup():
   lowest = pins("constraints-lowest.txt", "3.11")
-  for name, one in required("test").items():
+  for name, one in required("test", "peers").items():
     (lower,) = [
       version.Version(part.version)
       for part in one.specifier
-      if part.operator == ">="
+      if part.operator in (">=", "==")
     ]
     assert lowest[name] == lower, one
-  assert set(lowest) == set(required("test"))
+  assert set(lowest) == set(required("test", "peers"))
 
 
 def test_constraints_name_versions_only():

@@ -174,7 +174,12 @@ class Encoder(tiled_encoder.TiledEncoder):
     return len(self._programs)
 
   def with_params(self, params: Any) -> "Encoder":
-    """This encoder with other parameters; nothing is recompiled."""
+    """This encoder with other parameters; nothing is recompiled.
+
+    Raises:
+      ForkError: the encoder was loaded in another process.
+    """
+    self._home.check(self)
     other = object.__new__(Encoder)
     other.__dict__ |= self.__dict__
     other.__dict__.pop("_first_params", None)

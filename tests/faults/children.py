@@ -1,9 +1,11 @@
 """Calls in forked children: bounded, measured, and unable to harm the tests."""
 
+import faulthandler
 import gc
 import json
 import os
 import signal
+import tempfile
 import time
 import traceback
 import warnings
@@ -20,9 +22,11 @@ def in_child(function, seconds=120):
     (what it returned, as JSON; CPU seconds; bytes of memory that it added).
 
   Raises:
-    AssertionError: it raised, died of a signal or took `seconds`.
+    AssertionError: it raised, died of a signal or took `seconds`; with its
+      stack, where Python could still write one.
   """
   reading, writing = os.pipe()
+  stack = tempfile.TemporaryFile("w+")
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # JAX, which the child does not use
     child = os.fork()
@@ -30,6 +34,8 @@ def in_child(function, seconds=120):
     status = 1
     try:
       os.close(reading)
+      faulthandler.enable(stack)
+      faulthandler.register(signal.SIGALRM, stack, chain=True)
       gc.freeze()  # the child must not free what is JAX's: its threads are gone
       signal.alarm(seconds)
       with open("/proc/self/clear_refs", "w") as file:
@@ -41,14 +47,18 @@ def in_child(function, seconds=120):
         json.dump(report, file)
       status = 0
     except BaseException:
-      traceback.print_exc()
+      traceback.print_exc(file=stack)
+      stack.flush()
     finally:
       os._exit(status)
   os.close(writing)
   with os.fdopen(reading) as file:
     report = file.read()
   _, status = os.waitpid(child, 0)
-  assert status == 0, f"the child ended with status {status}"
+  with stack:
+    stack.seek(0)
+    said = stack.read()
+  assert status == 0, f"the child ended with status {status}\n{said}"
   return tuple(json.loads(report))
 
 
