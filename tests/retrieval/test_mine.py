@@ -203,7 +203,7 @@ def test_the_model_mines_beside_bm25(world):
     "model.jsonl.gz",
     "model.manifest.json",
   ]
-  for ranker in mined_negatives.RANKERS:
+  for ranker in ("bm25", "model"):
     path = folder / mined_negatives.files(ranker)["train"]
     assert set(mined_negatives.manifest_of(path)["files"]) == set(
       mined_negatives.files(ranker).values()
