@@ -47,6 +47,13 @@ def command(ranker: str) -> str:
   return "dpr-jax mine" + ("" if ranker == "bm25" else f" --from={ranker}")
 
 
+def stage_of(ranker: str) -> tuple[str, str]:
+  """Name of the stage of one of `RANKERS`, and of its manifest."""
+  name = command(ranker).removeprefix("dpr-jax ")
+  prefix = "" if ranker == "bm25" else f"{ranker}."
+  return name, prefix + workdir_lib.MANIFEST
+
+
 def number(value: float | int | str) -> float | None:
   """A setting that may be "none"."""
   return None if value == "none" else float(value)

@@ -17,7 +17,7 @@ from absl import logging
 from jaxtyping import Float
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, forks, setting_rules
+from dpr_jax.core import errors, forks, multiprocess, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.embedding import vector_encoder, vector_shards
 from dpr_jax.index import (
@@ -96,11 +96,20 @@ class DenseRanker:
 
     Args:
       folder: the folder of the vectors that the index was made from.
+
+    Raises:
+      InputError: a file of the vectors is damaged or missing.
     """
     if faiss_search.keeps_all(self._index):
       return faiss_search.IndexVectors(self._index)
     if (folder / workdir_lib.MANIFEST).exists():
-      return vector_shards.open_vectors(folder)
+      try:
+        return vector_shards.open_vectors(folder)
+      except errors.InputError as error:
+        if multiprocess.count() == 1:
+          raise
+        # Other processes may have the files of other rows.
+        logging.warning("%s", error)
     logging.warning(
       "%s has no vectors, and the index does not keep them: passages that are"
       " not hits have no scores",

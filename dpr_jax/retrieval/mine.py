@@ -144,6 +144,7 @@ def _mine(
       filters=filters,
       matcher=matcher,
       measured=seen,
+      ranker=ranker,
     )
     of_split = mined_negatives.write(
       path, mined, len(questions), label, filters.keep
@@ -159,12 +160,13 @@ def _stage(
   config: ml_collections.ConfigDict, workdir: workdir_lib.Workdir, ranker: str
 ) -> workdir_lib.Stage:
   """The stage that mines with a ranker: all that its output depends on."""
+  name, manifest_name = mined_negatives.stage_of(ranker)
   settings = mined_negatives.settings(config)
   inputs = workdir_lib.dataset_inputs(workdir, "passages", "train", "dev")
   if ranker == "bm25":
     of_bm25, words = bm25.depends_on(config)
     return workdir_lib.Stage(
-      name="mine",
+      name=name,
       folder=workdir.negatives,
       config={**of_bm25, **settings},
       inputs=inputs | words,
@@ -183,11 +185,11 @@ def _stage(
   settings |= config_lib.sections(config, "model")
   settings["search"] = faiss_stage.search_overrides(config)
   return workdir_lib.Stage(
-    name=mined_negatives.command(ranker).removeprefix("dpr-jax "),
+    name=name,
     folder=workdir.negatives,
     config=settings,
     inputs=inputs,
-    manifest_name=f"{ranker}.{workdir_lib.MANIFEST}",
+    manifest_name=manifest_name,
   )
 
 
@@ -282,6 +284,7 @@ def mine_negatives(
   filters: negative_filters.Filters,
   matcher: answer_matching.AnswerMatcher,
   measured: false_negatives.Measured,
+  ranker: str,
 ) -> Iterator[mined_negatives.Row]:
   """Yields every question, in order, with its hard negatives, best first.
 
@@ -294,6 +297,7 @@ def mine_negatives(
     filters: choose among the hits.
     matcher: finds answers in passages; its keys are rows of `passages`.
     measured: counts candidates that contain an answer.
+    ranker: one of `mined_negatives.RANKERS`, for messages.
   """
   cache, without = passage_cache.PassageCache(passages), 0
   for first in range(0, len(questions), _BATCH):
@@ -320,7 +324,14 @@ def mine_negatives(
         float(hits.positives[place]),
       )
   matcher.warn("mine")
-  bm25.warn_without_hits("mine", without, len(questions))
+  if ranker != "passage":
+    bm25.warn_without_hits("mine", without, len(questions))
+  elif without:
+    logging.info(
+      "mine: %d questions have no positive in the corpus, and so no neighbours"
+      " of one",
+      without,
+    )
 
 
 def _likely(filters: negative_filters.Filters) -> int | None:

@@ -206,6 +206,7 @@ def _mine(
     filters=filters,
     matcher=answer_matching.AnswerMatcher(match=config.evaluate.match),
     measured=measured,
+    ranker=kind,
   )
   counts = mined_negatives.write(
     path, mined, len(questions), label, filters.keep

@@ -97,13 +97,16 @@ def test_the_model_s_scores_and_a_margin(indexed):
   assert 0 < len(wanted) < 6  # the margin leaves out some, not all
 
 
-def test_neighbours_of_the_gold_passage(indexed):
+def test_neighbours_of_the_gold_passage(indexed, caplog):
   """By their similarity to it, with the scores of the question."""
   world = indexed
   questions, passages = _vectors(world)
   near = np.argsort(-(passages @ passages[0]), kind="stable").tolist()
   wanted = [row for row in near if not _answered(world, 0, row)]
-  found = _rows(world, "passage")
+  with caplog.at_level("INFO"):
+    found = _rows(world, "passage")
+  assert "mine: 3 questions have no positive in the corpus" in caplog.text
+  assert "share no word" not in caplog.text
   assert found[0].ids == [f"p{row}" for row in wanted]
   assert found[0].ids != _rows(world, "model")[0].ids
   scores = passages @ questions[0]
