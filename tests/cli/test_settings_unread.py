@@ -221,7 +221,7 @@ def test_methods_of_the_command_line_count():
   assert settings_unread.unread(config, Call("run"))
   config.reader.train, config.reader.method = "", "dense"
   config.retrieve.methods = ("bm25",)
-  config.index.factory = "HNSW32"
+  config.index.factory, config.fusion.depth = "HNSW32", 2000
   assert settings_unread.unread(config, Call("index"))
   assert not settings_unread.unread(config, Call("index", model="dense"))
   assert not settings_unread.unread(config, Call("mine", mines_from="model"))
