@@ -26,18 +26,19 @@ STAGES = (
   ),
   Command(
     "mine",
-    "Find hard negatives, with BM25 or with the trained towers",
+    "Find hard negatives, with BM25, the trained towers or both",
     "stages:mine",
     "--workdir=W --from=model",
     in_run=WITH_TRAINING,
-    devices=lambda values: values["from"] == "model",
-    uses=lambda values: (TOWERS,) if values["from"] == "model" else (),
+    devices=lambda values: values["from"] not in (None, "bm25"),
+    uses=lambda values: () if values["from"] in (None, "bm25") else (TOWERS,),
     flags=(
       *_STAGE,
       f.FROM.saying(
-        "bm25, or model: the trained towers of this workdir and their index;"
-        " default: bm25.",
-        shown="bm25|model",
+        "bm25; model: the trained towers of this workdir and their index;"
+        " hybrid: both; passage: the neighbours of the gold passage in that"
+        " index; default: bm25.",
+        shown="bm25|model|hybrid|passage",
       ),
     ),
   ),

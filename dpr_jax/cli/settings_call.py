@@ -16,7 +16,7 @@ class Call:
     workdir: the workdir; None = none is given.
     methods: values of `--method`; () = not given.
     model: value of `--model`; "" = not given.
-    mines_from: value of `--from` for `mine`: "bm25" or "model".
+    mines_from: value of `--from` for `mine`, a ranker; "bm25" = not given.
     tunes: whether `--tune` is given.
     cores: number of devices of all processes; 0 = not known yet.
     processes: number of processes; 0 = not known yet.

@@ -108,24 +108,26 @@ def _retrieves(call: Call) -> bool:
 
 def _negatives(config: Any, call: Call) -> None:
   """`InputError` if a file of mined negatives is missing."""
-  from dpr_jax.data import negative_mixture
+  from dpr_jax.data import mined_negatives, negative_mixture
 
-  kinds = negative_mixture.Mixture.of(config.train).kinds
+  mixture = negative_mixture.Mixture.of(config.train)
+  if config.train.rounds > 1:  # the run mines the others itself
+    mixture = mixture.of_first_round()
   elsewhere = config.train.negatives_from
-  mined = [kind for kind in ("bm25", "model") if kind in kinds]
-  for kind in mined:
+  for kind in mixture.kinds:
     where = workdir_lib.Workdir(elsewhere) if elsewhere else call.workdir
-    made_here = kind == "bm25" or config.train.rounds > 1
-    if where is None or (made_here and not elsewhere):
+    if kind not in mined_negatives.RANKERS or where is None:
       continue
-    file = where.negatives / f"{kind}.jsonl.gz"
+    if kind == "bm25" and not elsewhere:  # made here
+      continue
+    file = where.negatives / mined_negatives.files(kind)["train"]
     if not file.is_file():
-      command = "dpr-jax mine" + (" --from=model" if kind == "model" else "")
+      command = mined_negatives.command(kind)
       key, value = "train.negatives", config.train.negatives
       fix = f": run `{command}` with --workdir={where.root} first"
       if elsewhere:
         key, value = "train.negatives_from", elsewhere
-      else:
+      elif kind in negative_mixture.MINED_IN_ROUNDS:
         fix += ", or set config.train.rounds=2"
       raise errors.InputError(f"config.{key}={value!r}: {file} is missing{fix}")
 
@@ -135,15 +137,18 @@ def _training(config: Any, call: Call) -> None:
   setting_rules.accumulation(train.accumulate_steps)
   setting_rules.selection(config)
   setting_rules.answer_masks(train.mask_answers, config.evaluate.match)
+  if train.rounds > 1:
+    setting_rules.mining(config.mine)
   steps = _most_steps(config, call)
   setting_rules.profile_steps("train.profile_steps", train.profile_steps, steps)
   if math.isfinite(steps):
-    setting_rules.warm_up(train, int(steps))
     if train.rounds > steps:
       raise errors.InputError(
         f"config.train.rounds={train.rounds}: the run has only {int(steps)}"
         " steps: lower it, or train for longer"
       )
+    restarts = train.rounds if train.restart else 1
+    setting_rules.warm_up(train, math.ceil(steps / restarts))
   if call.cores:
     setting_rules.divides(train.batch_size, call.cores)
     if call.processes == 1:
@@ -310,8 +315,14 @@ def _width(config: Any, call: Call) -> int:
   return width if isinstance(width, int) else 0
 
 
+def _mining(config: Any, call: Call) -> None:
+  """As `setting_rules.mining`."""
+  setting_rules.mining(config.mine)
+
+
 _RULES: dict[str, tuple[Callable[[Any, Call], None], ...]] = {
   "prepare": (settings_files.data,),
+  "mine": (_mining,),
   "train": (_negatives, _training, _model),
   "embed": (_pretrained, settings_files.embedding_libraries),
   "index": (_backend, _factory),

@@ -52,6 +52,8 @@ _OTHER_NAMES = {
   "save_steps": "checkpoint_every",
   "logging_steps": "log_every",
   "eval_steps": "dev_every",
+  "range_max": "depth",
+  "sampling_strategy": "sampling",
   "top_k": "depth",
   "topk": "depth",
   "num_negatives": "hard_negatives",
@@ -211,7 +213,7 @@ def typed(setting: Setting, text: str) -> str:
   if reason:
     near = did_you_mean(closest(text, filter(None, setting.choices)))
     raise errors.InputError(f"config.{setting.key}={text}: {reason}{near}")
-  if setting.kind in (bool, tuple):
+  if setting.kind in (bool, tuple) or setting.words:
     return repr(value)
   return text if setting.kind is str else text.strip()
 

@@ -131,6 +131,8 @@ def _entry(setting: Setting) -> str:
     allowed = "True, False or `auto`"
   if setting.range:
     allowed += f" {setting.range}"
+  if setting.words:
+    allowed += f", or {' or '.join(f'`{each}`' for each in setting.words)}"
   if setting.item:
     many = "one or more" if setting.filled else "none or more"
     allowed = f"{many}, each {allowed}".removesuffix(", each ")

@@ -14,7 +14,7 @@ from dpr_jax.core.settings_table import ALL, BY_KEY, value_of
 
 _DENSE = ("dense", "dense-start", "exact", "hybrid")
 _INDEXED = ("dense", "dense-start", "hybrid")
-_MINED = ("bm25", "model")
+_MINED = ("bm25", "model", "hybrid", "passage", "previous")
 # Factories that need no training; "dpr" is HNSW512.
 _LEARNS_NOTHING = r"dpr|Flat|HNSW\d*([,_]Flat)?"
 # Factories that store every vector in full.
@@ -25,7 +25,7 @@ _KEEPS_VECTORS = (
 
 
 def _kinds(config: Any) -> set[str]:
-  """Kinds of the negatives in use: "bm25", "model", "given", "random"."""
+  """Kinds of the negatives in use, of `negative_mixture.KINDS`."""
   if config.train.hard_negatives < 1:
     return set()
   pieces = config.train.negatives.split(",")
@@ -47,7 +47,7 @@ def _any(names: Any, some: tuple[str, ...]) -> bool:
 
 def _indexes(config: Any, call: Call) -> bool:
   used = {*config.retrieve.methods, *call.methods_of(config)}
-  mines = call.mines_from == "model"
+  mines = call.mines_from != "bm25"
   return bool(call.model) or mines or _any(used, _INDEXED)
 
 
@@ -86,6 +86,7 @@ CONDITIONS: dict[str, Callable[[Any, Call], bool]] = {
     _kinds(config) & {*_MINED, "given"}
   ),
   "train.scale_rule is not none": _not(_equals("train.scale_rule", "none")),
+  "train.rounds > 1": _above("train.rounds", 1),
   "train.packing is True": _equals("train.packing", True),
   "train.loss is tiled or ring": _equals("train.loss", "tiled", "ring"),
   "train.dev_questions > 0": _above("train.dev_questions", 0),
@@ -105,7 +106,7 @@ CONDITIONS: dict[str, Callable[[Any, Call], bool]] = {
   ),
   "exact.approximate is True": _equals("exact.approximate", True),
   "the method hybrid is used": lambda config, call: (
-    "hybrid" in call.methods_of(config)
+    "hybrid" in (*call.methods_of(config), call.mines_from)
   ),
   "fusion.method is reciprocal": _equals("fusion.method", "reciprocal"),
   "there is a reader": lambda config, call: (

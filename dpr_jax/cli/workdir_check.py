@@ -202,6 +202,8 @@ def _data(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
 
 def _derived(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
   """Checks what is made from the data alone: BM25, mined negatives, tokens."""
+  from dpr_jax.data import mined_negatives
+
   bm25 = list(_whole_and_linked(workdir, workdir.bm25, "bm25"))
   yield from bm25
   if deep and bm25 and bm25[0].state == OK:
@@ -210,13 +212,9 @@ def _derived(workdir: workdir_lib.Workdir, deep: bool) -> Iterator[Finding]:
     yield _guarded(
       "bm25", lambda: f"{len(bm25_lib.load_checked(workdir))} passages loaded"
     )
-  yield from _whole_and_linked(workdir, workdir.negatives, "mine")
-  yield from _whole_and_linked(
-    workdir,
-    workdir.negatives,
-    "mine --from=model",
-    name=f"model.{workdir_lib.MANIFEST}",
-  )
+  for ranker in mined_negatives.RANKERS:
+    stage, name = mined_negatives.stage_of(ranker)
+    yield from _whole_and_linked(workdir, workdir.negatives, stage, name=name)
   for folder in (workdir.tokens, workdir.question_tokens):
     yield from _whole_and_linked(workdir, folder, "tokens")
 

@@ -33,7 +33,8 @@ def base_config() -> ml_collections.ConfigDict:
   """
   values = settings_table.defaults()
   for setting in settings_table.ALL:
-    if setting.or_auto:  # two types: a plain value would keep that of "auto"
+    # Two types: a plain value would keep that of "auto".
+    if setting.or_auto or setting.words:
       values[setting.section][setting.name] = ml_collections.FieldReference(
         setting.default, field_type=object
       )

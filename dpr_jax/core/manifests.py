@@ -26,9 +26,11 @@ _CHECKSUM, _VERSION = "checksum", "dpr_jax"
 _UNFINISHED = "unfinished"
 # Keys that describe how and when an output was made; they are not part of its
 # fingerprint.
+FALSE_NEGATIVES = "false_negatives"  # measured by `mine`
 _OF_THE_RUN = frozenset(
   ("created", "seconds", "cores", "build_seconds", "passages_per_second")
   + ("padding_share", "recall", "tuning", "parts", "checkpoints")
+  + (FALSE_NEGATIVES,)
 )
 _PARTS = {"config": dict, "inputs": dict, "counts": dict, "files": dict}
 # Commands that rebuild an output, if not `dpr-jax STAGE --overwrite`: `train`
@@ -39,7 +41,6 @@ _COMMANDS = {
   "train-reader": "dpr-jax train-reader",
   "embed": "dpr-jax embed",
   "export": "dpr-jax export",
-  "mine --from=model": "dpr-jax mine --from=model --overwrite",
   "rerank": "dpr-jax retrieve --rerank=reader --overwrite",
 }
 

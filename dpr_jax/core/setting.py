@@ -49,6 +49,7 @@ class Setting:
     path: whether the value may be a file or folder.
     or_auto: whether "auto" is allowed besides True and False.
     or_zero: whether 0 is allowed besides the range.
+    words: words that are allowed instead of a number, such as "none".
   """
 
   key: str
@@ -67,6 +68,7 @@ class Setting:
   path: bool = False
   or_auto: bool = False
   or_zero: bool = False
+  words: tuple[str, ...] = ()
 
   @property
   def section(self) -> str:
@@ -81,15 +83,27 @@ class Setting:
   @property
   def kind(self) -> type:
     """int, float, bool, str or tuple."""
+    if self.words:
+      return float
     return bool if self.or_auto else type(self.default)
+
+  @property
+  def _words(self) -> tuple[str, ...]:
+    """Words that are allowed besides values of `kind`."""
+    return (AUTO,) if self.or_auto else self.words
+
+  @property
+  def _or_words(self) -> str:
+    """The end of a message, as in ", or none"; "" without words."""
+    return f", or {' or '.join(self._words)}" if self._words else ""
 
   def wrong(self, value: Any) -> str:
     """The error in a value, as in "must be > 0"; "" = the value is allowed."""
-    if self.or_auto and value == AUTO:
+    if isinstance(value, str) and value in self._words:
       return ""
     if self.kind is not tuple:
       reason = self._wrong(value, self.kind)
-      return reason + f", or {AUTO}" if reason and self.or_auto else reason
+      return reason and reason + self._or_words
     if not isinstance(value, tuple | list):
       return f"must be {_SEVERAL[self.item]}"
     if self.filled and not value:
@@ -139,10 +153,14 @@ class Setting:
     Raises:
       ValueError: the text is not of the setting's type; message as of `wrong`.
     """
-    if self.or_auto and _unquoted(text).lower() == AUTO:
-      return AUTO
+    word = _unquoted(text).lower()
+    if word in self._words:
+      return word
     if self.kind is not tuple:
-      return _parse(text, self.kind)
+      try:
+        return _parse(text, self.kind)
+      except ValueError as error:
+        raise ValueError(f"{error}{self._or_words}") from error
     inner = text.strip()
     if inner[:1] in _BRACKETS and inner.endswith(_BRACKETS[inner[:1]]):
       inner = inner[1:-1]

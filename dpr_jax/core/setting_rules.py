@@ -316,6 +316,24 @@ def profile_steps(key: str, steps: Sequence[int], last: float | int) -> None:
     )
 
 
+def mining(mine: Any) -> None:
+  """`InputError` if a setting of section `mine` is bad, or excludes all."""
+  for name, least in (("depth", 1), ("keep", 1), ("range_min", 0)):
+    config_lib.at_least(f"mine.{name}", mine[name], least)
+  if mine.range_min >= mine.depth:
+    raise errors.InputError(
+      f"config.mine.range_min={mine.range_min}: leaves out all of the"
+      f" config.mine.depth={mine.depth} retrieved passages: lower it, or raise"
+      " depth"
+    )
+  scores = mine.min_score, mine.max_score
+  if "none" not in scores and scores[0] > scores[1]:
+    raise errors.InputError(
+      f"config.mine.min_score={scores[0]} is above"
+      f" config.mine.max_score={scores[1]}: no score is between them"
+    )
+
+
 def accumulation(steps: int) -> None:
   """`InputError` for `train.accumulate_steps` above 1."""
   if steps != 1:

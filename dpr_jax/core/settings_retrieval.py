@@ -61,6 +61,49 @@ MINE = section(
     Setting(
       "keep", 30, "hard negatives kept per question", "passages", least=1
     ),
+    Setting(
+      "range_min",
+      0,
+      "best ranks that are left out; less than `mine.depth`",
+      "ranks",
+      least=0,
+    ),
+    Setting(
+      "max_score",
+      "none",
+      "largest score of a hard negative, on the ranker's scale",
+      words=("none",),
+    ),
+    Setting(
+      "min_score",
+      "none",
+      "smallest score of a hard negative, on the ranker's scale",
+      words=("none",),
+    ),
+    Setting(
+      "absolute_margin",
+      "none",
+      "a hard negative scores at least this much less than the question's best"
+      " positive",
+      least=0,
+      words=("none",),
+    ),
+    Setting(
+      "relative_margin",
+      "none",
+      "as `mine.absolute_margin`, in proportion to the positive's score: 0.05 ="
+      " at most 95 % of it",
+      least=0,
+      most=1,
+      words=("none",),
+    ),
+    Setting(
+      "sampling",
+      "top",
+      'which of the passages that remain are kept: "top": the best, "random":'
+      ' any, "score": drawn, those with a higher score more often',
+      choices=("top", "random", "score"),
+    ),
   ],
 )
 
@@ -293,7 +336,7 @@ EXACT = section(
 
 FUSION = section(
   "fusion",
-  ("retrieve",),
+  ("retrieve", "mine"),
   [
     Setting(
       "method",

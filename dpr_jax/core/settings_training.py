@@ -52,9 +52,10 @@ _BATCHES = [
   Setting(
     "negatives",
     "bm25",
-    'source of hard negatives: "bm25" (mined), "model" (mined with the trained'
-    ' towers), "given" (in the data), "random", or a mixture with counts:'
-    ' "bm25:1,random:1"',
+    'source of hard negatives: "bm25", "model", "hybrid" or "passage" (mined,'
+    ' see `dpr-jax mine --from`), "previous" (those of the round before, with'
+    ' `train.rounds`), "given" (in the data), "random", or a mixture with'
+    ' counts: "bm25:1,random:1"',
     stages=("train",),
     when=("train.hard_negatives > 0",),
   ),
@@ -234,6 +235,14 @@ _COMPUTATION = [
     "rounds",
     least=1,
     stages=("train",),
+  ),
+  Setting(
+    "restart",
+    False,
+    "every round starts from the pretrained checkpoint, with a learning rate"
+    " schedule of its own",
+    stages=("train",),
+    when=("train.rounds > 1",),
   ),
   Setting(
     "step_timeout",

@@ -25,6 +25,7 @@ from dpr_jax.core.atomic_files import (
 )
 from dpr_jax.core.disk_errors import writing
 from dpr_jax.core.manifests import (
+  FALSE_NEGATIVES,
   Stage,
   changes,
   check_files,
@@ -40,6 +41,7 @@ from dpr_jax.core.manifests import (
 )
 
 __all__ = [
+  "FALSE_NEGATIVES",
   "MANIFEST",
   "Stage",
   "Workdir",

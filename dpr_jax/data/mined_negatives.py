@@ -1,29 +1,37 @@
 """Reads and writes mined negatives: `negatives/<ranker>.jsonl.gz`.
 
-There is one line per question, `{"question", "hard_negatives": [passage ids]}`,
-best first, in the order of the dataset.  `retrieval.mine` and
-`retrieval.negative_refresh` write such files; training reads them, from its own
-workdir or another.
+There is one line per question, `{"question", "hard_negatives": [passage ids],
+"scores": [one for each], "positive_score"}`, best first, in the order of the
+dataset.  Scores are those of the ranker; that of the question's best positive
+is null if the corpus has none of its positives.  Files of older versions have
+no scores.  `retrieval.mine` and `retrieval.negative_refresh` write such files;
+training reads them, from its own workdir or another.
 """
 
+import dataclasses
 import gzip
 import io
 import json
+import math
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 from absl import logging
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, progress
+from dpr_jax.core import errors, progress, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import answer_matching, file_streams, records
 
-RANKERS = ("bm25", "model")
+# BM25, the model, both fused, and the model's neighbours of the gold passage.
+RANKERS = ("bm25", "model", "hybrid", "passage")
+# Settings of versions that had no filters.
+_OLDER = ("depth", "keep")
 
 
 def files(ranker: str) -> dict[str, str]:
@@ -36,22 +44,79 @@ FILES = files("bm25")
 
 def command(ranker: str) -> str:
   """The command that makes the files of one of `RANKERS`, for messages."""
-  return "dpr-jax mine" + (" --from=model" if ranker == "model" else "")
+  return "dpr-jax mine" + ("" if ranker == "bm25" else f" --from={ranker}")
+
+
+def stage_of(ranker: str) -> tuple[str, str]:
+  """Name of the stage of one of `RANKERS`, and of its manifest."""
+  name = command(ranker).removeprefix("dpr-jax ")
+  prefix = "" if ranker == "bm25" else f"{ranker}."
+  return name, prefix + workdir_lib.MANIFEST
+
+
+def number(value: float | int | str) -> float | None:
+  """A setting that may be "none"."""
+  return None if value == "none" else float(value)
 
 
 def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Settings that determine the kept passages; `InputError` if one is bad."""
-  config_lib.at_least("mine.depth", config.mine.depth, 1)
-  config_lib.at_least("mine.keep", config.mine.keep, 1)
+  """Settings that determine the kept passages; `InputError` if one is bad.
+
+  A filter that an older version did not have is omitted at its default, so that
+  the older version's output stays current.
+  """
+  mine = config.mine
+  setting_rules.mining(mine)
   match = config_lib.one_of(
     "evaluate.match", config.evaluate.match, answer_matching.MATCHES
   )
-  return {**config_lib.sections(config, "mine"), "match": match}
+  defaults = config_lib.base_config().mine
+  changed = {
+    name: float(value) if defaults[name] == "none" else value
+    for name, value in config_lib.plain(mine).items()
+    if name in _OLDER or value != defaults[name]
+  }
+  found = {"mine": changed, "match": match}
+  if mine.sampling != "top":
+    found["seed"] = config.seed
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A question and its hard negatives.
+
+  Attributes:
+    question: the question.
+    passages: its hard negatives, best first.
+    scores: score of each.
+    positive_score: score of its best positive; nan = not known.
+  """
+
+  question: records.Question
+  passages: Sequence[records.Passage]
+  scores: Sequence[float]
+  positive_score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Mined:
+  """A line of a file.
+
+  Attributes:
+    ids: ids of the hard negatives, best first.
+    scores: score of each; None = of an older version.
+    positive_score: score of the best positive; None = not known.
+  """
+
+  ids: list[str]
+  scores: list[float] | None
+  positive_score: float | None
 
 
 def write(
   path: pathlib.Path,
-  mined: Iterator[tuple[records.Question, list[records.Passage]]],
+  mined: Iterator[Row],
   total: int,
   label: str,
   keep: int,
@@ -60,7 +125,7 @@ def write(
 
   Args:
     path: path of the file, `*.jsonl.gz`.
-    mined: every question in order, with its hard negatives, best first.
+    mined: every question in order.
     total: number of questions.
     label: label of the progress lines.
     keep: wanted number of hard negatives per question.
@@ -80,9 +145,16 @@ def write(
       io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file,
       progress.Progress(total, label, "questions") as bar,
     ):
-      for question, negatives in mined:
-        ids = [passage.id for passage in negatives]
-        line = {"question": question.question, "hard_negatives": ids}
+      for row in mined:
+        question = row.question
+        ids = [passage.id for passage in row.passages]
+        known = not np.isnan(row.positive_score)
+        line = {
+          "question": question.question,
+          "hard_negatives": ids,
+          "scores": [_short(score) for score in row.scores],
+          "positive_score": _short(row.positive_score) if known else None,
+        }
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
         counts["questions"] += 1
         counts["fewer_than_keep"] += len(ids) < keep
@@ -105,6 +177,11 @@ def write(
   return counts
 
 
+def _short(score: float) -> float:
+  """The number with the fewest digits that is this score in float32."""
+  return float(str(np.float32(score)))
+
+
 def manifest_of(path: str | os.PathLike) -> dict[str, Any] | None:
   """The manifest that lists a file of negatives; None = there is none."""
   path = pathlib.Path(path)
@@ -123,12 +200,14 @@ def fingerprint_of(path: str | os.PathLike) -> str:
   """
   manifest = manifest_of(path)
   if manifest is None:
-    ranker = "model" if pathlib.Path(path).name.startswith("model") else "bm25"
+    name = pathlib.Path(path).name
+    ranker = next((r for r in RANKERS if name.startswith(r)), "bm25")
     raise errors.InputError(
       f"no manifest lists {path}: run `{command(ranker)}` with this --workdir"
       " first"
     )
-  manifest.pop("created", None)
+  for key in ("created", workdir_lib.FALSE_NEGATIVES):
+    manifest.pop(key, None)
   return workdir_lib.fingerprint(manifest)
 
 
@@ -137,7 +216,16 @@ def read(
   questions: int | None = None,
   command: str = "dpr-jax mine",
 ) -> list[list[str]]:
-  """Passage ids per question, in the order of the dataset, best first.
+  """Passage ids per question, best first; as `read_rows`."""
+  return [row.ids for row in read_rows(path, questions, command)]
+
+
+def read_rows(
+  path: str | os.PathLike,
+  questions: int | None = None,
+  command: str = "dpr-jax mine",
+) -> list[Mined]:
+  """A file's lines, one per question, in the order of the dataset.
 
   Args:
     path: `negatives/bm25.jsonl.gz`, or a file of this format, also unzipped.
@@ -152,7 +240,7 @@ def read(
   if manifest is not None:
     listed = {path.name: manifest["files"][path.name]}
     workdir_lib.check_files(path.parent, {**manifest, "files": listed})
-  negatives: list[list[str]] = []
+  negatives: list[Mined] = []
   opened = gzip.open if path.suffix == ".gz" else open
   try:
     with opened(path, "rt", encoding="utf-8") as file:
@@ -175,7 +263,7 @@ def read(
   return negatives
 
 
-def _parse_line(line: str, path: pathlib.Path, number: int) -> list[str]:
+def _parse_line(line: str, path: pathlib.Path, number: int) -> Mined:
   where = f"{path}, line {number}: {line.strip()[:80]!r}"
   value = file_streams.parse_json(line, where)
   try:
@@ -190,4 +278,28 @@ def _parse_line(line: str, path: pathlib.Path, number: int) -> list[str]:
       f"{path}, line {number}: hard_negatives={str(ids)[:80]} must be a list"
       " of passage ids (strings)"
     )
-  return ids
+  scores, positive = value.get("scores"), value.get("positive_score")
+  if scores is not None and not (
+    isinstance(scores, list)
+    and len(scores) == len(ids)
+    and all(map(_is_number, scores))
+  ):
+    raise errors.InputError(
+      f"{path}, line {number}: scores={str(scores)[:80]} must be a list of"
+      f" {len(ids)} numbers, one per hard negative"
+    )
+  if positive is not None and not _is_number(positive):
+    raise errors.InputError(
+      f"{path}, line {number}: positive_score={str(positive)[:80]} must be a"
+      " number or null"
+    )
+  return Mined(ids, scores, positive)
+
+
+def _is_number(value: Any) -> bool:
+  """True for a finite number."""
+  return (
+    isinstance(value, int | float)
+    and not isinstance(value, bool)
+    and math.isfinite(value)
+  )

@@ -5,9 +5,13 @@ from typing import Any
 
 from dpr_jax.core import errors
 
-# Mined by BM25, mined by the model, those of the question file, random passages
-# of the corpus.
-KINDS = ("bm25", "model", "given", "random")
+# Mined by `dpr-jax mine` with one of four rankers, those of the round before,
+# those of the question file, random passages of the corpus.
+KINDS = ("bm25", "model", "hybrid", "passage", "previous", "given", "random")
+# Of these, the run mines the first two when a round begins, and the third is
+# what the round before had; in the first round BM25 takes the place of each.
+MINED_IN_ROUNDS = ("model", "passage")
+OF_ROUNDS = (*MINED_IN_ROUNDS, "previous")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +73,17 @@ class Mixture:
       InputError: as in `parse`, or rounds whose negatives would not be used.
     """
     mixture = cls.parse(train.negatives, train.hard_negatives)
-    if train.rounds > 1 and "model" not in mixture.kinds:
+    if train.rounds > 1 and not mixture.of_rounds:
       raise errors.InputError(
         f"config.train.rounds={train.rounds}: what the model mines would not"
         f" be used by config.train.negatives={train.negatives!r} with"
         f" config.train.hard_negatives={train.hard_negatives}; set them to"
         " model and at least 1, or to a mixture as 'bm25:1,model:1'"
+      )
+    if train.rounds == 1 and "previous" in mixture.kinds:
+      raise errors.InputError(
+        f"config.train.negatives={train.negatives!r}: 'previous' are the"
+        " negatives of the round before: set config.train.rounds=2 or more"
       )
     return mixture
 
@@ -88,10 +97,15 @@ class Mixture:
     """The kinds of the mixture, in order."""
     return tuple(kind for kind, _ in self.parts)
 
-  def replace(self, old: str, new: str) -> "Mixture":
-    """The mixture with kind `new` instead of `old`; adds up equal kinds."""
+  @property
+  def of_rounds(self) -> tuple[str, ...]:
+    """The kinds that a run mines when a round begins."""
+    return tuple(kind for kind in MINED_IN_ROUNDS if kind in self.kinds)
+
+  def of_first_round(self) -> "Mixture":
+    """The mixture with BM25 instead of the kinds of `OF_ROUNDS`."""
     parts: dict[str, int] = {}
     for kind, count in self.parts:
-      kind = new if kind == old else kind
+      kind = "bm25" if kind in OF_ROUNDS else kind
       parts[kind] = parts.get(kind, 0) + count
     return Mixture(tuple(parts.items()))

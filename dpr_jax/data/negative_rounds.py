@@ -3,8 +3,9 @@
 A run with `config.train.rounds` > 1 has several rounds of equal length.  Round
 0 trains on the negatives that were mined before the run;
 `training/rounds/<number>/negatives.jsonl.gz` has those that the model mined at
-the beginning of a later round.  `retrieval.negative_refresh` writes these
-files, training reads them.
+the beginning of a later round, `passage.jsonl.gz` beside it the neighbours of
+the gold passages, if `config.train.negatives` names them.
+`retrieval.negative_refresh` writes these files, training reads them.
 """
 
 import dataclasses
@@ -17,9 +18,9 @@ import ml_collections
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import mined_negatives, source_plans
+from dpr_jax.data import mined_negatives, negative_mixture, source_plans
 
-FILE = "negatives.jsonl.gz"
+FILES = {"model": "negatives.jsonl.gz", "passage": "passage.jsonl.gz"}
 _COMMAND = "dpr-jax train --overwrite"
 
 
@@ -49,6 +50,7 @@ class Rounds:
     starts: finished steps at the beginning of each round; (0,) = one round.
     mining: settings of the mining, `mined_negatives.settings`; {} with one
       round, for which nothing is mined.
+    kinds: kinds of negatives that are mined, keys of `FILES`.
   """
 
   seed: int
@@ -56,6 +58,7 @@ class Rounds:
   steps: int
   starts: tuple[int, ...]
   mining: dict[str, Any]
+  kinds: tuple[str, ...] = ("model",)
 
   @classmethod
   def of(
@@ -74,8 +77,15 @@ class Rounds:
     plan = source_plans.make(config.seed, train, sizes)
     steps = plan.steps(train.epochs, train.max_steps)
     starts = boundaries(steps, train.rounds)
-    mining = mined_negatives.settings(config) if len(starts) > 1 else {}
-    return cls(config.seed, sum(sizes), steps, starts, mining)
+    questions = sum(sizes)
+    if len(starts) == 1:
+      return cls(config.seed, questions, steps, starts, {})
+    mining = mined_negatives.settings(config)
+    mixture = negative_mixture.Mixture.parse(
+      train.negatives, train.hard_negatives
+    )
+    kinds = mixture.of_rounds
+    return cls(config.seed, questions, steps, starts, mining, kinds)
 
   def stage(
     self, workdir: workdir_lib.Workdir, number: int
@@ -90,11 +100,13 @@ class Rounds:
         f"config.train.rounds={len(self.starts)}: there is no round"
         f" {number} to mine"
       )
-    settings = {
+    settings: dict[str, Any] = {
       "seed": self.seed,
       "round": number,
       "step": self.starts[number],
     }
+    if self.kinds != ("model",):  # older versions had only this one
+      settings["kinds"] = list(self.kinds)
     return workdir_lib.Stage(
       "train",
       folder_of(workdir, number),
@@ -102,8 +114,15 @@ class Rounds:
       workdir_lib.dataset_inputs(workdir, "passages", "train"),
     )
 
-  def read(self, workdir: workdir_lib.Workdir, number: int) -> list[list[str]]:
+  def read(
+    self, workdir: workdir_lib.Workdir, number: int, kind: str = "model"
+  ) -> list[list[str]]:
     """A round's negatives: passage ids per training question, best first.
+
+    Args:
+      workdir: workdir of the run.
+      number: number of the round, 1 or more.
+      kind: one of `kinds`.
 
     Raises:
       InputError: the negatives are missing, or of other data, another step or
@@ -131,7 +150,8 @@ class Rounds:
         f"{stage.folder} has negatives of another run (different"
         f" {', '.join(wrong)}); run `{_COMMAND}`"
       )
-    return mined_negatives.read(stage.folder / FILE, self.questions, _COMMAND)
+    path = stage.folder / FILES[kind]
+    return mined_negatives.read(path, self.questions, _COMMAND)
 
 
 def folder_of(workdir: workdir_lib.Workdir, number: int) -> pathlib.Path:

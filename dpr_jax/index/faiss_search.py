@@ -130,6 +130,56 @@ def set_parameters(
   return {name: values[name] for name in searchable_by(index)}
 
 
+@runtime_checkable
+class Takes(Protocol):
+  """Vectors that can be read by row: `faiss_build.Vectors`, `IndexVectors`."""
+
+  def take(self, rows: np.ndarray) -> np.ndarray:
+    """Float32 vectors of some rows."""
+    ...
+
+
+class IndexVectors:
+  """The vectors of an index that keeps all of them (`keeps_all`)."""
+
+  def __init__(self, index: Index):
+    """Copies nothing."""
+    shards = getattr(index, "shards", None)
+    self._shards = [index] if shards is None else shards
+    self._first_rows = np.array(getattr(index, "first_rows", [0]))
+
+  def take(
+    self, rows: Int[np.ndarray, " rows"]
+  ) -> Float[np.ndarray, "rows dim"]:
+    """Float32 vectors of some rows, in their order."""
+    shards = np.searchsorted(self._first_rows, rows, side="right") - 1
+    return np.stack(
+      [
+        self._shards[shard].reconstruct(int(row - self._first_rows[shard]))
+        for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)
+      ]
+    )
+
+
+def keeps_all(index: Searchable) -> bool:
+  """True if every vector can be read from the index, in this process."""
+  parts = getattr(index, "shards", [index])
+  if sum(part.ntotal for part in parts) < index.ntotal:  # of other processes
+    return False
+  return all(
+    isinstance(part, faiss.Index)
+    and isinstance(_stored_by(faiss.downcast_index(part)), faiss.IndexFlat)
+    for part in parts
+  )
+
+
+def _stored_by(index: faiss.Index) -> faiss.Index:
+  """The index that holds the vectors of a graph; others: the index itself."""
+  if isinstance(index, faiss.IndexHNSW | faiss.IndexNSG):
+    return faiss.downcast_index(index.storage)
+  return index
+
+
 def scores_are_exact(index: Index) -> bool:
   """True if scores are inner products of the original vectors."""
   return all(
@@ -241,13 +291,23 @@ def score_again(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Scores and sorts the hits of a compressed index by the original vectors.
 
-  Only reads the rows of the hits, of a limited number of hits at a time.
-
   Args:
     vectors: vectors that the index was built from.
     questions: float32 vectors.
     rows: rows of the hits; -1 = no hit.
     columns: number of hits to return.
+  """
+  return in_order(rows, score_rows(vectors, questions, rows), columns)
+
+
+def score_rows(
+  vectors: Takes,
+  questions: Float[np.ndarray, "questions dim"],
+  rows: Int[np.ndarray, "questions hits"],
+) -> Float[np.ndarray, "questions hits"]:
+  """Inner products of questions with passages by row; any value for row -1.
+
+  Only reads these rows, of a limited number of hits at a time.
   """
   scores = np.zeros(rows.shape, np.float32)
   step = max(1, _AGAIN // max(rows.shape[1], 1))
@@ -260,7 +320,7 @@ def score_again(
     for number, some in enumerate(batch, start=first):
       places = np.searchsorted(distinct, np.maximum(some, distinct[0]))
       scores[number] = originals[places] @ questions[number]
-  return in_order(rows, scores, columns)
+  return scores
 
 
 def in_order(

@@ -242,13 +242,14 @@ def negatives(runs: Sequence[Run]) -> str:
     return html.missing("No hard negatives were mined.", _command("mine", runs))
   rows = []
   for each in runs:
-    for key in ("negatives", "negatives/model"):
+    for ranker in mined_negatives.RANKERS:
+      key = "negatives" if ranker == "bm25" else f"negatives/{ranker}"
       for split in ("train", "dev"):
         counts = each.counts(key)
         if counts and f"{split}_questions" in counts:
           rows.append(
             [
-              f"{each.label}: {'model' if key.endswith('model') else 'BM25'},"
+              f"{each.label}: {'BM25' if ranker == 'bm25' else ranker},"
               f" {split}",
               *(
                 html.number(counts[f"{split}_{name}"])

@@ -14,7 +14,7 @@ from dpr_jax.core import config as config_lib
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import arguments
 from dpr_jax.models import model_settings
-from dpr_jax.retrieval import mine, passage_cache, retrievers
+from dpr_jax.retrieval import passage_cache, retrievers
 from dpr_jax.retrieval.result_files import Hit
 
 _BATCH = 256  # questions searched at once
@@ -23,7 +23,7 @@ _BATCH = 256  # questions searched at once
 class Retriever:
   """`Retriever.load(workdir).search("who wrote ...", k=20)`."""
 
-  def __init__(self, ranker: mine.Ranker, passages):
+  def __init__(self, ranker: retrievers.Ranker, passages):
     """Wraps a ranker and the PassageTable of its rows; callers use `load`."""
     self._ranker = ranker
     self._passages = passages
@@ -98,7 +98,7 @@ class Retriever:
 
 
 def search_batch(
-  ranker: mine.Ranker,
+  ranker: retrievers.Ranker,
   cache: passage_cache.PassageCache,
   questions: Sequence[str],
   k: int,
@@ -119,7 +119,7 @@ def search_batch(
       yield hits
 
 
-def at_once(ranker: mine.Ranker) -> int:
+def at_once(ranker: retrievers.Ranker) -> int:
   """Questions per batch: more if one pass over the corpus serves them all."""
   return max(_BATCH, getattr(ranker, "questions_at_once", 0))
 

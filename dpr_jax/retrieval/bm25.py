@@ -131,6 +131,19 @@ class BM25Index:
         scores[i, : len(best)] = best_scores
     return rows, scores
 
+  def score(
+    self, question: str, rows: Sequence[int]
+  ) -> Float[np.ndarray, " rows"]:
+    """Scores of any rows for a question, as `search` gives them to its hits."""
+    ids = self.word_ids(question)
+    scores = np.zeros(len(rows), np.float32)
+    for place, row in enumerate(rows):
+      for part in self._parts:
+        local = row - part.first_row
+        if ids and 0 <= local < part.count:
+          scores[place] = part.score(part.hits(ids), local)
+    return scores
+
   def _best(
     self, ids: Sequence[int], k: int
   ) -> tuple[Int[np.ndarray, " hits"], Float[np.ndarray, " hits"]]:

@@ -86,6 +86,16 @@ class Part:
       np.add.at(sums, self.rows[some], self.scores[some])
     return sums
 
+  def score(self, hits: Sequence[slice], row: int) -> np.float32:
+    """BM25 score of one row of the part; the value of `sums`, to the bit."""
+    total = np.float32(0)
+    for some in hits:
+      rows = self.rows[some]
+      place = int(np.searchsorted(rows, row))
+      if place < len(rows) and rows[place] == row:
+        total += self.scores[some][place]
+    return total
+
 
 def rarest(hits: Sequence[slice], k: int) -> slice:
   """The fewest passages of one word that are at least k; of none if fewer."""

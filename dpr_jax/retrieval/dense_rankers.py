@@ -6,6 +6,7 @@ fingerprints of index, vectors, question encoder and corpus, and refuses those
 that do not belong together.
 """
 
+import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import ml_collections
 import numpy as np
 from absl import logging
+from jaxtyping import Float
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, forks, setting_rules
+from dpr_jax.core import errors, forks, multiprocess, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.embedding import vector_encoder, vector_shards
 from dpr_jax.index import (
@@ -54,12 +56,29 @@ class DenseRanker:
     self, questions: Sequence[str], k: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and scores as of `faiss_stage.search_index`, for texts."""
-    self._home.check(self)
     began = time.perf_counter()
-    vectors = np.asarray(
-      self._encoder.encode_questions(list(questions)), np.float32
-    )
+    vectors = self.encode(questions)
     encoded = time.perf_counter()
+    rows, scores = self.search_for(vectors, k)
+    self.seconds = {
+      "encode": encoded - began,
+      "search": time.perf_counter() - encoded,
+    }
+    return rows, scores
+
+  def encode(
+    self, questions: Sequence[str]
+  ) -> Float[np.ndarray, "questions dim"]:
+    """Vectors of questions, for `search_for`."""
+    self._home.check(self)
+    vectors = self._encoder.encode_questions(list(questions))
+    return np.asarray(vectors, np.float32)
+
+  def search_for(
+    self, vectors: Float[np.ndarray, "questions dim"], k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """As `search`, for vectors: of questions, or of passages."""
+    self._home.check(self)
     more = 0 if self._vectors is None else faiss_search.TIES
     with faiss_search.threads(self._threads):
       rows, scores = faiss_stage.search_index(self._index, vectors, k + more)
@@ -67,11 +86,36 @@ class DenseRanker:
       rows, scores = faiss_search.score_again(
         self._vectors, vectors, rows, min(k, self._index.ntotal)
       )
-    self.seconds = {
-      "encode": encoded - began,
-      "search": time.perf_counter() - encoded,
-    }
     return rows, scores
+
+  def passage_vectors(self, folder: pathlib.Path) -> faiss_search.Takes | None:
+    """The vectors of passages by row; None, with a warning, if there are none.
+
+    They are those of the index if it keeps them in memory, else those of
+    `embeddings/`.
+
+    Args:
+      folder: the folder of the vectors that the index was made from.
+
+    Raises:
+      InputError: a file of the vectors is damaged or missing.
+    """
+    if faiss_search.keeps_all(self._index):
+      return faiss_search.IndexVectors(self._index)
+    if (folder / workdir_lib.MANIFEST).exists():
+      try:
+        return vector_shards.open_vectors(folder)
+      except errors.InputError as error:
+        if multiprocess.count() == 1:
+          raise
+        # Other processes may have the files of other rows.
+        logging.warning("%s", error)
+    logging.warning(
+      "%s has no vectors, and the index does not keep them: passages that are"
+      " not hits have no scores",
+      folder,
+    )
+    return None
 
 
 class ExactRanker:

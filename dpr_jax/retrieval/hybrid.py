@@ -60,16 +60,29 @@ def fuse(
   rows = np.full((count, k), -1, np.int64)
   scores = np.zeros((count, k), np.float32)
   for number in range(count):
-    rankings = _hits(sparse, number), _hits(dense, number)
-    union = np.union1d(rankings[0][0], rankings[1][0])
-    of_sparse, of_dense = (
-      _parts(union, *ranking, method, rank_constant) for ranking in rankings
-    )
-    fused = of_sparse + weight * of_dense
+    union = np.union1d(_hits(sparse, number)[0], _hits(dense, number)[0])
+    fused = _fused(sparse, dense, number, union, method, weight, rank_constant)
     order = np.lexsort((union, -fused))[:k]
     rows[number, : len(order)] = union[order]
     scores[number, : len(order)] = fused[order]
   return rows, scores
+
+
+def _fused(
+  sparse: Ranked,
+  dense: Ranked,
+  number: int,
+  rows: np.ndarray,
+  method: str,
+  weight: float,
+  rank_constant: int,
+) -> np.ndarray:
+  """Fused scores of rows for a question; ascending, with all of its hits."""
+  of_sparse, of_dense = (
+    _parts(rows, *_hits(ranked, number), method, rank_constant)
+    for ranked in (sparse, dense)
+  )
+  return of_sparse + weight * of_dense
 
 
 def _hits(ranked: Ranked, number: int) -> Ranked:
@@ -138,9 +151,24 @@ class HybridRanker:
     self, questions: Sequence[str], k: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and scores as of `fuse`; columns are min(k, hits of both)."""
+    return self.search_and_score(questions, k, ())[:2]
+
+  def search_and_score(
+    self, questions: Sequence[str], k: int, wanted: Sequence[Sequence[int]]
+  ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """As `search`, and the scores of the wanted rows of each question.
+
+    Each wanted row is scored as `fuse` would: by its places in the two lists.
+    """
     sparse, dense = self.search_both(questions, k)
     k = min(k, sparse[0].shape[1] + dense[0].shape[1])
-    return fuse(sparse, dense, k, **self._options)
+    scores = []
+    for number, rows in enumerate(wanted):
+      hits = (_hits(ranked, number)[0] for ranked in (sparse, dense))
+      union = np.unique(np.concatenate([*hits, np.asarray(rows, np.int64)]))
+      fused = _fused(sparse, dense, number, union, **self._options)
+      scores.append(fused[np.searchsorted(union, rows)].astype(np.float32))
+    return *fuse(sparse, dense, k, **self._options), scores
 
   def search_both(
     self, questions: Sequence[str], k: int

@@ -7,6 +7,8 @@ call that was interrupted resumes after the last complete shard.
 """
 
 import dataclasses
+import functools
+import pathlib
 import shutil
 from typing import Any
 
@@ -22,13 +24,19 @@ from dpr_jax.data import (
   mined_negatives,
   negative_rounds,
   prepare,
+  records,
   same_passages,
 )
 from dpr_jax.embedding import embed, vector_shards
 from dpr_jax.index import faiss_stage
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.models import retriever_model, stacked_layers
-from dpr_jax.retrieval import mine
+from dpr_jax.retrieval import (
+  false_negatives,
+  mine,
+  negative_filters,
+  negative_sources,
+)
 
 
 def refresh(
@@ -55,7 +63,6 @@ def refresh(
   Raises:
     InputError: there is no such round, or a setting is bad.
   """
-  questions = prepare.open_questions(workdir, "train")
   passages = prepare.open_passages(workdir)
   sizes = list(prepare.source_sizes(workdir).values())
   rounds = negative_rounds.Rounds.of(config, sizes)
@@ -102,21 +109,27 @@ def refresh(
     vectors = vector_shards.Vectors(
       shards.folder, workdir_lib.read_record(shards.manifest)
     )
-    rows = _search(config, encoder, vectors, questions)
-    keep = int(config.mine.keep)
-    mined = mine.mine_negatives(
-      lambda first, batch: rows[first : first + len(batch)],
-      passages,
-      questions,
-      mine.Positives(questions, passages, same_passages.open_copies(workdir)),
-      keep=keep,
-      matcher=answer_matching.AnswerMatcher(match=config.evaluate.match),
+    asked = [
+      records.Question(question.question)
+      for _, block in prepare.open_questions(workdir, "train").blocks(4096)
+      for question in block
+    ]
+    encoded = encoder.encode_questions([each.question for each in asked])
+    space = negative_sources.Space(
+      lambda _: encoded,  # the same questions for every kind
+      functools.partial(faiss_stage.search_vectors, vectors),
+      vectors,
     )
-    path = stage.folder / negative_rounds.FILE
-    counts = mined_negatives.write(
-      path, mined, len(questions), f"{label} mine", keep
-    )
-    stage.finish(counts, files={path.name: workdir_lib.fingerprint_file(path)})
+    counts, files, measured = {}, {}, {}
+    for kind in rounds.kinds:
+      path = stage.folder / negative_rounds.FILES[kind]
+      of_kind, measured[kind] = _mine(
+        config, workdir, kind, space, asked, path, f"{label} mine"
+      )
+      prefix = "" if kind == "model" else f"{kind}_"
+      counts |= {f"{prefix}{key}": count for key, count in of_kind.items()}
+      files[path.name] = workdir_lib.fingerprint_file(path)
+    stage.finish(counts, files=files, **{workdir_lib.FALSE_NEGATIVES: measured})
   shutil.rmtree(shards.folder, ignore_errors=True)
 
 
@@ -144,24 +157,59 @@ def _is_done(stage: workdir_lib.Stage) -> bool:
   return True
 
 
-def _search(
+def _mine(
   config: ml_collections.ConfigDict,
-  encoder: encoder_lib.Encoder,
-  vectors: vector_shards.Vectors,
-  questions,
-) -> np.ndarray:
-  """Rows of the best passages for all questions [questions, depth]."""
+  workdir: workdir_lib.Workdir,
+  kind: str,
+  space: negative_sources.Space,
+  asked: list[records.Question],
+  path: pathlib.Path,
+  label: str,
+) -> tuple[dict[str, int], dict[str, Any]]:
+  """Writes the negatives of one kind; all questions are searched at once.
+
+  Args:
+    config: reads `mine` and `evaluate.match`.
+    workdir: workdir of the run.
+    kind: "model", or "passage" for the neighbours of the gold passages.
+    space: towers and passage vectors of the round.
+    asked: texts of all training questions.
+    path: path of the file.
+    label: begin of the log lines.
+
+  Returns:
+    The counts of `mined_negatives.write`, and what was measured of false
+    negatives.
+  """
+  questions = prepare.open_questions(workdir, "train")
+  passages = prepare.open_passages(workdir)
   logging.info(
-    "train: searching %d passages for %d questions, to mine negatives",
-    len(vectors),
-    len(questions),
+    "train: searching %d passages for %s, to mine negatives",
+    len(passages),
+    f"{len(questions)} questions"
+    if kind == "model"
+    else f"the gold passages of {len(questions)} questions",
   )
-  texts = [
-    question.question
-    for _, block in questions.blocks(4096)
-    for question in block
-  ]
-  rows, _ = faiss_stage.search_vectors(
-    vectors, encoder.encode_questions(texts), int(config.mine.depth)
+  positives = mine.Positives(
+    questions, passages, same_passages.open_copies(workdir)
   )
-  return rows
+  source = negative_sources.OF_SPACE[kind](space)
+  # The vectors are read once, not once per batch of questions.
+  hits = source(asked, list(map(positives.rows, asked)), int(config.mine.depth))
+  filters = negative_filters.Filters.of(config)
+  measured = false_negatives.Measured.of(filters, len(questions))
+  mined = mine.mine_negatives(
+    lambda first, batch, _: hits.part(first, first + len(batch)),
+    passages,
+    questions,
+    positives,
+    filters=filters,
+    matcher=answer_matching.AnswerMatcher(match=config.evaluate.match),
+    measured=measured,
+    ranker=kind,
+  )
+  counts = mined_negatives.write(
+    path, mined, len(questions), label, filters.keep
+  )
+  measured.log(label)
+  return counts, measured.plain()

@@ -6,10 +6,11 @@ returns the best rows and their scores: BM25 (`bm25`), vectors
 method's results depend on.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import ml_collections
+import numpy as np
 
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors, multiprocess, setting_rules
@@ -33,6 +34,17 @@ VECTORS = {
   "hybrid": "dense",
 }
 INDEXES = {key: model for key, model in VECTORS.items() if key != "exact"}
+
+
+@runtime_checkable
+class Ranker(Protocol):
+  """Ranks the corpus for questions: what `load` returns."""
+
+  def search(
+    self, questions: Sequence[str], k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (-1: no hit) and scores, [questions, at most k], best first."""
+    ...
 
 
 def check_methods(methods: Iterable[str]) -> tuple[str, ...]:

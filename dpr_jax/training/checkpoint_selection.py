@@ -21,12 +21,15 @@ class Selection:
   Attributes:
     metric: name of a dev metric; "" = none, use the last checkpoint.
     average: number of checkpoints averaged; 1 = no averaging.
+    starts: steps done when the parameters started again; checkpoints of before
+      and after are not averaged.
     best_step: step of the best dev row; 0 = there is none yet.
     best_value: its value of the metric.
   """
 
   metric: str
   average: int
+  starts: tuple[int, ...] = ()
   best_step: int = 0
   best_value: float = 0.0
 
@@ -89,5 +92,7 @@ class Selection:
       why = {"why": f"best {self.metric}", "value": self.best_value}
       return [self.best_step], why
     if self.average > 1:
+      begins = [start for start in self.starts if start < saved[-1]]
+      saved = [step for step in saved if step > max(begins, default=-1)]
       return saved[-self.average :], {"why": "mean of the last"}
     return saved[-1:], {"why": "the last"}

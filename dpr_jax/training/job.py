@@ -44,11 +44,13 @@ class Round:
     before: function called once before the round's first step, in the first
       process only, with the current parameters (on this process's devices);
       None = nothing to do.
+    restarts: after `before`, the state becomes that of a new run.
   """
 
   start: int
   source: Callable[[], batches.Source]
   before: Callable[[Any], None] | None = None
+  restarts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

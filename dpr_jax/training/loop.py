@@ -199,7 +199,9 @@ class Loop:
   def _before_round(self, part: job_lib.Round) -> None:
     """Prepares a round (mines its negatives) with the current parameters.
 
-    They are saved first, so that a call that is killed here resumes here.
+    They are saved first, so that a call that is killed here resumes here.  A
+    round that restarts continues from the parameters of a new run; the number
+    of steps goes on.
     """
     if part.before is None:
       return
@@ -210,6 +212,13 @@ class Loop:
     with self._apart("round"):
       params = devices_lib.local(self.state.params)
       multiprocess.first_alone(lambda: part.before(params))
+    if part.restarts:
+      logging.info(
+        "%s: the next round starts from the pretrained checkpoint",
+        self.job.name,
+      )
+      built = self.job.built
+      self.state = built.place(part.start, *built.init(self.job.params))
 
   def _compile_shapes(
     self, source: batches.Source, steps: range, asked: signals.Request

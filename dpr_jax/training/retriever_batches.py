@@ -18,6 +18,7 @@ from dpr_jax.data import (
   candidates,
   datasets,
   mined_negatives,
+  negative_mixture,
   negative_rounds,
   negative_sampling,
   other_positives,
@@ -59,7 +60,7 @@ def make_source(
   if train_config.rounds > 1 and not round_number:
     logging.info(
       "train: %d rounds; the first one uses BM25 negatives instead of those of"
-      " the model",
+      " the model and of the round before",
       train_config.rounds,
     )
   tables = _Tables(
@@ -166,17 +167,21 @@ def _sampler(
   """The sampler that chooses the passages of a round's batches."""
   mixture = retriever_inputs.mixture(train, round_number)
   mined = {}
-  for kind in mined_negatives.RANKERS:
-    if kind not in mixture.kinds:
+  for kind in mixture.kinds:
+    if kind in ("given", "random"):
       continue
-    if kind == "model" and round_number:
-      ids = rounds.read(workdir, round_number)
+    number, ranker = round_number, kind
+    if kind == "previous":  # what the round before had, in round 0 of BM25
+      number, ranker = round_number - 1, rounds.kinds[0]
+      ranker = ranker if number else "bm25"
+    if number and ranker in negative_mixture.MINED_IN_ROUNDS:
+      ids = rounds.read(workdir, number, ranker)
     else:
-      path = retriever_inputs.mined_path(train, workdir, kind)
+      path = retriever_inputs.mined_path(train, workdir, ranker)
       ids = mined_negatives.read(
-        path, len(tables.questions), mined_negatives.command(kind)
+        path, len(tables.questions), mined_negatives.command(ranker)
       )
-    mined[kind] = candidates.Mined(ids, mined_negatives.command(kind))
+    mined[kind] = candidates.Mined(ids, mined_negatives.command(ranker))
   from_top = train.hard_negatives_from_top
   drawn = train.positives == "drawn"
   copies = same_passages.open_copies(workdir)

@@ -89,7 +89,7 @@ def mixture(
   mixture = negative_mixture.Mixture.of(train)
   if train.rounds == 1:
     return mixture
-  return mixture if round_number else mixture.replace("model", "bm25")
+  return mixture if round_number else mixture.of_first_round()
 
 
 def mined_path(
@@ -100,7 +100,7 @@ def mined_path(
   Args:
     train: section `train` of the config.
     workdir: workdir of the run.
-    kind: "bm25" or "model".
+    kind: one of `mined_negatives.RANKERS`.
 
   Raises:
     InputError: there is no such file, or it was made from other data.
@@ -116,11 +116,12 @@ def mined_path(
     )
     if elsewhere:
       what = f"config.train.negatives_from={elsewhere!r}"
-    elif kind == "model":
+    elif kind != "bm25":
       fix += (
-        ", or name a workdir where it has run in config.train.negatives_from,"
-        " or set config.train.rounds=2"
+        ", or name a workdir where it has run in config.train.negatives_from"
       )
+      if kind in negative_mixture.MINED_IN_ROUNDS:
+        fix += ", or set config.train.rounds=2"
     raise errors.InputError(f"{what}: {path} or its manifest is missing: {fix}")
   names = ("passages", "train")
   if manifest is not None:

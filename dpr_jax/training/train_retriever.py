@@ -107,11 +107,15 @@ def make_job(
     "train.profile_steps", settings.profile_steps, rounds.steps
   )
   model = retriever_model.start(config)
-  built = train_step.build(config, model, rounds.steps)
+  # Each with its own schedule, of the longest one's length.
+  starts = rounds.starts if settings.restart else (0,)
+  built = train_step.build(config, model, rounds.steps, starts=starts)
   dev = None
   if settings.dev_questions > 0:
     dev = validation.DevPool.make(config, workdir, model)
-  selection = checkpoint_selection.Selection.of(config)
+  selection = dataclasses.replace(
+    checkpoint_selection.Selection.of(config), starts=starts[1:]
+  )
   selection.check(dev is not None)
   source = retriever_batches.make_source(config, workdir, model, store=False)
   sources = round_sources.RoundSources(
@@ -126,6 +130,7 @@ def make_job(
       (lambda params: refresh(config, workdir, model, params, number))
       if number
       else None,
+      restarts=bool(number and settings.restart),
     )
 
   return job_lib.Job(

@@ -7,7 +7,7 @@ the order of the passages.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -291,11 +291,27 @@ class Built:
     return stacked_layers.unstack((params, optimizer))
 
 
+def _from_start(
+  schedule: optax.Schedule, starts: Sequence[int]
+) -> optax.Schedule:
+  """The schedule by the steps since the last start; see `build`."""
+  if len(starts) == 1:
+    return schedule
+  begins = jnp.array(starts)
+
+  def from_start(step):
+    number = jnp.searchsorted(begins, step, side="right") - 1
+    return schedule(step - begins[number])
+
+  return from_start
+
+
 def build(
   config: ml_collections.ConfigDict,
   model: retriever_model.Towers,
   steps: int,
   cores: int | None = None,
+  starts: Sequence[int] = (0,),
 ) -> Built:
   """The step that training runs, from `config.train` and `config.model`.
 
@@ -304,6 +320,8 @@ def build(
     model: towers; only their structure is used, not their parameters.
     steps: number of steps of the whole training, for the schedule.
     cores: number of devices of all processes; None = those of this run.
+    starts: steps done when the optimizer starts, again from 1 on; the first
+      is 0.  The schedule covers the longest part between two of them.
   """
   train_config = config.train
   setting_rules.accumulation(train_config.accumulate_steps)
@@ -325,8 +343,11 @@ def build(
   if scanned:
     whole = jax.eval_shape(lambda x: stacked_layers.stack(x, jnp.stack), whole)
   transformation, schedule = optimizer.from_config(
-    train_config, steps, lambda parts: sharing.norm(parts, whole)
+    train_config,
+    max(np.diff([*starts, steps]).tolist()),
+    lambda parts: sharing.norm(parts, whole),
   )
+  schedule = _from_start(schedule, starts)
   encoder = dataclasses.replace(
     model.encoder,
     chunk_size=train_config.chunk_size,

@@ -160,6 +160,15 @@ def test_what_does_not_go_together(tiny, line, words, tmp_path, monkeypatch):
     ("train", "train.negatives=bm25,random", "needs a count of at least 1"),
     ("train", "train.negatives_from=elsewhere", "bm25.jsonl.gz is missing"),
     ("train", "train.negatives=model", "dpr-jax mine --from=model"),
+    ("train", "train.negatives=hybrid", "dpr-jax mine --from=hybrid"),
+    ("train", "train.negatives=previous", "set config.train.rounds=2 or more"),
+    ("mine", "mine.range_min=100", "leaves out all of the config.mine.depth"),
+    (
+      "train",
+      "train.rounds=3 train.restart=yes train.negatives=model"
+      " train.max_steps=9 train.warmup_steps=3",
+      "config.train.warmup_steps=3 is not below the 3 steps",
+    ),
     ("train", "train.passage_length=2", "must be 0 or >= 3"),
     ("train", "train.passage_length=65", "has 64 positions"),
     ("train", "model.question_length=65", "config.model.question_length=65"),

@@ -40,6 +40,7 @@ CASES = {
     "train.scale_reference=64",
     "train.scale_rule=sqrt",
   ),
+  "train.rounds > 1": ("train.restart=yes", "train.rounds=2"),
   "train.packing is True": (
     "train.packed_widths=3 train.packing=False",
     "train.packing=True",
@@ -212,13 +213,15 @@ def test_methods_of_the_command_line_count():
     config, Call("retrieve", methods=("hybrid",))
   )
   assert settings_unread.unread(config, Call("run"))
+  assert settings_unread.unread(config, Call("mine"))
+  assert not settings_unread.unread(config, Call("mine", mines_from="hybrid"))
   config.reader.train, config.reader.method = "results", "hybrid"
   assert not settings_unread.unread(config, Call("run"))
   config.reader.train = "squad.json"  # nothing is retrieved for it
   assert settings_unread.unread(config, Call("run"))
   config.reader.train, config.reader.method = "", "dense"
   config.retrieve.methods = ("bm25",)
-  config.index.factory = "HNSW32"
+  config.index.factory, config.fusion.depth = "HNSW32", 2000
   assert settings_unread.unread(config, Call("index"))
   assert not settings_unread.unread(config, Call("index", model="dense"))
   assert not settings_unread.unread(config, Call("mine", mines_from="model"))

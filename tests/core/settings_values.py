@@ -131,6 +131,7 @@ VALUES = [
   count("train.loss_tile", 0),
   count("train.accumulate_steps", 1),
   count("train.rounds", 1),
+  switch("train.restart"),
   rate("train.step_timeout", NONE_NEGATIVE, "-1", "0"),
   count("train.log_every", 1),
   (
@@ -154,6 +155,30 @@ VALUES = [
   switch("bm25.one_letter_words"),
   count("mine.depth", 1),
   count("mine.keep", 1),
+  count("mine.range_min", 0),
+  *(
+    (
+      f"mine.{name}",
+      ["none", "-3", "0.5"],
+      [("nan", FINITE), ("auto", f"{NUMBER}, or none")],
+    )
+    for name in ("max_score", "min_score")
+  ),
+  (
+    "mine.absolute_margin",
+    ["None", "0", "1e-5"],
+    [("-1", "must be >= 0, or none"), ("inf", FINITE), ("auto", NUMBER)],
+  ),
+  (
+    "mine.relative_margin",
+    ["none", "0", "0.05", "1"],
+    [
+      ("-0.1", ">= 0 and <= 1, or none"),
+      ("1.5", "<= 1"),
+      ("x", NUMBER),
+    ],
+  ),
+  choice("mine.sampling", ["top", "random", "score"], "hard"),
   count("embed.rows_per_shard", 1),
   choice("embed.dtype", ["float32", "float16", "bfloat16"], "int8"),
   choice("embed.backend", ["jax", "onnx-int8"], "onnx"),

@@ -66,7 +66,7 @@ def test_bad_mixtures_are_refused(text, count, message):
 def test_one_kind_in_place_of_another():
   """Counts of the same kind add up, in the place of the first."""
   mixture = negative_mixture.Mixture.parse("model:1,random:1,bm25:2", 4)
-  assert mixture.replace("model", "bm25").parts == (("bm25", 3), ("random", 1))
+  assert mixture.of_first_round().parts == (("bm25", 3), ("random", 1))
   assert mixture.replace("given", "bm25") == mixture
 
 

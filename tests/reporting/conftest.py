@@ -141,7 +141,9 @@ def make(root):
   )
   _training(workdir)
   mined = [
-    (records.Question(question), [records.Passage(name, "", "x")])
+    mined_negatives.Row(
+      records.Question(question), [records.Passage(name, "", "x")], [1.0], 2.0
+    )
     for question, name in zip(
       QUESTIONS, ("bm2500", "bm2512", "bm2520", "bm2532"), strict=True
     )

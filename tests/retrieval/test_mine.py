@@ -122,6 +122,84 @@ def test_keep_and_depth(world):
   assert _mine(world)[1]["train"][0] == [i for i in full[0] if i in seen]
 
 
+def test_output_of_versions_without_filters_stays(world):
+  """Their record is that of the defaults; their file has no scores."""
+  manifest, negatives = _mine(world)
+  assert manifest["config"] == {
+    "bm25": {"k1": 0.9, "b": 0.4, "stemmer": "english", "stopwords": "en"},
+    "mine": {"depth": 100, "keep": 30},
+    "match": "string",
+  }
+  folder = world.workdir.negatives
+  path = folder / "bm25.jsonl.gz"
+  lines = [{"question": "q", "hard_negatives": i} for i in negatives["train"]]
+  older = gzip.compress("".join(f"{json.dumps(x)}\n" for x in lines).encode())
+  path.write_bytes(older)
+  del manifest["false_negatives"]
+  manifest["files"][path.name] = workdir_lib.fingerprint_file(path)
+  workdir_lib.write_record(folder / "manifest.json", manifest)
+  assert _mine(world)[1] == negatives
+  assert path.read_bytes() == older
+
+
+def test_filters_choose_among_the_ranks(world):
+  """The first two ranks are left out, then the best scores, then a draw."""
+  index = bm25.build_or_load(world.config, world.workdir)
+  rows, scores = index.search([PARIS], 9)
+  full = set(_mine(world)[1]["train"][0])  # p1, p2, p4 and p8
+  ranked = [
+    (f"p{row}", score)
+    for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True)
+  ]
+  assert "p1" in dict(ranked[:3])
+  world.config.mine.range_min = 3
+  wanted = [name for name, _ in ranked[3:] if name in full]
+  assert 0 < len(wanted) < 4
+  assert _mine(world)[1]["train"][0] == wanted
+  world.config.mine.update(range_min=0, max_score=dict(ranked)["p1"] - 1e-3)
+  wanted = [name for name, _ in ranked if name in full and name != "p1"]
+  assert _mine(world)[1]["train"][0] == wanted
+  world.config.mine.update(max_score="none", sampling="random", keep=2)
+  left = [name for name, _ in ranked if name in full]
+  drawn = []
+  for world.config.seed in range(9):
+    key = (world.config.seed, 7, same_passages.text_digest(PARIS))
+    places = np.random.default_rng(key).choice(4, 2, replace=False)
+    drawn.append([left[place] for place in sorted(places)])
+    assert _mine(world)[1]["train"][0] == drawn[-1]
+  assert len({tuple(ids) for ids in drawn}) > 2
+
+
+def test_false_negatives_are_in_the_manifest(world):
+  """Of train the first two questions have answers, of dev both.
+
+  "Paris": its copy p7 and p5; "in the north": p3 is none of its hits' best.
+  """
+  world.questions["train"][2] = records.Question("zzz", ())
+  world.prepare("2")
+  measured = _mine(world)[0]["false_negatives"]
+  assert measured["train"]["questions"] == 2
+  assert measured["dev"]["questions_with_positive_score"] == 1
+  index = bm25.build_or_load(world.config, world.workdir)
+  candidates = answered = 0
+  for question, gold in zip(world.questions["dev"], (0, -1), strict=True):
+    rows, _ = index.search([question.question], 9)
+    # p7 has the text of the positive of the first question.
+    rows = [r for r in rows[0] if r >= 0 and not (gold == 0 and r in (0, 7))]
+    candidates += len(rows)
+    answered += sum(
+      answer_matching.has_answer(question.answers, world.passages[r].text)
+      for r in rows
+    )
+  assert answered
+  assert measured["dev"]["best"][2] == {
+    "filters": "no margin",
+    "passages": 30,
+    "candidates": candidates,
+    "with_answer": answered,
+  }
+
+
 def test_order_is_that_of_bm25(world):
   ids = _mine(world)[1]["train"][0]
   index = bm25.build_or_load(world.config, world.workdir)
@@ -203,7 +281,7 @@ def test_the_model_mines_beside_bm25(world):
     "model.jsonl.gz",
     "model.manifest.json",
   ]
-  for ranker in mined_negatives.RANKERS:
+  for ranker in ("bm25", "model"):
     path = folder / mined_negatives.files(ranker)["train"]
     assert set(mined_negatives.manifest_of(path)["files"]) == set(
       mined_negatives.files(ranker).values()

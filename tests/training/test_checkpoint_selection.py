@@ -55,3 +55,15 @@ def test_the_mean_of_the_last():
   assert rule.steps([6, 2, 4, 4]) == ([4, 6], {"why": "mean of the last"})
   last = checkpoint_selection.Selection("", 1)
   assert last.steps([6, 2]) == ([6], {"why": "the last"})
+
+
+def test_the_mean_is_of_one_round():
+  """Parameters started again after steps 3 and 7."""
+  rule = checkpoint_selection.Selection("", 3, starts=(3, 7))
+  for saved, used in (
+    ([1, 2, 3], [1, 2, 3]),  # nothing has started again
+    ([2, 3, 4, 6], [4, 6]),
+    ([4, 5, 6, 7], [5, 6, 7]),
+    ([6, 7, 8], [8]),
+  ):
+    assert rule.steps(saved)[0] == used

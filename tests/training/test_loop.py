@@ -166,7 +166,7 @@ def test_metrics_of_a_step_are_handled_behind_the_next_dispatch(
   ]
 
 
-def _rounds(seen):
+def _rounds(seen, restarts=False):
   """A second round from step 3 on, whose values count twice."""
   return (
     job_lib.Round(0, _Batches),
@@ -174,6 +174,7 @@ def _rounds(seen):
       3,
       lambda: seen.append("source") or _Batches(2.0),
       lambda params: seen.append(float(params["sum"][0])),
+      restarts,
     ),
   )
 
@@ -211,6 +212,29 @@ def test_what_comes_before_a_round(tmp_path, monkeypatch):
   _run(job)
   assert seen == [6, "source", "source"]
   assert _sum(job) == (6, 36)
+
+
+def test_a_round_that_restarts(tmp_path, monkeypatch):
+  """Mined with 1 + 2 + 3; then from 0: 8 + 10 + 12, and steps go on.
+
+  Killed before the round, or within it, the end is the same.
+  """
+  seen = []
+  job = _job(tmp_path, rounds=_rounds(seen, restarts=True))
+  _run(job)
+  assert seen == [6, "source"]
+  assert _sum(job) == (6, 30)
+  assert _rows(job, "loss") == {1: 0, 2: 1, 3: 3, 4: 0, 5: 8, 6: 18}
+  for step, twice in ((3, [6, "source"]), (5, [6, "source", "source"])):
+    seen.clear()
+    job = _job(tmp_path / str(step), rounds=_rounds(seen, restarts=True))
+    with monkeypatch.context() as patch:
+      power_cuts.dies_after(step, patch)
+      with pytest.raises(RuntimeError, match="power cut"):
+        _run(job)
+    _run(job)
+    assert seen == twice
+    assert _sum(job) == (6, 30)
 
 
 def test_a_loss_that_is_not_finite_ends_it(tmp_path):

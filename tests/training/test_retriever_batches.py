@@ -10,7 +10,13 @@ import pytest
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.data import answer_matching, mined_negatives, prepare, records
+from dpr_jax.data import (
+  answer_matching,
+  mined_negatives,
+  negative_rounds,
+  prepare,
+  records,
+)
 from dpr_jax.embedding import embed
 from dpr_jax.index import faiss_stage
 from dpr_jax.models import checkpoints, retriever_model, stored_towers
@@ -93,7 +99,7 @@ def test_mixtures_of_all_kinds(tiny_config, trained_workdir, model):
     kind: mined_negatives.read(
       trained_workdir.negatives / mined_negatives.files(kind)["train"]
     )
-    for kind in mined_negatives.RANKERS
+    for kind in ("bm25", "model")
   }
   for number, ids in enumerate(_ids(source)):
     assert len(set(ids)) == len(ids)
@@ -109,6 +115,53 @@ def test_mixtures_of_all_kinds(tiny_config, trained_workdir, model):
     "negatives",
     "model_negatives",
   }
+
+
+def test_previous_are_those_of_the_round_before(
+  tiny_config, fresh_workdir, model
+):
+  """Of round 0 BM25's, later those that the model had mined."""
+  place = fresh_workdir
+  config = _config(
+    tiny_config,
+    rounds=3,
+    negatives="previous:1,passage:1,model:2,bm25:1",
+    hard_negatives=5,
+  )
+  table = prepare.open_questions(place, "train")
+  questions, passages = table.take(range(64)), prepare.open_passages(place)
+  rounds = negative_rounds.Rounds.of(config, [64])
+  assert rounds.kinds == ("model", "passage")
+  of_round = {}
+  for number in (1, 2):
+    stage, files = rounds.stage(place, number), {}
+    stage.folder.mkdir(parents=True)
+    for kind, first in (("model", 10 * number), ("passage", 10 * number + 5)):
+      own = passages.take(range(first, first + 5))
+      of_round[kind, number] = list(range(first, first + 5))
+      path = stage.folder / negative_rounds.FILES[kind]
+      rows = (mined_negatives.Row(q, own, [1.0] * 5, 2.0) for q in questions)
+      mined_negatives.write(path, rows, 64, "mine", 5)
+      files[path.name] = workdir_lib.fingerprint_file(path)
+    stage.finish({}, files=files)
+  path = place.negatives / mined_negatives.FILES["train"]
+  of_bm25 = [passages.rows_of(i).tolist() for i in mined_negatives.read(path)]
+  for number in (1, 2):
+    source = retriever_batches.make_source(
+      config, place, model, number, store=False
+    )
+    for row, candidate in enumerate(source.sampler.candidates):
+      pools = {kind: keys.tolist() for kind, keys in candidate.pools.items()}
+      before = of_bm25[row] if number == 1 else of_round["model", 1]
+      assert pools == {
+        "previous": before,
+        "passage": of_round["passage", number],
+        "model": of_round["model", number],
+        "bm25": of_bm25[row],
+      }
+  first = retriever_batches.make_source(config, place, model, 0, store=False)
+  assert first.sampler.mixture.parts == (("bm25", 5),)
+  assert set(retriever_inputs.inputs(config.train, place)) == {"negatives"}
 
 
 def test_given_negatives_have_rows(
