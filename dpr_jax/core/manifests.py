@@ -28,7 +28,7 @@ _UNFINISHED = "unfinished"
 # fingerprint.
 _OF_THE_RUN = frozenset(
   ("created", "seconds", "cores", "build_seconds", "passages_per_second")
-  + ("padding_share", "recall", "tuning", "parts", "checkpoints")
+  + ("padding_share", "recall", "tuning", "parts", "checkpoints", "verdict")
 )
 _PARTS = {"config": dict, "inputs": dict, "counts": dict, "files": dict}
 # Commands that rebuild an output, if not `dpr-jax STAGE --overwrite`: `train`
