@@ -13,6 +13,7 @@ TOGETHER = "together"  # every process calls the function
 FIRST = "first"  # process 0 calls the function, the others wait
 ONE = "one"  # refused with several processes
 APART = "apart"  # each process runs alone, without connecting to the others
+STARTS = "starts"  # as ONE; it starts other commands, and leaves JAX to them
 
 # When `run` includes a stage.
 ALWAYS = "always"
@@ -44,7 +45,8 @@ class Command:
     flags: flags that the command accepts.
     devices: whether it computes on devices.  Only one process can hold a TPU,
       so commands that do not compute must not open it.
-    processes: behavior with several processes: TOGETHER, FIRST, ONE or APART.
+    processes: behavior with several processes: TOGETHER, FIRST, ONE, APART or
+      STARTS.
     in_run: ALWAYS, WITH_TRAINING or WITH_READER; "" = not a stage.  `run`
       follows the order of the rows.
     config: how the config is treated: CHECKED, STORED or NONE.

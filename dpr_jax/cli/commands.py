@@ -18,6 +18,7 @@ from dpr_jax.cli.command import (
   ONE,
   READER,
   START,
+  STARTS,
   STORED,
   TOWERS,
   WITH_READER,
@@ -54,6 +55,47 @@ _OTHERS = (
     settings=STAGES,
     cpu_devices=8,
     flags=(*f.EXPERIMENT, *f.DEVICES, f.OVERWRITE_STAGES),
+  ),
+  Command(
+    "sweep",
+    "Run an experiment with all combinations of some settings and several"
+    " seeds, and compare them",
+    "sweep:sweep",
+    "--config=configs/demo.py --workdir=S"
+    ' --over="train.learning_rate=1e-5,2e-5" --seeds=3',
+    '--config=FILE --workdir=DIR --over="KEY=VALUE,VALUE;KEY=..." --seeds=N',
+    processes=STARTS,
+    config=NONE,
+    settings=STAGES,
+    flags=(
+      f.CONFIG,
+      f.WORKDIR.saying(
+        "The folder of the sweep: the prepared data, a workdir for each trial"
+        " in trials/, and the comparison, sweep.md and sweep.json."
+      ),
+      f.CPU_DEVICES,
+      Flag(
+        "over",
+        "Settings and their values, all combinations of which are tried. A"
+        " value with a comma is quoted, as in"
+        " train.negatives='bm25:1,random:1',bm25.",
+        "KEY=VALUE,VALUE;...",
+        default="",
+      ),
+      Flag(
+        "seeds",
+        "Number of seeds for each combination, counted from the config's.",
+        "N",
+        kind=int,
+        default=3,
+        least=1,
+      ),
+      switch(
+        "dev_only",
+        "Only train, and compare on the dev pool of the training; without, the"
+        " corpus is embedded and searched in every trial.",
+      ),
+    ),
   ),
   Command(
     "plan",

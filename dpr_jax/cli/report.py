@@ -7,7 +7,7 @@ from absl import logging
 
 from dpr_jax.cli import experiment
 from dpr_jax.cli.invocation import Invocation
-from dpr_jax.core import errors, multiprocess
+from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
 
 
@@ -35,10 +35,6 @@ def at_the_end(call: Invocation) -> None:
 
   A report that cannot be made is a warning: the run itself is complete.
   """
-  multiprocess.first_alone(lambda: _at_the_end(call))
-
-
-def _at_the_end(call: Invocation) -> None:
   from dpr_jax.reporting import report as report_lib
 
   try:

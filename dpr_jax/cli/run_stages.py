@@ -10,7 +10,7 @@ from absl import logging
 from dpr_jax.cli import command, commands, experiment, report
 from dpr_jax.cli.invocation import Invocation
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import multiprocess
+from dpr_jax.core import errors, multiprocess
 from dpr_jax.core import workdir as workdir_lib
 
 
@@ -48,7 +48,39 @@ def _do(call: Invocation, stages: tuple[command.Command, ...]) -> None:
       row.call(settled)
   if call.command not in stages:
     logging.info("== report")
-    report.at_the_end(call)
+    multiprocess.first_alone(lambda: _end(call))
+
+
+def _end(call: Invocation) -> None:
+  """Writes the report; the last lines of a run with a training are verdicts."""
+  verdicts = []
+  if "train" in commands.stages_of(call.config):
+    verdicts = _verdicts(call)  # stored before the report looks for changes
+  report.at_the_end(call)
+  for line, is_worse in verdicts:
+    (logging.warning if is_worse else logging.info)("run: %s", line)
+
+
+def _verdicts(call: Invocation) -> list[tuple[str, bool]]:
+  """Trained towers against BM25, then the start; each a line, and if worse.
+
+  Of a start that was not retrieved with, the dev pool of the training tells.
+  """
+  from dpr_jax.evaluation import significance, verdict
+
+  name = call.flags["name"]
+  match = call.flags["match"] or call.config.evaluate.match
+  try:
+    found = verdict.of_results(call.workdir, name, match)
+    lines = [verdict.line_of_results(each, name) for each in found]
+    if verdict.START not in [each["other"] for each in found]:
+      manifest = workdir_lib.read_manifest(call.workdir.training, "train")
+      found.append(manifest.get("verdict") or verdict.OLDER)
+      lines.append(verdict.line_of_pool(found[-1]))
+  except errors.InputError as error:
+    return [(f"no verdict: {error}", True)]
+  worse = [each["outcome"] == significance.WORSE for each in found]
+  return list(zip(lines, worse, strict=True))
 
 
 def _check_trainings(call: Invocation) -> None:

@@ -12,6 +12,7 @@ from dpr_jax.cli import command
 from dpr_jax.cli.invocation import Invocation
 from dpr_jax.core import errors, multiprocess, program_cache
 
+_ALONE = "{} does not support several processes: start it once"
 _WIDE = "xla_cpu_prefer_vector_width"
 
 
@@ -23,6 +24,10 @@ def start(call: Invocation) -> None:
       processes.
   """
   row, pod = call.command, call.flags["pod"]
+  if row.processes == command.STARTS:
+    if pod or os.environ.get("DPR_JAX_COORDINATOR"):
+      raise errors.InputError(_ALONE.format(row.name))
+    return
   computes = row.needs_devices(call.flags)
   if computes or pod:
     from dpr_jax.core import devices
@@ -46,9 +51,7 @@ def start(call: Invocation) -> None:
     program_cache.keep()
     _find_devices()
   if multiprocess.count() > 1 and row.processes == command.ONE:
-    raise errors.InputError(
-      f"{row.name} does not support several processes: start it once"
-    )
+    raise errors.InputError(_ALONE.format(row.name))
 
 
 def _silence_xla(cpu_devices: int) -> None:

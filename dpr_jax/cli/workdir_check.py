@@ -6,6 +6,7 @@ killed processes are reported.  With `deep`, contents are read as well: every
 row, id, vector and index.  Nothing is written.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -264,18 +265,25 @@ def _checkpoints(folder: pathlib.Path, label: str) -> Iterator[Finding]:
   from dpr_jax.models import checkpoints
 
   steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
-  wrong = checkpoints.problems(folder)
-  for step in steps:
-    if step in wrong:
-      yield Finding(DAMAGED, f"{label}/{step}", wrong[step])
+  record = {}
+  with contextlib.suppress(errors.InputError):  # reported below
+    record = checkpoints.read_selected(folder)
+  names = [*steps, *checkpoints.blend_of(record)]
+  wrong = checkpoints.problems(folder, names)
+  for name in names:
+    if name in wrong:
+      yield Finding(DAMAGED, f"{label}/{name}", wrong[name])
     else:
-      yield Finding(OK, f"{label}/{step}", "all files match their sha256")
+      yield Finding(OK, f"{label}/{name}", "all files match their sha256")
 
   def selected() -> str:
-    chosen = checkpoints.read_selected(folder).get("steps", [])
+    record = checkpoints.read_selected(folder)
+    chosen = record.get("steps", [])
     if missing := [step for step in chosen if step not in steps]:
       raise errors.InputError(f"names step {missing[0]}, which is not there")
-    return f"step {', '.join(map(str, chosen))}" if chosen else "the newest"
+    said = f"step {', '.join(map(str, chosen))}" if chosen else "the newest"
+    blended = checkpoints.blend_of(record)
+    return f"{said}, blended with the start" if blended else said
 
   if steps:
     yield _guarded(f"{label}/{checkpoints.SELECTED}", selected)

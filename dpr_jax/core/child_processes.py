@@ -1,11 +1,13 @@
-"""A pool of child processes for work that holds Python's lock."""
+"""Child processes: a pool for work that holds Python's lock, and programs."""
 
 import concurrent.futures
 import contextlib
 import ctypes
 import multiprocessing
 import os
+import pathlib
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -48,3 +50,48 @@ def _begin(
     if os.getppid() != parent:
       os._exit(1)
   start(*arguments)
+
+
+# Asks for SIGTERM at the end of the parent, then becomes the program.  A
+# function called between fork and exec would do, but JAX warns of such forks.
+_LAUNCHER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() == int(sys.argv[1]):
+  os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def run_program(arguments: Sequence[str], log: pathlib.Path) -> int:
+  """Runs a program to its end, and returns its exit status.
+
+  An exception here, such as that of a signal, is passed on as SIGTERM, and
+  raised when the program has ended; a second one kills it.  If this process is
+  killed, the program gets SIGTERM.
+
+  Args:
+    arguments: path of the program, and its arguments.
+    log: file that its output is appended to.
+  """
+  if sys.platform == "linux":
+    launcher = (sys.executable, "-S", "-c", _LAUNCHER, str(os.getpid()))
+    arguments = [*launcher, *arguments]
+  with log.open("ab") as file:
+    process = subprocess.Popen(
+      arguments,
+      stdin=subprocess.DEVNULL,
+      stdout=file,
+      stderr=subprocess.STDOUT,
+      start_new_session=True,  # Ctrl-C reaches it once, from here
+    )
+    try:
+      return process.wait()
+    except BaseException:
+      process.terminate()
+      try:
+        process.wait()
+      except BaseException:
+        process.kill()
+        process.wait()
+        raise
+      raise

@@ -29,7 +29,7 @@ _UNFINISHED = "unfinished"
 FALSE_NEGATIVES = "false_negatives"  # measured by `mine`
 _OF_THE_RUN = frozenset(
   ("created", "seconds", "cores", "build_seconds", "passages_per_second")
-  + ("padding_share", "recall", "tuning", "parts", "checkpoints")
+  + ("padding_share", "recall", "tuning", "parts", "checkpoints", "verdict")
   + (FALSE_NEGATIVES,)
 )
 _PARTS = {"config": dict, "inputs": dict, "counts": dict, "files": dict}

@@ -132,6 +132,12 @@ def selection(config: Any) -> tuple[str, int]:
     InputError: the config does not measure the metric, or sets both rules.
   """
   settings = config.train
+  if settings.blend != "none" and settings.dev_questions < 1:
+    raise errors.InputError(
+      f"config.train.blend={settings.blend!r}: the blend is chosen on dev"
+      " questions, and config.train.dev_questions is 0: set it above 0, or"
+      " config.train.blend=none"
+    )
   metric, average = settings.best_metric, settings.average_checkpoints
   config_lib.at_least("train.average_checkpoints", average, 1)
   if metric:

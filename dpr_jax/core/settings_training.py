@@ -333,6 +333,14 @@ _WATCHING = [
     "checkpoints",
     least=1,
   ),
+  Setting(
+    "blend",
+    "none",
+    '"auto": after training, means of the trained weights and those before'
+    " training are compared on the dev pool, and the best one is used; must be"
+    " none without dev questions",
+    choices=("none", "auto"),
+  ),
 ]
 
 TRAIN = section(

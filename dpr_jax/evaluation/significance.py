@@ -26,6 +26,14 @@ NOTE = (
   " multiple testing"
 )
 
+SURE = 0.05  # a smaller p is called a difference
+# What `outcome` returns.
+BETTER, WORSE, EVEN = "better", "worse", "even"
+# Test of `compare` that decides which of two methods is better, of answers, and
+# where no question has an answer, of gold passages: unlike top-k it counts
+# every change of a rank, and one test needs no correction for several.
+DECISIVE = ("reciprocal_rank", "gold_reciprocal_rank")
+
 Rank = int | None  # from 0; None = no hit
 
 
@@ -126,6 +134,25 @@ def permutation(
     "p": float(test.pvalue),
     "interval": [float(np.percentile(means, p)) for p in (tail, 100 - tail)],
   }
+
+
+def outcome(test: Mapping[str, Any]) -> str:
+  """Of the first against the second in a test: `BETTER`, `WORSE` or `EVEN`."""
+  if test["p"] >= SURE:
+    return EVEN
+  return BETTER if test["difference"] > 0 else WORSE
+
+
+def decisive(report: Mapping[str, Any]) -> str:
+  """Name of the test of `compare` that decides; see `DECISIVE`.
+
+  Raises:
+    ValueError: the methods have neither answers nor gold passages.
+  """
+  for name in DECISIVE:
+    if name in report["tests"]:
+      return name
+  raise ValueError("a comparison without any rank has no verdict")
 
 
 def compare(

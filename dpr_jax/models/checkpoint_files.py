@@ -27,13 +27,18 @@ from absl import logging
 from dpr_jax.core import atomic_files, disk_errors, errors
 from dpr_jax.core import workdir as workdir_lib
 
-_SUMS = re.compile(r"(\d+)\.sha256\.json")
+# The checkpoint of weights between those of a training and its start: without
+# the optimizer's state, and not one that training can resume from.
+BLEND = "blend"
+Name = int | str  # training step, or `BLEND`
+
+_SUMS = re.compile(rf"(\d+|{BLEND})\.sha256\.json")
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # Orbax's name while it writes
 _LIBRARIES = ("/orbax/", "/tensorstore/", "/asyncio/")  # see `_quiet`
 _TURN = threading.RLock()
 
 
-def sums_path(folder: pathlib.Path, step: int) -> pathlib.Path:
+def sums_path(folder: pathlib.Path, step: Name) -> pathlib.Path:
   """`<step>.sha256.json` in the folder of the checkpoints."""
   return folder / f"{step}.sha256.json"
 
@@ -58,18 +63,18 @@ def clear(folder: pathlib.Path) -> None:
       path.unlink(missing_ok=True)
 
 
-def remove(folder: pathlib.Path, step: int) -> None:
+def remove(folder: pathlib.Path, step: Name) -> None:
   """Removes a checkpoint, its checksums first: without them it is not used."""
   sums_path(folder, step).unlink(missing_ok=True)
   shutil.rmtree(folder / str(step), ignore_errors=True)
 
 
-def write(folder: pathlib.Path, step: int, trees: Mapping[str, Any]) -> None:
+def write(folder: pathlib.Path, step: Name, trees: Mapping[str, Any]) -> None:
   """Writes a checkpoint; replaces an existing one of this step.
 
   Args:
     folder: folder of the checkpoints.
-    step: training step, the checkpoint's name.
+    step: training step or `BLEND`, the checkpoint's name.
     trees: trees of NumPy arrays, by name.
 
   Raises:
@@ -110,7 +115,7 @@ def _remove_for_good(folder: pathlib.Path) -> None:
 
 
 def read(
-  folder: pathlib.Path, step: int, like: Mapping[str, Any]
+  folder: pathlib.Path, step: Name, like: Mapping[str, Any]
 ) -> dict[str, Any]:
   """A checkpoint's trees as NumPy arrays; see `problem` first.
 
@@ -158,7 +163,7 @@ def read(
 
 
 def problem(
-  folder: pathlib.Path, step: int, trees: Sequence[str] | None = None
+  folder: pathlib.Path, step: Name, trees: Sequence[str] | None = None
 ) -> str | None:
   """Why a checkpoint must not be used; None where it is complete and valid.
 
@@ -195,7 +200,7 @@ def problem(
   return _differences(path, recorded, sums) or _foreign(folder, step)
 
 
-def _foreign(folder: pathlib.Path, step: int) -> str | None:
+def _foreign(folder: pathlib.Path, step: Name) -> str | None:
   """A line if the manifest of a finished training names another checkpoint."""
   manifest = folder.parent / workdir_lib.MANIFEST
   try:
@@ -211,7 +216,7 @@ def _foreign(folder: pathlib.Path, step: int) -> str | None:
   )
 
 
-def identity(folder: pathlib.Path, step: int) -> str:
+def identity(folder: pathlib.Path, step: Name) -> str:
   """The sha256 of a checkpoint's checksums, which manifests record."""
   return workdir_lib.fingerprint_file(sums_path(folder, step))
 

@@ -4,12 +4,14 @@
 `<step>.sha256.json` next to it the checksums of its files (`checkpoint_files`).
 Training continues while a checkpoint is saved.  Old checkpoints are removed
 only when newer ones are complete.  `selected.json` names the checkpoint that
-later stages use, or several whose parameters are averaged.
+later stages use, or several whose parameters are averaged.  With a share as
+"blend" they use `blend/` instead, which holds the mean of those parameters,
+with that weight, and of the parameters before training (`write_blend`).
 """
 
 import concurrent.futures
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -141,8 +143,8 @@ class Checkpoints:
     return {
       "selected": self.selected(),
       "checkpoints": {
-        str(step): checkpoint_files.identity(self.folder, step)
-        for step in self.steps()
+        str(name): checkpoint_files.identity(self.folder, name)
+        for name in (*self.steps(), *blend_of(self.selected()))
       },
       "weights": retriever_model.weights_digest(load_params(self.folder)[1]),
       "model_files": workdir_lib.fingerprint_file(sealed),
@@ -229,13 +231,13 @@ class Checkpoints:
 
 
 def problems(
-  folder: pathlib.Path, steps: Sequence[int] | None = None
-) -> dict[int, str]:
+  folder: pathlib.Path, steps: Sequence[checkpoint_files.Name] | None = None
+) -> dict[Any, str]:
   """Why checkpoints must not be used, by step; {} where all are complete.
 
   Args:
     folder: `training/checkpoints`.
-    steps: steps to check; None = all in the folder.
+    steps: steps to check, and perhaps `BLEND`; None = all steps in the folder.
   """
   if steps is None:
     steps = checkpoint_files.steps_there(folder)
@@ -272,6 +274,37 @@ def write_selected(folder: pathlib.Path, selected: dict[str, Any]) -> None:
   workdir_lib.write_record(folder / SELECTED, selected)
 
 
+def blend_of(selected: Mapping[str, Any]) -> list[str]:
+  """[`BLEND`] if a selection is of blended parameters, else []."""
+  return [checkpoint_files.BLEND] if "blend" in selected else []
+
+
+def write_blend(
+  folder: pathlib.Path, selected: Mapping[str, Any], share: float, params: Any
+) -> None:
+  """Selects parameters between those of the selected checkpoints and the start.
+
+  A call that is killed leaves the selection as it was, or the new one whole.
+
+  Args:
+    folder: `training/checkpoints`.
+    selected: the selection, without a blend.
+    share: weight of the selected checkpoints in the mean; 1 = no blend.
+    params: the mean; not read where `share` is 1.
+
+  Raises:
+    DiskError: the folder cannot be written.
+  """
+  with workdir_lib.writing(folder):
+    write_selected(folder, dict(selected))
+    checkpoint_files.remove(folder, checkpoint_files.BLEND)
+    if share == 1:
+      return
+    trees = {_PARAMS: jax.tree.map(np.asarray, params)}
+    checkpoint_files.write(folder, checkpoint_files.BLEND, trees)
+    write_selected(folder, {**selected, "blend": share})
+
+
 def read_selected(folder: pathlib.Path) -> dict[str, Any]:
   """What `Checkpoints.select` wrote last; {} where there is no file.
 
@@ -296,8 +329,8 @@ def read_selected(folder: pathlib.Path) -> dict[str, Any]:
   return record
 
 
-def _chosen(folder: pathlib.Path) -> list[int]:
-  """The selected steps, from `selected.json` or a finished run's manifest.
+def _chosen(folder: pathlib.Path) -> dict[str, Any]:
+  """The selection, from `selected.json` or a finished run's manifest; or {}.
 
   Raises:
     InputError: `selected.json` is damaged and the training is not finished.
@@ -305,21 +338,21 @@ def _chosen(folder: pathlib.Path) -> list[int]:
   wrong = None
   try:
     if record := read_selected(folder):
-      return record["steps"]
+      return record
   except errors.InputError as error:
     wrong = error
   manifest = folder.parent / workdir_lib.MANIFEST
   if manifest.exists():
     selected = workdir_lib.read_record(manifest).get("selected") or {}
-    if steps := selected.get("steps"):
+    if selected.get("steps"):
       logging.warning(
         "%s: using the checkpoints that the manifest names",
         wrong or f"{folder / SELECTED} is missing",
       )
-      return steps
+      return selected
   if wrong:
     raise wrong
-  return []
+  return {}
 
 
 def check_any(folder: pathlib.Path) -> list[int]:
@@ -340,8 +373,8 @@ def load_params(
 
   Args:
     folder: `training/checkpoints`.
-    step: step of the checkpoint; None = the selected one (the mean of several),
-      or the newest where none is selected.
+    step: step of the checkpoint; None = the selected one (the mean of several,
+      or their blend with the start), or the newest where none is selected.
 
   Returns:
     (step, parameter tree of NumPy arrays); of several steps, the last.
@@ -350,8 +383,10 @@ def load_params(
     InputError: there is no such checkpoint, or it is damaged.
   """
   there = check_any(folder)
-  steps = _chosen(folder) if step is None else [step]
-  steps = steps or there[-1:]
+  selected = _chosen(folder) if step is None else {"steps": [step]}
+  steps = selected.get("steps") or there[-1:]
+  if blend_of(selected):
+    return steps[-1], _params(folder, checkpoint_files.BLEND, there)
   missing = [step for step in steps if step not in there]
   if missing:
     raise errors.InputError(
@@ -360,17 +395,29 @@ def load_params(
     )
   mean = None
   for step in steps:
-    logging.info("loading checkpoint %s", folder / str(step))
-    why = checkpoint_files.problem(folder, step, [_PARAMS])
-    if why:
-      raise errors.InputError(f"checkpoint {why}; {_way_on(folder, there)}")
-    params = checkpoint_files.read(folder, step, {_PARAMS: None})[_PARAMS]
+    params = _params(folder, step, there)
     # The mean, one checkpoint at a time: two trees are in memory, not all.
     share = jax.tree.map(
       lambda x: x if len(steps) == 1 else x / len(steps), params
     )
     mean = share if mean is None else jax.tree.map(np.add, mean, share)
   return steps[-1], mean
+
+
+def _params(
+  folder: pathlib.Path, name: checkpoint_files.Name, there: list[int]
+) -> Any:
+  """Parameters of one checkpoint; `InputError` if it is damaged.
+
+  Args:
+    folder: `training/checkpoints`.
+    name: step, or `BLEND`.
+    there: steps of all checkpoints, for the message.
+  """
+  logging.info("loading checkpoint %s", folder / str(name))
+  if why := checkpoint_files.problem(folder, name, [_PARAMS]):
+    raise errors.InputError(f"checkpoint {why}; {_way_on(folder, there)}")
+  return checkpoint_files.read(folder, name, {_PARAMS: None})[_PARAMS]
 
 
 def _way_on(folder: pathlib.Path, there: list[int]) -> str:

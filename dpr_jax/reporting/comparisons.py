@@ -11,7 +11,6 @@ from dpr_jax.evaluation import evaluate, significance
 from dpr_jax.reporting import html, plots
 from dpr_jax.reporting.runs import System
 
-_SURE = 0.05  # a smaller p is called a difference
 _RECIPROCAL = "reciprocal_rank"
 
 
@@ -27,10 +26,7 @@ class Comparison:
   @property
   def outcome(self) -> str:
     """Of the first against the second: "better", "worse" or "even"."""
-    test = self.tests[self.decisive]
-    if test["p"] >= _SURE:
-      return "even"
-    return "better" if test["difference"] > 0 else "worse"
+    return significance.outcome(self.tests[self.decisive])
 
 
 def compare(one: System, other: System, ks: Sequence[int]) -> Comparison | None:
@@ -57,7 +53,7 @@ def compare(one: System, other: System, ks: Sequence[int]) -> Comparison | None:
     golds,
     [k for k in ks if k <= depth],
   )
-  decisive = _RECIPROCAL if has_answers else f"gold_{_RECIPROCAL}"
+  decisive = significance.decisive(report)
   return Comparison(one, other, report["tests"], decisive)
 
 

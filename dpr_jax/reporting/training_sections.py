@@ -9,7 +9,7 @@ from typing import Any
 
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import mined_negatives
-from dpr_jax.evaluation import answer_scores, significance
+from dpr_jax.evaluation import answer_scores, significance, verdict
 from dpr_jax.evaluation.ranked_results import read_results
 from dpr_jax.reporting import html, plots
 from dpr_jax.reporting.runs import Run
@@ -52,7 +52,19 @@ def training(runs: Sequence[Run]) -> str:
     return html.missing("The towers were not trained.", _command("train", runs))
   rows = {run.label: run.training for run in runs if run.training}
   return (
-    _summary(rows, runs, "training") + _curves(rows, _TRAINING) + _time(rows)
+    _verdicts(runs)
+    + _summary(rows, runs, "training")
+    + _curves(rows, _TRAINING)
+    + _time(rows)
+  )
+
+
+def _verdicts(runs: Sequence[Run]) -> str:
+  """The verdict of each finished training on its dev pool."""
+  return "".join(
+    html.paragraph(f"{run.label}: {verdict.line_of_pool(found)}.")
+    for run in runs
+    if (found := run.manifests.get("training", {}).get("verdict"))
   )
 
 

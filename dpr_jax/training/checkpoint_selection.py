@@ -43,14 +43,23 @@ class Selection:
     """
     return cls(*setting_rules.selection(config))
 
-  def check(self, has_dev: bool) -> None:
-    """Raises `InputError` if there is a metric but no dev rows."""
-    if self.metric and not has_dev:
-      raise errors.InputError(
-        f"config.train.best_metric={self.metric!r}: no dev question has its"
-        " gold passage in the corpus, so there are no dev metrics: set"
-        " config.train.best_metric='' or check config.data.dev"
-      )
+  def check(self, has_dev: bool, blend: str = "none") -> None:
+    """Raises `InputError` if there are no dev rows to choose by.
+
+    Args:
+      has_dev: the run has dev rows.
+      blend: `config.train.blend`.
+    """
+    for key, value, none in (
+      ("best_metric", self.metric, ""),
+      ("blend", blend, "none"),
+    ):
+      if value != none and not has_dev:
+        raise errors.InputError(
+          f"config.train.{key}={value!r}: no dev question has its gold passage"
+          " in the corpus, so there are no dev metrics: set"
+          f" config.train.{key}={none!r} or check config.data.dev"
+        )
 
   def recall(
     self, rows: Iterable[Mapping[str, Any]], saved: Sequence[int]

@@ -26,8 +26,11 @@ _OFTEN = frozenset(
   ("log_every", "checkpoint_every", "keep_checkpoints", "profile_steps")
   + ("dev_every", "best_metric")
 )
+# Free as well; a finished run makes its blend again, without any step.
+_BLEND = "blend"
 FREE: Mapping[str, frozenset[str]] = {
   "train": _OFTEN
+  | {_BLEND}
   | {"step_timeout", "gradient_cache", "chunk_size", "question_chunk_size"}
   | {"remat", "loss", "loss_tile", "layers", "shard_optimizer"}
   | {"packing", "packed_widths"},
@@ -129,12 +132,19 @@ class Claim(workdir_lib.Stage):
         old = workdir_lib.read_manifest(self.folder, self.name)
       except errors.InputError:
         return super().is_current()  # logs what is wrong with it
-      if not self.changed(old) and not self._is_whole(old):
+      if not self.changed(old) and not (
+        self._has_blend(old) and self._is_whole(old)
+      ):
         return False
     if not super().is_current(overwrite):
       return False
     self._log_free(old, "done")
     return True
+
+  def _has_blend(self, manifest: Mapping[str, Any]) -> bool:
+    """True if a finished run has the blend that this call asks for."""
+    key = f"train.{_BLEND}"
+    return _flat(manifest["config"]).get(key) == _flat(self.config).get(key)
 
   def _is_whole(self, manifest: Mapping[str, Any]) -> bool:
     """True if the checkpoints of a finished run can be used.
@@ -143,7 +153,8 @@ class Claim(workdir_lib.Stage):
     """
     selected = manifest.get("selected") or {}
     steps = {manifest["counts"]["steps"], *selected.get("steps", [])}
-    wrong = checkpoints.problems(self.saved, sorted(steps))
+    names = [*sorted(steps), *checkpoints.blend_of(selected)]
+    wrong = checkpoints.problems(self.saved, names)
     for why in wrong.values():
       logging.warning(
         "%s: the run is finished, but checkpoint %s", self.name, why
@@ -268,10 +279,10 @@ class Claim(workdir_lib.Stage):
   def _log_free(self, old: Mapping[str, Any], what: str) -> None:
     """Logs the changes of settings that may change."""
     before, now = _flat(old["config"]), _flat(self.config)
-    both = sorted({*before, *now} & {*_free(before), *_free(now)})
+    both = {*before, *now} & {*_free(before), *_free(now)}
     lines = [
       f"{key.partition('.')[2]} {before.get(key)} -> {now.get(key)}"
-      for key in both
+      for key in sorted(both - {f"train.{_BLEND}"})  # it changes the result
       if before.get(key) != now.get(key)
     ]
     if not lines:

@@ -20,6 +20,7 @@ from dpr_jax.models import retriever_model, stored_towers
 from dpr_jax.training import (
   checkpoint_selection,
   goodput,
+  guard,
   retriever_batches,
   retriever_inputs,
   round_sources,
@@ -72,6 +73,14 @@ def train(
     job = dataclasses.replace(job, peak_flops=peak_flops)
     loop = loop_lib.Loop(job)
   loop.run(claim, overwrite)
+  why = "config.train.dev_questions is 0"
+  if config.train.dev_questions:
+    why = "no dev question has its gold passage in the corpus"
+  verdict = multiprocess.first_alone(
+    lambda: guard.conclude(
+      job.folder, job.params, job.dev, config.train.blend, why
+    )
+  )
   if multiprocess.is_first():
     claim.finish(
       {
@@ -80,6 +89,7 @@ def train(
         "questions_seen": job.steps * job.questions,
       },
       **loop.outcome(),
+      verdict=verdict,
     )
 
 
@@ -116,7 +126,7 @@ def make_job(
   selection = dataclasses.replace(
     checkpoint_selection.Selection.of(config), starts=starts[1:]
   )
-  selection.check(dev is not None)
+  selection.check(dev is not None, settings.blend)
   source = retriever_batches.make_source(config, workdir, model, store=False)
   sources = round_sources.RoundSources(
     config, workdir, model, rounds.starts, source

@@ -30,6 +30,7 @@ from dpr_jax.data import (
 from dpr_jax.inference import encoder as encoder_lib
 from dpr_jax.models import retriever_model
 
+RANKS = "dev_ranks"  # list in a dev row: the verdict's tests are paired
 LOWER_IS_BETTER = ("dev_loss", "dev_average_rank")
 
 _BLOCK = 256  # dev questions read at once
@@ -154,13 +155,14 @@ class DevPool:
       ],
     )
 
-  def evaluate(self, params: Any) -> dict[str, float]:
+  def evaluate(self, params: Any) -> dict[str, Any]:
     """The dev figures with these replicated parameters.
 
     Returns:
       "dev_loss": mean NLL of the gold passages over the pool;
       "dev_average_rank": of the positives in the pool, from 1; "dev_top1":
-      share of them at rank 1 there; "dev_pool": passages in the pool.  With a
+      share of them at rank 1 there; "dev_pool": passages in the pool;
+      "dev_ranks": the rank of every question there, in order.  With a
       sub-corpus of "dev_topk_passages" passages also, for every k,
       "dev_gold_top<k>": share of the questions with a positive among the first
       k of the sub-corpus, and "dev_answer_top<k>": share with an answer in one
@@ -195,6 +197,7 @@ class DevPool:
       "dev_average_rank": float(rank.mean()),
       "dev_top1": float((rank == 1).mean()),
       "dev_pool": len(self.pool),
+      RANKS: rank.tolist(),
     }
     if self.sub_corpus is not None:
       figures["dev_topk_passages"] = len(self.sub_corpus.members)

@@ -38,7 +38,15 @@ def test_who_leaves_devices_alone():
     call = main_lib.invocation(["dpr-jax", *line.split()])
     return call.command.needs_devices(call.flags)
 
-  for name in ("prepare", "mine", "evaluate", "export", "import", "check"):
+  for name in (
+    "prepare",
+    "mine",
+    "evaluate",
+    "export",
+    "import",
+    "check",
+    "sweep",
+  ):
     assert not computes(name), name
   for name in ("train", "embed", "index", "retrieve", "run", "demo", "ask"):
     assert computes(name), name
@@ -56,6 +64,7 @@ def test_how_commands_run_on_several_processes():
     command.TOGETHER: "mine train embed index retrieve train-reader run",
     command.ONE: "demo import",
     command.APART: "plan config",
+    command.STARTS: "sweep",
   }
   benches = {f"bench {kind}": command.ONE for kind in usage.bench_kinds()}
   expected = {n: way for way, names in ways.items() for n in names.split()}

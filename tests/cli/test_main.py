@@ -58,9 +58,33 @@ def test_run_does_everything(finished):
   assert "dense-start" in done.stdout
   assert "gold top-1" in done.stdout
   assert done.stdout.splitlines()[-1] == f"report: {workdir}/report/dev.html"
+  assert _last_lines(done) == _verdicts(workdir)
   assert "orbax" not in done.stderr.lower()
   temporary = [path for path in workdir.rglob("*.tmp-*")]
   assert not temporary
+
+
+def _last_lines(done):
+  """The two verdicts, up to the p of the tests."""
+  return [line.partition("; p")[0] for line in done.stderr.splitlines()[-2:]]
+
+
+def _verdicts(workdir):
+  """The same lines, worked out from the results alone."""
+  means = {}
+  for method in ("dense", "bm25", "dense-start"):
+    rows = json.loads((workdir / f"results/dev.{method}.json").read_text())
+    ranks = [[hit["has_answer"] for hit in row["ctxs"]] for row in rows]
+    found = [1 / (1 + r.index(True)) if True in r else 0 for r in ranks]
+    means[method] = f"{sum(found) / len(found):.3f}"
+  start = "verdict on dev, 24 questions, whole corpus: answer reciprocal rank"
+  return [
+    f"run: {start} {means[method]} ({name}), {means['dense']} (dense"
+    for method, name in (
+      ("bm25", "bm25"),
+      ("dense-start", "the start (dense-start)"),
+    )
+  ]
 
 
 def test_what_computes_nothing_leaves_the_cores_alone(
@@ -93,6 +117,7 @@ def test_run_again_skips_everything(forked_call, finished, config_file):
   for stage in ("prepare", "mine", "train", "embed", "index", "retrieve"):
     assert f"{stage}: done and unchanged, skipped" in again.stderr
   assert "report: nothing has changed, skipped" in again.stderr
+  assert _last_lines(again) == _verdicts(workdir)
   other = forked_call(
     "retrieve",
     f"--config={config_file}",

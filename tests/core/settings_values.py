@@ -147,6 +147,7 @@ VALUES = [
   count("train.checkpoint_every", 0),
   count("train.keep_checkpoints", 1),
   count("train.average_checkpoints", 1),
+  choice("train.blend", ["none", "auto"], "half"),
   rate("bm25.k1", NONE_NEGATIVE, "-0.5", "0"),
   rate("bm25.b", ">= 0 and <= 1", "1.1", "1"),
   rate("bm25.b", ">= 0 and <= 1", "-0.1", "0"),

@@ -45,6 +45,7 @@ FREE = {
   "train__profile_steps": (1, 2),
   "train__dev_every": 2,
   "train__best_metric": "dev_loss",
+  "train__blend": "auto",
   "train__gradient_cache": True,
   "train__chunk_size": 2,
   "train__question_chunk_size": 1,

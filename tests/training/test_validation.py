@@ -145,6 +145,7 @@ def test_evaluate_against_brute_force(monkeypatch, scores_at_once, match):
       [any(a in texts[p].split() for a in asked[n].answers) for p in order]
     )
   assert figures.pop("dev_pool") == len(pool)
+  assert figures.pop("dev_ranks") == ranks
   assert figures.pop("dev_topk_passages") == len(members)
   wanted = {
     "dev_loss": np.mean(losses),
@@ -177,10 +178,14 @@ def test_figures_are_equal_on_1_and_8_devices(
   assert len(eight.passages) < 70 + len(eight.pool)
   wanted = eight.evaluate(params)
   names = setting_rules.metric_names(config)
+  ranks = wanted.pop("dev_ranks")
+  assert len(ranks) == len(eight.questions)
+  assert np.mean(ranks) == pytest.approx(wanted["dev_average_rank"])
   assert set(wanted) == {*names, "dev_pool", "dev_topk_passages"}
 
   without = validation.DevPool.make(tiny_config, mined_workdir, model)
   figures = without.evaluate(params)
+  assert figures.pop("dev_ranks") == ranks
   assert [key for key in figures if key != "dev_pool"] == list(
     setting_rules.metric_names(tiny_config)
   )
@@ -193,6 +198,8 @@ def test_figures_are_equal_on_1_and_8_devices(
   config.embed.tokens_per_core = 5
   one = validation.DevPool.make(config, mined_workdir, model)
   found = one.evaluate(devices_lib.replicate(model.params, device))
+  moved = np.abs(np.subtract(found.pop("dev_ranks"), ranks))
+  assert moved.sum() <= 1
   # Other tiles round otherwise: a question's gold passage may change places
   # with one that scores the same to a millionth.
   place = 1.01 / len(one.questions)
