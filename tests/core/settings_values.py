@@ -64,6 +64,18 @@ VALUES = [
   choice("data.quoting", ["auto", "csv", "none"], "excel"),
   switch("data.title_line"),
   (
+    "train.distill_weight",
+    ["0", "0.5", "1"],
+    [
+      ("-0.1", "must be >= 0 and <= 1"),
+      ("1.1", ">= 0 and <= 1"),
+      ("x", NUMBER),
+    ],
+  ),
+  choice("train.distill_loss", ["kl", "margin_mse"], "mse"),
+  rate("train.distill_temperature", POSITIVE, "0", "2"),
+  rate("train.distill_scale", POSITIVE, "0", "0.5"),
+  (
     "train.source_weights",
     ["2,0.5", "()"],
     [("1,0", "must be > 0"), ("a", "must be numbers, as in 0.5,1")],
