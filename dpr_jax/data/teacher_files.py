@@ -1,4 +1,4 @@
-"""Reads files with a teacher's scores of questions' passages.
+"""Reads and writes files with a teacher's scores of questions' passages.
 
 Input: a JSON list or JSONL, also gzipped, of one object per question, in one of
 three formats: `{question, passages: [ids], scores}`; mined negatives with
@@ -6,11 +6,14 @@ scores, `{question, hard_negatives: [ids], scores, positive_score}`; or DPR's
 results, `{question, ctxs: [{id, score}]}`.  Output: a `Scored` per row.
 """
 
+import contextlib
 import dataclasses
+import gzip
+import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dpr_jax.core import errors
@@ -56,6 +59,25 @@ def read(path: str | os.PathLike) -> Iterator[Scored]:
         f"{where}: {str(row)[:80]} has no `question`: {_FORMATS} expected"
       )
     yield _scored(where, row, depth)
+
+
+def write(path: str | os.PathLike, rows: Iterable[Scored]) -> None:
+  """Writes a file in the first format, gzipped if its name ends in `.gz`.
+
+  The same rows always give the same bytes.
+  """
+  with contextlib.ExitStack() as stack:
+    temporary = stack.enter_context(workdir_lib.replace_file(path))
+    file: Any = stack.enter_context(open(temporary, "wb"))
+    if str(path).endswith(".gz"):  # without a name and a time in the header
+      file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
+    for row in rows:
+      line = {
+        "question": row.question,
+        "passages": list(row.ids),
+        "scores": list(row.scores),
+      }
+      file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
 def _depth(path: pathlib.Path) -> int | None:

@@ -270,6 +270,7 @@ FREE = {
   *("model.question_checkpoint", "model.passage_checkpoint"),
   *("model.question_prefix", "model.passage_prefix", "train.negatives"),
   *("train.negatives_from", "train.best_metric", "index.factory"),
+  "train.distill_scores",
   "index.backend",
   *("reader.train", "reader.dev", "reader.checkpoint", "read.reader"),
   "plan.lengths",

@@ -51,6 +51,26 @@ def test_lists_and_gzip(tmp_path):
   assert [row.scores for row in teacher_files.read(path)] == [(1, -2.5)]
 
 
+@pytest.mark.parametrize("name", ["scores.jsonl", "scores.jsonl.gz"])
+def test_what_is_written_is_read(tmp_path, name):
+  """The same bytes every time, zipped or not."""
+  rows = [
+    teacher_files.Scored("wo ist Köln", ("a", "b"), (1.5, -2.0)),
+    teacher_files.Scored("q", (), ()),
+  ]
+  paths = [tmp_path / name, tmp_path / f"again-{name}"]
+  for path in paths:
+    teacher_files.write(path, iter(rows))
+  assert paths[0].read_bytes() == paths[1].read_bytes()
+  found = list(teacher_files.read(paths[0]))
+  assert [(row.question, row.ids, row.scores) for row in found] == [
+    ("wo ist Köln", ("a", "b"), (1.5, -2.0)),
+    ("q", (), ()),
+  ]
+  is_gzip = paths[0].read_bytes()[:2] == b"\x1f\x8b"
+  assert is_gzip == name.endswith(".gz")
+
+
 def test_the_tail_of_reordered_results_is_not_scored(tmp_path):
   """Behind `rerank_depth` scores only keep the order."""
   path = tmp_path / "train.dense-reader.json"
