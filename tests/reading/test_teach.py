@@ -9,8 +9,8 @@ import pytest
 from dpr_jax.cli import main
 from dpr_jax.core import errors
 from dpr_jax.data import mined_negatives, prepare, records, teacher_files
+from dpr_jax.inference import passage_reader
 from dpr_jax.models import retriever_model
-from dpr_jax.reading import read as read_lib
 from dpr_jax.reading import teach
 from dpr_jax.retrieval import bm25
 from dpr_jax.training import retriever_batches
@@ -57,7 +57,7 @@ class _Engine:
   def read(self, questions, passages):
     return [
       [
-        read_lib.passage_reader.Reading(len(q) + len(p.text), 0.0, 0, 0)
+        passage_reader.Reading(float(len(q) + len(p.text)), 0.0, 0, 0)
         for p in some
       ]
       for q, some in zip(questions, passages, strict=True)
@@ -113,12 +113,12 @@ def test_the_file_teaches(tiny_config, mined_workdir, tmp_path):
       )
 
 
-def test_refusals(tiny_config, mined_workdir, tmp_path, write_config):
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_refusals(tiny_config, mined_workdir, tmp_path):
   """An unknown method, and a call without one."""
   with pytest.raises(errors.InputError, match="--method=bm26: must be one of"):
     teach.teach(tiny_config, mined_workdir, method="bm26", out=tmp_path / "x")
-  config = write_config(tmp_path / "config.py", tiny_config)
-  line = ["teach", f"--config={config}", f"--workdir={mined_workdir.root}"]
-  call = main.invocation(["dpr-jax", *line])
+  line = ["dpr-jax", "teach", f"--workdir={mined_workdir.root}"]
+  call = main.invocation([*line, "--method=hybrid"])
   with pytest.raises(errors.InputError, match="--method and --out are needed"):
     call.command.load()(call)
