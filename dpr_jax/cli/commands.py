@@ -138,6 +138,33 @@ _OTHERS = (
     ),
   ),
   Command(
+    "teach",
+    "Score the training questions' passages with a retrieval method or the"
+    " reader, as a teacher for train",
+    "teach:teach",
+    "--workdir=W --method=hybrid --out=scores.jsonl.gz",
+    "--workdir=DIR --method=METHOD --out=FILE",
+    devices=True,
+    config=STORED,
+    uses=lambda values: (
+      (TOWERS, READER) if "reader" in (values["method"] or ()) else (TOWERS,)
+    ),
+    settings=("retrieve", "read"),
+    flags=(
+      *(*f.EXPERIMENT, *f.DEVICES),
+      f.METHOD.saying(
+        "One of bm25, dense, dense-start, exact, hybrid: scores the first"
+        " config.retrieve.depth passages that it finds; or reader: scores the"
+        " gold passages and the mined negatives.",
+        shown="METHOD",
+        most=1,
+      ),
+      f.OUT.saying(
+        "The file of scores, for config.train.distill_scores.", shown="FILE"
+      ),
+    ),
+  ),
+  Command(
     "ask",
     "Answer questions with a finished workdir: those of the command line, or"
     " one per line of standard input",

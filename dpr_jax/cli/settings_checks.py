@@ -132,6 +132,22 @@ def _negatives(config: Any, call: Call) -> None:
       raise errors.InputError(f"config.{key}={value!r}: {file} is missing{fix}")
 
 
+def _teacher(config: Any, call: Call) -> None:
+  """`InputError` if the file of a teacher's scores is missing."""
+  from dpr_jax.data import mined_negatives, negative_mixture
+
+  train = config.train
+  if not setting_rules.is_taught(train):
+    return
+  if train.distill_scores == "negatives":
+    kinds = negative_mixture.Mixture.of(train).kinds
+    mined = [kind for kind in kinds if kind in mined_negatives.RANKERS]
+    setting_rules.teacher_of_negatives(train, mined)
+    return
+  fix = ": give a file of scores (docs/training.md, Teachers)"
+  settings_files.readable("train.distill_scores", train.distill_scores, fix)
+
+
 def _training(config: Any, call: Call) -> None:
   train = config.train
   setting_rules.accumulation(train.accumulate_steps)
@@ -323,7 +339,7 @@ def _mining(config: Any, call: Call) -> None:
 _RULES: dict[str, tuple[Callable[[Any, Call], None], ...]] = {
   "prepare": (settings_files.data,),
   "mine": (_mining,),
-  "train": (_negatives, _training, _model),
+  "train": (_negatives, _teacher, _training, _model),
   "embed": (_pretrained, settings_files.embedding_libraries),
   "index": (_backend, _factory),
   "retrieve": (_backend, _tuned),

@@ -85,6 +85,8 @@ CONDITIONS: dict[str, Callable[[Any, Call], bool]] = {
   "train.negatives are mined or given": lambda config, call: bool(
     _kinds(config) & {*_MINED, "given"}
   ),
+  "train.distill_scores is set": _not(_equals("train.distill_scores", "")),
+  "train.distill_loss is kl": _equals("train.distill_loss", "kl"),
   "train.scale_rule is not none": _not(_equals("train.scale_rule", "none")),
   "train.rounds > 1": _above("train.rounds", 1),
   "train.packing is True": _equals("train.packing", True),

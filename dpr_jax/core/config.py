@@ -22,7 +22,10 @@ from dpr_jax.core import workdir as workdir_lib
 FILE = "config.json"  # in a workdir
 # Settings that name a file or a folder, or one of the words below.
 PATHS = tuple(each.key for each in settings_table.ALL if each.path)
-_WORDS = ("", "sample", "none", "from-train", "starter", "random", "results")
+_WORDS = (
+  *("", "sample", "none", "from-train", "starter", "random", "results"),
+  "negatives",
+)
 _PREFIXES = ("hf:", "ir_datasets:")
 
 

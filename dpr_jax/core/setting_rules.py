@@ -160,6 +160,37 @@ def selection(config: Any) -> tuple[str, int]:
   return metric, int(average)
 
 
+def is_taught(train: Any) -> bool:
+  """Whether section `train` of a config has a teacher that counts."""
+  return bool(train.distill_scores) and train.distill_weight > 0
+
+
+def teacher_of_negatives(train: Any, mined: Sequence[str]) -> str:
+  """The kind of mined negatives whose scores are learnt.
+
+  Args:
+    train: section `train` of a config with `distill_scores="negatives"`.
+    mined: kinds of its negatives that are mined.
+
+  Raises:
+    InputError: there is not exactly one, or they are mined again in the run.
+  """
+  where = "config.train.distill_scores='negatives'"
+  if train.rounds > 1:
+    raise errors.InputError(
+      f"{where}: with config.train.rounds={train.rounds} negatives are mined"
+      " again, by the model itself: name a file of scores"
+    )
+  if len(mined) != 1:
+    raise errors.InputError(
+      f"{where}: config.train.negatives={train.negatives!r} with"
+      f" config.train.hard_negatives={train.hard_negatives} has"
+      f" {'several kinds' if mined else 'no kind'} of mined negatives: name a"
+      " file of scores"
+    )
+  return mined[0]
+
+
 def scaled(
   learning_rate: float,
   warmup_steps: int,

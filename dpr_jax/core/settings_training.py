@@ -81,6 +81,48 @@ _BATCHES = [
   ),
 ]
 
+_TEACHER = [
+  Setting(
+    "distill_scores",
+    "",
+    "file with a teacher's scores of the training questions' passages (see"
+    ' docs/training.md, Teachers); "negatives" = the scores in the file of'
+    ' mined negatives; "" = no teacher',
+    path=True,
+  ),
+  Setting(
+    "distill_weight",
+    0.5,
+    "share w of the teacher: the loss is (1 - w) * in-batch loss + w * distance"
+    " from the teacher; 0 = no teacher",
+    least=0,
+    most=1,
+    when=("train.distill_scores is set",),
+  ),
+  Setting(
+    "distill_loss",
+    "kl",
+    'distance from the teacher over a question\'s own passages: "kl" (of the'
+    ' two softmaxes) or "margin_mse" (of positive minus negative)',
+    choices=("kl", "margin_mse"),
+    when=("train.distill_scores is set",),
+  ),
+  Setting(
+    "distill_temperature",
+    1.0,
+    "scores of both sides are divided by it before the softmaxes",
+    above=0,
+    when=("train.distill_scores is set", "train.distill_loss is kl"),
+  ),
+  Setting(
+    "distill_scale",
+    1.0,
+    "the teacher's scores are multiplied by it",
+    above=0,
+    when=("train.distill_scores is set",),
+  ),
+]
+
 _OPTIMIZER = [
   Setting("learning_rate", 2e-5, "peak learning rate, after warm-up", above=0),
   Setting(
@@ -343,6 +385,9 @@ _WATCHING = [
   ),
 ]
 
-TRAIN = section(
-  "train", ("train", "plan"), [*_BATCHES, *_OPTIMIZER, *_COMPUTATION]
-) + section("train", ("train",), _WATCHING)
+TRAIN = (
+  section("train", ("train", "plan"), _BATCHES)
+  + section("train", ("train",), _TEACHER)
+  + section("train", ("train", "plan"), [*_OPTIMIZER, *_COMPUTATION])
+  + section("train", ("train",), _WATCHING)
+)

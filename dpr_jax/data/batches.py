@@ -97,6 +97,15 @@ class AnswerRows(Protocol):
     ...
 
 
+@runtime_checkable
+class TeacherScores(Protocol):
+  """Scores of a teacher: see `training.teacher_scores`."""
+
+  def columns(self, question_indexes: Any, keys: Any, places: Any) -> Any:
+    """Fields `candidates` and `teacher_scores` of a batch."""
+    ...
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchSource:
   """Random access to batches: `source[step]` is this process's share.
@@ -110,6 +119,7 @@ class BatchSource:
     tokens: token ids of all texts of the run; None = tokenize the texts of a
       batch.
     answer_rows: masks passages that contain an answer; None = no mask.
+    teacher_scores: scores of a teacher; None = no teacher.
     positive_columns: number of columns, see `other_positives.columns`.
     cores: devices of this process.
     process: index of this process.
@@ -123,6 +133,7 @@ class BatchSource:
   tokenizer: tokenization.TextTokenizer
   tokens: Tokens | None = None
   answer_rows: AnswerRows | None = None
+  teacher_scores: TeacherScores | None = None
   positive_columns: int = 0
   cores: int = 1
   process: int = 0
@@ -142,7 +153,10 @@ class BatchSource:
       also `question_positives` [questions, columns] (keys of its other
       positives, -1 = none).  Per passage: `passage_rows` (question row *
       passages per question + number), `passage_valid` and `passage_keys`.  With
-      `answer_rows` also `excluded` [questions, passages of all devices].
+      `answer_rows` also `excluded` [questions, passages of all devices].  With
+      `teacher_scores` also `candidates` [questions, passages per question]
+      (index of each of its own passages that the teacher scored, -1 = not) and
+      `teacher_scores` of these.
     """
     indexes, epochs = self.plan.rows(int(step))
     share = self.plan.batch_size // self.processes
@@ -179,6 +193,12 @@ class BatchSource:
         everyone = self.sampler.keys_of_batch(indexes, epochs)
       batch["excluded"] = self.answer_rows.excluded(
         indexes[mine], everyone, labels
+      )
+    if self.teacher_scores is not None:
+      batch |= self.teacher_scores.columns(
+        indexes[mine],
+        keys.reshape(share, each),
+        labels[:, None] + np.arange(each),
       )
     return batch
 

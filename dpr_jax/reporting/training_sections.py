@@ -19,6 +19,7 @@ _SECONDS = "_seconds"
 # Columns of metrics.jsonl: title, label of the y axis.
 _TRAINING = {
   "loss": ("Loss of the training batches", "loss"),
+  "distill_loss": ("Distance from the teacher", "distance"),
   "dev_loss": ("Loss on the dev pool", "dev loss"),
   "dev_average_rank": (
     "Average rank of the gold passage in the dev pool (lower is better)",

@@ -12,6 +12,10 @@ computed tile by tile), or one device's passages at a time ("ring": vectors are
 not gathered either; each device's passages, and their gradient, are passed
 around all devices).  All three give the same loss.  The derivative is written
 by hand, from the tiles of `score_tiles`.
+
+With a teacher the same pass over the tiles also takes the scores of each
+question's own passages, wherever they were encoded; `distillation` compares
+them with the teacher's.
 """
 
 import dataclasses
@@ -23,7 +27,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from dpr_jax.training import score_tiles
+from dpr_jax.training import distillation, score_tiles
 from dpr_jax.training.score_tiles import MASKED, Competition
 
 KINDS = ("gathered", "tiled", "ring")
@@ -41,6 +45,8 @@ class LossSums:
     alone: number of questions without any negative: they have no gradient.
     answers: number of passages masked because they contain an answer.
     count: number of questions, without padding.
+    distill: distance from the teacher, see `distillation`; 0 without one.
+    distilled: number of questions that have one.
   """
 
   loss: Float[ArrayLike, "*cores"]
@@ -49,6 +55,8 @@ class LossSums:
   alone: Float[ArrayLike, "*cores"]
   answers: Float[ArrayLike, "*cores"]
   count: Float[ArrayLike, "*cores"]
+  distill: Float[ArrayLike, "*cores"] = 0.0
+  distilled: Float[ArrayLike, "*cores"] = 0.0
 
 
 def _pass_on(tree, axis: str):
@@ -100,7 +108,7 @@ def _around(vectors, competition: Competition, axis: str, carry, visit):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def _softmax(questions, passages, masks, temperature, axis, kind, size):
-  """Each question's negative log-likelihood, and its final softmax.
+  """Each question's negative log-likelihood, candidates' scores, and softmax.
 
   A function with its own derivative (`_softmax_backward`).
 
@@ -130,13 +138,17 @@ def _softmax_forward(questions, passages, masks, temperature, axis, kind, size):
       return so_far, travelling
 
     done, _ = _around(
-      passages, competition, axis, score_tiles.start(questions), visit
+      passages,
+      competition,
+      axis,
+      score_tiles.start(questions, competition),
+      visit,
     )
     everyone = None
   else:
     everyone = score_tiles.gathered(passages, competition, axis)
     done = score_tiles.scan_forward(
-      score_tiles.start(questions),
+      score_tiles.start(questions, competition),
       questions,
       everyone,
       competition,
@@ -146,7 +158,7 @@ def _softmax_forward(questions, passages, masks, temperature, axis, kind, size):
   normalizer = score_tiles.Normalizer(done.highest, jnp.log(done.total))
   losses = -normalizer.log_shares(done.own[:, None])[:, 0]
   saved = (questions, passages, masks, everyone, normalizer)
-  return (losses, done), saved
+  return (losses, done.candidates, done), saved
 
 
 def _softmax_backward(temperature, axis, kind, size, saved, gradients):
@@ -156,7 +168,7 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
   """
   questions, passages, masks, everyone, normalizer = saved
   competition = Competition(*masks)
-  weights = gradients[0]
+  derivatives = score_tiles.Derivatives(*gradients[:2])
   if kind == "ring":
 
     def visit(to_questions, tile, travelling):
@@ -166,7 +178,7 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
         tile,
         competition,
         normalizer,
-        weights,
+        derivatives,
         temperature,
         size,
       )
@@ -182,7 +194,7 @@ def _softmax_backward(temperature, axis, kind, size, saved, gradients):
       everyone,
       competition,
       normalizer,
-      weights,
+      derivatives,
       temperature,
       size,
     )
@@ -204,6 +216,8 @@ def in_batch_loss(
   *,
   kind: str = "gathered",
   tile: int = 0,
+  teacher: distillation.Teacher | None = None,
+  teacher_scores: Float[ArrayLike, "questions candidates"] | None = None,
 ) -> tuple[Float[Array, ""], LossSums]:
   """Loss of one device's questions over the global batch's passages.
 
@@ -217,6 +231,8 @@ def in_batch_loss(
       traffic.
     tile: passages scored at once, for "tiled" and "ring"; 0 = those of one
       device.
+    teacher: how the teacher's scores are learnt; read if there are some.
+    teacher_scores: of `competition.candidates`; None = there is no teacher.
 
   Returns:
     A loss whose gradient, averaged over the devices (`lax.pmean`), is the
@@ -229,7 +245,7 @@ def in_batch_loss(
     size = tile or passage_vectors.shape[0]
   elif kind == "ring":
     size = tile
-  losses, done = _softmax(
+  losses, scores, done = _softmax(
     question_vectors.astype(jnp.float32),
     passage_vectors.astype(jnp.float32),
     tuple(
@@ -250,6 +266,20 @@ def in_batch_loss(
     answers=jnp.sum(weights * done.answers),
     count=jnp.sum(weights),
   )
-  # Times the number of devices: the caller averages over them, not sums.
-  counted = jax.lax.psum(sums.count, axis_name)
-  return cores * sums.loss / jnp.maximum(counted, 1.0), sums
+  share = 1.0
+  if scores is not None:
+    known = competition.candidates >= 0
+    distances, counts = teacher.distances(scores, teacher_scores, known)
+    counts = counts * weights
+    sums = sums.replace(
+      distill=jnp.sum(counts * distances), distilled=jnp.sum(counts)
+    )
+    share = 1.0 - teacher.weight
+  # Means over the questions of all devices.  Times the number of devices: the
+  # caller averages over them, not sums.
+  counted, distilled = jax.lax.psum((sums.count, sums.distilled), axis_name)
+  loss = share * cores * sums.loss / jnp.maximum(counted, 1.0)
+  if scores is not None:
+    mean = cores * sums.distill / jnp.maximum(distilled, 1.0)
+    loss += teacher.weight * mean
+  return loss, sums

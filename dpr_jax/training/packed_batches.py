@@ -245,7 +245,9 @@ class PackedSource:
     order, passages = asked.reshape(-1), read.reshape(-1)
     places = np.empty(dealt.passages.size, np.int64)
     places[dealt.passages.reshape(-1)] = np.arange(dealt.passages.size)
-    labels = dealt.first * each + places[each * order]
+    # Place in the global batch of every passage of a question.
+    own = dealt.first * each + places.reshape(-1, each)[order]
+    labels = own[:, 0]
     rows = dealt.first + order
     batch = {
       "questions": pack(
@@ -276,6 +278,10 @@ class PackedSource:
         dealt.indexes[order],
         dealt.keys[dealt.passages.reshape(-1)].astype(np.int32),
         labels,
+      )
+    if base.teacher_scores is not None:
+      batch |= base.teacher_scores.columns(
+        dealt.indexes[order], dealt.keys.reshape(-1, each)[order], own
       )
     return batch
 

@@ -31,7 +31,7 @@ from dpr_jax.data import (
   token_store,
 )
 from dpr_jax.models import retriever_model
-from dpr_jax.training import answer_masks, retriever_inputs
+from dpr_jax.training import answer_masks, retriever_inputs, teacher_scores
 
 
 def make_source(
@@ -94,6 +94,15 @@ def make_source(
   batches.check_negatives(source)
   if train_config.mask_answers:
     source = dataclasses.replace(source, answer_rows=_answer_rows(source))
+  if setting_rules.is_taught(train_config):
+    path = retriever_inputs.teacher_path(train_config, workdir)
+    source = dataclasses.replace(
+      source,
+      teacher_scores=teacher_scores.load(
+        path, tables.questions, tables.passages, source.sampler
+      ),
+    )
+    teacher_scores.check(source)
   if store:  # last: it may take an hour, and comes after all checks
     source = with_tokens(source, workdir, model)
   return source

@@ -25,12 +25,13 @@ from dpr_jax.models import stored_towers
 from dpr_jax.training import run_identity
 
 STAGE = "train"
+_TEACHER = "teacher_scores"  # name of this input
 
 
 def inputs(
   train: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
 ) -> dict[str, str]:
-  """Fingerprints of the mined negatives that training reads, for a Stage.
+  """Fingerprints of negatives and scores that training reads, for a Stage.
 
   Negatives of later rounds are not inputs: the run makes them itself.
 
@@ -54,6 +55,9 @@ def inputs(
       fingerprints[name] = mined_negatives.fingerprint_of(
         mined_path(train, workdir, kind)
       )
+  if setting_rules.is_taught(train):
+    path = teacher_path(train, workdir)
+    fingerprints[_TEACHER] = workdir_lib.fingerprint_file(path)
   return fingerprints
 
 
@@ -67,6 +71,8 @@ def behind(
   prepared = workdir_lib.read_manifest(workdir.data, "prepare")["config"]
   settings = dict.fromkeys(("passages", "train", "dev"), prepared)
   for name in inputs(train, workdir):
+    if name == _TEACHER:  # made elsewhere: nothing is known of its settings
+      continue
     kind = "bm25" if name == "negatives" else name.partition("_")[0]
     mined = workdir.negatives / mined_negatives.files(kind)["train"]
     if name.endswith("_from"):
@@ -142,6 +148,32 @@ def mined_path(
         f" from the same files and limits as {workdir.data}: mine in a workdir"
         " with the same config.data"
       )
+  return path
+
+
+def teacher_path(
+  train: ml_collections.ConfigDict, workdir: workdir_lib.Workdir
+) -> pathlib.Path:
+  """Path of the teacher's scores.
+
+  Args:
+    train: section `train` of a config with `distill_scores`.
+    workdir: workdir of the run.
+
+  Raises:
+    InputError: there is no such file, or "negatives" is not one file.
+  """
+  if train.distill_scores == "negatives":
+    kinds = mixture(train, 0).kinds
+    mined = [kind for kind in kinds if kind in mined_negatives.RANKERS]
+    kind = setting_rules.teacher_of_negatives(train, mined)
+    return mined_path(train, workdir, kind)
+  path = workdir_lib.user_path(train.distill_scores)
+  if not path.is_file():
+    raise errors.InputError(
+      f"config.train.distill_scores={train.distill_scores!r}: there is no such"
+      " file: give a file of scores (docs/training.md, Teachers)"
+    )
   return path
 
 

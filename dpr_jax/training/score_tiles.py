@@ -45,6 +45,9 @@ class Competition:
       of a question because it contains one of its answers; None = nowhere.
     question_positives: keys of the question's other positives, which must not
       be negatives either; negative = padding; None = no question has any.
+    candidates: global positions of the question's own passages whose scores a
+      teacher knows, the positive in the first column; negative = none; None =
+      there is no teacher.
   """
 
   labels: Int[ArrayLike, "*cores questions"]
@@ -54,6 +57,7 @@ class Competition:
   passage_keys: Int[ArrayLike, "*cores passages"]
   excluded: Bool[ArrayLike, "*cores questions all_passages"] | None = None
   question_positives: Int[ArrayLike, "*cores questions columns"] | None = None
+  candidates: Int[ArrayLike, "*cores questions candidates"] | None = None
 
 
 class Tile(NamedTuple):
@@ -62,7 +66,7 @@ class Tile(NamedTuple):
   vectors: Array  # [tile, dim]
   keys: Array  # [tile]
   valid: Array  # [tile]
-  places: Array  # [tile], global positions
+  places: Array  # [tile], global positions, one after the other
   excluded: Array | None  # [questions, tile]
 
 
@@ -77,6 +81,13 @@ class Normalizer(NamedTuple):
     return (scores - self.highest[:, None]) - self.log_total[:, None]
 
 
+class Derivatives(NamedTuple):
+  """Derivatives of the final loss, as the backward pass receives them."""
+
+  losses: Array  # by each question's loss, [questions]
+  candidates: Array | None  # by the candidates' scores; None = no teacher
+
+
 class Running(NamedTuple):
   """Each question's softmax over the tiles so far; all arrays [questions]."""
 
@@ -86,6 +97,9 @@ class Running(NamedTuple):
   best_other: Array  # highest score of another passage
   duplicates: Array  # number of masked passages
   answers: Array  # number of masked passages
+  # Scores of the candidates, masked or not, [questions, candidates]: 0 before
+  # their tile, and where there is none; None = there is no teacher.
+  candidates: Array | None
 
 
 def _matmul(left: Array, right: Array) -> Array:
@@ -99,9 +113,14 @@ def _scores(
 
   Returns:
     Scores and three masks, all [questions, tile]: the question's positive, a
-    copy of one of its positives, a passage with one of its answers.
+    copy of one of its positives, a passage with one of its answers; and the
+    scores of the candidates in this tile, see `Running`.
   """
   scores = _matmul(questions, tile.vectors.T) / temperature
+  taught = None
+  if competition.candidates is not None:
+    columns, here = _columns(tile, competition.candidates)
+    taught = jnp.where(here, jnp.take_along_axis(scores, columns, 1), 0.0)
   own = tile.places[None] == competition.labels[:, None]
   same = _equal(tile.keys, competition.question_keys)
   if competition.question_positives is not None:
@@ -113,7 +132,15 @@ def _scores(
   if tile.excluded is not None:
     answer = tile.excluded & ~own & ~duplicate & tile.valid[None]
   scores = jnp.where(duplicate | answer | ~tile.valid[None], MASKED, scores)
-  return scores, own, duplicate, answer
+  return scores, own, duplicate, answer, taught
+
+
+def _columns(tile: Tile, candidates: Array) -> tuple[Array, Array]:
+  """Column of each candidate in a tile, and whether it is in this tile."""
+  columns = candidates - tile.places[0]
+  size = tile.places.shape[0]
+  here = (candidates >= 0) & (columns >= 0) & (columns < size)
+  return jnp.clip(columns, 0, size - 1), here
 
 
 def _equal(passage_keys: Array, question_keys: Array) -> Array:
@@ -122,16 +149,19 @@ def _equal(passage_keys: Array, question_keys: Array) -> Array:
   return (passage_keys[None] == keys) & (keys >= 0)
 
 
-def start(questions: Array) -> Running:
+def start(questions: Array, competition: Competition) -> Running:
   """The softmax of each question before its first tile."""
   zeros = jnp.zeros(questions.shape[0], jnp.float32)
   low = jnp.full_like(zeros, MASKED)
-  return Running(low, zeros, zeros, low, zeros, zeros)
+  taught = None
+  if competition.candidates is not None:
+    taught = jnp.zeros(competition.candidates.shape, jnp.float32)
+  return Running(low, zeros, zeros, low, zeros, zeros, taught)
 
 
 def _add_tile(so_far: Running, questions, tile, competition, temperature):
   """Online softmax: adds a tile, rescaling the sum if the maximum rises."""
-  scores, own, duplicate, answer = _scores(
+  scores, own, duplicate, answer, taught = _scores(
     questions, tile, competition, temperature
   )
   highest = jnp.maximum(so_far.highest, jnp.max(scores, axis=1))
@@ -144,11 +174,12 @@ def _add_tile(so_far: Running, questions, tile, competition, temperature):
     best_other=jnp.maximum(so_far.best_other, others),
     duplicates=so_far.duplicates + jnp.sum(duplicate, axis=1),
     answers=so_far.answers + jnp.sum(answer, axis=1),
+    candidates=None if taught is None else so_far.candidates + taught,
   )
 
 
 def _tile_gradients(
-  questions, tile, competition, normalizer, weights, temperature
+  questions, tile, competition, normalizer, derivatives, temperature
 ):
   """Gradients to the questions and to the tile's vectors.
 
@@ -161,12 +192,22 @@ def _tile_gradients(
     tile: of passages.
     competition: labels and masks.
     normalizer: log(sum exp s) over all passages, in two parts.
-    weights: derivative of the final loss by each question's, [questions].
+    derivatives: of the final loss, by each question's loss and by the scores
+      of its candidates.
     temperature: t.
   """
-  scores, own, _, _ = _scores(questions, tile, competition, temperature)
+  scores, own, *_ = _scores(questions, tile, competition, temperature)
   shares = jnp.exp(normalizer.log_shares(scores))  # softmax; 0 where masked
-  delta = weights[:, None] * (shares - own) / temperature
+  delta = derivatives.losses[:, None] * (shares - own)
+  if competition.candidates is not None:
+    # The transpose of taking the candidates' scores: each derivative returns to
+    # its passage's column, also where the softmax has none (masked passages).
+    columns, here = _columns(tile, competition.candidates)
+    rows = jnp.arange(questions.shape[0])[:, None]
+    delta = delta.at[rows, columns].add(
+      jnp.where(here, derivatives.candidates, 0.0)
+    )
+  delta = delta / temperature
   return _matmul(delta, tile.vectors), _matmul(delta.T, questions)
 
 
@@ -208,7 +249,7 @@ def scan_backward(
   passages,
   competition,
   normalizer,
-  weights,
+  derivatives,
   temperature,
   size,
 ):
@@ -221,7 +262,7 @@ def scan_backward(
 
   def add(carry, tile):
     to_these_questions, to_tile = _tile_gradients(
-      questions, tile, competition, normalizer, weights, temperature
+      questions, tile, competition, normalizer, derivatives, temperature
     )
     return carry + to_these_questions, to_tile
 

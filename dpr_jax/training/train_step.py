@@ -29,6 +29,7 @@ from dpr_jax.models import (
   stacked_layers,
 )
 from dpr_jax.training import (
+  distillation,
   objectives,
   optimizer,
   optimizer_sharding,
@@ -108,6 +109,7 @@ def make_train_step(
   loss: str = "gathered",
   loss_tile: int = 0,
   sharing: optimizer_sharding.Sharing | None = None,
+  teacher: distillation.Teacher | None = None,
 ) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict]]:
   """The train step of one device, to be mapped with `core.devices`.
 
@@ -120,6 +122,7 @@ def make_train_step(
     loss: one of `objectives.KINDS`.
     loss_tile: passages scored at once; see `objectives.in_batch_loss`.
     sharing: sharding of the optimizer state; None = replicated.
+    teacher: how scores of a teacher are learnt, of batches that have some.
 
   Returns:
     A function from a replicated state and one device's batch (see
@@ -128,7 +131,8 @@ def make_train_step(
     highest), masked_duplicates (copies of a question's positive, and its other
     positives), masked_answers, without_negatives (number of questions),
     gradient_norm (before clipping), learning_rate, useful_tokens (tokens of
-    all texts).
+    all texts); with a teacher's scores also distill_loss (mean distance) and
+    distilled (number of questions that have one).
   """
   config_lib.one_of("train.loss", loss, objectives.KINDS)
   sharing = sharing or optimizer_sharding.Sharing()
@@ -151,6 +155,7 @@ def make_train_step(
       passage_keys=batch["passage_keys"],
       excluded=batch.get("excluded"),
       question_positives=batch.get("question_positives"),
+      candidates=batch.get("candidates"),
     )
 
     def loss_function(params):
@@ -169,6 +174,8 @@ def make_train_step(
         devices_lib.AXIS,
         kind=loss,
         tile=loss_tile,
+        teacher=teacher,
+        teacher_scores=batch.get("teacher_scores"),
       )
 
     (_, sums), gradients = jax.value_and_grad(loss_function, has_aux=True)(
@@ -194,6 +201,9 @@ def make_train_step(
       "learning_rate": schedule(state.step),
       "useful_tokens": tokens,
     }
+    if "candidates" in batch:
+      reported["distill_loss"] = sums.distill / jnp.maximum(sums.distilled, 1.0)
+      reported["distilled"] = sums.distilled
     if "asked" in batch:  # number of a signal that a process has received
       reported["asked"] = jax.lax.pmax(
         jnp.max(batch["asked"]), devices_lib.AXIS
@@ -364,5 +374,6 @@ def build(
     loss=train_config.loss,
     loss_tile=train_config.loss_tile,
     sharing=sharing,
+    teacher=distillation.Teacher.of(train_config),
   )
   return Built(step, transformation, schedule, sharing, scanned)

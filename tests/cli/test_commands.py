@@ -61,7 +61,7 @@ def test_how_commands_run_on_several_processes():
   ways = {
     command.FIRST: "prepare read evaluate ask export publish check fetch"
     " report",
-    command.TOGETHER: "mine train embed index retrieve train-reader run",
+    command.TOGETHER: "mine train embed index retrieve train-reader run teach",
     command.ONE: "demo import",
     command.APART: "plan config",
     command.STARTS: "sweep",

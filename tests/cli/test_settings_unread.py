@@ -36,6 +36,15 @@ CASES = {
     "train.hard_negatives_from_top=9 train.negatives=random",
     "train.negatives=given",
   ),
+  "train.distill_scores is set": (
+    "train.distill_weight=0.3",
+    "train.distill_scores=scores.jsonl",
+  ),
+  "train.distill_loss is kl": (
+    "train.distill_temperature=2 train.distill_loss=margin_mse"
+    " train.distill_scores=scores.jsonl",
+    "train.distill_loss=kl",
+  ),
   "train.scale_rule is not none": (
     "train.scale_reference=64",
     "train.scale_rule=sqrt",

@@ -64,6 +64,18 @@ VALUES = [
   choice("data.quoting", ["auto", "csv", "none"], "excel"),
   switch("data.title_line"),
   (
+    "train.distill_weight",
+    ["0", "0.5", "1"],
+    [
+      ("-0.1", "must be >= 0 and <= 1"),
+      ("1.1", ">= 0 and <= 1"),
+      ("x", NUMBER),
+    ],
+  ),
+  choice("train.distill_loss", ["kl", "margin_mse"], "mse"),
+  rate("train.distill_temperature", POSITIVE, "0", "2"),
+  rate("train.distill_scale", POSITIVE, "0", "0.5"),
+  (
     "train.source_weights",
     ["2,0.5", "()"],
     [("1,0", "must be > 0"), ("a", "must be numbers, as in 0.5,1")],
@@ -284,6 +296,7 @@ FREE = {
   *("model.question_checkpoint", "model.passage_checkpoint"),
   *("model.question_prefix", "model.passage_prefix", "train.negatives"),
   *("train.negatives_from", "train.best_metric", "index.factory"),
+  "train.distill_scores",
   "index.backend",
   *("reader.train", "reader.dev", "reader.checkpoint", "read.reader"),
   "plan.lengths",

@@ -22,7 +22,7 @@ import optax
 
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.models import bert, dual_encoder, packed_texts
-from dpr_jax.training import train_step
+from dpr_jax.training import distillation, train_step
 from tests import pairwise
 
 FULL = os.environ.get("DPR_JAX_EQUIVALENCE") == "full"
@@ -101,7 +101,10 @@ def _params(encoder):
 
 
 def batch(problem):
-  """A global batch with padding, copies of positives and masked answers."""
+  """A global batch with padding, copies of positives and masked answers.
+
+  With 2 negatives it has a teacher, too, who knows most of the passages.
+  """
   generator = np.random.default_rng(problem.negatives)
   each = 1 + problem.negatives
   count = QUESTIONS * each
@@ -118,7 +121,16 @@ def batch(problem):
   keys[5 * each] = keys[0] = 3  # two questions with one positive
   excluded = generator.random((QUESTIONS, count)) > 0.95
   labels = each * np.arange(QUESTIONS, dtype=np.int32)
+  teacher = {}
+  if problem.negatives == 2:
+    own = labels[:, None] + np.arange(each, dtype=np.int32)
+    known = valid[own] & (generator.random(own.shape) > 0.1)
+    teacher = {
+      "candidates": np.where(known, own, np.int32(-1)),
+      "teacher_scores": generator.normal(size=own.shape).astype(np.float32),
+    }
   return {
+    **teacher,
     "questions": texts(QUESTIONS, 6),
     "passages": texts(count, 10),
     "question_rows": np.arange(QUESTIONS, dtype=np.int32),
@@ -160,13 +172,19 @@ def _pack(batch, settings, devices):
     questions, per_question_row or len(questions["ids"]) // devices
   )
   read, order = _deal(passages, size or len(passages["ids"]) // devices)
+  places = np.argsort(order).astype(np.int32)  # where a passage has gone
+  teacher = {}
+  if "candidates" in batch:
+    candidates = batch["candidates"][question_order]
+    teacher = {
+      "candidates": np.where(candidates < 0, candidates, places[candidates]),
+      "teacher_scores": batch["teacher_scores"][question_order],
+    }
   return {
+    **teacher,
     "questions": asked,
     "passages": read,
-    # Where a question's positive has gone.
-    "labels": np.argsort(order).astype(np.int32)[
-      batch["labels"][question_order]
-    ],
+    "labels": places[batch["labels"][question_order]],
     "excluded": batch["excluded"][question_order][:, order],
     **{
       name: batch[name][question_order]
@@ -193,6 +211,7 @@ def start(problem, way, texts, transformation, devices=None):
       optax.schedules.constant_schedule(0.1),
       seed=3,
       temperature=0.5,
+      teacher=distillation.Teacher("kl", 0.5, 2.0),
       **loss,
     ),
     devices,

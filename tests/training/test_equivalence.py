@@ -4,6 +4,7 @@
 chunk sizes, streamed losses} x {padded, packed} x {0, 1, 2 hard negatives} x
 {dropout} x {towers}: loss within 1e-5 relative, every gradient leaf within 1e-4
 of its norm of what one device computes of padded texts in the plainest way.
+With 2 hard negatives there is a teacher, too: every way has cells with one.
 `make equivalence` computes all 360 cells, `make test` those in which every pair
 of values occurs.
 """
@@ -24,7 +25,7 @@ from dpr_jax.core import devices as devices_lib
 from dpr_jax.data import packing
 from dpr_jax.models import retriever_model
 from dpr_jax.training import packed_batches, retriever_batches, train_step
-from tests.training import equivalence, packed_sources
+from tests.training import equivalence, packed_sources, teachers
 
 CORES_PER_PROCESS, PROCESSES = 4, 2
 
@@ -37,7 +38,8 @@ def _reference(problem):
 def _compare(found, wanted):
   """`found` and `wanted` are (metrics, gradients)."""
   (metrics, gradients), (wanted_metrics, wanted_gradients) = found, wanted
-  for key in ("loss", "gradient_norm", "accuracy"):
+  taught = {"distill_loss", "distilled"} & set(wanted_metrics)
+  for key in ("loss", "gradient_norm", "accuracy", *sorted(taught)):
     np.testing.assert_allclose(metrics[key], wanted_metrics[key], rtol=1e-5)
   for key in ("masked_duplicates", "masked_answers"):
     assert metrics[key] == wanted_metrics[key]
@@ -77,6 +79,9 @@ def test_the_reference_is_not_trivial():
     metrics, gradients = _reference(problem)
     assert metrics["masked_duplicates"] > 0
     assert metrics["masked_answers"] > 0
+    if problem.negatives == 2:
+      assert metrics["distill_loss"] > 0.1
+      assert 0 < metrics["distilled"] < equivalence.QUESTIONS
     for path, leaf in jax.tree.leaves_with_path(gradients):
       name = jax.tree_util.keystr(path)
       assert _is_zero(name) == (np.linalg.norm(leaf) < 1e-5), name
@@ -97,11 +102,19 @@ def test_a_batch_can_be_learnt():
 
 
 @pytest.mark.compiles
-def test_a_run_in_rows_of_two_widths(tiny_config, mined_workdir, monkeypatch):
-  """Its steps have the losses of the padded run, whichever width they have."""
+def test_a_run_in_rows_of_two_widths(
+  tiny_config, mined_workdir, monkeypatch, tmp_path
+):
+  """Its steps have the losses of the padded run, whichever width they have.
+
+  A teacher scores every second question's passages.
+  """
   monkeypatch.setattr(packing, "_PROGRAM", 0)
   config = copy.deepcopy(tiny_config)
   config.train.chunk_size = 2
+  config.train.distill_scores = teachers.write(
+    tmp_path / "scores.jsonl", mined_workdir, every=2
+  )
   model = retriever_model.start(config)
   padded = retriever_batches.make_source(config, mined_workdir, model)
   padded = packed_sources.cut(dataclasses.replace(padded, cores=2))
@@ -118,8 +131,14 @@ def test_a_run_in_rows_of_two_widths(tiny_config, mined_workdir, monkeypatch):
     for number in steps:
       batch = devices_lib.split_over_cores(source[number], devices)
       state, reported = step(state, batch)
-      runs[-1].append((reported["loss"], reported["gradient_norm"]))
+      names = ("loss", "distill_loss", "distilled", "gradient_norm")
+      runs[-1].append([reported[name] for name in names])
   np.testing.assert_allclose(*np.array(runs), rtol=1e-5)
+  _, distances, distilled, _ = np.array(runs[0]).T
+  assert (distances > 0).all()
+  # 6 batches of 16: an epoch of 64, of which 32 are scored, and half of one.
+  assert distilled[:4].sum() == 32
+  assert 0 < distilled[4:].sum() < 32
 
 
 def test_every_pair_of_values_has_a_cell():

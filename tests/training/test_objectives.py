@@ -6,7 +6,7 @@ import pytest
 
 from dpr_jax.core import devices as devices_lib
 from dpr_jax.core import errors
-from dpr_jax.training import objectives, score_tiles
+from dpr_jax.training import distillation, objectives, score_tiles
 
 DIM, QUESTIONS = 12, 32
 
@@ -65,7 +65,83 @@ def _problem(negatives, seed=0, answers=False, columns=0):
   }
 
 
-def _on_cores(problem, temperature, devices, kind="gathered", tile=0):
+def _with_teacher(problem, columns=3):
+  """Candidates anywhere in the batch, and a teacher that knows most of them."""
+  generator = np.random.default_rng(5)
+  given = problem["given"]
+  count = len(given.passage_keys)
+  candidates = np.stack(
+    [generator.choice(count, columns, replace=False) for _ in given.labels]
+  ).astype(np.int32)
+  candidates[:, 0] = given.labels
+  candidates[generator.random(candidates.shape) > 0.8] = -1
+  candidates[7] = candidates[8, 1:] = -1  # no teacher, and one score alone
+  scores = generator.normal(size=candidates.shape).astype(np.float32)
+  problem["given"] = given.replace(candidates=candidates)
+  problem["teacher_scores"] = np.where(candidates < 0, 0, scores)
+
+
+def _distance(scores, wanted, teacher):
+  """The distance of one question's known passages, and its derivative.
+
+  Args:
+    scores: of the model, the positive's first, NaN where unknown.
+    wanted: likewise, of the teacher.
+    teacher: how they are compared.
+  """
+  known = ~np.isnan(scores)
+  slope = np.zeros_like(scores)
+  wanted = teacher.scale * wanted
+  if teacher.loss == "kl":
+    if known.sum() < 2:
+      return None
+    shares = [np.exp(x[known] / teacher.temperature) for x in (scores, wanted)]
+    ours, theirs = (x / x.sum() for x in shares)
+    slope[known] = teacher.temperature * (ours - theirs)
+    kl = np.sum(theirs * np.log(theirs / ours))
+    return teacher.temperature**2 * kl, slope
+  others = [n for n in range(1, len(scores)) if known[n]]
+  if not known[0] or not others:
+    return None
+  total = 0.0
+  for n in others:
+    apart = (scores[0] - scores[n]) - (wanted[0] - wanted[n])
+    total += apart**2 / len(others)
+    slope[0] += 2 * apart / len(others)
+    slope[n] -= 2 * apart / len(others)
+  return total, slope
+
+
+def _taught_reference(problem, temperature, teacher):
+  """Loss and gradients with a teacher, question by question in float64."""
+  loss, to_questions, to_passages = _reference(problem, temperature)
+  share = 1 - teacher.weight
+  loss, to_questions, to_passages = (
+    share * x for x in (loss, to_questions, to_passages)
+  )
+  questions = problem["questions"].astype(float)
+  passages = problem["passages"].astype(float)
+  given, found = problem["given"], {}
+  for row, places in enumerate(given.candidates):
+    known = places >= 0
+    scores = np.where(known, passages[places] @ questions[row], np.nan)
+    wanted = np.where(known, problem["teacher_scores"][row], np.nan)
+    distance = _distance(scores / temperature, wanted.astype(float), teacher)
+    if distance is not None and given.question_weights[row]:
+      found[row] = distance
+  for row, (distance, slope) in found.items():
+    part = teacher.weight / len(found)
+    loss += part * distance
+    for place, each in zip(given.candidates[row], slope, strict=True):
+      if place >= 0:
+        to_questions[row] += part * each * passages[place] / temperature
+        to_passages[place] += part * each * questions[row] / temperature
+  return loss, to_questions, to_passages, found
+
+
+def _on_cores(
+  problem, temperature, devices, kind="gathered", tile=0, teacher=None
+):
   """Loss and gradients as the train step takes them, from all cores.
 
   The vectors themselves are the parameters, so that every core has its own
@@ -82,15 +158,18 @@ def _on_cores(problem, temperature, devices, kind="gathered", tile=0):
         devices_lib.AXIS,
         kind=kind,
         tile=tile,
+        teacher=teacher,
+        teacher_scores=batch.get("teacher_scores"),
       )
 
-    (_, sums), gradients = jax.value_and_grad(
+    (loss, sums), gradients = jax.value_and_grad(
       loss, argnums=(0, 1), has_aux=True
     )(batch["questions"], batch["passages"])
     sums = jax.lax.psum(sums, devices_lib.AXIS)
     # pmean over cores of a gradient that only this core has: 1 / cores of it.
     gradients = jax.tree.map(lambda x: x / len(devices), gradients)
-    return sums.loss / sums.count, gradients, sums
+    # Each device's loss is its part times the number of devices.
+    return jax.lax.pmean(loss, devices_lib.AXIS), gradients, sums
 
   mapped = devices_lib.map_over_cores(one_core, devices)
   loss, (questions, passages), sums = mapped(
@@ -122,6 +201,70 @@ def test_equals_the_formula_on_any_number_of_cores(cores, negatives, way):
   for one, other in zip(found[1:3], wanted[1:], strict=True):
     error = np.linalg.norm(one - other) / np.linalg.norm(other)
     assert error < 1e-5
+
+
+TEACHERS = [
+  distillation.Teacher("kl", 0.3, 2.0, 1.5),
+  distillation.Teacher("margin_mse", 0.6, 1.0, 0.5),
+]
+
+
+@pytest.mark.parametrize(
+  ("teacher", "way", "cores"),
+  [
+    *((TEACHERS[0], way, 8) for way in WAYS),
+    (TEACHERS[0], WAYS[0], 1),
+    (TEACHERS[1], WAYS[2], 8),
+    (TEACHERS[1], WAYS[4], 8),
+  ],
+)
+def test_a_teacher_of_passages_on_any_core(teacher, way, cores):
+  """Loss and gradients to 1e-5; candidates on other cores, some masked."""
+  problem = _problem(1, answers=True, columns=3)
+  _with_teacher(problem)
+  *wanted, taught = _taught_reference(problem, 2.0, teacher)
+  *found, sums = _on_cores(
+    problem, 2.0, jax.devices()[:cores], *way, teacher=teacher
+  )
+  assert np.asarray(sums.distilled)[0] == len(taught) < QUESTIONS - 4
+  total = sum(distance for distance, _ in taught.values())
+  np.testing.assert_allclose(np.asarray(sums.distill)[0], total, rtol=1e-5)
+  np.testing.assert_allclose(np.asarray(found[0])[0], wanted[0], rtol=1e-5)
+  for one, other in zip(found[1:], wanted[1:], strict=True):
+    error = np.linalg.norm(one - other) / np.linalg.norm(other)
+    assert error < 1e-5
+
+
+def test_the_teacher_judges_what_the_softmax_masks():
+  """A masked candidate gets gradient from the teacher alone."""
+  problem = _problem(0)
+  given = problem["given"]
+  place = (given.labels[0] + 1) % QUESTIONS
+  excluded = np.zeros((QUESTIONS, QUESTIONS), bool)
+  excluded[:, place] = True
+  candidates = np.full((QUESTIONS, 2), -1, np.int32)
+  candidates[0] = given.labels[0], place
+  weights = np.zeros(QUESTIONS, np.float32)
+  weights[0] = 1
+  problem["given"] = given.replace(
+    excluded=excluded,
+    question_weights=weights,
+    candidates=candidates,
+    passage_valid=np.ones(QUESTIONS, bool),
+  )
+  problem["teacher_scores"] = np.zeros((QUESTIONS, 2), np.float32)
+  teacher = distillation.Teacher("kl", 0.5)
+  _, _, passages, _ = _on_cores(
+    problem, 1.0, jax.devices(), "ring", teacher=teacher
+  )
+  score = (
+    problem["questions"][0] @ problem["passages"][[given.labels[0], place]].T
+  )
+  share = 1 / (1 + np.exp(score[0] - score[1]))
+  # w * (share - 1/2) * question, for the one question that is taught.
+  np.testing.assert_allclose(
+    passages[place], 0.5 * (share - 0.5) * problem["questions"][0], rtol=1e-4
+  )
 
 
 @pytest.mark.parametrize("way", WAYS)
