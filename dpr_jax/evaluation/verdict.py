@@ -27,9 +27,8 @@ _WORDS = {
 }
 # What to do about a training that made retrieval worse.
 FIX = (
-  "this training made retrieval worse: use the start (--model=dense-start,"
-  " --method=dense-start), try config.train.blend=auto, or train with another"
-  " learning rate or other negatives"
+  "this training made retrieval worse: use the start (--method=dense-start), or"
+  " try config.train.blend=auto, a lower learning rate, or other negatives"
 )
 
 # In place of the verdict of a training by an older version.

@@ -65,8 +65,9 @@ def test_run_does_everything(finished):
 
 
 def _last_lines(done):
-  """The two verdicts, up to the p of the tests."""
-  return [line.partition("; p")[0] for line in done.stderr.splitlines()[-2:]]
+  """The two verdicts, without the time and the p of the tests."""
+  lines = done.stderr.splitlines()[-2:]
+  return [line[line.index("run: ") :].partition("; p")[0] for line in lines]
 
 
 def _verdicts(workdir):

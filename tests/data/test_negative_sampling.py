@@ -47,7 +47,7 @@ def test_mixtures(text, count, parts):
 @pytest.mark.parametrize(
   ("text", "count", "message"),
   [
-    ("hard", 1, "'hard': must be one of bm25, model, given, random"),
+    ("hard", 1, "'hard': must be one of bm25, model, hybrid, passage, prev"),
     ("", 1, "'': must be one of bm25"),
     ("bm25:1,hard:1", 2, "'bm25:1,hard:1': 'hard' must be one of"),
     ("bm25:1,bm25:1", 2, "bm25 is repeated: name it once"),
@@ -63,11 +63,16 @@ def test_bad_mixtures_are_refused(text, count, message):
     negative_mixture.Mixture.parse(text, count)
 
 
-def test_one_kind_in_place_of_another():
+def test_bm25_in_place_of_what_rounds_mine():
   """Counts of the same kind add up, in the place of the first."""
   mixture = negative_mixture.Mixture.parse("model:1,random:1,bm25:2", 4)
   assert mixture.of_first_round().parts == (("bm25", 3), ("random", 1))
-  assert mixture.replace("given", "bm25") == mixture
+  text = "hybrid:1,previous:1,passage:2,given:1"
+  mixture = negative_mixture.Mixture.parse(text, 5)
+  assert mixture.of_first_round().parts == (
+    *(("hybrid", 1), ("bm25", 3), ("given", 1)),
+  )
+  assert mixture.of_rounds == ("passage",)
 
 
 def test_mined_negatives_are_the_best_or_drawn_from_the_top():
@@ -114,7 +119,8 @@ def test_any_mixture_has_no_positive_and_no_row_twice(data):
   row = strategies.integers(-1, size - 1)
   pools = {
     kind: np.array(data.draw(strategies.lists(row, max_size=6)), np.int64)
-    for kind in ("bm25", "model", "given")
+    for kind in negative_mixture.KINDS
+    if kind != "random"
   }
   candidate = negative_sampling.Candidate(
     data.draw(row), pools, data.draw(strategies.lists(row, max_size=2))

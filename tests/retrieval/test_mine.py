@@ -171,10 +171,9 @@ def test_filters_choose_among_the_ranks(world):
 
 
 def test_false_negatives_are_in_the_manifest(world):
-  """Of train the first two questions have answers, of dev both.
-
-  "Paris": its copy p7 and p5; "in the north": p3 is none of its hits' best.
-  """
+  """Of train the first two questions have answers, of dev both: p1 has one."""
+  lyon = records.Question(PARIS, ("Lyon",), (world.passages[0],))
+  world.questions["train"][0] = world.questions["dev"][0] = lyon
   world.questions["train"][2] = records.Question("zzz", ())
   world.prepare("2")
   measured = _mine(world)[0]["false_negatives"]
@@ -191,7 +190,7 @@ def test_false_negatives_are_in_the_manifest(world):
       answer_matching.has_answer(question.answers, world.passages[r].text)
       for r in rows
     )
-  assert answered
+  assert answered == 1
   assert measured["dev"]["best"][2] == {
     "filters": "no margin",
     "passages": 30,
