@@ -159,6 +159,12 @@ def test_what_does_not_go_together(tiny, line, words, tmp_path, monkeypatch):
     ),
     ("train", "train.negatives=bm25,random", "needs a count of at least 1"),
     ("train", "train.negatives_from=elsewhere", "bm25.jsonl.gz is missing"),
+    ("train", "train.distill_scores=none.jsonl", "there is no such file: give"),
+    (
+      "train",
+      "train.distill_scores=negatives train.negatives=random",
+      "has no kind of mined negatives: name a file",
+    ),
     ("train", "train.negatives=model", "dpr-jax mine --from=model"),
     ("train", "train.negatives=hybrid", "dpr-jax mine --from=hybrid"),
     ("train", "train.negatives=previous", "set config.train.rounds=2 or more"),
