@@ -18,7 +18,7 @@ import numpy as np
 
 from dpr_jax.core import errors
 from dpr_jax.core import workdir as workdir_lib
-from dpr_jax.evaluation import evaluate, significance
+from dpr_jax.evaluation import evaluate, significance, staleness
 from dpr_jax.evaluation.ranked_results import read_ranks, sidecar_of
 
 JSON, MARKDOWN = "sweep.json", "sweep.md"
@@ -85,7 +85,7 @@ def write(folder: pathlib.Path, rows: Sequence[Row], whole: bool) -> str:
     whole: the trials have results over the corpus; False = only trainings.
 
   Raises:
-    InputError: results of a trial are damaged.
+    InputError: results of a trial are damaged, or older than its training.
   """
   record = {"stage": _STAGE, **compare(rows, whole)}
   workdir_lib.write_record(folder / JSON, record)
@@ -161,6 +161,7 @@ def _of_results(
 ) -> tuple[Measures, Reciprocals]:
   measures = workdir_lib.read_json(workdir.evaluation(_QUESTIONS))[method]
   sidecar = sidecar_of(path)
+  staleness.check_results(workdir, _QUESTIONS, method, sidecar)
   ranks = read_ranks(path, sidecar, sidecar.get("match", "string"))
   reciprocals = {
     kind: [0.0 if rank is None else 1 / (rank + 1) for rank in own]
