@@ -17,7 +17,7 @@ from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import records, teacher_files
 from dpr_jax.models import model_settings
 from dpr_jax.reading import read as read_lib
-from dpr_jax.retrieval import api, mine, passage_cache, retrievers
+from dpr_jax.retrieval import api, passage_cache, retrievers
 
 READER = "reader"
 METHODS = (*retrievers.METHODS, READER)
@@ -100,7 +100,7 @@ def _write(
 
 
 def of_ranker(
-  ranker: mine.Ranker, questions, passages, depth: int
+  ranker: retrievers.Ranker, questions, passages, depth: int
 ) -> Iterator[teacher_files.Scored]:
   """The scores of each question's first `depth` hits.
 
