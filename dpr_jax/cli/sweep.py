@@ -38,8 +38,8 @@ from dpr_jax.core import config as config_lib
 from dpr_jax.core import workdir as workdir_lib
 
 _PREPARES = ("prepare", "mine")
-# Sections whose settings decide what those two stages make.
-_DATA = ("data", "bm25", "mine")
+# Settings that decide what those two stages make: sections, and single ones.
+_DATA = ("data", "bm25", "mine", "evaluate.match")
 _PREPARED = ("data", "negatives", "bm25")
 # What one trial makes, and all trials with the same start would make again; the
 # stages check that it is of the same texts and weights.
@@ -194,13 +194,7 @@ class _Sweep:
 
   def _shared(self, trial: Trial) -> workdir_lib.Workdir:
     """The workdir with the data and negatives that a trial needs."""
-    own = {
-      key: value
-      for key, value in trial.values.items()
-      if key.partition(".")[0] in _DATA
-    }
-    name = sweep_grid.name_of(own)
-    return workdir_lib.Workdir(self.root / "shared" / name)
+    return workdir_lib.Workdir(self.root / "shared" / _shared_name(trial))
 
   def _command(
     self,
@@ -236,6 +230,21 @@ class _Sweep:
       lines = file.read().decode("utf-8", "replace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
     return f"`dpr-jax {name}` ended with {code}: {last}; see {log}"
+
+
+def _shared_name(trial: Trial) -> str:
+  """Name of the shared workdir: trials with the same one need the same."""
+  own = {
+    key: value
+    for key, value in trial.values.items()
+    if {key, key.partition(".")[0]} & {*_DATA}
+  }
+  if trial.config.mine.sampling != "top":  # negatives are drawn with the seed
+    own["seed"] = trial.seed
+  name = sweep_grid.name_of(own)
+  if not sweep_grid.is_exact(own):  # other values may have this name
+    name += "-" + workdir_lib.fingerprint(own)[:6]
+  return name
 
 
 def _reused(trial: Trial) -> tuple[str, ...]:

@@ -159,6 +159,33 @@ def test_other_data_is_prepared_apart(config_file, tmp_path, programs):
   assert names == ["k1-0.9", "k1-1.2"]
 
 
+@pytest.mark.parametrize(
+  ("over", "sampling", "names"),
+  [
+    # Which passages have an answer decides which are mined.
+    (
+      "evaluate.match=string,regex",
+      "top",
+      ["match-string"] * 2 + ["match-regex"] * 2,
+    ),
+    ("train.epochs=1,2", "top", ["config"] * 4),
+    ("train.epochs=1,2", "random", ["seed-0", "seed-1"] * 2),
+    # Names that end alike: 40 characters are shown.
+    (
+      f"data.train=/one/{'x' * 40},/two/{'x' * 40}",
+      "top",
+      [f"train-{'x' * 40}-d27763"] * 2 + [f"train-{'x' * 40}-22abc9"] * 2,
+    ),
+  ],
+)
+def test_trials_share_what_is_the_same_for_them(over, sampling, names):
+  """Also with --dev_only, where a trial itself does not mine again."""
+  config = config_lib.base_config()
+  config.mine.sampling = sampling
+  trials = sweep_grid.trials(config, sweep_grid.axes(over), 2)
+  assert [sweep._shared_name(each) for each in trials] == names
+
+
 def test_linked_files_are_shared_until_one_is_made_again(tmp_path, monkeypatch):
   """The same bytes on the disk; a new file replaces only its own name."""
   one, other, third = (
