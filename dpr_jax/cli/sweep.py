@@ -33,7 +33,7 @@ from dpr_jax.cli import (
 from dpr_jax.cli.invocation import Invocation
 from dpr_jax.cli.settings_call import Call
 from dpr_jax.cli.sweep_grid import Trial
-from dpr_jax.core import child_processes, errors
+from dpr_jax.core import child_processes, errors, settings_table
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import workdir as workdir_lib
 
@@ -156,7 +156,9 @@ class _Sweep:
 
   def _is_done(self, trial: Trial) -> bool:
     path = self._beside(trial, "done.json")
+    training = _place(self.call.workdir, trial).training
     try:
+      workdir_lib.read_manifest(training, "train")
       return workdir_lib.read_record(path) == self._state(trial)
     except errors.InputError:
       return False
@@ -166,6 +168,7 @@ class _Sweep:
     return {
       "command": self.command,
       "config": workdir_lib.fingerprint(config),
+      "files": workdir_lib.fingerprint(_files(trial)),
     }
 
   def _beside(self, trial: Trial, suffix: str) -> pathlib.Path:
@@ -230,6 +233,22 @@ class _Sweep:
       lines = file.read().decode("utf-8", "replace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
     return f"`dpr-jax {name}` ended with {code}: {last}; see {log}"
+
+
+def _files(trial: Trial) -> dict[str, list[int]]:
+  """Size and time of the files that a trial's settings name.
+
+  Where one has changed, the trial is started again, and its stages see whether
+  the contents did.
+  """
+  found = {}
+  for key in config_lib.PATHS:
+    for name in str(settings_table.value_of(trial.config, key)).split(","):
+      path = pathlib.Path(name)
+      if path.is_file():
+        status = path.stat()
+        found[name] = [status.st_size, status.st_mtime_ns]
+  return found
 
 
 def _shared_name(trial: Trial) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 
 import pytest
 
@@ -92,6 +93,22 @@ def test_trials_are_run_once(config_file, tmp_path, programs, capsys):
     *LOW,
     *HIGH,
   ]
+
+
+def test_what_is_gone_or_changed_is_run_again(config_file, tmp_path, programs):
+  """A trial without its workdir; all, where a file of the settings changed."""
+  scores = tmp_path / "scores.jsonl"
+  scores.write_text("{}")
+  flag = f"--config.train.distill_scores={scores}"
+  _sweep(config_file, tmp_path / "s", flag)
+  shutil.rmtree(tmp_path / "s" / "trials" / LOW[1])
+  programs.calls = []
+  _sweep(config_file, tmp_path / "s", flag)
+  assert programs.calls[2:] == [("train", LOW[1])]
+  scores.write_text("{ }")
+  programs.fails, programs.calls = {*LOW, *HIGH}, []
+  with pytest.raises(errors.InputError, match="4 of 4 trials failed"):
+    _sweep(config_file, tmp_path / "s", flag)
 
 
 def test_others_go_on_where_one_fails(config_file, tmp_path, programs, caplog):
