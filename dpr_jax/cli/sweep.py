@@ -42,8 +42,9 @@ _PREPARES = ("prepare", "mine")
 _DATA = ("data", "bm25", "mine", "evaluate.match")
 _PREPARED = ("data", "negatives", "bm25")
 # What one trial makes, and all trials with the same start would make again; the
-# stages check that it is of the same texts and weights.
-_REUSED = ("tokens", "embeddings/passages-start")
+# stages check that it is of the same texts, and refuse other weights.
+_VECTORS = "embeddings/passages-start"
+_REUSED = ("tokens", _VECTORS)
 _START = (
   "model",
   "embed",
@@ -270,6 +271,8 @@ def _reused(trial: Trial) -> tuple[str, ...]:
   """What a trial can take from another one that was made from the same data."""
   if any(key.partition(".")[0] in _START for key in trial.values):
     return ()
+  if trial.config.model.checkpoint == "random":  # each seed starts elsewhere
+    return tuple(name for name in _REUSED if name != _VECTORS)
   return _REUSED
 
 

@@ -232,7 +232,10 @@ def test_linked_files_are_shared_until_one_is_made_again(tmp_path, monkeypatch):
 
 
 def test_a_start_is_reused_only_where_it_is_the_same(tmp_path):
-  """Other sizes of the model or of its vectors: made again."""
+  """Other sizes of the model or of its vectors: made again.
+
+  `embed` refuses vectors of other weights, as each seed's random start has.
+  """
   config = config_lib.base_config()
   for text, reused in (
     ("train.learning_rate=1e-5", ("tokens", "embeddings/passages-start")),
@@ -241,6 +244,9 @@ def test_a_start_is_reused_only_where_it_is_the_same(tmp_path):
   ):
     (trial,) = sweep_grid.trials(config, sweep_grid.axes(text), 1)
     assert sweep._reused(trial) == reused
+  config.model.checkpoint = "random"
+  for trial in sweep_grid.trials(config, {}, 2):
+    assert sweep._reused(trial) == ("tokens",)
 
 
 def test_the_config_of_a_trial_survives_its_file(tiny_config, tmp_path):
