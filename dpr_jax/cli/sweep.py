@@ -33,17 +33,18 @@ from dpr_jax.cli import (
 from dpr_jax.cli.invocation import Invocation
 from dpr_jax.cli.settings_call import Call
 from dpr_jax.cli.sweep_grid import Trial
-from dpr_jax.core import child_processes, errors
+from dpr_jax.core import child_processes, errors, settings_table
 from dpr_jax.core import config as config_lib
 from dpr_jax.core import workdir as workdir_lib
 
 _PREPARES = ("prepare", "mine")
-# Sections whose settings decide what those two stages make.
-_DATA = ("data", "bm25", "mine")
+# Settings that decide what those two stages make: sections, and single ones.
+_DATA = ("data", "bm25", "mine", "evaluate.match")
 _PREPARED = ("data", "negatives", "bm25")
 # What one trial makes, and all trials with the same start would make again; the
-# stages check that it is of the same texts and weights.
-_REUSED = ("tokens", "embeddings/passages-start")
+# stages check that it is of the same texts, and refuse other weights.
+_VECTORS = "embeddings/passages-start"
+_REUSED = ("tokens", _VECTORS)
 _START = (
   "model",
   "embed",
@@ -156,7 +157,9 @@ class _Sweep:
 
   def _is_done(self, trial: Trial) -> bool:
     path = self._beside(trial, "done.json")
+    training = _place(self.call.workdir, trial).training
     try:
+      workdir_lib.read_manifest(training, "train")
       return workdir_lib.read_record(path) == self._state(trial)
     except errors.InputError:
       return False
@@ -166,6 +169,7 @@ class _Sweep:
     return {
       "command": self.command,
       "config": workdir_lib.fingerprint(config),
+      "files": workdir_lib.fingerprint(_files(trial)),
     }
 
   def _beside(self, trial: Trial, suffix: str) -> pathlib.Path:
@@ -194,13 +198,7 @@ class _Sweep:
 
   def _shared(self, trial: Trial) -> workdir_lib.Workdir:
     """The workdir with the data and negatives that a trial needs."""
-    own = {
-      key: value
-      for key, value in trial.values.items()
-      if key.partition(".")[0] in _DATA
-    }
-    name = sweep_grid.name_of(own)
-    return workdir_lib.Workdir(self.root / "shared" / name)
+    return workdir_lib.Workdir(self.root / "shared" / _shared_name(trial))
 
   def _command(
     self,
@@ -238,10 +236,43 @@ class _Sweep:
     return f"`dpr-jax {name}` ended with {code}: {last}; see {log}"
 
 
+def _files(trial: Trial) -> dict[str, list[int]]:
+  """Size and time of the files that a trial's settings name.
+
+  Where one has changed, the trial is started again, and its stages see whether
+  the contents did.
+  """
+  found = {}
+  for key in config_lib.PATHS:
+    for name in str(settings_table.value_of(trial.config, key)).split(","):
+      path = pathlib.Path(name)
+      if path.is_file():
+        status = path.stat()
+        found[name] = [status.st_size, status.st_mtime_ns]
+  return found
+
+
+def _shared_name(trial: Trial) -> str:
+  """Name of the shared workdir: trials with the same one need the same."""
+  own = {
+    key: value
+    for key, value in trial.values.items()
+    if {key, key.partition(".")[0]} & {*_DATA}
+  }
+  if trial.config.mine.sampling != "top":  # negatives are drawn with the seed
+    own["seed"] = trial.seed
+  name = sweep_grid.name_of(own)
+  if not sweep_grid.is_exact(own):  # other values may have this name
+    name += "-" + workdir_lib.fingerprint(own)[:6]
+  return name
+
+
 def _reused(trial: Trial) -> tuple[str, ...]:
   """What a trial can take from another one that was made from the same data."""
   if any(key.partition(".")[0] in _START for key in trial.values):
     return ()
+  if trial.config.model.checkpoint == "random":  # each seed starts elsewhere
+    return tuple(name for name in _REUSED if name != _VECTORS)
   return _REUSED
 
 

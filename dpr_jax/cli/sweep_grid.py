@@ -150,7 +150,20 @@ def name_of(values: Mapping[str, Any]) -> str:
   for key, value in values.items():
     name = key.rpartition(".")[2]
     name = key if short.count(name) > 1 else name
-    text = value if isinstance(value, str) else repr(value)
-    text = re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "none"
-    parts.append(f"{name}-{text[-_LENGTH:]}")
+    parts.append(f"{name}-{_word(value)}")
   return "_".join(parts) or "config"
+
+
+def is_exact(values: Mapping[str, Any]) -> bool:
+  """Whether `name_of` shows these values whole, so that no others share it."""
+  return all(_word(value) == _text(value) for value in values.values())
+
+
+def _word(value: Any) -> str:
+  """A value as a part of a name: without special characters, and its end."""
+  word = re.sub(r"[^\w.+-]+", "-", _text(value)).strip("-.") or "none"
+  return word[-_LENGTH:]
+
+
+def _text(value: Any) -> str:
+  return value if isinstance(value, str) else repr(value)

@@ -40,6 +40,8 @@ _NOTE = (
 Measures = dict[str, float]
 # Reciprocal ranks of all questions of a method, by kind of passage.
 Reciprocals = dict[str, list[float]]
+# The figures of a method of a trial, and the fingerprint of its dev questions.
+Figures = tuple[Measures, Reciprocals, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ def compare(rows: Sequence[Row], whole: bool) -> dict[str, Any]:
     against the first ("other"), with the "seeds" of both; the first has none.
   """
   settings: dict[str, dict[str, Any]] = {}
-  found: dict[str, dict[str, dict[int, tuple[Measures, Reciprocals]]]] = {}
+  found: dict[str, dict[str, dict[int, Figures]]] = {}
   for row in rows:
     own = settings.setdefault(
       row.setting, {"values": dict(row.values), "seeds": [], "failed": []}
@@ -117,9 +119,11 @@ def compare(rows: Sequence[Row], whole: bool) -> dict[str, Any]:
     own["failed" if row.workdir is None else "seeds"].append(row.seed)
     if row.workdir is None:
       continue
-    for method, read in _methods(row.workdir, whole).items():
+    trained = workdir_lib.read_manifest(row.workdir.training, "train")
+    asked = trained["inputs"].get("dev", "")
+    for method, read in _methods(row.workdir, trained, whole).items():
       by_setting = found.setdefault(method, {})
-      by_setting.setdefault(row.setting, {})[row.seed] = read()
+      by_setting.setdefault(row.setting, {})[row.seed] = (*read(), asked)
   first = next(iter(settings))
   return {
     "against": first,
@@ -140,17 +144,22 @@ def compare(rows: Sequence[Row], whole: bool) -> dict[str, Any]:
 
 
 def _methods(
-  workdir: workdir_lib.Workdir, whole: bool
+  workdir: workdir_lib.Workdir, trained: Mapping[str, Any], whole: bool
 ) -> dict[str, Callable[[], tuple[Measures, Reciprocals]]]:
-  """Functions that read the figures of each method of a trial."""
+  """Functions that read the figures of each method of a trial.
+
+  Args:
+    workdir: its workdir.
+    trained: the manifest of its training.
+    whole: as in `write`.
+  """
   found = {}
   if whole:
     for method, path in evaluate.results_files(workdir, _QUESTIONS).items():
       found[method] = lambda method=method, path=path: _of_results(
         workdir, method, path
       )
-  manifest = workdir_lib.read_manifest(workdir.training, "train")
-  verdict = manifest.get("verdict", {})
+  verdict = trained.get("verdict", {})
   if verdict.get("outcome"):
     found[_POOL] = lambda: _of_pool(verdict)
   return found
@@ -211,12 +220,13 @@ def _means(by_seed: Mapping[int, Measures]) -> dict[str, dict[str, Any]]:
 
 
 def _tests(
-  one: Mapping[int, tuple[Measures, Reciprocals]],
-  other: Mapping[int, tuple[Measures, Reciprocals]],
+  one: Mapping[int, Figures], other: Mapping[int, Figures]
 ) -> dict[str, Any]:
   """Paired tests over questions, of the means over common seeds."""
   seeds = [seed for seed in one if seed in other]
-  tests = {}
+  tests: dict[str, Any] = {}
+  if len({own[seed][2] for own in (one, other) for seed in seeds}) > 1:
+    return tests  # as many questions may still be other ones
   for kind in _KINDS if seeds else ():
     sides = [
       [own[seed][1].get(kind, []) for seed in seeds] for own in (one, other)

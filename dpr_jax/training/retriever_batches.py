@@ -102,7 +102,7 @@ def make_source(
         path, tables.questions, tables.passages, source.sampler
       ),
     )
-    teacher_scores.check(source)
+    teacher_scores.check(source, round_number)
   if store:  # last: it may take an hour, and comes after all checks
     source = with_tokens(source, workdir, model)
   return source

@@ -207,11 +207,17 @@ def _find_own(
     keys[place] = by_id.get(ids[place], -1)
 
 
-def check(source: batches.BatchSource) -> None:
+def check(source: batches.BatchSource, round_number: int = 0) -> None:
   """Logs how many questions the teacher scored, in the first epoch.
 
+  Args:
+    source: batches of a round.
+    round_number: number of the round.  From 1 on, the run itself has mined the
+      negatives, and a teacher that scored none of them is a warning: hours of
+      training are not ended by it.
+
   Raises:
-    InputError: it scored two passages of none.
+    InputError: it scored two passages of none, in round 0.
   """
   sampler, count = source.sampler, len(source.questions)
   keys, _ = sampler.chosen(np.arange(count), np.zeros(count, np.int64))
@@ -219,13 +225,17 @@ def check(source: batches.BatchSource) -> None:
   known = (~np.isnan(scores)).sum(axis=1)
   taught = int((known >= 2).sum())
   if not taught:
-    raise errors.InputError(
+    why = (
       "config.train.distill_scores: the teacher scored two passages of no"
       f" question: of {count} positives it scored"
       f" {int((~np.isnan(scores[:, 0])).sum())}, of their negatives"
       f" {int((~np.isnan(scores[:, 1:])).sum())}: name a file with the scores"
       " of the negatives that are drawn (config.train.negatives)"
     )
+    if not round_number:
+      raise errors.InputError(why)
+    logging.warning("train: round %d: %s", round_number + 1, why)
+    return
   logging.info(
     "train: teacher: %d of %d questions have scores of two passages or more"
     " (%.1f of %d on average, in the first epoch); the others have the in-batch"

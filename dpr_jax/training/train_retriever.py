@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from dpr_jax.core import errors, multiprocess, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.data import negative_rounds, prepare
-from dpr_jax.models import retriever_model, stored_towers
+from dpr_jax.models import retriever_model, stacked_layers, stored_towers
 from dpr_jax.training import (
   checkpoint_selection,
   goodput,
@@ -78,7 +79,11 @@ def train(
     why = "no dev question has its gold passage in the corpus"
   verdict = multiprocess.first_alone(
     lambda: guard.conclude(
-      job.folder, job.params, job.dev, config.train.blend, why
+      job.folder,
+      job.params,
+      unstacked(job.dev, job.built.scanned),
+      config.train.blend,
+      why,
     )
   )
   if multiprocess.is_first():
@@ -91,6 +96,22 @@ def train(
       **loop.outcome(),
       verdict=verdict,
     )
+
+
+def unstacked(
+  dev: guard.Evaluate | None, scanned: bool
+) -> guard.Evaluate | None:
+  """`job.dev` for parameters as they are on disk; None = no dev questions.
+
+  The programs of `dev` take only the parameters of the loop's state.
+
+  Args:
+    dev: function from the loop's parameters to a dev row.
+    scanned: the loop's layers are stacked.
+  """
+  if dev is None or not scanned:
+    return dev
+  return lambda params: dev(stacked_layers.stack(params, np.stack))
 
 
 def make_job(

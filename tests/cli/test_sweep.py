@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 
 import pytest
 
@@ -94,6 +95,22 @@ def test_trials_are_run_once(config_file, tmp_path, programs, capsys):
   ]
 
 
+def test_what_is_gone_or_changed_is_run_again(config_file, tmp_path, programs):
+  """A trial without its workdir; all, where a file of the settings changed."""
+  scores = tmp_path / "scores.jsonl"
+  scores.write_text("{}")
+  flag = f"--config.train.distill_scores={scores}"
+  _sweep(config_file, tmp_path / "s", flag)
+  shutil.rmtree(tmp_path / "s" / "trials" / LOW[1])
+  programs.calls = []
+  _sweep(config_file, tmp_path / "s", flag)
+  assert programs.calls[2:] == [("train", LOW[1])]
+  scores.write_text("{ }")
+  programs.fails, programs.calls = {*LOW, *HIGH}, []
+  with pytest.raises(errors.InputError, match="4 of 4 trials failed"):
+    _sweep(config_file, tmp_path / "s", flag)
+
+
 def test_others_go_on_where_one_fails(config_file, tmp_path, programs, caplog):
   """It is named with its last line and its log, and tried again."""
   programs.fails = {LOW[1]}
@@ -159,6 +176,33 @@ def test_other_data_is_prepared_apart(config_file, tmp_path, programs):
   assert names == ["k1-0.9", "k1-1.2"]
 
 
+@pytest.mark.parametrize(
+  ("over", "sampling", "names"),
+  [
+    # Which passages have an answer decides which are mined.
+    (
+      "evaluate.match=string,regex",
+      "top",
+      ["match-string"] * 2 + ["match-regex"] * 2,
+    ),
+    ("train.epochs=1,2", "top", ["config"] * 4),
+    ("train.epochs=1,2", "random", ["seed-0", "seed-1"] * 2),
+    # Names that end alike: 40 characters are shown.
+    (
+      f"data.train=/one/{'x' * 40},/two/{'x' * 40}",
+      "top",
+      [f"train-{'x' * 40}-d27763"] * 2 + [f"train-{'x' * 40}-22abc9"] * 2,
+    ),
+  ],
+)
+def test_trials_share_what_is_the_same_for_them(over, sampling, names):
+  """Also with --dev_only, where a trial itself does not mine again."""
+  config = config_lib.base_config()
+  config.mine.sampling = sampling
+  trials = sweep_grid.trials(config, sweep_grid.axes(over), 2)
+  assert [sweep._shared_name(each) for each in trials] == names
+
+
 def test_linked_files_are_shared_until_one_is_made_again(tmp_path, monkeypatch):
   """The same bytes on the disk; a new file replaces only its own name."""
   one, other, third = (
@@ -188,7 +232,10 @@ def test_linked_files_are_shared_until_one_is_made_again(tmp_path, monkeypatch):
 
 
 def test_a_start_is_reused_only_where_it_is_the_same(tmp_path):
-  """Other sizes of the model or of its vectors: made again."""
+  """Other sizes of the model or of its vectors: made again.
+
+  `embed` refuses vectors of other weights, as each seed's random start has.
+  """
   config = config_lib.base_config()
   for text, reused in (
     ("train.learning_rate=1e-5", ("tokens", "embeddings/passages-start")),
@@ -197,6 +244,9 @@ def test_a_start_is_reused_only_where_it_is_the_same(tmp_path):
   ):
     (trial,) = sweep_grid.trials(config, sweep_grid.axes(text), 1)
     assert sweep._reused(trial) == reused
+  config.model.checkpoint = "random"
+  for trial in sweep_grid.trials(config, {}, 2):
+    assert sweep._reused(trial) == ("tokens",)
 
 
 def test_the_config_of_a_trial_survives_its_file(tiny_config, tmp_path):

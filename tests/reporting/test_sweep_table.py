@@ -11,11 +11,12 @@ from dpr_jax.evaluation import verdict
 from dpr_jax.reporting import sweep_table
 
 
-def _trained(folder, ranks):
+def _trained(folder, ranks, questions="d"):
   """A workdir after a training, with these ranks of its dev questions."""
   place = workdir_lib.Workdir(folder)
   found = verdict.of_ranks(ranks, [4] * len(ranks), 9)
-  stage = workdir_lib.Stage("train", place.training, {}, {})
+  inputs = {"dev": questions}
+  stage = workdir_lib.Stage("train", place.training, {}, inputs)
   place.training.mkdir(parents=True)
   stage.finish({"steps": 1}, verdict=found)
   return place
@@ -169,3 +170,16 @@ def test_the_files(rows, tmp_path):
   (folder / "sweep.json").unlink()
   with pytest.raises(errors.InputError, match="sweep.md exists without sweep"):
     sweep_table.check_ours(folder)
+
+
+def test_other_questions_are_not_paired(tmp_path):
+  """Eight questions each, of two files (`--over=data.dev=...`): no test."""
+  rows = [
+    sweep_table.Row(
+      name, {"data.dev": name}, 0, _trained(tmp_path / name, [rank] * 8, file)
+    )
+    for name, rank, file in (("a", 2, "f"), ("b", 1, "f"), ("c", 1, "g"))
+  ]
+  (pool,) = sweep_table.compare(rows, whole=False)["methods"].values()
+  assert [list(pool[name]["tests"]) for name in "abc"] == [[], ["gold"], []]
+  assert pool["c"]["measures"]["gold_top1"]["mean"] == 1.0

@@ -250,6 +250,19 @@ def test_a_training_with_a_verdict_and_then_a_blend(tiny_config, fresh_workdir):
   assert "blend" not in manifest()["selected"]
 
 
+def test_a_blend_is_evaluated_in_the_layout_of_the_loop():
+  """Stacked, if the loop stacks layers: its programs take nothing else."""
+  one = {"bert": {f"layer_{n}": {"w": np.float32([n])} for n in range(3)}}
+  shown: list = []
+  for scanned in (True, False):
+    train_retriever.unstacked(shown.append, scanned)(one)
+  stacked, plain = shown
+  assert stacked["bert"]["layers"]["w"].tolist() == [[0.0], [1.0]]
+  assert sorted(stacked["bert"]) == ["layer_2", "layers"]
+  assert plain is one
+  assert train_retriever.unstacked(None, True) is None
+
+
 def test_a_blend_needs_dev_questions(tiny_config, fresh_workdir):
   """Refused before anything is made."""
   config = copy.deepcopy(tiny_config)

@@ -260,9 +260,9 @@ def test_processes_have_their_share(
 
 
 def test_a_teacher_of_other_passages_is_refused(
-  tiny_config, mined_workdir, model, tmp_path
+  tiny_config, mined_workdir, model, tmp_path, caplog
 ):
-  """It scored positives alone."""
+  """It scored positives alone; of negatives of a later round, a warning."""
   table = prepare.open_questions(mined_workdir, "train")
   path = tmp_path / "scores.jsonl"
   path.write_text(
@@ -273,11 +273,22 @@ def test_a_teacher_of_other_passages_is_refused(
     )
   )
   config = _config(tiny_config, distill_scores=str(path))
-  with pytest.raises(
-    errors.InputError,
-    match="of 64 positives it scored 64, of their negatives 0",
-  ):
+  said = "of 64 positives it scored 64, of their negatives 0"
+  with pytest.raises(errors.InputError, match=said):
     retriever_batches.make_source(config, mined_workdir, model, store=False)
+  config.train.distill_weight = 0.0
+  source = retriever_batches.make_source(
+    config, mined_workdir, model, store=False
+  )
+  loaded = teacher_scores.load(
+    path, source.questions, source.sampler.passages, source.sampler
+  )
+  with caplog.at_level(logging.WARNING):
+    teacher_scores.check(
+      dataclasses.replace(source, teacher_scores=loaded), round_number=2
+    )
+  assert "train: round 3: " in caplog.text
+  assert said in caplog.text
 
 
 def test_the_scores_are_part_of_a_run(tiny_config, mined_workdir, tmp_path):
