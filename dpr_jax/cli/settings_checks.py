@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from dpr_jax.cli import settings_files, settings_reader
 from dpr_jax.cli.settings_call import Call
 from dpr_jax.cli.settings_hints import closest, did_you_mean, settings_like
-from dpr_jax.core import errors, setting_rules
+from dpr_jax.core import engine_addresses, errors, setting_rules
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.core.settings_retrieval import METHODS
 from dpr_jax.core.settings_table import (
@@ -278,7 +278,7 @@ def _tuned(config: Any, call: Call) -> None:
 def _backend(config: Any, call: Call) -> None:
   """`InputError` if `index.backend` names no search engine."""
   if config.index.backend:
-    setting_rules.backend(config.index.backend)
+    engine_addresses.parse(config.index.backend)
 
 
 def _factory(config: Any, call: Call) -> None:

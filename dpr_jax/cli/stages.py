@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable, Mapping
 
 from dpr_jax.cli.invocation import Invocation
-from dpr_jax.core import errors, multiprocess, setting_rules
+from dpr_jax.core import engine_addresses, errors, multiprocess
 
 
 def _again(call: Invocation, stage: str) -> dict[str, bool]:
@@ -97,7 +97,7 @@ def _with_backend(call: Invocation) -> Invocation:
   if call.flags["backend"] is not None:
     config = copy.deepcopy(config)
     config.index.backend = call.flags["backend"]
-    setting_rules.backend(config.index.backend)  # before anything starts
+    engine_addresses.parse(config.index.backend)  # before anything starts
   return call.with_config(config)
 
 

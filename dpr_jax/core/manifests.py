@@ -24,9 +24,9 @@ from dpr_jax.core.atomic_files import MANIFEST
 
 _CHECKSUM, _VERSION = "checksum", "dpr_jax"
 _UNFINISHED = "unfinished"
+FALSE_NEGATIVES = "false_negatives"  # measured by `mine`
 # Keys that describe how and when an output was made; they are not part of its
 # fingerprint.
-FALSE_NEGATIVES = "false_negatives"  # measured by `mine`
 _OF_THE_RUN = frozenset(
   ("created", "seconds", "cores", "build_seconds", "passages_per_second")
   + ("padding_share", "recall", "tuning", "parts", "checkpoints", "verdict")

@@ -5,11 +5,8 @@ instead of an hour, and by the code that relies on them, which can also be
 called from Python.  This module is fast to import.
 """
 
-import dataclasses
 import importlib.util
 import math
-import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +14,6 @@ from dpr_jax.core import config as config_lib
 from dpr_jax.core import errors
 
 SCALE_RULES = ("none", "linear", "sqrt")
-BACKENDS = ("milvus", "qdrant", "lancedb")
 
 
 def checkpoint_pair(question: str, passage: str, shared: bool) -> None:
@@ -409,57 +405,3 @@ def reader_source(train: str) -> None:
       " results of config.reader.method, or to a file in SQuAD's format or"
       " DPR's results format"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Backend:
-  """A collection in a search engine.
-
-  Attributes:
-    kind: one of `BACKENDS`.
-    location: URI of a server, or path of a file or folder of a local engine.
-    collection: name of the collection.
-  """
-
-  kind: str
-  location: str
-  collection: str
-
-  @property
-  def bare(self) -> str:
-    """The address without the collection."""
-    return f"{self.kind}:{self.location}"
-
-  def __str__(self) -> str:
-    return f"{self.bare}#{self.collection}"
-
-
-def backend(text: str, model: str = "dense") -> Backend:
-  """Reads `config.index.backend`: KIND:LOCATION, or KIND:LOCATION#COLLECTION.
-
-  Args:
-    text: the setting.
-    model: model of the vectors; without a name, a collection is called
-      "passages", with "_start" for the towers before training.
-
-  Raises:
-    InputError: an unknown engine, or a part is missing or malformed.
-  """
-  kind, colon, rest = text.partition(":")
-  location, _, name = rest.partition("#")
-  if kind not in BACKENDS or not location:
-    raise errors.InputError(
-      f"--backend={text}: must be one of"
-      f" {', '.join(f'{each}:URI' for each in BACKENDS)}, as in"
-      " milvus:http://localhost:19530 or lancedb:folder"
-    )
-  name = name or "passages"
-  if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,200}", name):
-    raise errors.InputError(
-      f"--backend={text}: the collection {name!r} must be letters, digits and _"
-    )
-  if "://" not in location:
-    location = str(pathlib.Path(location).expanduser().absolute())
-  return Backend(
-    kind, location, name + model.removeprefix("dense").replace("-", "_")
-  )

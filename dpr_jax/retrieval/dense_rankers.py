@@ -17,7 +17,7 @@ from absl import logging
 from jaxtyping import Float
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, forks, multiprocess, setting_rules
+from dpr_jax.core import engine_addresses, errors, forks, multiprocess
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.embedding import vector_encoder, vector_shards
 from dpr_jax.index import (
@@ -215,7 +215,7 @@ def load_engine(
     InputError: the engine cannot be used, or the collection belongs to other
       passages, vectors or another model.
   """
-  address = setting_rules.backend(config.index.backend, model)
+  address = engine_addresses.parse(config.index.backend, model)
   index, manifest = engines.open_index(address)
   _check_index(workdir, model, address, index, manifest, passages)
   return DenseRanker(_load_encoder(workdir, model, address, manifest), index)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from dpr_jax.core import errors, setting_rules
+from dpr_jax.core import engine_addresses, errors
 from dpr_jax.data import records
 
 KEY = "dpr_jax"  # of our record in a collection's metadata
@@ -56,7 +56,7 @@ class Collection(Protocol):
     """The k passages with the largest inner products, per question."""
 
 
-def check_there(address: setting_rules.Backend) -> None:
+def check_there(address: engine_addresses.Address) -> None:
   """`InputError` if a local engine has no files; connecting would make some."""
   if "://" not in address.location and not os.path.exists(address.location):
     raise errors.InputError(
@@ -65,7 +65,7 @@ def check_there(address: setting_rules.Backend) -> None:
     )
 
 
-def connect(address: setting_rules.Backend) -> Collection:
+def connect(address: engine_addresses.Address) -> Collection:
   """Opens a collection, which need not exist.
 
   Raises:
@@ -99,7 +99,7 @@ def open_client(kind: str, location: str) -> Any:
 
 
 @contextlib.contextmanager
-def translated(address: setting_rules.Backend) -> Iterator[None]:
+def translated(address: engine_addresses.Address) -> Iterator[None]:
   """Turns errors of an engine's library into `InputError`, in one line."""
   try:
     yield
@@ -131,7 +131,7 @@ def _record(text: Any) -> dict[str, Any]:
 class _Milvus:
   """Milvus: a cluster by its URI, or Milvus Lite by the path of a `.db`."""
 
-  def __init__(self, client: Any, address: setting_rules.Backend):
+  def __init__(self, client: Any, address: engine_addresses.Address):
     self._client, self._name = client, address.collection
     self._types = _library(address.kind, "pymilvus", "pymilvus").DataType
 
@@ -205,7 +205,7 @@ def _cut(text: str) -> str:
 class _Qdrant:
   """Qdrant: a server by its URL, or a folder in local mode."""
 
-  def __init__(self, client: Any, address: setting_rules.Backend):
+  def __init__(self, client: Any, address: engine_addresses.Address):
     self._client, self._name = client, address.collection
     self._models = _library(
       address.kind, "qdrant_client", "qdrant-client"
@@ -265,7 +265,7 @@ class _Qdrant:
 class _LanceDB:
   """LanceDB: a folder, or an object store by its URI."""
 
-  def __init__(self, client: Any, address: setting_rules.Backend):
+  def __init__(self, client: Any, address: engine_addresses.Address):
     self._database, self._name = client, address.collection
     self._arrow = _library(address.kind, "pyarrow", "pyarrow")
     self._table = None

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from dpr_jax.core import errors, multiprocess, progress, setting_rules
+from dpr_jax.core import engine_addresses, errors, multiprocess, progress
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.embedding import vector_shards
 from dpr_jax.index import faiss_build, faiss_stage
@@ -34,7 +34,7 @@ class EngineIndex:
 
   def __init__(
     self,
-    address: setting_rules.Backend,
+    address: engine_addresses.Address,
     collection: engine_clients.Collection,
     record: dict[str, Any],
   ):
@@ -83,7 +83,7 @@ def upload(
     InputError: there are no vectors, the engine cannot be used, or the
       collection is of something else.
   """
-  address = setting_rules.backend(config.index.backend, model)
+  address = engine_addresses.parse(config.index.backend, model)
   source = workdir.embeddings(model)
   corpus = workdir_lib.dataset_inputs(workdir, "passages")["passages"]
   faiss_stage.check_origin(vector_shards.read_manifest(source), corpus, source)
@@ -93,7 +93,7 @@ def upload(
 
 
 def _upload(
-  address: setting_rules.Backend,
+  address: engine_addresses.Address,
   workdir: workdir_lib.Workdir,
   source: Any,
   corpus: str,
@@ -132,7 +132,7 @@ def _upload(
 
 
 def _is_current(
-  address: setting_rules.Backend,
+  address: engine_addresses.Address,
   collection: engine_clients.Collection,
   wanted: dict[str, Any],
   overwrite: bool,
@@ -167,7 +167,7 @@ def _is_current(
 
 
 def _check_count(
-  address: setting_rules.Backend,
+  address: engine_addresses.Address,
   collection: engine_clients.Collection,
   record: dict[str, Any],
 ) -> None:
@@ -178,7 +178,7 @@ def _check_count(
     )
 
 
-def read_record(address: setting_rules.Backend) -> dict[str, Any]:
+def read_record(address: engine_addresses.Address) -> dict[str, Any]:
   """The record of a collection.
 
   Raises:
@@ -188,7 +188,7 @@ def read_record(address: setting_rules.Backend) -> dict[str, Any]:
 
 
 def _opened(
-  address: setting_rules.Backend,
+  address: engine_addresses.Address,
 ) -> tuple[engine_clients.Collection, dict[str, Any]]:
   engine_clients.check_there(address)
   collection = engine_clients.connect(address)
@@ -203,7 +203,7 @@ def _opened(
 
 
 def open_index(
-  address: setting_rules.Backend,
+  address: engine_addresses.Address,
 ) -> tuple[EngineIndex, dict[str, Any]]:
   """The collection as an index, and its record as an index's manifest.
 

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from dpr_jax.core import config as config_lib
-from dpr_jax.core import errors, multiprocess, setting_rules
+from dpr_jax.core import engine_addresses, errors, multiprocess
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.embedding import vector_encoder, vector_shards
 from dpr_jax.index import (
@@ -216,7 +216,7 @@ def depends_on(
     # Settings of encoding questions are not part of the inputs' fingerprints.
     settings |= config_lib.sections(config, "model")
     if method in INDEXES and config.index.backend:
-      address = setting_rules.backend(config.index.backend, model)
+      address = engine_addresses.parse(config.index.backend, model)
       made = engines.read_record(address)
       settings["backend"] = str(address)
       inputs["embeddings"] = made["embeddings"]

@@ -17,11 +17,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from dpr_jax.core import config as config_lib
+from dpr_jax.training.score_tiles import MASKED
 
 LOSSES = ("kl", "margin_mse")
-_LOW = (
-  -1e30
-)  # score of a passage that does not count; finite, see `score_tiles`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Teacher:
       return total / jnp.maximum(number, 1.0), jnp.minimum(number, 1.0)
 
     def log_shares(values):
-      values = jnp.where(known, values / self.temperature, _LOW)
+      values = jnp.where(known, values / self.temperature, MASKED)
       return jax.nn.log_softmax(values, axis=1)
 
     ours, theirs = log_shares(scores), log_shares(wanted)

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from dpr_jax.core import errors, setting_rules
+from dpr_jax.core import engine_addresses, errors
 from dpr_jax.core import workdir as workdir_lib
 from dpr_jax.evaluation import staleness
 from dpr_jax.retrieval import api, engine_clients, engines
@@ -84,14 +84,16 @@ def memory(monkeypatch):
   ],
 )
 def test_addresses(text, model, expected):
-  found = setting_rules.backend(text, model)
+  found = engine_addresses.parse(text, model)
   assert (found.kind, found.location, found.collection) == expected
   assert str(found) == "{}:{}#{}".format(*expected)
 
 
 def test_a_path_is_absolute(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  assert setting_rules.backend("milvus:w.db").location == str(tmp_path / "w.db")
+  assert engine_addresses.parse("milvus:w.db").location == str(
+    tmp_path / "w.db"
+  )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_a_path_is_absolute(tmp_path, monkeypatch):
 )
 def test_addresses_that_are_refused(text, message):
   with pytest.raises(errors.InputError, match=message):
-    setting_rules.backend(text)
+    engine_addresses.parse(text)
 
 
 def test_upload_and_its_record(ready, memory):
@@ -237,19 +239,19 @@ def test_a_row_that_the_corpus_does_not_have(ready, memory):
 def test_a_missing_library_is_named(kind, monkeypatch):
   monkeypatch.setitem(__import__("sys").modules, LIBRARIES[kind], None)
   with pytest.raises(errors.InputError, match=r"needs .*: pip install '"):
-    engine_clients.connect(setting_rules.backend(f"{kind}:/nowhere"))
+    engine_clients.connect(engine_addresses.parse(f"{kind}:/nowhere"))
 
 
 @pytest.mark.parametrize("kind", LIBRARIES)
 def test_asking_makes_no_files(kind, tmp_path):
-  address = setting_rules.backend(f"{kind}:{tmp_path / 'typo'}")
+  address = engine_addresses.parse(f"{kind}:{tmp_path / 'typo'}")
   with pytest.raises(errors.InputError, match="there is no .*typo: run `dpr-"):
     engines.read_record(address)
   assert not list(tmp_path.iterdir())
 
 
 def test_errors_of_a_library_become_one_line():
-  address = setting_rules.backend("milvus:http://host")
+  address = engine_addresses.parse("milvus:http://host")
   message = "--backend=milvus:http://host#passages: no route"
   with pytest.raises(errors.InputError, match=message):
     with engine_clients.translated(address):
@@ -289,7 +291,7 @@ def test_an_engine_finds_what_faiss_and_exact_find(ready, local):
   for wanted in expected.values():
     assert _ids(found) == _ids(wanted)
     np.testing.assert_allclose(_scores(found), _scores(wanted), rtol=1e-5)
-  record = engines.read_record(setting_rules.backend(local))
+  record = engines.read_record(engine_addresses.parse(local))
   assert (record["count"], record["dim"], record["model"]) == (9, 16, "model-1")
   engines.upload(ready.config, ready.workdir, model="dense-start")
   ready.retrieve(methods=["dense-start", "dense"])  # two collections
@@ -297,7 +299,7 @@ def test_an_engine_finds_what_faiss_and_exact_find(ready, local):
   ready.retrieve(methods=["hybrid"], tune=True)  # opens it while it is open
   engines.upload(ready.config, ready.workdir, overwrite=True)
   with pytest.raises(errors.InputError, match="has no collection of dpr-jax"):
-    engines.read_record(setting_rules.backend(f"{local}#other"))
+    engines.read_record(engine_addresses.parse(f"{local}#other"))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -305,13 +307,13 @@ def test_an_engine_finds_what_faiss_and_exact_find(ready, local):
 @pytest.mark.parametrize("kind", ["milvus", "qdrant"])
 def test_an_engine_that_is_not_there(kind):
   pytest.importorskip(LIBRARIES[kind], reason="the extra engines")
-  address = setting_rules.backend(f"{kind}:http://127.0.0.1:1")
+  address = engine_addresses.parse(f"{kind}:http://127.0.0.1:1")
   with pytest.raises(errors.InputError, match="^--backend=.*127.0.0.1:1#pass"):
     engines.read_record(address)
 
 
 def test_every_kind_of_the_settings_is_tested():
-  assert set(LIBRARIES) == set(setting_rules.BACKENDS)
+  assert set(LIBRARIES) == set(engine_addresses.KINDS)
 
 
 def test_from_python(ready, memory):
